@@ -1,0 +1,264 @@
+//! The gateway's links: the WAN as it comes and goes, the uplink's socket, what the PCP client reports, and the end.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use wire::pcp::{Protocol, ResultCode, SERVER_PORT};
+
+use super::{Alarm, Config, Effect, Gateway, Probe, Wan};
+use crate::notice::{Cause, Notice};
+use crate::time::{Duration, Instant};
+use crate::uplink::{FlowId, Input, Output, PcpClient, Want};
+
+/// How long until a socket that could not be opened is tried again.
+const UPLINK_RETRY: Duration = Duration::from_secs(10);
+/// How long the gateway waits at its end for deletes to be confirmed.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// The longest lifetime asked for the mapping that tells the external address.
+const PROBE_LIFETIME: u32 = 600;
+/// The discard port (RFC 6970 §4.2).
+const DISCARD: u16 = 9;
+
+impl Gateway {
+    pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
+        let moved = wan.addresses != self.wan.addresses || wan.router != self.wan.router || wan.up != self.wan.up;
+        let first = self.wan.name.is_empty();
+        self.wan = wan;
+        if !moved && !first {
+            return;
+        }
+        if self.wan.addresses.is_empty() {
+            if self.uplink_open {
+                self.uplink_open = false;
+                self.effects.push_back(Effect::CloseUplink);
+            }
+            self.timers.cancel(Alarm::Uplink);
+            self.forget_external();
+            self.notice(Notice::NoWanAddress);
+            self.refuse_all_pending(now);
+        } else {
+            self.open_uplink();
+        }
+    }
+
+    pub(super) fn on_reconfigure(&mut self, _now: Instant, config: Config) {
+        let before = self.server();
+        // What is burnt into descriptions, sockets and rules stays until the next start.
+        self.config = Config { nat: self.config.nat, device: self.config.device.clone(), ..config };
+        if self.server() != before {
+            self.open_uplink();
+        }
+    }
+
+    /// The PCP server to use (decision 19): configured, else the default router of the WAN.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        let configured = self.config.servers.first().copied();
+        configured.or_else(|| self.wan.router.map(|router| SocketAddr::new(router, SERVER_PORT)))
+    }
+
+    pub(super) fn open_uplink(&mut self) {
+        if self.stopping || self.wan.addresses.is_empty() {
+            return;
+        }
+        match self.server() {
+            Some(server) => self.effects.push_back(Effect::OpenUplink { server }),
+            None => self.notice(Notice::NoServer),
+        }
+    }
+
+    pub(super) fn on_uplink_failed(&mut self, now: Instant, server: SocketAddr, error: String) {
+        self.uplink_open = false;
+        self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
+        self.notice(Notice::UplinkFailed(server, error));
+    }
+
+    pub(super) fn on_uplink_opened(&mut self, now: Instant, server: SocketAddr, source: IpAddr) {
+        self.uplink_open = true;
+        self.timers.cancel(Alarm::Uplink);
+        if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
+            self.input(now, Input::Source(source));
+        } else {
+            // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
+            self.refuse_all_pending(now);
+            self.strays.clear();
+            self.probe = Probe::default();
+            self.uplink = Some(PcpClient::new(server, source, self.config.recovery_wait));
+            let mappings: Vec<(FlowId, Want)> =
+                self.table.iter().map(|mapping| (mapping.flow, self.want_to_keep(mapping))).collect();
+            for (flow, want) in mappings {
+                self.input(now, Input::Ask(flow, want));
+            }
+        }
+        if self.probe.flow.is_none() {
+            self.start_probe(now);
+        }
+    }
+
+    pub(super) fn on_uplink_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8], multicast: bool) {
+        if !self.uplink_open {
+            return;
+        }
+        self.input(now, if multicast { Input::Multicast(from, bytes) } else { Input::Datagram(from, bytes) });
+    }
+
+    /// Hands `input` to the PCP client; its outputs are acted on at the end of the turn.
+    pub(super) fn input(&mut self, now: Instant, input: Input<'_>) {
+        if let Some(client) = &mut self.uplink {
+            client.handle_input(now, input, &mut *self.entropy);
+        }
+    }
+
+    /// Acts on everything that the PCP client wants done or known.
+    pub(super) fn drain_uplink(&mut self, now: Instant) {
+        while let Some(output) = self.uplink.as_mut().and_then(PcpClient::poll_output) {
+            let server = self.uplink.as_ref().expect("it has just been polled").server();
+            match output {
+                // Without a socket the datagram is as good as lost on the way: it is repeated.
+                Output::Transmit(bytes) if self.uplink_open => {
+                    self.effects.push_back(Effect::Send { to: server, bytes });
+                }
+                Output::Transmit(_) => {}
+                Output::Granted(flow, grant) if self.probe.flow == Some(flow) => {
+                    self.learn_external(now, *grant.external.ip());
+                }
+                Output::Granted(flow, grant) => self.on_granted(now, flow, grant),
+                Output::Refused(flow, result, wait) if self.probe.flow == Some(flow) => {
+                    self.on_probe_refused(now, server, result, wait);
+                }
+                Output::Refused(flow, result, _) => self.on_refused(now, flow, result),
+                Output::RenewalRefused(flow, result) => self.on_renewal_refused(flow, result),
+                Output::Lost(flow) if self.probe.flow == Some(flow) => {
+                    self.probe.flow = None;
+                    if self.table.is_empty() {
+                        self.forget_external();
+                    }
+                    self.start_probe(now);
+                }
+                Output::Lost(flow) => self.on_lost(now, flow, Cause::LostUpstream),
+                Output::Deleted(flow) => self.on_deleted(now, flow),
+                Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
+                Output::StateLost => {
+                    let mappings = self.table.len();
+                    self.notice(Notice::StateLost(server, mappings));
+                }
+                Output::Answering => {
+                    self.notice(Notice::Answering(server));
+                    self.note_connection(now);
+                }
+                Output::Silent => {
+                    self.notice(Notice::Silent(server));
+                    self.note_connection(now);
+                }
+                Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
+            }
+        }
+    }
+
+    /// Asks for the router's own mapping that tells the external address, unless it is there.
+    pub(super) fn start_probe(&mut self, now: Instant) {
+        if !self.config.external_address_probe || self.probe.flow.is_some() || self.stopping {
+            return;
+        }
+        let internal_port = if self.probe.high_port {
+            self.nat_ports
+                .take(Protocol::UDP, &[], &[], FlowId(u64::MAX), &mut *self.entropy)
+                .unwrap_or(u16::MAX)
+        } else {
+            DISCARD
+        };
+        let flow = self.new_flow();
+        self.probe.flow = Some(flow);
+        let want = Want {
+            third_party: None,
+            protocol: Protocol::UDP,
+            internal_port,
+            external_port: 0,
+            strict: false,
+            lease_ends: None,
+            longest: PROBE_LIFETIME,
+            remote_peer: None,
+            urgent: false,
+        };
+        self.input(now, Input::Ask(flow, want));
+    }
+
+    fn on_probe_refused(&mut self, now: Instant, server: SocketAddr, result: ResultCode, wait: Duration) {
+        self.probe.flow = None;
+        let policy = matches!(result, ResultCode::NOT_AUTHORIZED | ResultCode::CANNOT_PROVIDE_EXTERNAL);
+        if policy && !self.probe.high_port {
+            // Many servers map no port below 1024, on either side.
+            self.probe.high_port = true;
+            return self.start_probe(now);
+        }
+        let wait = wait.max(Duration::from_secs(30));
+        self.timers.set(Alarm::Probe, now + wait);
+        self.notice(Notice::ProbeRefused(server, result, wait));
+    }
+
+    pub(super) fn learn_external(&mut self, now: Instant, addr: Ipv4Addr) {
+        if !crate::policy::is_usable_external(addr) {
+            return;
+        }
+        if self.external != Some(addr) {
+            self.external = Some(addr);
+            self.notice(Notice::ExternalAddress(addr));
+        }
+        self.note_connection(now);
+    }
+
+    fn forget_external(&mut self) {
+        self.connected_since = None;
+        if self.external.take().is_some() {
+            self.notice(Notice::NoExternalAddress);
+        }
+    }
+
+    /// Decision 13: connected when the upstream answers and has given an address.
+    pub(super) fn is_connected(&self) -> bool {
+        self.uplink_open
+            && self.external.is_some()
+            && self.uplink.as_ref().is_some_and(|client| client.is_answering() == Some(true))
+    }
+
+    fn note_connection(&mut self, now: Instant) {
+        if !self.is_connected() {
+            self.connected_since = None;
+        } else if self.connected_since.is_none() {
+            self.connected_since = Some(now);
+        }
+    }
+
+    pub(super) fn on_stop(&mut self, now: Instant) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.ssdp.stop(now);
+        self.refuse_all_pending(now);
+        if let Some(flow) = self.probe.flow.take() {
+            self.strays.insert(flow);
+            self.input(now, Input::Delete(flow));
+        }
+        let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
+        for key in keys {
+            self.drop_mapping(now, key, Cause::Stopping);
+        }
+        self.drain_uplink(now);
+        self.timers.set(Alarm::Stop, now + if self.uplink_open { STOP_WAIT } else { Duration::ZERO });
+        self.stop_if_done();
+    }
+
+    /// Ends early when every delete is confirmed.
+    pub(super) fn stop_if_done(&mut self) {
+        if self.stopping && self.strays.is_empty() && self.table.is_empty() {
+            self.finish_stop();
+        }
+    }
+
+    pub(super) fn finish_stop(&mut self) {
+        if !self.stopped {
+            self.stopped = true;
+            self.timers.cancel(Alarm::Stop);
+            self.effects.push_back(Effect::Stopped);
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The interworking function itself: events in, effects out. It is the only module that knows all the others.
+//!
+//! One turn is one [`Gateway::handle`], then [`Gateway::poll_effect`] until nothing is left, then sleep until
+//! [`Gateway::next_timeout`] or the next event. It never blocks, sleeps, sends, reads a clock or draws randomness:
+//! all of that is its caller's.
+
+mod control;
+mod link;
+mod mappings;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use wire::error::UpnpError;
+use wire::services::Face;
+use wire::soap;
+
+use crate::device::{DeviceConfig, Devices};
+use crate::entropy::Entropy;
+use crate::nat::{NatChange, NatFailure, NatPorts};
+use crate::notice::Notice;
+use crate::policy::{InterfaceAddress, Policy};
+use crate::ssdp::SsdpServer;
+use crate::status::{MappingStatus, Status};
+use crate::table::{Mapping, MappingTable};
+use crate::time::{Duration, Instant, Timers};
+use crate::uplink::{FlowId, PcpClient};
+
+use mappings::{DeleteJob, NatPurpose, Pending, Waiter};
+
+/// Handle of a control request that waits for its answer; the caller numbers them.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct RequestId(pub u64);
+
+/// Handle of a change of the router's own NAT that waits for its outcome.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct NatTicket(pub u64);
+
+/// Whether this router translates addresses itself (RFC 6970 §3: both deployments).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NatMode {
+    /// It does: the provider's NAT is asked for mappings to a port of the WAN address, and this router's NAT leads
+    /// on to the LAN host (RFC 6970 §5.5).
+    Own,
+    /// It does not: the provider's NAT is asked for mappings to the LAN host, by THIRD_PARTY.
+    None,
+}
+
+/// What an administrator may set, and what the installation is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// See [`NatMode`].
+    pub nat: NatMode,
+    /// PCP servers; the first is used. Empty: the WAN's default router.
+    pub servers: Vec<SocketAddr>,
+    /// A control point hears 501 after this time without an answer from upstream.
+    pub answer_within: Duration,
+    /// Mappings are asked for again within this time after the server lost its state.
+    pub recovery_wait: Duration,
+    /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
+    pub external_address_probe: bool,
+    /// Who may map what.
+    pub policy: Policy,
+    /// What the gateway says of itself.
+    pub device: DeviceConfig,
+}
+
+/// A LAN interface as it is now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LanInterface {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The gateway's addresses on it.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// The WAN interface as it is now.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Wan {
+    /// Its name.
+    pub name: String,
+    /// Whether it exists and has a carrier.
+    pub up: bool,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The default router behind it.
+    pub router: Option<IpAddr>,
+    /// Its speed in bit/s, where the kernel knows it.
+    pub bits_per_second: Option<u64>,
+}
+
+/// Traffic of the WAN interface since it came up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Octets out.
+    pub bytes_sent: u64,
+    /// Octets in.
+    pub bytes_received: u64,
+    /// Packets out.
+    pub packets_sent: u64,
+    /// Packets in.
+    pub packets_received: u64,
+}
+
+/// A control request that the HTTP server took in and the decoder accepted.
+#[derive(Clone, Debug)]
+pub struct ControlRequest {
+    /// The caller's handle for it.
+    pub id: RequestId,
+    /// The control point.
+    pub from: IpAddr,
+    /// Which of the two root devices it speaks to.
+    pub face: Face,
+    /// What it wants.
+    pub request: soap::Request,
+}
+
+/// Everything that happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// [`Gateway::next_timeout`] has come.
+    Timeout,
+    /// The LAN interfaces are these now.
+    Lan(Vec<LanInterface>),
+    /// The WAN interface is this now.
+    Wan(Wan),
+    /// A control point asks.
+    Control(ControlRequest),
+    /// A datagram came to SSDP's port on this interface.
+    Ssdp {
+        /// The kernel's number of the interface that it came in by.
+        interface: u32,
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// The socket that [`Effect::OpenUplink`] asked for is there.
+    UplinkOpened {
+        /// The server that it leads to.
+        server: SocketAddr,
+        /// Its own address.
+        source: IpAddr,
+    },
+    /// The socket that [`Effect::OpenUplink`] asked for could not be made, in the system's own words.
+    UplinkFailed {
+        /// The server that it was to lead to.
+        server: SocketAddr,
+        /// Why.
+        error: String,
+    },
+    /// A datagram came on the uplink's socket.
+    Uplink {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// A datagram came to the multicast group for PCP announcements, on the WAN interface.
+    Announcement {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// What became of an [`Effect::Nat`].
+    Nat {
+        /// Its ticket.
+        ticket: NatTicket,
+        /// Done, or why not.
+        outcome: Result<(), NatFailure>,
+    },
+    /// What became of an [`Effect::ReadCounters`]; `None` when they could not be read.
+    Counters {
+        /// The request that waits for them.
+        request: RequestId,
+        /// The counters.
+        counters: Option<Counters>,
+    },
+    /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.
+    Reconfigure(Box<Config>),
+    /// Take everything back and stop.
+    Stop,
+}
+
+/// Everything that is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer a control request: with this SOAP envelope, or with a fault.
+    Reply {
+        /// The request's handle.
+        request: RequestId,
+        /// The envelope of a success, or the error.
+        answer: Result<String, UpnpError>,
+    },
+    /// Read the traffic counters of the WAN interface.
+    ReadCounters {
+        /// The request that waits for them.
+        request: RequestId,
+    },
+    /// Open a UDP socket connected to this server, from a random port, on the WAN interface; an older one is closed.
+    OpenUplink {
+        /// The server.
+        server: SocketAddr,
+    },
+    /// Close the socket: nothing of it is believed any more.
+    CloseUplink,
+    /// Send this on the uplink's socket.
+    Send {
+        /// The server.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send this from SSDP's port by this interface.
+    Ssdp {
+        /// The kernel's number of the interface.
+        interface: u32,
+        /// A control point, or the multicast group.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Change the router's own NAT.
+    Nat {
+        /// To be named in the outcome.
+        ticket: NatTicket,
+        /// The change.
+        change: NatChange,
+    },
+    /// Tell the person who runs the router.
+    Notice(Notice),
+    /// Everything is taken back: the caller may end.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Alarm {
+    /// A waiting control point has waited long enough.
+    Patience(RequestId),
+    /// An exchange that nobody waits for any more has gone on long enough.
+    Background(FlowId),
+    /// A lease is over.
+    Lease(FlowId),
+    /// Try the uplink's socket again.
+    Uplink,
+    /// Ask again for the mapping that tells the external address.
+    Probe,
+    /// Stop waiting for the last deletes.
+    Stop,
+}
+
+/// See the module's description.
+pub struct Gateway {
+    config: Config,
+    entropy: Box<dyn Entropy>,
+    devices: Devices,
+    lan: Vec<LanInterface>,
+    wan: Wan,
+    uplink: Option<PcpClient>,
+    /// The socket of the uplink is open.
+    uplink_open: bool,
+    external: Option<Ipv4Addr>,
+    connected_since: Option<Instant>,
+    probe: Probe,
+    table: MappingTable,
+    pending: BTreeMap<FlowId, Pending>,
+    /// Flows that are only kept until their delete is confirmed.
+    strays: BTreeSet<FlowId>,
+    waiting: BTreeMap<RequestId, Waiter>,
+    deletes: BTreeMap<RequestId, DeleteJob>,
+    counting: BTreeMap<RequestId, soap::Call>,
+    nat_ports: NatPorts,
+    nat_tickets: BTreeMap<NatTicket, NatPurpose>,
+    system_update_id: u32,
+    next_flow: u64,
+    next_ticket: u64,
+    stopping: bool,
+    stopped: bool,
+    ssdp: SsdpServer,
+    timers: Timers<Alarm>,
+    effects: VecDeque<Effect>,
+}
+
+/// The mapping of the router itself that tells the external address (RFC 6970 §4.2, decision 11).
+#[derive(Clone, Copy, Debug, Default)]
+struct Probe {
+    flow: Option<FlowId>,
+    /// The server refused the discard port; a high one is asked for.
+    high_port: bool,
+}
+
+impl Gateway {
+    /// A gateway that knows no interface yet: tell it by [`Event::Lan`] and [`Event::Wan`].
+    pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
+        let devices = Devices::new(&config.device);
+        let ssdp = SsdpServer::new(&devices, &config.device);
+        Self {
+            config,
+            entropy,
+            devices,
+            lan: Vec::new(),
+            wan: Wan::default(),
+            uplink: None,
+            uplink_open: false,
+            external: None,
+            connected_since: None,
+            probe: Probe::default(),
+            table: MappingTable::default(),
+            pending: BTreeMap::new(),
+            strays: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            deletes: BTreeMap::new(),
+            counting: BTreeMap::new(),
+            nat_ports: NatPorts::default(),
+            nat_tickets: BTreeMap::new(),
+            system_update_id: 0,
+            next_flow: 0,
+            next_ticket: 0,
+            stopping: false,
+            stopped: false,
+            ssdp,
+            timers: Timers::default(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// What the HTTP server serves.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Takes in one event. All effects of the last one have been polled.
+    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+        debug_assert!(self.effects.is_empty(), "a turn ends when its effects are drained");
+        match event {
+            Event::Timeout => self.on_timeout(now),
+            Event::Lan(lan) => {
+                self.lan = lan;
+                self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy);
+            }
+            Event::Wan(wan) => self.on_wan(now, wan),
+            Event::Control(request) => self.on_control(now, request),
+            Event::Ssdp { interface, from, bytes } => {
+                self.ssdp.handle_datagram(now, interface, from, bytes, &mut *self.entropy);
+            }
+            Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
+            Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
+            Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
+            Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
+            Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
+            Event::Counters { request, counters } => self.on_counters(request, counters),
+            Event::Reconfigure(config) => self.on_reconfigure(now, *config),
+            Event::Stop => self.on_stop(now),
+        }
+        self.drain_uplink(now);
+        while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
+            self.effects.push_back(Effect::Ssdp { interface, to, bytes });
+        }
+    }
+
+    /// The next thing to do; call until `None`.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Event::Timeout`] is due; `None` when nothing is to be waited for.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let uplink = self.uplink.as_ref().and_then(PcpClient::next_timeout);
+        [self.timers.next(), uplink, self.ssdp.next_timeout()].into_iter().flatten().min()
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        while let Some(alarm) = self.timers.pop_due(now) {
+            match alarm {
+                Alarm::Patience(request) => self.on_patience_over(now, request),
+                Alarm::Background(flow) => self.on_background_over(now, flow),
+                Alarm::Lease(flow) => self.on_lease_over(now, flow),
+                Alarm::Uplink => self.open_uplink(),
+                Alarm::Probe => self.start_probe(now),
+                Alarm::Stop => self.finish_stop(),
+            }
+        }
+        self.ssdp.on_timeout(now, &mut *self.entropy);
+        self.input(now, crate::uplink::Input::Timeout);
+    }
+
+    /// The gateway at this moment.
+    pub fn status(&self, now: Instant) -> Status {
+        let uplink = self.uplink.as_ref();
+        Status {
+            own_nat: self.config.nat == NatMode::Own,
+            lan: self
+                .lan
+                .iter()
+                .map(|lan| {
+                    let v4 = lan.addresses.iter().filter_map(|a| match a.addr {
+                        IpAddr::V4(v4) => Some(v4),
+                        IpAddr::V6(_) => None,
+                    });
+                    (lan.name.clone(), v4.collect())
+                })
+                .collect(),
+            wan: self.wan.name.clone(),
+            wan_addresses: self.wan.addresses.clone(),
+            server: self.server(),
+            answering: uplink.and_then(PcpClient::is_answering),
+            last_heard: uplink.and_then(PcpClient::last_heard).map(|then| now - then),
+            epoch: uplink.and_then(PcpClient::server_epoch),
+            external: self.external,
+            uptime: self.is_connected().then_some(self.connected_since).flatten().map(|then| now - then),
+            mappings: self.table.len(),
+            ignored_upstream: uplink.map_or(0, PcpClient::ignored),
+            ignored_ssdp: self.ssdp.ignored(),
+            system_update_id: self.system_update_id,
+        }
+    }
+
+    /// All mappings at this moment, by protocol and external port.
+    pub fn mappings(&self, now: Instant) -> impl Iterator<Item = MappingStatus> {
+        self.table.iter().map(move |mapping: &Mapping| MappingStatus {
+            protocol: mapping.protocol,
+            external: mapping.external,
+            nat_port: mapping.nat_port,
+            internal: mapping.internal,
+            remote_peer: mapping.remote_peer,
+            description: mapping.description.clone(),
+            age: now - mapping.created,
+            lease_left: mapping.lease_ends.map(|end| end - now),
+            lifetime_left: mapping.lifetime_ends - now,
+            health: mapping.health,
+        })
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.effects.push_back(Effect::Notice(notice));
+    }
+
+    fn lan_addresses(&self) -> Vec<InterfaceAddress> {
+        self.lan.iter().flat_map(|lan| lan.addresses.iter().copied()).collect()
+    }
+}

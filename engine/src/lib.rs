@@ -1,0 +1,20 @@
+//! What portferry does, without a socket, a clock, a thread, a file or a random source.
+//!
+//! [`gateway::Gateway`] is the IGD–PCP interworking function (RFC 6970): events in, effects out, one
+//! [`next_timeout`](gateway::Gateway::next_timeout). [`provider::Provider`] is a PCP server in the same manner, for the
+//! demonstration and for tests.
+
+pub mod device;
+pub mod entropy;
+pub mod gateway;
+pub mod igd;
+pub mod nat;
+pub mod notice;
+pub mod policy;
+pub mod provider;
+pub mod request;
+pub mod ssdp;
+pub mod status;
+pub mod table;
+pub mod time;
+pub mod uplink;

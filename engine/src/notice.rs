@@ -1,0 +1,240 @@
+//! What the person who runs the router is told: one line a happening, saying what happened to whom, why, and what to
+//! do about it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use wire::pcp::{Protocol, ResultCode};
+
+use crate::policy::Denied;
+use crate::request::Refusal;
+use crate::table::Mapping;
+use crate::time::Duration;
+
+/// How loud a line is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    /// For whoever hunts a fault.
+    Debug,
+    /// The gateway's daily work.
+    Info,
+    /// Somebody may have to do something.
+    Warning,
+}
+
+/// Why a mapping is no more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// Its owner deleted it.
+    Deleted,
+    /// The lease that its owner asked for is over.
+    LeaseEnded,
+    /// The PCP server did not renew it, or took it away.
+    LostUpstream,
+    /// The PCP server moved it to another port, and its owner asked for this one.
+    MovedUpstream(SocketAddrV4),
+    /// The router's own NAT refused it.
+    LocalNat,
+    /// The gateway is stopping.
+    Stopping,
+}
+
+/// A happening worth a line.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A control point has a mapping.
+    Granted(Mapping),
+    /// Its owner changed it.
+    Changed(Mapping),
+    /// Renewed upstream.
+    Renewed(Mapping),
+    /// It is no more.
+    Removed(Mapping, Cause),
+    /// The PCP server gave it another external address or port.
+    Moved(Mapping, SocketAddrV4),
+    /// The server refused to renew it.
+    RenewalRefused(Mapping, ResultCode),
+    /// The server refused to delete it.
+    DeleteRefused(Mapping, ResultCode),
+    /// Policy refused a request.
+    Denied(IpAddr, Protocol, Option<u16>, SocketAddrV4, Denied),
+    /// A request failed for another reason.
+    Refused(IpAddr, Protocol, Option<u16>, SocketAddrV4, Refusal),
+    /// The server gave another port than the one asked for, and it was given back.
+    OtherPort(SocketAddr, Protocol, u16, SocketAddrV4),
+    /// The kernel refused a change.
+    NatFailed(String),
+    /// The external address is known, or another one.
+    ExternalAddress(Ipv4Addr),
+    /// No external address any more.
+    NoExternalAddress,
+    /// The PCP server answers.
+    Answering(SocketAddr),
+    /// It does not.
+    Silent(SocketAddr),
+    /// It has lost its state.
+    StateLost(SocketAddr, usize),
+    /// It speaks another version.
+    VersionRefused(SocketAddr, u8),
+    /// It refuses even the mapping that tells the external address.
+    ProbeRefused(SocketAddr, ResultCode, Duration),
+    /// The socket towards it could not be opened.
+    UplinkFailed(SocketAddr, String),
+    /// The WAN interface has no IPv4 address.
+    NoWanAddress,
+    /// There is neither a configured server nor a default router.
+    NoServer,
+}
+
+fn name(protocol: Protocol) -> &'static str {
+    if protocol == Protocol::UDP { "UDP" } else { "TCP" }
+}
+
+/// The port that was asked for, in words.
+struct Wanted(Protocol, Option<u16>, SocketAddrV4);
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Some(port) => write!(f, "{} port {port} for {}", name(self.0), self.2),
+            None => write!(f, "any {} port for {}", name(self.0), self.2),
+        }
+    }
+}
+
+/// A mapping in words: `TCP 198.51.100.7:8080 -> 192.168.1.5:8080 "game"`.
+struct Described<'a>(&'a Mapping);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let m = self.0;
+        write!(f, "{} {} -> {}", name(m.protocol), m.external, m.internal)?;
+        if let Some(port) = m.nat_port.filter(|&port| port != m.internal.port()) {
+            write!(f, " by port {port} of this router")?;
+        }
+        if let Some(peer) = m.remote_peer {
+            write!(f, " from {peer} only")?;
+        }
+        if !m.description.is_empty() {
+            write!(f, " {:?}", m.description)?;
+        }
+        Ok(())
+    }
+}
+
+fn why(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Conflict => "another host has it".to_owned(),
+        Refusal::NotAuthorized => "policy does not allow it".to_owned(),
+        Refusal::Quota => "there are too many mappings".to_owned(),
+        Refusal::NoSuchEntry => "there is no such mapping".to_owned(),
+        Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
+            "the provider's NAT does not have this port free".to_owned()
+        }
+        Refusal::Upstream(result) => format!("the provider's PCP server answers {result}"),
+        Refusal::NoAnswer => {
+            "the provider's PCP server has not answered; `portferry status` shows how the uplink is doing".to_owned()
+        }
+        Refusal::Unusable => "the provider's PCP server gave an external address that nobody can reach".to_owned(),
+        Refusal::LocalNat => "this router's own NAT could not be set up".to_owned(),
+        Refusal::Stopping => "portferry is stopping".to_owned(),
+    }
+}
+
+impl Notice {
+    /// How loud the line is.
+    pub fn level(&self) -> Level {
+        match self {
+            Notice::Renewed(_) => Level::Debug,
+            Notice::Granted(_)
+            | Notice::Changed(_)
+            | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Stopping)
+            | Notice::Moved(..)
+            | Notice::Refused(..)
+            | Notice::OtherPort(..)
+            | Notice::ExternalAddress(_)
+            | Notice::Answering(_) => Level::Info,
+            _ => Level::Warning,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Granted(m) => write!(f, "mapped {}", Described(m)),
+            Notice::Changed(m) => write!(f, "changed by its owner: {}", Described(m)),
+            Notice::Renewed(m) => write!(f, "renewed {}", Described(m)),
+            Notice::Removed(m, cause) => {
+                write!(f, "no longer mapped: {}: ", Described(m))?;
+                match cause {
+                    Cause::Deleted => write!(f, "its owner deleted it"),
+                    Cause::LeaseEnded => write!(f, "its lease has ended"),
+                    Cause::LostUpstream => write!(
+                        f,
+                        "the provider's PCP server did not renew it; the application has to ask again"
+                    ),
+                    Cause::MovedUpstream(to) => write!(
+                        f,
+                        "the provider moved it to {to} and its owner asked for this port; the application has to ask again"
+                    ),
+                    Cause::LocalNat => write!(f, "this router's own NAT refused it"),
+                    Cause::Stopping => write!(f, "portferry is stopping"),
+                }
+            }
+            Notice::Moved(m, from) => write!(f, "the provider moved {from}: now {}", Described(m)),
+            Notice::RenewalRefused(m, result) => write!(
+                f,
+                "renewal refused ({result}) by the provider's PCP server: {}; it is tried again until its lifetime ends",
+                Described(m)
+            ),
+            Notice::DeleteRefused(m, result) => {
+                write!(f, "the provider's PCP server refuses ({result}) to delete {}", Described(m))
+            }
+            Notice::Denied(from, protocol, port, internal, denied) => {
+                write!(f, "refused {from}: {}: {denied}", Wanted(*protocol, *port, *internal))
+            }
+            Notice::Refused(from, protocol, port, internal, refusal) => {
+                write!(f, "refused {from}: {}: {}", Wanted(*protocol, *port, *internal), why(*refusal))
+            }
+            Notice::OtherPort(server, protocol, wanted, got) => write!(
+                f,
+                "PCP server {server} gave {} {got} where only port {wanted} was asked for; given back",
+                name(*protocol)
+            ),
+            Notice::NatFailed(error) => write!(
+                f,
+                "the kernel refused a change of this router's NAT ({error}); see whether another program removed the table, and restart portferry"
+            ),
+            Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
+            Notice::NoExternalAddress => write!(f, "the external address is unknown"),
+            Notice::Answering(server) => write!(f, "PCP server {server} answers"),
+            Notice::Silent(server) => write!(
+                f,
+                "PCP server {server} does not answer; new mappings are refused until it does. Does the provider offer PCP there ([uplink] servers)?"
+            ),
+            Notice::StateLost(server, mappings) => {
+                write!(f, "PCP server {server} has lost its state; asking again for {mappings} mappings")
+            }
+            Notice::VersionRefused(server, version) => write!(
+                f,
+                "PCP server {server} speaks version {version} only, portferry speaks version 2; trying again later"
+            ),
+            Notice::ProbeRefused(server, result, wait) => write!(
+                f,
+                "PCP server {server} answers {result} to the mapping that tells the external address; trying again in {} s",
+                wait.as_secs()
+            ),
+            Notice::UplinkFailed(server, error) => {
+                write!(f, "no socket towards PCP server {server} ({error}); trying again")
+            }
+            Notice::NoWanAddress => {
+                write!(f, "the WAN interface has no IPv4 address; waiting for one ([wan] interface)")
+            }
+            Notice::NoServer => write!(
+                f,
+                "no PCP server: none is configured ([uplink] servers) and the WAN interface has no default router"
+            ),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Who may map what: evaluated in one place, for
+//! every protocol, before anything is sent.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::request::MappingRequest;
+
+/// What an administrator may set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// External and internal ports below this are refused.
+    pub lowest_port: u16,
+    /// Mappings of one host.
+    pub mappings_per_host: usize,
+    /// Mappings in all.
+    pub mappings: usize,
+    /// The LAN is the loopback interface: for the demonstration, which runs on one machine.
+    pub loopback_lan: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { lowest_port: 1024, mappings_per_host: 100, mappings: 65_000, loopback_lan: false }
+    }
+}
+
+/// Why policy says no.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Denied {
+    /// The internal client is not the host that asks.
+    OtherHost,
+    /// The internal client is one of the addresses that are never mapped.
+    NeverMapped,
+    /// The internal client is not on the LAN.
+    OffLan,
+    /// The external or the internal port is below the lowest one allowed.
+    LowPort(u16),
+    /// The host has as many mappings as it may.
+    HostQuota(usize),
+    /// The gateway has as many mappings as it may.
+    TableFull(usize),
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Denied::OtherHost => write!(f, "a host may map to its own address only"),
+            Denied::NeverMapped => write!(f, "this address is never mapped"),
+            Denied::OffLan => write!(f, "this address is not on the LAN"),
+            Denied::LowPort(lowest) => write!(f, "ports below {lowest} are not allowed"),
+            Denied::HostQuota(most) => write!(f, "the host has {most} mappings already"),
+            Denied::TableFull(most) => write!(f, "there are {most} mappings already"),
+        }
+    }
+}
+
+/// An address of the gateway with the length of its prefix.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct InterfaceAddress {
+    /// The gateway's own address there.
+    pub addr: IpAddr,
+    /// Bits of the prefix that all hosts on the link share.
+    pub prefix_len: u8,
+}
+
+impl InterfaceAddress {
+    /// Whether `host` is on this link.
+    pub fn contains(&self, host: IpAddr) -> bool {
+        match (self.addr, host) {
+            (IpAddr::V4(own), IpAddr::V4(host)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len.min(32))).unwrap_or(0);
+                u32::from(own) & mask == u32::from(host) & mask
+            }
+            (IpAddr::V6(own), IpAddr::V6(host)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_len.min(128))).unwrap_or(0);
+                u128::from(own) & mask == u128::from(host) & mask
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether `host` is the first or the last address of this link: the network's own and the directed broadcast.
+    fn is_edge(&self, host: Ipv4Addr) -> bool {
+        let host_bits = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
+        let part = u32::from(host) & host_bits;
+        self.prefix_len < 31 && self.contains(IpAddr::V4(host)) && (part == 0 || part == host_bits)
+    }
+}
+
+/// What policy needs to know of the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The gateway's addresses on the LAN.
+    pub lan: &'a [InterfaceAddress],
+    /// The gateway's addresses on the WAN side.
+    pub wan: &'a [Ipv4Addr],
+    /// Mappings that the host has.
+    pub held_by_host: usize,
+    /// Mappings in all.
+    pub held: usize,
+}
+
+impl Policy {
+    /// May `from` have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
+    pub fn check(&self, from: IpAddr, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
+        let host = *wanted.internal.ip();
+        if self.is_never_mapped(host, facts) {
+            return Err(Denied::NeverMapped);
+        }
+        if !facts.lan.iter().any(|link| link.contains(IpAddr::V4(host))) {
+            return Err(Denied::OffLan);
+        }
+        if from != IpAddr::V4(host) {
+            return Err(Denied::OtherHost);
+        }
+        let lowest = wanted.external_port.unwrap_or(u16::MAX).min(wanted.internal.port());
+        if lowest < self.lowest_port {
+            return Err(Denied::LowPort(self.lowest_port));
+        }
+        if facts.held_by_host >= self.mappings_per_host {
+            return Err(Denied::HostQuota(self.mappings_per_host));
+        }
+        if facts.held >= self.mappings {
+            return Err(Denied::TableFull(self.mappings));
+        }
+        Ok(())
+    }
+
+    fn is_never_mapped(&self, host: Ipv4Addr, facts: Facts<'_>) -> bool {
+        let own = facts.wan.contains(&host) || facts.lan.iter().any(|link| link.addr == IpAddr::V4(host));
+        let edge = facts.lan.iter().any(|link| link.is_edge(host));
+        own || edge
+            || host.is_unspecified()
+            || host.is_multicast()
+            || host.is_link_local()
+            || host.octets()[0] >= 240
+            || (host.is_loopback() && !self.loopback_lan)
+    }
+}
+
+/// Whether an address that a server gave is one that the world could reach: a unicast address. What is reserved but
+/// unicast (another NAT's address, say) is passed on: the owner must see it.
+pub fn is_usable_external(addr: Ipv4Addr) -> bool {
+    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use wire::pcp::Protocol;
+
+    use super::*;
+
+    fn request(host: [u8; 4], internal: u16, external: Option<u16>) -> MappingRequest {
+        MappingRequest {
+            protocol: Protocol::TCP,
+            internal: SocketAddrV4::new(host.into(), internal),
+            external_port: external,
+            strict: true,
+            lease: None,
+            remote_peer: None,
+            description: String::new(),
+        }
+    }
+
+    #[test]
+    fn decisions_27_and_28_row_by_row() {
+        let link = |addr: [u8; 4], prefix_len| InterfaceAddress { addr: IpAddr::from(addr), prefix_len };
+        let lan = [link([192, 168, 1, 1], 24), link([169, 254, 0, 1], 16), link([127, 0, 0, 1], 8)];
+        let wan = [Ipv4Addr::new(100, 64, 0, 2)];
+        let facts = Facts { lan: &lan, wan: &wan, held_by_host: 0, held: 0 };
+        let me = [192, 168, 1, 10];
+        for (from, host, internal, external, verdict) in [
+            (me, me, 8080, Some(8080), Ok(())),
+            (me, me, 8080, None, Ok(())),
+            (me, me, 1024, Some(1024), Ok(())),
+            (me, [192, 168, 1, 11], 8080, Some(8080), Err(Denied::OtherHost)),
+            (me, me, 1023, Some(8080), Err(Denied::LowPort(1024))),
+            (me, me, 8080, Some(80), Err(Denied::LowPort(1024))),
+            (me, [192, 168, 2, 10], 8080, Some(8080), Err(Denied::OffLan)),
+            (me, [8, 8, 8, 8], 8080, Some(8080), Err(Denied::OffLan)),
+            (me, [192, 168, 1, 1], 8080, Some(8080), Err(Denied::NeverMapped)), // the router
+            (me, [100, 64, 0, 2], 8080, Some(8080), Err(Denied::NeverMapped)),  // the router's WAN side
+            (me, [192, 168, 1, 255], 8080, Some(8080), Err(Denied::NeverMapped)), // broadcast
+            (me, [192, 168, 1, 0], 8080, Some(8080), Err(Denied::NeverMapped)), // network
+            ([127, 0, 0, 2], [127, 0, 0, 2], 8080, Some(8080), Err(Denied::NeverMapped)),
+            (me, [224, 0, 0, 1], 8080, Some(8080), Err(Denied::NeverMapped)),
+            (me, [255, 255, 255, 255], 8080, Some(8080), Err(Denied::NeverMapped)),
+            (me, [0, 0, 0, 0], 8080, Some(8080), Err(Denied::NeverMapped)),
+            (me, [169, 254, 7, 7], 8080, Some(8080), Err(Denied::NeverMapped)),
+            (me, [241, 0, 0, 1], 8080, Some(8080), Err(Denied::NeverMapped)),
+        ] {
+            let wanted = request(host, internal, external);
+            assert_eq!(Policy::default().check(IpAddr::from(from), &wanted, facts), verdict, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn decision_27_quotas() {
+        let lan = [InterfaceAddress { addr: IpAddr::from([10, 0, 0, 1]), prefix_len: 8 }];
+        let host = [10, 9, 8, 7];
+        let check = |held_by_host, held| {
+            let facts = Facts { lan: &lan, wan: &[], held_by_host, held };
+            Policy::default().check(IpAddr::from(host), &request(host, 5000, None), facts)
+        };
+        assert_eq!(check(99, 64_999), Ok(()));
+        assert_eq!(check(100, 100), Err(Denied::HostQuota(100)));
+        assert_eq!(check(0, 65_000), Err(Denied::TableFull(65_000)));
+    }
+
+    #[test]
+    fn external_addresses_that_are_given_back() {
+        for (addr, usable) in [
+            ([198, 51, 100, 7], true),
+            ([10, 0, 0, 1], true), // another NAT above: true as far as it goes, and shown
+            ([0, 0, 0, 0], false),
+            ([127, 0, 0, 1], false),
+            ([224, 0, 0, 1], false),
+            ([255, 255, 255, 255], false),
+        ] {
+            assert_eq!(is_usable_external(addr.into()), usable, "{addr:?}");
+        }
+    }
+}

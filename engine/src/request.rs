@@ -1,0 +1,50 @@
+//! The narrow waist: who wants which mapping, how strictly and for how long, whatever protocol it was asked in; and
+//! why it cannot be had.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use wire::pcp::{Protocol, ResultCode};
+
+use crate::time::Duration;
+
+/// A mapping that a LAN host asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MappingRequest {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Internal client and internal port.
+    pub internal: SocketAddrV4,
+    /// The external port that is wanted; `None` when any will do.
+    pub external_port: Option<u16>,
+    /// That port or none (AddPortMapping); otherwise it is a wish (AddAnyPortMapping).
+    pub strict: bool,
+    /// How long; `None` for ever.
+    pub lease: Option<Duration>,
+    /// The only remote host that may come in; `None` for all.
+    pub remote_peer: Option<Ipv4Addr>,
+    /// The control point's own words about it.
+    pub description: String,
+}
+
+/// Why a mapping, or its deletion, was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// Another internal client, or another remote host, has the external port.
+    Conflict,
+    /// Policy: not this host, not this port, not this address.
+    NotAuthorized,
+    /// Policy: this host, or the gateway, has as many mappings as it may.
+    Quota,
+    /// There is no such mapping.
+    NoSuchEntry,
+    /// The PCP server said so.
+    Upstream(ResultCode),
+    /// The PCP server did not answer in time, or cannot be reached.
+    NoAnswer,
+    /// The server's answer was of no use: another address family, an address nobody can reach.
+    Unusable,
+    /// The router's own NAT could not be set up.
+    LocalNat,
+    /// The gateway is stopping.
+    Stopping,
+}

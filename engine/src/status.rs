@@ -1,0 +1,66 @@
+//! What the gateway is doing, for people and programs that look from outside: plain values, no behaviour.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use wire::pcp::Protocol;
+
+use crate::table::Health;
+use crate::time::Duration;
+
+/// The gateway at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Whether the router's own NAT stands in between.
+    pub own_nat: bool,
+    /// LAN interfaces and the gateway's IPv4 addresses there.
+    pub lan: Vec<(String, Vec<Ipv4Addr>)>,
+    /// WAN interface.
+    pub wan: String,
+    /// Its IPv4 addresses.
+    pub wan_addresses: Vec<Ipv4Addr>,
+    /// The PCP server in use.
+    pub server: Option<SocketAddr>,
+    /// Whether it answers; `None` before the first answer or silence.
+    pub answering: Option<bool>,
+    /// How long ago it last answered.
+    pub last_heard: Option<Duration>,
+    /// Its last Epoch Time.
+    pub epoch: Option<u32>,
+    /// The external address.
+    pub external: Option<Ipv4Addr>,
+    /// For how long it has been connected.
+    pub uptime: Option<Duration>,
+    /// Mappings.
+    pub mappings: usize,
+    /// Datagrams on the uplink that were not believed.
+    pub ignored_upstream: u64,
+    /// Datagrams to SSDP that were not answered: malformed, foreign, too many.
+    pub ignored_ssdp: u64,
+    /// WANIPConnection:2's SystemUpdateID.
+    pub system_update_id: u32,
+}
+
+/// One mapping at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MappingStatus {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Address and port at the provider's NAT.
+    pub external: SocketAddrV4,
+    /// The port of the router's own NAT, if there is one.
+    pub nat_port: Option<u16>,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV4,
+    /// The only remote host that may come in.
+    pub remote_peer: Option<Ipv4Addr>,
+    /// The control point's own words.
+    pub description: String,
+    /// How long it has been there.
+    pub age: Duration,
+    /// What is left of the lease; `None` for ever.
+    pub lease_left: Option<Duration>,
+    /// What is left of the lifetime that the provider granted.
+    pub lifetime_left: Duration,
+    /// How it is doing.
+    pub health: Health,
+}

@@ -1,0 +1,298 @@
+//! The mapping table: the one record of what is mapped. What the kernel, the PCP server, control points and the
+//! status page are told derives from it.
+//!
+//! Every operation costs at most the logarithm of the table's size, except those whose answer is a list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use wire::pcp::Protocol;
+
+use crate::time::Instant;
+use crate::uplink::FlowId;
+
+/// What identifies a mapping here. IGD's key has the remote host too (spec A-1); one external port with several
+/// remote hosts would be one PCP mapping with several filters that cannot be dropped singly, so it is refused.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Key {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The external port at the provider's NAT.
+    pub external_port: u16,
+}
+
+/// How a mapping is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Health {
+    /// Granted, and renewed when it was due.
+    Active,
+    /// The last renewal failed; it still stands until its lifetime ends, and is tried again.
+    Degraded,
+    /// Its owner asked for its deletion, and the PCP server has not confirmed it yet.
+    Deleting,
+}
+
+/// One mapping that a control point made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mapping {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Address and port at the provider's NAT.
+    pub external: SocketAddrV4,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV4,
+    /// The port of the router's own NAT in between, if it has one.
+    pub nat_port: Option<u16>,
+    /// The only remote host that may come in; `None` for all.
+    pub remote_peer: Option<Ipv4Addr>,
+    /// The control point's own words.
+    pub description: String,
+    /// Made by AddPortMapping: its owner counts on this very external port.
+    pub strict: bool,
+    /// When it was made.
+    pub created: Instant,
+    /// When the lease that its owner asked for ends; `None` for never.
+    pub lease_ends: Option<Instant>,
+    /// When the lifetime that the PCP server granted ends.
+    pub lifetime_ends: Instant,
+    /// How it is doing.
+    pub health: Health,
+    /// The PCP client's handle for it.
+    pub flow: FlowId,
+}
+
+impl Mapping {
+    /// See [`Key`].
+    pub fn key(&self) -> Key {
+        Key { protocol: self.protocol, external_port: self.external.port() }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    mapping: Mapping,
+    position: usize,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct MappingTable {
+    by_key: BTreeMap<Key, Slot>,
+    /// The order that GetGenericPortMappingEntry counts in: no gaps, and a removal moves only the last entry.
+    order: Vec<Key>,
+    by_flow: BTreeMap<FlowId, Key>,
+    by_host: BTreeMap<Ipv4Addr, usize>,
+    by_internal: BTreeSet<(Protocol, SocketAddrV4, u16)>,
+}
+
+impl MappingTable {
+    /// How many mappings there are.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// How many of them lead to `host`.
+    pub fn held_by(&self, host: Ipv4Addr) -> usize {
+        self.by_host.get(&host).copied().unwrap_or(0)
+    }
+
+    /// The mapping with this key.
+    pub fn find(&self, key: Key) -> Option<&Mapping> {
+        self.by_key.get(&key).map(|slot| &slot.mapping)
+    }
+
+    /// The mapping that this flow keeps.
+    pub fn find_flow(&self, flow: FlowId) -> Option<&Mapping> {
+        self.find(*self.by_flow.get(&flow)?)
+    }
+
+    /// A mapping that leads to this port of this host.
+    pub fn find_internal(&self, protocol: Protocol, internal: SocketAddrV4) -> Option<&Mapping> {
+        let range = (protocol, internal, 0)..=(protocol, internal, u16::MAX);
+        let &(_, _, external_port) = self.by_internal.range(range).next()?;
+        self.find(Key { protocol, external_port })
+    }
+
+    /// The mapping at `index`, counted from 0 without gaps.
+    pub fn nth(&self, index: usize) -> Option<&Mapping> {
+        self.find(*self.order.get(index)?)
+    }
+
+    /// All mappings, by protocol and external port.
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.by_key.values().map(|slot| &slot.mapping)
+    }
+
+    /// The mappings of `protocol` with external ports from `first` to `last`, in the order of the ports.
+    pub fn range(&self, protocol: Protocol, first: u16, last: u16) -> impl Iterator<Item = &Mapping> {
+        let key = |external_port| Key { protocol, external_port };
+        // An empty range for a `first` that is past `last`: the map would panic.
+        let range = (first <= last).then(|| self.by_key.range(key(first)..=key(last)));
+        range.into_iter().flatten().map(|(_, slot)| &slot.mapping)
+    }
+
+    /// Takes in a new mapping. Its key and its flow are free: the caller has looked.
+    pub fn insert(&mut self, mapping: Mapping) {
+        let key = mapping.key();
+        debug_assert!(!self.by_key.contains_key(&key), "the caller looks before it inserts");
+        self.by_flow.insert(mapping.flow, key);
+        *self.by_host.entry(*mapping.internal.ip()).or_default() += 1;
+        self.by_internal.insert((key.protocol, mapping.internal, key.external_port));
+        self.order.push(key);
+        self.by_key.insert(key, Slot { mapping, position: self.order.len() - 1 });
+    }
+
+    /// Changes a mapping in place; its key, flow and internal client must stay (see [`rekey`](Self::rekey) and
+    /// [`repoint`](Self::repoint)).
+    pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Mapping)) {
+        if let Some(slot) = self.by_key.get_mut(&key) {
+            let (flow, internal) = (slot.mapping.flow, slot.mapping.internal);
+            change(&mut slot.mapping);
+            debug_assert!(
+                (slot.mapping.key(), slot.mapping.flow, slot.mapping.internal) == (key, flow, internal),
+                "an update leaves key, flow and internal client alone"
+            );
+        }
+    }
+
+    /// Moves a mapping to another external address and port; false, and nothing done, when that key is taken.
+    pub fn rekey(&mut self, key: Key, external: SocketAddrV4) -> bool {
+        let new = Key { external_port: external.port(), ..key };
+        if new != key && self.by_key.contains_key(&new) {
+            return false;
+        }
+        if let Some(mut slot) = self.by_key.remove(&key) {
+            let internal = slot.mapping.internal;
+            self.by_internal.remove(&(key.protocol, internal, key.external_port));
+            self.by_internal.insert((key.protocol, internal, new.external_port));
+            slot.mapping.external = external;
+            self.order[slot.position] = new;
+            self.by_flow.insert(slot.mapping.flow, new);
+            self.by_key.insert(new, slot);
+        }
+        true
+    }
+
+    /// Leads a mapping to another port of the same host.
+    pub fn repoint(&mut self, key: Key, internal: SocketAddrV4) {
+        if let Some(slot) = self.by_key.get_mut(&key) {
+            let old = std::mem::replace(&mut slot.mapping.internal, internal);
+            debug_assert_eq!(old.ip(), internal.ip(), "a mapping stays with its host");
+            self.by_internal.remove(&(key.protocol, old, key.external_port));
+            self.by_internal.insert((key.protocol, internal, key.external_port));
+        }
+    }
+
+    /// Takes out the mapping with this key.
+    pub fn remove(&mut self, key: Key) -> Option<Mapping> {
+        let Slot { mapping, position } = self.by_key.remove(&key)?;
+        self.order.swap_remove(position);
+        if let Some(moved) = self.order.get(position) {
+            self.by_key.get_mut(moved).expect("`order` and `by_key` hold the same keys").position = position;
+        }
+        self.by_flow.remove(&mapping.flow);
+        self.by_internal.remove(&(key.protocol, mapping.internal, key.external_port));
+        let host = *mapping.internal.ip();
+        let held = self.by_host.get_mut(&host).expect("every mapping is counted for its host");
+        *held -= 1;
+        if *held == 0 {
+            self.by_host.remove(&host);
+        }
+        Some(mapping)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(port: u16, host: u8, flow: u64) -> Mapping {
+        Mapping {
+            protocol: Protocol::TCP,
+            external: SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), port),
+            internal: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 80),
+            nat_port: None,
+            remote_peer: None,
+            description: String::new(),
+            strict: true,
+            created: Instant::default(),
+            lease_ends: None,
+            lifetime_ends: Instant::default(),
+            health: Health::Active,
+            flow: FlowId(flow),
+        }
+    }
+
+    fn key(external_port: u16) -> Key {
+        Key { protocol: Protocol::TCP, external_port }
+    }
+
+    fn check(table: &MappingTable) {
+        assert_eq!(table.order.len(), table.by_key.len());
+        assert_eq!(table.order.len(), table.by_flow.len());
+        assert_eq!(table.order.len(), table.by_host.values().sum::<usize>());
+        assert_eq!(table.order.len(), table.by_internal.len());
+        for (position, key) in table.order.iter().enumerate() {
+            let slot = &table.by_key[key];
+            assert_eq!((slot.position, slot.mapping.key()), (position, *key));
+            assert_eq!(table.by_flow[&slot.mapping.flow], *key);
+            assert!(table.by_internal.contains(&(key.protocol, slot.mapping.internal, key.external_port)));
+        }
+    }
+
+    /// Spec A-7: 0..n-1, contiguous, compacted on delete.
+    #[test]
+    fn indexes_have_no_gaps() {
+        let mut table = MappingTable::default();
+        for n in 0..10_u16 {
+            table.insert(mapping(5000 + n, 2, u64::from(n)));
+            check(&table);
+        }
+        for port in [5003, 5009, 5000, 5005] {
+            assert!(table.remove(key(port)).is_some());
+            check(&table);
+        }
+        assert!(table.remove(key(5003)).is_none());
+        let mut seen: Vec<u16> = (0..6).map(|i| table.nth(i).unwrap().external.port()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [5001, 5002, 5004, 5006, 5007, 5008]);
+        assert!(table.nth(6).is_none());
+        assert_eq!(table.held_by(Ipv4Addr::new(10, 0, 0, 2)), 6);
+    }
+
+    #[test]
+    fn a_moved_mapping_keeps_its_place_and_never_lands_on_another() {
+        let mut table = MappingTable::default();
+        table.insert(mapping(5000, 2, 1));
+        table.insert(mapping(5001, 3, 2));
+        let to = |port| SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 8), port);
+        assert!(!table.rekey(key(5000), to(5001)));
+        assert!(table.rekey(key(5000), to(6000)));
+        check(&table);
+        assert_eq!(table.nth(0).unwrap().external, to(6000));
+        assert_eq!(table.find_flow(FlowId(1)).unwrap().external, to(6000));
+        assert!(table.rekey(key(6000), SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 6000)));
+        check(&table);
+    }
+
+    #[test]
+    fn ranges_are_inclusive_and_of_one_protocol() {
+        let mut table = MappingTable::default();
+        for port in [1, 500, 501, 65535] {
+            table.insert(mapping(port, 2, u64::from(port)));
+        }
+        table.insert(Mapping { protocol: Protocol::UDP, ..mapping(500, 2, 9999) });
+        let ports = |first, last| -> Vec<u16> {
+            table.range(Protocol::TCP, first, last).map(|m| m.external.port()).collect()
+        };
+        assert_eq!(ports(0, 65535), [1, 500, 501, 65535]);
+        assert_eq!(ports(500, 500), [500]);
+        assert_eq!(ports(502, 65534), []);
+        assert_eq!(ports(501, 500), []);
+    }
+}

@@ -1,0 +1,596 @@
+//! A PCP client for one server (RFC 6887), without socket or clock: flows in, datagrams out, and back.
+//!
+//! It never judges what a grant is worth to a control point: a success is reported as it came, and whoever asked
+//! compares it with what was asked (RFC 6887 §13.2).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use wire::pcp::{
+    self, Body, Filter, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Protocol, Request, Response, ResultCode,
+};
+
+use super::epoch::EpochClock;
+use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
+use crate::entropy::Entropy;
+use crate::time::{Duration, Instant, Timers};
+
+/// A success is never believed for longer (RFC 6887 §15).
+const MAX_LIFETIME: u32 = 24 * 3600;
+/// An error is never obeyed for longer.
+const MAX_ERROR_LIFETIME: u32 = 30 * 60;
+/// So many datagrams without any answer, and the server counts as silent.
+const SILENT_AFTER: u32 = 4;
+/// How long a delete is repeated when it is not known what the server holds.
+const BLIND_DELETE: Duration = Duration::from_secs(30);
+
+/// One mapping at the server, from the first request to the confirmed delete.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct FlowId(pub u64);
+
+/// What the server is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Want {
+    /// The LAN host that the mapping is for, sent as THIRD_PARTY; `None` when it is the packet's own source.
+    pub third_party: Option<Ipv4Addr>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port as the server sees it: behind the router's own NAT, that NAT's port.
+    pub internal_port: u16,
+    /// Suggested external port; 0 when any will do.
+    pub external_port: u16,
+    /// PREFER_FAILURE: this port or none. Only with a suggested port (RFC 6887 §13.2).
+    pub strict: bool,
+    /// When the lease ends; `None` for a mapping that is renewed for ever.
+    pub lease_ends: Option<Instant>,
+    /// The longest Requested Lifetime, in seconds.
+    pub longest: u32,
+    /// FILTER: the only remote address that may come in.
+    pub remote_peer: Option<Ipv4Addr>,
+    /// A control point is waiting: repeat early.
+    pub urgent: bool,
+}
+
+/// What the server gave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grant {
+    /// Assigned external address and port.
+    pub external: SocketAddrV4,
+    /// Granted lifetime, at most 24 hours.
+    pub lifetime: Duration,
+    /// When the answer arrived.
+    pub since: Instant,
+}
+
+impl Grant {
+    /// When the server forgets the mapping unless it is renewed.
+    pub fn ends(&self) -> Instant {
+        self.since + self.lifetime
+    }
+}
+
+/// What happens to the client.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Get and keep a mapping.
+    Ask(FlowId, Want),
+    /// The lease of a kept mapping has another end now.
+    Extend(FlowId, Option<Instant>),
+    /// Drop the mapping at the server.
+    Delete(FlowId),
+    /// Stop caring about the flow; nothing is sent.
+    Forget(FlowId),
+    /// A datagram on the socket that is connected to the server.
+    Datagram(SocketAddr, &'a [u8]),
+    /// A datagram on the multicast group for announcements (RFC 6887 §14.1).
+    Multicast(SocketAddr, &'a [u8]),
+    /// The socket's own address is this now: what the server knows of us is lost.
+    Source(IpAddr),
+    /// An alarm is due.
+    Timeout,
+}
+
+/// What the client wants done or known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Output {
+    /// Send this to the server.
+    Transmit(Vec<u8>),
+    /// The mapping stands; comes again after every renewal.
+    Granted(FlowId, Grant),
+    /// The first request was refused, for so long; the flow is gone.
+    Refused(FlowId, ResultCode, Duration),
+    /// A kept mapping was not renewed; it stands until its lifetime ends, and is asked for again.
+    RenewalRefused(FlowId, ResultCode),
+    /// A kept mapping has ended or was taken away; the flow is gone.
+    Lost(FlowId),
+    /// The delete is confirmed, or the lifetime is over; the flow is gone.
+    Deleted(FlowId),
+    /// The server refuses to delete; the flow is kept as before.
+    DeleteRefused(FlowId, ResultCode),
+    /// The server has lost its state; every mapping is being asked for again.
+    StateLost,
+    /// The server answers (again).
+    Answering,
+    /// The server has not answered the last datagrams.
+    Silent,
+    /// The server speaks this version and not ours.
+    VersionRefused(u8),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Phase {
+    /// A request is out (or about to be: `sent` is 0) and unanswered.
+    Asking { rt: Duration, sent: u32 },
+    /// Granted; so many renewals have been tried since.
+    Held { attempts: u32 },
+    /// A delete is out; it makes no sense after `until`.
+    Deleting { rt: Duration, sent: u32, until: Instant },
+}
+
+#[derive(Clone, Debug)]
+struct Flow {
+    nonce: Nonce,
+    want: Want,
+    /// The Requested Lifetime of the datagram that is repeated.
+    requested: u32,
+    grant: Option<Grant>,
+    phase: Phase,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct PcpClient {
+    server: SocketAddr,
+    source: IpAddr,
+    recovery_wait: Duration,
+    flows: BTreeMap<FlowId, Flow>,
+    by_nonce: BTreeMap<Nonce, FlowId>,
+    timers: Timers<FlowId>,
+    epoch: EpochClock,
+    unanswered: u32,
+    answering: Option<bool>,
+    last_heard: Option<Instant>,
+    /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
+    hold: Option<(Instant, ResultCode)>,
+    ignored: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl PcpClient {
+    /// A client for the server at `server`, sending from `source`.
+    pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
+        Self {
+            server,
+            source,
+            recovery_wait,
+            flows: BTreeMap::new(),
+            by_nonce: BTreeMap::new(),
+            timers: Timers::default(),
+            epoch: EpochClock::default(),
+            unanswered: 0,
+            answering: None,
+            last_heard: None,
+            hold: None,
+            ignored: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The server's address and port.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// `None` before the first answer or silence.
+    pub fn is_answering(&self) -> Option<bool> {
+        self.answering
+    }
+
+    /// When the server last answered.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.last_heard
+    }
+
+    /// The server's last Epoch Time.
+    pub fn server_epoch(&self) -> Option<u32> {
+        self.epoch.last()
+    }
+
+    /// Datagrams that were not believed: foreign, malformed, or not an answer to anything asked.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// What stands for `flow`, if anything.
+    pub fn grant(&self, flow: FlowId) -> Option<Grant> {
+        self.flows.get(&flow)?.grant
+    }
+
+    /// Whether there is such a flow, in whatever phase.
+    pub fn has(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
+    /// Takes in one event; the outputs come from [`poll_output`](Self::poll_output).
+    pub fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
+        match input {
+            Input::Ask(id, want) => self.ask(now, id, want, entropy),
+            Input::Extend(id, lease_ends) => self.extend(now, id, lease_ends, entropy),
+            Input::Delete(id) => self.delete(now, id, entropy),
+            Input::Forget(id) => self.remove(id),
+            Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
+            Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
+            // Some other host, or another port of the server: silence (RFC 6887 §8.3).
+            Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
+            Input::Source(source) => {
+                if source != self.source {
+                    self.source = source;
+                    self.epoch = EpochClock::default();
+                    self.recover(now, None, entropy);
+                }
+            }
+            Input::Timeout => {
+                while let Some(id) = self.timers.pop_due(now) {
+                    self.on_timer(now, id, entropy);
+                }
+            }
+        }
+    }
+
+    /// The next thing to do or know; call until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn ask(&mut self, now: Instant, id: FlowId, want: Want, entropy: &mut dyn Entropy) {
+        if let Some((until, result)) = self.hold {
+            if now < until {
+                self.outputs.push_back(Output::Refused(id, result, until - now));
+                return;
+            }
+            self.hold = None;
+        }
+        let mut nonce = Nonce([0; 12]);
+        entropy.fill(&mut nonce.0);
+        let requested = lifetime_to_ask(now, &want);
+        let flow =
+            Flow { nonce, want, requested, grant: None, phase: Phase::Asking { rt: Duration::ZERO, sent: 0 } };
+        self.by_nonce.insert(nonce, id);
+        self.flows.insert(id, flow);
+        self.on_timer(now, id, entropy);
+    }
+
+    fn extend(&mut self, now: Instant, id: FlowId, lease_ends: Option<Instant>, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.want.lease_ends = lease_ends;
+        if let Phase::Held { .. } = flow.phase {
+            self.schedule_renewal(now, id, entropy);
+        }
+    }
+
+    fn delete(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if let Phase::Deleting { .. } = flow.phase {
+            return;
+        }
+        let until = flow.grant.map_or(now + BLIND_DELETE, |grant| grant.ends().max(now + MIN_RENEWAL_GAP));
+        flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
+        self.on_timer(now, id, entropy);
+    }
+
+    fn on_timer(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let over = flow.grant.is_some_and(|grant| grant.ends() <= now);
+        match &mut flow.phase {
+            Phase::Asking { .. } | Phase::Held { .. } if over => {
+                self.remove(id);
+                return self.outputs.push_back(Output::Lost(id));
+            }
+            Phase::Deleting { until, .. } if *until <= now => {
+                self.remove(id);
+                return self.outputs.push_back(Output::Deleted(id));
+            }
+            Phase::Asking { rt, sent } | Phase::Deleting { rt, sent, .. } => {
+                *rt = match (*sent, flow.want.urgent) {
+                    (0, true) => IMPATIENT[0],
+                    (1, true) => IMPATIENT[1],
+                    (0, false) | (2, true) => first_rt(entropy.unit()),
+                    _ => next_rt(*rt, entropy.unit()),
+                };
+                *sent += 1;
+                let mut wake = now + *rt;
+                if let Phase::Deleting { until, .. } = flow.phase {
+                    wake = wake.min(until);
+                } else if let Some(grant) = flow.grant {
+                    wake = wake.min(grant.ends());
+                }
+                self.timers.set(id, wake);
+            }
+            Phase::Held { attempts } => {
+                *attempts += 1;
+                flow.requested = lifetime_to_ask(now, &flow.want);
+                self.schedule_renewal(now, id, entropy);
+            }
+        }
+        self.transmit(id);
+    }
+
+    /// Sets the alarm of a held flow: its next renewal, or its end when the lease ends first.
+    fn schedule_renewal(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get(&id) else { return };
+        let (Some(grant), Phase::Held { attempts }) = (flow.grant, &flow.phase) else { return };
+        let wake = if flow.want.lease_ends.is_some_and(|end| end <= grant.ends()) {
+            grant.ends()
+        } else {
+            let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
+            due.max(now + MIN_RENEWAL_GAP).min(grant.ends())
+        };
+        self.timers.set(id, wake);
+    }
+
+    fn on_datagram(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
+        if let Some(refusal) = pcp::version_refusal(bytes) {
+            return self.on_version_refused(now, refusal.version, refusal.lifetime);
+        }
+        let Ok(response) = Response::parse(bytes) else {
+            self.ignored += 1;
+            return;
+        };
+        match &response.body {
+            Body::Announce => self.on_announce(now, &response, entropy),
+            Body::Map(map) => match self.matching(map, &response) {
+                Some(id) => self.on_map(now, id, *map, &response, entropy),
+                None => self.ignored += 1,
+            },
+            _ => self.ignored += 1,
+        }
+    }
+
+    fn on_multicast(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
+        match Response::parse(bytes) {
+            Ok(response) if matches!(response.body, Body::Announce) => self.on_announce(now, &response, entropy),
+            _ => self.ignored += 1,
+        }
+    }
+
+    fn on_announce(&mut self, now: Instant, response: &Response, entropy: &mut dyn Entropy) {
+        if response.result != ResultCode::SUCCESS {
+            self.ignored += 1;
+            return;
+        }
+        self.heard(now, entropy);
+        self.check_epoch(now, response.epoch, None, entropy);
+    }
+
+    /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.
+    fn matching(&self, map: &MapData, response: &Response) -> Option<FlowId> {
+        let id = *self.by_nonce.get(&map.nonce)?;
+        let flow = self.flows.get(&id)?;
+        let third_party = match response.option(OptionCode::THIRD_PARTY) {
+            Some(PcpOption::ThirdParty(addr)) => Some(*addr),
+            _ => None,
+        };
+        let same = map.protocol == flow.want.protocol
+            && map.internal_port == flow.want.internal_port
+            && third_party == self.third_party(&flow.want).map(|addr| addr.to_ipv6_mapped());
+        same.then_some(id)
+    }
+
+    fn on_map(&mut self, now: Instant, id: FlowId, map: MapData, response: &Response, entropy: &mut dyn Entropy) {
+        self.heard(now, entropy);
+        self.check_epoch(now, response.epoch, Some(id), entropy);
+        if response.result == ResultCode::SUCCESS {
+            self.on_success(now, id, map, response.lifetime, entropy);
+        } else {
+            self.on_error(now, id, response.result, response.lifetime, entropy);
+        }
+    }
+
+    fn on_success(&mut self, now: Instant, id: FlowId, map: MapData, lifetime: u32, entropy: &mut dyn Entropy) {
+        let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
+        if let Phase::Deleting { sent, .. } = flow.phase {
+            // A server may keep a deleted mapping for its idle time and say so (RFC 6887 §15); a late answer to the
+            // request before the delete looks the same, so that is only believed once the delete was repeated.
+            if lifetime == 0 || sent > 1 {
+                self.remove(id);
+                self.outputs.push_back(Output::Deleted(id));
+            }
+            return;
+        }
+        let external = map.external_addr.to_ipv4_mapped();
+        let (Some(external), 1..) = (external, lifetime) else {
+            // Neither is an answer to what was asked; without a mapping there is nothing to keep or to delete.
+            return self.on_error(now, id, ResultCode::NETWORK_FAILURE, 0, entropy);
+        };
+        let grant = Grant {
+            external: SocketAddrV4::new(external, map.external_port),
+            lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))),
+            since: now,
+        };
+        flow.grant = Some(grant);
+        flow.phase = Phase::Held { attempts: 0 };
+        flow.want.urgent = false;
+        self.schedule_renewal(now, id, entropy);
+        self.outputs.push_back(Output::Granted(id, grant));
+    }
+
+    fn on_error(&mut self, now: Instant, id: FlowId, result: ResultCode, lifetime: u32, entropy: &mut dyn Entropy) {
+        let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
+        let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
+        match (&flow.phase, flow.grant) {
+            // The most deployed server says NO_RESOURCES when there is nothing to delete (spec/clients.md, K-17).
+            (Phase::Deleting { .. }, _) if result == ResultCode::NO_RESOURCES => {
+                self.remove(id);
+                self.outputs.push_back(Output::Deleted(id));
+            }
+            (Phase::Deleting { .. }, None) => {
+                self.remove(id);
+                self.outputs.push_back(Output::Deleted(id));
+            }
+            (Phase::Deleting { .. }, Some(_)) => {
+                flow.phase = Phase::Held { attempts: 0 };
+                self.schedule_renewal(now, id, entropy);
+                self.outputs.push_back(Output::DeleteRefused(id, result));
+            }
+            (_, None) => {
+                self.remove(id);
+                if result == ResultCode::NO_RESOURCES && lifetime > Duration::ZERO {
+                    self.hold = Some((now + lifetime, result));
+                }
+                self.outputs.push_back(Output::Refused(id, result, lifetime));
+            }
+            (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL => {
+                self.remove(id);
+                self.outputs.push_back(Output::Lost(id));
+            }
+            (Phase::Asking { .. }, Some(_)) => {
+                // Recovery was refused: fall back to the renewal schedule until the lifetime ends.
+                flow.phase = Phase::Held { attempts: 0 };
+                self.schedule_renewal(now, id, entropy);
+                self.outputs.push_back(Output::RenewalRefused(id, result));
+            }
+            (Phase::Held { .. }, Some(_)) => self.outputs.push_back(Output::RenewalRefused(id, result)),
+        }
+    }
+
+    fn on_version_refused(&mut self, now: Instant, version: u8, lifetime: u32) {
+        self.last_heard = Some(now);
+        self.unanswered = 0;
+        if version == pcp::VERSION {
+            self.ignored += 1;
+            return;
+        }
+        // RFC 6887 §9: no common version; log, and try again after the lifetime, at most 30 minutes.
+        let wait = Duration::from_secs(u64::from(lifetime.clamp(30, MAX_ERROR_LIFETIME)));
+        self.hold = Some((now + wait, ResultCode::UNSUPP_VERSION));
+        let waiting: Vec<FlowId> =
+            self.flows.iter().filter(|(_, flow)| flow.grant.is_none()).map(|(&id, _)| id).collect();
+        for id in waiting {
+            self.remove(id);
+            self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_VERSION, wait));
+        }
+        self.outputs.push_back(Output::VersionRefused(version));
+    }
+
+    fn heard(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        self.last_heard = Some(now);
+        self.unanswered = 0;
+        if self.answering == Some(true) {
+            return;
+        }
+        if self.answering == Some(false) {
+            // What was asked in vain need not wait for its next repetition, up to 18 minutes away.
+            let vain: Vec<FlowId> = self
+                .flows
+                .iter()
+                .filter(|(_, flow)| !matches!(flow.phase, Phase::Held { attempts: 0 }))
+                .map(|(&id, _)| id)
+                .collect();
+            for id in vain {
+                self.timers.set(id, now + entropy.up_to(Duration::from_secs(1)));
+            }
+        }
+        self.answering = Some(true);
+        self.outputs.push_back(Output::Answering);
+    }
+
+    fn check_epoch(&mut self, now: Instant, epoch: u32, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+        if !self.epoch.is_consistent(now, epoch) {
+            self.outputs.push_back(Output::StateLost);
+            self.recover(now, confirmed, entropy);
+        }
+    }
+
+    /// Asks again for every mapping but `confirmed`, each after a random wait (RFC 6887 §14.1.3).
+    fn recover(&mut self, now: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+        for (&id, flow) in &mut self.flows {
+            if Some(id) == confirmed {
+                continue;
+            }
+            if let Phase::Held { .. } = flow.phase {
+                flow.requested = lifetime_to_ask(now, &flow.want);
+                flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
+                self.timers.set(id, now + entropy.up_to(self.recovery_wait));
+            }
+        }
+    }
+
+    fn remove(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.remove(&id) {
+            self.by_nonce.remove(&flow.nonce);
+            self.timers.cancel(id);
+        }
+    }
+
+    fn third_party(&self, want: &Want) -> Option<Ipv4Addr> {
+        want.third_party.filter(|&host| IpAddr::V4(host) != self.source)
+    }
+
+    fn transmit(&mut self, id: FlowId) {
+        let flow = &self.flows[&id];
+        let request = self.request(flow);
+        self.outputs.push_back(Output::Transmit(request.to_bytes()));
+        self.unanswered += 1;
+        if self.unanswered == SILENT_AFTER && self.answering != Some(false) {
+            self.answering = Some(false);
+            self.outputs.push_back(Output::Silent);
+        }
+    }
+
+    fn request(&self, flow: &Flow) -> Request {
+        let want = &flow.want;
+        let deleting = matches!(flow.phase, Phase::Deleting { .. });
+        let mut options = Vec::new();
+        if let Some(host) = self.third_party(want) {
+            options.push(PcpOption::ThirdParty(host.to_ipv6_mapped()));
+        }
+        let (mut external_port, mut external_addr) = (0, NO_ADDR_V4);
+        if !deleting {
+            external_port = want.external_port;
+            if let Some(grant) = flow.grant {
+                external_port = grant.external.port();
+                external_addr = grant.external.ip().to_ipv6_mapped();
+            }
+            if want.strict && external_port != 0 {
+                options.push(PcpOption::PreferFailure);
+            }
+            if let Some(peer) = want.remote_peer {
+                options.push(PcpOption::Filter(Filter {
+                    prefix_len: 128,
+                    remote_port: 0,
+                    remote_addr: peer.to_ipv6_mapped(),
+                }));
+            }
+        }
+        Request {
+            lifetime: if deleting { 0 } else { flow.requested },
+            client_addr: wire_addr(self.source),
+            body: Body::Map(MapData {
+                nonce: flow.nonce,
+                protocol: want.protocol,
+                internal_port: want.internal_port,
+                external_port,
+                external_addr,
+            }),
+            options,
+        }
+    }
+}
+
+fn wire_addr(addr: IpAddr) -> Ipv6Addr {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// Requested Lifetime: the rest of the lease, at least a second. RFC 6970 §5.9 asks for 2^32 when the lease has no
+/// end, which the field cannot hold (spec/iwf.md, T-1).
+fn lifetime_to_ask(now: Instant, want: &Want) -> u32 {
+    want.lease_ends.map_or(u32::MAX, |end| end.secs_left(now).max(1)).min(want.longest)
+}

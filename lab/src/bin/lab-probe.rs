@@ -1,0 +1,178 @@
+//! `lab-probe`: the small end of each conversation in the network-namespace laboratory.
+//!
+//! | arguments | does |
+//! |---|---|
+//! | `tcp-listen ADDRESS TAG`, `udp-listen ADDRESS TAG` | answers each line or datagram with `TAG:` and the same; logs it |
+//! | `tcp-send ADDRESS TEXT MS`, `udp-send ADDRESS TEXT MS` | sends and prints the answer; exit code 1 without one |
+//! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
+//! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
+//! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
+//! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a blasted server may take for its answer.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["tcp-listen", address, tag] => tcp_listen(address, tag),
+        ["udp-listen", address, tag] => udp_listen(address, tag),
+        ["tcp-send", address, text, wait] => tcp_send(address, text, millis(wait)),
+        ["udp-send", address, text, wait] => udp_send(address, text, millis(wait)),
+        ["search", target, wait] => search(target, millis(wait)),
+        ["get", address, path] => get(address, path),
+        ["udp-blast", from, to] => udp_blast(from, to),
+        ["tcp-blast", address] => tcp_blast(address),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "see the first lines of lab-probe.rs")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error}", arguments.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn millis(text: &str) -> Duration {
+    Duration::from_millis(text.parse().expect("a number of milliseconds"))
+}
+
+fn tcp_listen(address: &str, tag: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(address)?;
+    println!("listening");
+    for stream in listener.incoming() {
+        let (stream, tag) = (stream?, tag.to_owned());
+        thread::spawn(move || -> io::Result<()> {
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line)?;
+            println!("{} {}", stream.peer_addr()?, line.trim_end());
+            (&stream).write_all(format!("{tag}:{line}").as_bytes())
+        });
+    }
+    Ok(())
+}
+
+fn udp_listen(address: &str, tag: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    println!("listening");
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, peer) = socket.recv_from(&mut buffer)?;
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        println!("{peer} {text}");
+        socket.send_to(format!("{tag}:{text}").as_bytes(), peer)?;
+    }
+}
+
+fn tcp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&parse(address)?, wait)?;
+    stream.set_read_timeout(Some(wait))?;
+    stream.write_all(format!("{text}\n").as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    println!("{}", answer.trim_end());
+    Ok(())
+}
+
+fn udp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?; // a fresh port each time: no earlier flow of the NATs fits
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(wait))?;
+    socket.send(text.as_bytes())?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    println!("{}", String::from_utf8_lossy(&buffer[..length]));
+    Ok(())
+}
+
+fn search(target: &str, wait: Duration) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let request = format!(
+        "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\nST: {target}\r\n\r\n"
+    );
+    socket.send_to(request.as_bytes(), "239.255.255.250:1900")?;
+    let deadline = Instant::now() + wait;
+    let mut buffer = [0; 2048];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        socket.set_read_timeout(Some(left))?;
+        let (length, _) = socket.recv_from(&mut buffer)?;
+        let answer = String::from_utf8_lossy(&buffer[..length]);
+        let location = answer.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.trim().eq_ignore_ascii_case("location").then(|| value.trim())
+        });
+        if let Some(location) = location {
+            println!("{location}");
+            return Ok(());
+        }
+    }
+}
+
+fn get(address: &str, path: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&parse(address)?, PATIENCE)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    io::stdout().write_all(&answer)
+}
+
+fn udp_blast(from: &str, to: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind(from)?;
+    let to = parse(to)?;
+    for line in io::stdin().lines() {
+        // An ICMP error for an earlier datagram is no reason to stop.
+        let _ = socket.send_to(&octets(&line?), to);
+    }
+    Ok(())
+}
+
+fn tcp_blast(address: &str) -> io::Result<()> {
+    let address = parse(address)?;
+    for line in io::stdin().lines() {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        println!(
+            "{}",
+            first_line(&stream, &octets(&line?)).unwrap_or_else(|error| format!("{:?}", error.kind()))
+        );
+    }
+    Ok(())
+}
+
+fn first_line(mut stream: &TcpStream, request: &[u8]) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut line = Vec::new();
+    let got = BufReader::new(stream).take(200).read_until(b'\n', &mut line);
+    if line.is_empty() {
+        sent?;
+        got?;
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+fn parse(address: &str) -> io::Result<SocketAddr> {
+    address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address and port"))
+}
+
+fn octets(hex: &str) -> Vec<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).expect("hexadecimal digits only");
+    let octet = |pair: &[u8]| pair.iter().fold(0, |octet, &next| octet << 4 | digit(next));
+    hex.as_bytes().chunks(2).map(|pair| u8::try_from(octet(pair)).expect("two digits")).collect()
+}

@@ -1,0 +1,111 @@
+//! The daemon under test, in the router's namespace; which one is chosen at run time by `PF_SUBJECT`:
+//!
+//! * not set: `portferry` of the same build, `target/<profile>/portferry`;
+//! * `miniupnpd`: Debian's, an IGD without a PCP client, for comparison and to check the laboratory itself;
+//! * anything else: the path of a program that understands `run --config FILE` as portferry does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::netns::{EXTERNAL, Host, LAN_INTERFACE, Network, PROVIDER, Process, ROUTER_LAN, WAN_INTERFACE};
+use crate::provider::{CHAIN_SETTINGS, CHAINS};
+
+/// The port of the control points' HTTP requests.
+pub const HTTP_PORT: u16 = 5431;
+
+/// What is tested.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// An interworking function with portferry's command line and configuration.
+    Portferry(PathBuf),
+    /// An IGD that controls the router's own NAT alone.
+    Miniupnpd,
+}
+
+impl Subject {
+    /// The choice that `PF_SUBJECT` makes.
+    ///
+    /// # Panics
+    ///
+    /// If the program doesn't exist.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        match std::env::var_os("PF_SUBJECT") {
+            Some(word) if word == "miniupnpd" => Self::Miniupnpd,
+            Some(path) => {
+                assert!(Path::new(&path).is_file(), "PF_SUBJECT: {} is no file", path.display());
+                Self::Portferry(path.into())
+            }
+            None => {
+                let own = std::env::current_exe().expect("Linux knows a process's program");
+                let profile = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+                let program = profile.join("portferry");
+                assert!(
+                    program.is_file(),
+                    "{} does not exist; build it first: cargo build -p portferry",
+                    program.display()
+                );
+                Self::Portferry(program)
+            }
+        }
+    }
+
+    /// Whether it asks the provider for its mappings.
+    #[must_use]
+    pub fn interworks(&self) -> bool {
+        matches!(self, Self::Portferry(_))
+    }
+
+    /// Starts it in the router's namespace. `nat` and `more` are for [`configuration`]; miniupnpd takes no notice of them.
+    /// It need not be ready when this returns.
+    #[track_caller]
+    #[must_use]
+    pub fn start(&self, network: &Network, nat: &str, more: &str) -> Process {
+        let path = |name: &str| network.directory().join(name).display().to_string();
+        match self {
+            Self::Portferry(program) => {
+                fs::write(path("portferry.toml"), configuration(network, nat, more))
+                    .expect("the directory is ours");
+                network.spawn(
+                    Host::Router,
+                    "portferry",
+                    program,
+                    ["run", "--config", &path("portferry.toml")],
+                )
+            }
+            Self::Miniupnpd => {
+                network.nft(Host::Router, CHAINS);
+                let settings = format!(
+                    "ext_ifname={WAN_INTERFACE}\next_ip={EXTERNAL}\nlistening_ip={LAN_INTERFACE}\nhttp_port={HTTP_PORT}\n\
+                     ipv6_disable=yes\nenable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes\nmin_lifetime=4\n\
+                     uuid=8d5f1c2e-0000-4000-8000-{:012x}\n{CHAIN_SETTINGS}allow 0-65535 {ROUTER_LAN}/24 0-65535\n",
+                    std::process::id()
+                );
+                fs::write(path("router.conf"), settings).expect("the directory is ours");
+                let arguments = ["-d", "-f", &path("router.conf"), "-P", &path("router.pid")];
+                network.spawn(Host::Router, "router-miniupnpd", "miniupnpd", arguments)
+            }
+        }
+    }
+}
+
+/// A configuration file: `nat` is `nftables` or `none`, `more` is appended as it is.
+#[must_use]
+pub fn configuration(network: &Network, nat: &str, more: &str) -> String {
+    let directory = network.directory().display();
+    format!(
+        r#"[lan]
+interfaces = ["{LAN_INTERFACE}"]
+http_port = {HTTP_PORT}
+[wan]
+interface = "{WAN_INTERFACE}"
+nat = "{nat}"
+[uplink]
+servers = ["{PROVIDER}"]
+[state]
+directory = "{directory}/state"
+[control]
+socket = "{directory}/control.sock"
+{more}"#
+    )
+}

@@ -1,0 +1,843 @@
+//! The kernel-facing modules against a real kernel: a LAN host, a router and an Internet host, each a network namespace.
+//!
+//! A test runs twice. The outer run, as root, makes the namespaces and starts this program again inside the router's;
+//! there, agents (this program once more) hold the sockets of the two hosts. Without root, or where namespaces can't be
+//! made, every test says that it is skipped. The host's own namespace is never touched.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use portferry::{
+    netlink::{Interface, Netlink, Snapshot},
+    nft::{self, Change, Nat1Rule, Nft, TableConfig},
+};
+
+const WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const WAN_AGAIN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+const OTHER_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+const OTHER_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const INSIDE: &str = "PFK_INSIDE";
+const AGENT: &str = "PFK_AGENT";
+
+/// What `nft list table inet portferry` prints, but for the counter.
+const RULESET: &str = "\
+table inet portferry {
+	map ports {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { tcp . 8080 : 192.168.77.2 . 80 }
+	}
+
+	map peers {
+		type inet_proto . inet_service . ipv4_addr : ipv4_addr . inet_service
+		elements = { udp . 5000 . 198.51.100.2 : 192.168.77.2 . 6000 }
+	}
+
+	set lan {
+		type ifname
+		elements = { \"lan0\" }
+	}
+
+	map sources {
+		type inet_proto . ipv4_addr . inet_service : inet_service
+		elements = { tcp . 192.168.77.2 . 80 : 8080,
+			     udp . 192.168.77.2 . 6000 : 5000 }
+	}
+
+	chain prerouting {
+		type nat hook prerouting priority dstnat + 1; policy accept;
+		meta nfproto ipv4 iifname \"wan0\" fib daddr type local dnat ip to meta l4proto . th dport . ip saddr map @peers
+		meta nfproto ipv4 iifname \"wan0\" fib daddr type local dnat ip to meta l4proto . th dport map @ports
+	}
+
+	chain forward {
+		type filter hook forward priority filter - 5; policy accept;
+		ct state established,related accept
+		iifname \"wan0\" oifname @lan ct state new ct status dnat accept
+		iifname \"wan0\" oifname @lan counter packets 0 bytes 0 drop
+		iifname @lan oifname \"wan0\" ct state new tcp flags != syn / fin,syn,rst,ack reject with tcp reset
+	}
+
+	chain postrouting {
+		type nat hook postrouting priority srcnat - 1; policy accept;
+		meta nfproto ipv4 iifname @lan oifname \"wan0\" masquerade to :meta l4proto . ip saddr . th sport map @sources
+		meta nfproto ipv4 iifname @lan oifname \"wan0\" masquerade
+	}
+}
+";
+
+#[test]
+fn mapped_traffic_passes_and_nothing_else() {
+    in_router("mapped_traffic_passes_and_nothing_else", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let (web, game) = (rule(TCP, 8080, HOST, 80), rule(UDP, 5000, HOST, 6000));
+        nft.apply(&[Change::Add(web), Change::Add(game)]).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (http, udp) = (lan.listen(HOST, 80), lan.udp(HOST, 6000));
+        let remote = wan.udp(REMOTE, 0);
+
+        for address in [WAN, WAN_AGAIN] {
+            run("ip", &["addr", "replace", &format!("{address}/24"), "dev", "wan0"]);
+            let client = wan.connect(address, 8080).unwrap();
+            let (server, peer) = lan.accept(http).unwrap();
+            assert_eq!(peer.ip(), IpAddr::V4(REMOTE), "the LAN host sees who calls");
+            wan.send(client, "question");
+            assert_eq!(lan.recv(server), "question");
+            lan.send(server, "answer");
+            assert_eq!(wan.recv(client), "answer");
+
+            wan.send_to(remote, address, 5000, "ping");
+            let (text, from) = lan.recv_from(udp).unwrap();
+            assert_eq!((text.as_str(), from.ip()), ("ping", IpAddr::V4(REMOTE)));
+            lan.send_to(udp, REMOTE, from.port(), "pong");
+            let (text, from) = wan.recv_from(remote).unwrap();
+            assert_eq!((text.as_str(), from), ("pong", SocketAddr::from((address, 5000))));
+        }
+
+        assert!(wan.connect(WAN, 8081).is_err(), "another port");
+        assert!(wan.connect(HOST, 80).is_err(), "the LAN host itself, though a route leads there");
+        for (address, port) in [(WAN, 5001), (WAN, 6000), (HOST, 6000)] {
+            wan.send_to(remote, address, port, "nobody asked for this");
+        }
+        assert_eq!(lan.recv_from(udp), None);
+        assert_eq!(lan.accept(http), None);
+        let dropped = run("nft", &["list", "chain", "inet", "portferry", "forward"]);
+        assert!(!dropped.contains("counter packets 0 "), "{dropped}");
+    });
+}
+
+#[test]
+fn masquerade_keeps_the_external_port() {
+    in_router("masquerade_keeps_the_external_port", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6000)), Change::Add(rule(TCP, 5001, HOST, 6001))])
+            .await
+            .unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (mapped, unmapped, remote) = (lan.udp(HOST, 6000), lan.udp(HOST, 6002), wan.udp(REMOTE, 7000));
+        lan.send_to(mapped, REMOTE, 7000, "from a mapped port");
+        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((WAN, 5000)));
+        lan.send_to(unmapped, REMOTE, 7000, "from another");
+        let (_, from) = wan.recv_from(remote).unwrap();
+        assert_eq!(from.ip(), IpAddr::V4(WAN));
+        wan.send_to(remote, WAN, from.port(), "reply");
+        assert_eq!(lan.recv_from(unmapped).unwrap().0, "reply");
+
+        let listener = wan.listen(REMOTE, 7001);
+        lan.connect_from(HOST, 6001, REMOTE, 7001).unwrap();
+        assert_eq!(wan.accept(listener).unwrap().1, SocketAddr::from((WAN, 5001)));
+        lan.connect_from(HOST, 0, REMOTE, 7001).unwrap();
+        assert_eq!(wan.accept(listener).unwrap().1.ip(), IpAddr::V4(WAN));
+
+        // Without masquerade the LAN's addresses go out as they are.
+        let mut nft = Nft::open(TableConfig { masquerade: false, ..world.config() }).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6003))]).await.unwrap();
+        let plain = lan.udp(HOST, 6003);
+        lan.send_to(plain, REMOTE, 7000, "as I am");
+        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((HOST, 6003)));
+    });
+}
+
+#[test]
+fn only_the_remote_peer_gets_in() {
+    in_router("only_the_remote_peer_gets_in", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let only = |rule: Nat1Rule, peer| Nat1Rule { remote_peer: Some(peer), ..rule };
+        nft.apply(&[
+            Change::Add(only(rule(UDP, 5000, HOST, 6000), REMOTE)),
+            Change::Add(only(rule(TCP, 8080, HOST, 80), REMOTE)),
+            // The same external port leads this peer to another host.
+            Change::Add(only(rule(UDP, 5000, OTHER_HOST, 6000), Ipv4Addr::new(198, 51, 100, 4))),
+        ])
+        .await
+        .unwrap();
+        run("ip", &["-n", &world.namespace("wan"), "addr", "add", "198.51.100.4/24", "dev", "eth0"]);
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (http, udp, other) = (lan.listen(HOST, 80), lan.udp(HOST, 6000), lan.udp(OTHER_HOST, 6000));
+        let (friend, stranger, third) =
+            (wan.udp(REMOTE, 0), wan.udp(OTHER_REMOTE, 0), wan.udp(Ipv4Addr::new(198, 51, 100, 4), 0));
+        wan.send_to(stranger, WAN, 5000, "stranger");
+        assert_eq!(lan.recv_from(udp), None);
+        wan.send_to(friend, WAN, 5000, "friend");
+        assert_eq!(lan.recv_from(udp).unwrap().0, "friend");
+        wan.send_to(third, WAN, 5000, "third");
+        assert_eq!(lan.recv_from(other).unwrap().0, "third");
+        assert!(wan.connect_from(OTHER_REMOTE, 0, WAN, 8080).is_err());
+        assert!(wan.connect_from(REMOTE, 0, WAN, 8080).is_ok());
+        assert!(lan.accept(http).is_some());
+    });
+}
+
+#[test]
+fn removal_stops_flows() {
+    in_router("removal_stops_flows", async |world| {
+        // One at a time, the kernel selects the flows; with many, we read its table and select ourselves.
+        for many in [false, true] {
+            // With equal ports a flow would go on by plain masquerade if nothing stopped it.
+            for (external, internal) in [(80, 80), (8080, 80)] {
+                let mut nft = Nft::open(world.config()).await.unwrap();
+                let (web, game) = (rule(TCP, external, HOST, internal), rule(UDP, external, HOST, internal));
+                let kept = rule(UDP, 7777, HOST, 7777);
+                let others: Vec<_> =
+                    (0..if many { 40 } else { 0 }).map(|n| rule(UDP, 20_000 + n, HOST, 1)).collect();
+                let all: Vec<_> = others.iter().chain([&web, &game]).copied().collect();
+                nft.apply(&all.iter().chain([&kept]).map(|r| Change::Add(*r)).collect::<Vec<_>>())
+                    .await
+                    .unwrap();
+                let (lan, wan) = (&mut world.lan, &mut world.wan);
+                let (http, udp, kept) =
+                    (lan.listen(HOST, internal), lan.udp(HOST, internal), lan.udp(HOST, 7777));
+                let (remote, client) = (wan.udp(REMOTE, 0), wan.connect(WAN, external).unwrap());
+                let waiting = wan.connect(WAN, external).unwrap();
+                let server = lan.accept(http).unwrap().0;
+                let talking = lan.accept(http).unwrap().0;
+                wan.send(client, "1");
+                assert_eq!(lan.recv(server), "1");
+                for port in [external, 7777] {
+                    wan.send_to(remote, WAN, port, "2");
+                }
+                let (_, from) = lan.recv_from(udp).unwrap();
+                assert_eq!(lan.recv_from(kept).unwrap().0, "2");
+
+                nft.apply(&all.iter().map(|r| Change::Remove(*r)).collect::<Vec<_>>()).await.unwrap();
+                wan.send(client, "3");
+                assert_eq!(lan.recv(server), "(nothing)", "no further octet reaches the LAN host");
+                assert_ne!(wan.recv(client), "(nothing)", "the remote host learns that it is over");
+                lan.send(talking, "4");
+                assert_eq!(wan.recv(waiting), "(nothing)", "nor does the LAN host's reach the remote one");
+                assert_ne!(lan.recv(talking), "(nothing)", "the LAN host learns that it is over");
+                wan.send_to(remote, WAN, external, "5");
+                assert_eq!(lan.recv_from(udp), None);
+                wan.send_to(remote, WAN, 7777, "6");
+                assert_eq!(lan.recv_from(kept).unwrap().0, "6", "other mappings' flows go on");
+                assert_eq!(from.ip(), IpAddr::V4(REMOTE));
+                for socket in [http, udp, kept, server, talking] {
+                    lan.close(socket);
+                }
+                for socket in [remote, client, waiting] {
+                    wan.close(socket);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn replacing_moves_a_mapping() {
+    in_router("replacing_moves_a_mapping", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let (old, new) = (rule(UDP, 5000, HOST, 6000), rule(UDP, 5000, OTHER_HOST, 6001));
+        nft.apply(&[Change::Add(old)]).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (here, there) = (lan.udp(HOST, 6000), lan.udp(OTHER_HOST, 6001));
+        let remote = wan.udp(REMOTE, 0);
+        wan.send_to(remote, WAN, 5000, "1");
+        assert_eq!(lan.recv_from(here).unwrap().0, "1");
+
+        nft.apply(&[Change::Replace { old, new }]).await.unwrap();
+        wan.send_to(remote, WAN, 5000, "2");
+        assert_eq!(lan.recv_from(there).unwrap().0, "2");
+        assert_eq!(lan.recv_from(here), None);
+
+        let moved = Nat1Rule { external_port: 5001, ..new };
+        nft.apply(&[Change::Replace { old: new, new: moved }]).await.unwrap();
+        wan.send_to(remote, WAN, 5000, "3");
+        assert_eq!(lan.recv_from(there), None);
+        wan.send_to(remote, WAN, 5001, "4");
+        assert_eq!(lan.recv_from(there).unwrap().0, "4");
+        let back = wan.udp(REMOTE, 7000);
+        lan.send_to(there, REMOTE, 7000, "5");
+        assert_eq!(wan.recv_from(back).unwrap().1, SocketAddr::from((WAN, 5001)));
+        assert_eq!(nft.rules().collect::<Vec<_>>(), [moved]);
+    });
+}
+
+#[test]
+fn a_sender_that_was_early_is_let_in() {
+    in_router("a_sender_that_was_early_is_let_in", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (udp, remote) = (lan.udp(HOST, 6000), wan.udp(REMOTE, 0));
+        wan.send_to(remote, WAN, 5000, "too early");
+        assert_eq!(lan.recv_from(udp), None);
+        nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6000))]).await.unwrap();
+        wan.send_to(remote, WAN, 5000, "now");
+        assert_eq!(lan.recv_from(udp).unwrap().0, "now");
+    });
+}
+
+#[test]
+fn five_thousand_mappings() {
+    in_router("five_thousand_mappings", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let all: Vec<_> = (0..5000)
+            .map(|n| {
+                let protocol = if n % 2 == 0 { TCP } else { UDP };
+                rule(protocol, 1024 + n, if n % 3 == 0 { HOST } else { OTHER_HOST }, 2048 + n)
+            })
+            .collect();
+        let took = Instant::now();
+        for chunk in all.chunks(nft::MAX_CHANGES) {
+            nft.apply(&chunk.iter().map(|r| Change::Add(*r)).collect::<Vec<_>>()).await.unwrap();
+        }
+        println!("5,000 mappings in {:?}", took.elapsed());
+        assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (5000, 5000, 5000));
+
+        let took = Instant::now();
+        for n in 0..100 {
+            let one = rule(TCP, 40_000 + n, HOST, 40_000);
+            nft.apply(&[Change::Add(one)]).await.unwrap();
+            nft.apply(&[Change::Remove(one)]).await.unwrap();
+        }
+        println!("adding and removing one of 5,001: {:?}", took.elapsed() / 100);
+
+        let too_many = vec![Change::Add(all[0]); nft::MAX_CHANGES + 1];
+        assert_eq!(nft.apply(&too_many).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+        // The most a batch can weigh: everything is replaced, by other keys.
+        for chunk in all.chunks(nft::MAX_CHANGES) {
+            let changes = chunk.iter().map(|old| {
+                let internal = SocketAddrV4::new(HOST, 20_000 + old.external_port);
+                let new = Nat1Rule {
+                    external_port: 20_000 + old.external_port,
+                    internal,
+                    remote_peer: Some(REMOTE),
+                    ..*old
+                };
+                Change::Replace { old: *old, new }
+            });
+            nft.apply(&changes.collect::<Vec<_>>()).await.unwrap();
+        }
+        assert_eq!((elements("ports"), elements("peers"), elements("sources")), (0, 5000, 5000));
+        let left: Vec<_> = nft.rules().skip(7).collect();
+        for chunk in left.chunks(nft::MAX_CHANGES) {
+            nft.apply(&chunk.iter().map(|r| Change::Remove(*r)).collect::<Vec<_>>()).await.unwrap();
+        }
+        assert_eq!((elements("ports"), elements("peers"), elements("sources")), (0, 7, 7));
+    });
+}
+
+#[test]
+fn the_table_is_adopted_listed_and_cleared() {
+    in_router("the_table_is_adopted_listed_and_cleared", async |world| {
+        run("nft", &["add table inet other; add chain inet other c { type filter hook input priority 0; }"]);
+        let mut first = Nft::open(world.config()).await.unwrap();
+        first.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap();
+        drop(first);
+        assert_eq!(elements("ports"), 1, "a table outlives its program");
+
+        let mut second = Nft::open(world.config()).await.unwrap();
+        let game = Nat1Rule { remote_peer: Some(REMOTE), ..rule(UDP, 5000, HOST, 6000) };
+        second.apply(&[Change::Add(rule(TCP, 8080, HOST, 80)), Change::Add(game)]).await.unwrap();
+        let listed = run("nft", &["list", "table", "inet", "portferry"]);
+        println!("{listed}");
+        assert_eq!(sorted(&listed), sorted(RULESET));
+
+        second.clear().await.unwrap();
+        assert_eq!(run("nft", &["list", "tables"]).trim(), "table inet other");
+        second.clear().await.unwrap();
+        let gone = second.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+
+        let bare = TableConfig { forward_filter: false, masquerade: false, ..world.config() };
+        let mut bare = Nft::open(bare).await.unwrap();
+        bare.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap();
+        let listed = run("nft", &["list", "table", "inet", "portferry"]);
+        assert!(
+            listed.contains("chain prerouting") && !listed.contains("forward") && !listed.contains("sources")
+        );
+        bare.apply(&[Change::Remove(rule(TCP, 1, HOST, 1))]).await.unwrap();
+        bare.clear().await.unwrap();
+    });
+}
+
+#[test]
+fn an_error_leaves_everything_as_it_was() {
+    in_router("an_error_leaves_everything_as_it_was", async |world| {
+        let mut nft = Nft::open(world.config()).await.unwrap();
+        let held = rule(TCP, 80, HOST, 80);
+        nft.apply(&[Change::Add(held), Change::Add(held)]).await.unwrap();
+        nft.apply(&[Change::Add(held)]).await.unwrap();
+        // Found out by ourselves …
+        let conflict = [Change::Add(rule(TCP, 81, HOST, 81)), Change::Add(rule(TCP, 80, OTHER_HOST, 80))];
+        assert_eq!(nft.apply(&conflict).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(elements("ports"), 1);
+        // … and by the kernel, in one of many messages: somebody meddled with our table.
+        run("nft", &["add element inet portferry ports { tcp . 300 : 192.168.77.3 . 1 }"]);
+        let many: Vec<_> = (100..600).map(|n| Change::Add(rule(TCP, n, HOST, n))).collect();
+        let error = nft.apply(&many).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (2, 1, 1));
+        run("nft", &["delete element inet portferry ports { tcp . 300 }"]);
+        nft.apply(&many).await.unwrap();
+        assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (501, 501, 501));
+        run("nft", &["flush ruleset"]);
+        let error = nft.apply(&[Change::Remove(held)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert_eq!(nft.rules().count(), 501);
+
+        for wrong in ["", "a/b", "sixteen_octets__"] {
+            let config = TableConfig { wan_interface: wrong.to_owned(), ..world.config() };
+            assert_eq!(Nft::open(config).await.err().unwrap().kind(), ErrorKind::InvalidInput, "{wrong}");
+        }
+    });
+}
+
+#[test]
+fn without_privilege_reading_works_and_changing_says_why_not() {
+    const NAME: &str = "without_privilege_reading_works_and_changing_says_why_not";
+    in_router(NAME, async |world| {
+        if env::var_os("PFK_BARE").is_some() {
+            let error = Nft::open(world.config()).await.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            assert!(!Netlink::open().unwrap().snapshot().await.unwrap().interfaces.is_empty());
+            return;
+        }
+        let this = env::current_exe().unwrap();
+        let dropped = ["--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+        let mut bare = Command::new("setpriv");
+        bare.args(dropped).arg(this).args([NAME, "--exact", "--nocapture"]).env("PFK_BARE", "1");
+        assert!(bare.status().unwrap().success());
+    });
+}
+
+#[test]
+fn interfaces_addresses_and_routes_are_watched() {
+    in_router("interfaces_addresses_and_routes_are_watched", async |world| {
+        let mut netlink = Netlink::open().unwrap();
+        let snapshot = netlink.snapshot().await.unwrap();
+        let wan = interface(&snapshot, "wan0");
+        assert!(wan.up && wan.mac.is_some());
+        assert!(wan.addresses.contains(&(IpAddr::V4(WAN), 24)));
+        let lo = interface(&snapshot, "lo");
+        assert_eq!((lo.up, lo.mac), (true, None));
+        assert_eq!(snapshot.default_routes.len(), 1, "{snapshot:?}");
+        let route = &snapshot.default_routes[0];
+        assert_eq!((route.interface, route.gateway, route.metric), (wan.index, Some(IpAddr::V4(REMOTE)), 0));
+        let quiet = async |netlink: &mut Netlink| {
+            tokio::time::timeout(Duration::from_millis(200), netlink.changed()).await.is_err()
+        };
+        while !quiet(&mut netlink).await {} // IPv6 addresses settle
+
+        let took = Instant::now();
+        run("ip", &["addr", "add", "198.51.100.77/25", "dev", "wan0"]);
+        netlink.changed().await.unwrap();
+        assert!(took.elapsed() < Duration::from_millis(500), "{:?}", took.elapsed());
+        assert!(quiet(&mut netlink).await, "a flock of events is one change");
+        let snapshot = netlink.snapshot().await.unwrap();
+        assert!(
+            interface(&snapshot, "wan0").addresses.contains(&(Ipv4Addr::new(198, 51, 100, 77).into(), 25))
+        );
+
+        run("ip", &["route", "add", "203.0.113.0/24", "via", "198.51.100.2"]);
+        assert!(quiet(&mut netlink).await, "only default routes count");
+        let both = ["nexthop", "via", "198.51.100.3", "nexthop", "via", "inet6", "fe80::1", "dev", "lan0"];
+        run("ip", &[&["route", "add", "default", "metric", "9"][..], &both].concat());
+        run("ip", &["-6", "route", "add", "default", "via", "fe80::2", "dev", "wan0", "metric", "5"]);
+        run("ip", &["route", "add", "default", "via", "198.51.100.2", "table", "77"]);
+        // A cancelled wait loses nothing.
+        assert!(tokio::time::timeout(Duration::from_millis(20), netlink.changed()).await.is_err());
+        tokio::time::timeout(Duration::from_millis(400), netlink.changed()).await.unwrap().unwrap();
+        let snapshot = netlink.snapshot().await.unwrap();
+        let (wan, lan) = (interface(&snapshot, "wan0").index, interface(&snapshot, "lan0").index);
+        let mut seen: Vec<_> = snapshot
+            .default_routes
+            .iter()
+            .map(|r| (r.metric, r.interface, r.gateway.unwrap().to_string()))
+            .collect();
+        seen.sort();
+        let mut wanted = vec![
+            (0, wan, "198.51.100.2".to_owned()),
+            (5, wan, "fe80::2".to_owned()),
+            (9, wan, "198.51.100.3".to_owned()),
+            (9, lan, "fe80::1".to_owned()),
+        ];
+        wanted.sort();
+        assert_eq!(seen, wanted);
+
+        run("ip", &["link", "set", "wan0", "down"]);
+        netlink.changed().await.unwrap();
+        assert!(!interface(&netlink.snapshot().await.unwrap(), "wan0").up);
+        run("ip", &["link", "set", "wan0", "up"]);
+        run("ip", &["-n", &world.namespace("wan"), "link", "set", "eth0", "down"]);
+        netlink.changed().await.unwrap();
+        assert!(!interface(&netlink.snapshot().await.unwrap(), "wan0").up, "no carrier");
+
+        // More events than the socket holds: what is lost counts as a change.
+        for n in 0..1000 {
+            let alias = format!("alias {n} {}", "x".repeat(200));
+            run("ip", &["link", "set", "lan0", "alias", &alias]);
+        }
+        netlink.changed().await.unwrap();
+
+        let udp = world.lan.udp(HOST, 0);
+        let before = netlink.link_stats(lan).await.unwrap();
+        world.lan.send_to(udp, Ipv4Addr::new(192, 168, 77, 1), 9, &"x".repeat(500));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let after = netlink.link_stats(lan).await.unwrap();
+        assert!(after.rx_bytes >= before.rx_bytes + 500 && after.rx_packets > before.rx_packets);
+        assert!(after.tx_packets > 0 && after.tx_bytes > 0);
+        for missing in [0, 4_000_000, u32::MAX] {
+            assert_eq!(netlink.link_stats(missing).await.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        assert!(nft::port_is_free(TCP, WAN, 80));
+        let held = UdpSocket::bind("0.0.0.0:5353").unwrap();
+        assert!(!nft::port_is_free(UDP, WAN, 5353));
+        assert!(nft::port_is_free(TCP, WAN, 5353));
+        drop(held);
+    });
+}
+
+fn rule(protocol: u8, external_port: u16, host: Ipv4Addr, port: u16) -> Nat1Rule {
+    Nat1Rule { protocol, external_port, internal: SocketAddrV4::new(host, port), remote_peer: None }
+}
+
+fn interface<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Interface {
+    snapshot.interfaces.iter().find(|one| one.name == name).unwrap()
+}
+
+/// How many elements a set of our table has.
+fn elements(set: &str) -> usize {
+    let listed = run("nft", &["-n", "list", "set", "inet", "portferry", set]);
+    let inside = listed.split_once("elements = {").map_or("", |(_, rest)| rest);
+    inside.split(',').filter(|element| element.contains(" : ")).count()
+}
+
+/// The lines of a ruleset, the order of elements set aside: a hash table's is random. nft leaves out `meta nfproto ipv4`
+/// where the rule says as much elsewhere.
+fn sorted(ruleset: &str) -> Vec<String> {
+    let mut lines: Vec<String> = ruleset
+        .replace("elements = {", "")
+        .replace("meta nfproto ipv4 ", "")
+        .lines()
+        .map(|line| line.trim_matches(|c: char| c.is_whitespace() || "},".contains(c)).to_owned())
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// Runs a program to its end; what it prints.
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+struct World {
+    prefix: String,
+    lan: Agent,
+    wan: Agent,
+}
+
+impl World {
+    fn config(&self) -> TableConfig {
+        TableConfig {
+            name: "portferry".to_owned(),
+            wan_interface: "wan0".to_owned(),
+            lan_interfaces: vec!["lan0".to_owned()],
+            forward_filter: true,
+            masquerade: true,
+        }
+    }
+
+    fn namespace(&self, which: &str) -> String {
+        format!("{}-{which}", self.prefix)
+    }
+}
+
+/// Runs the test called `name`: its `body` in the router's namespace.
+fn in_router(name: &str, body: impl AsyncFnOnce(&mut World)) {
+    if let Ok(prefix) = env::var(INSIDE) {
+        let agent = |which| Agent::start(&format!("{prefix}-{which}"));
+        let mut world = World { lan: agent("lan"), wan: agent("wan"), prefix: prefix.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(body(&mut world));
+    }
+    let Some(namespaces) = Namespaces::make() else { return };
+    let this = env::current_exe().unwrap();
+    let status = Command::new("ip")
+        .args(["netns", "exec", &format!("{}-router", namespaces.0)])
+        .arg(this)
+        .args([name, "--exact", "--nocapture"])
+        .env(INSIDE, &namespaces.0)
+        .status()
+        .unwrap();
+    assert!(status.success(), "failed inside the router, see above");
+}
+
+/// Three namespaces, gone when this is.
+struct Namespaces(String);
+
+impl Namespaces {
+    /// `None`, with a line that says so, where we may not.
+    fn make() -> Option<Self> {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let this = Self(format!("pfk-{}-{number}", std::process::id()));
+        let made = Command::new("ip").args(["netns", "add", &this.name("router")]).output();
+        if !made.is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: network namespaces need root and iproute2");
+            return None;
+        }
+        run("ip", &["netns", "add", &this.name("lan")]);
+        run("ip", &["netns", "add", &this.name("wan")]);
+        for which in ["lan", "wan"] {
+            let near = format!("{which}0");
+            let far = this.name(which);
+            run(
+                "ip",
+                &[
+                    "-n",
+                    &this.name("router"),
+                    "link",
+                    "add",
+                    &near,
+                    "type",
+                    "veth",
+                    "peer",
+                    "eth0",
+                    "netns",
+                    &far,
+                ],
+            );
+            run("ip", &["-n", &this.name("router"), "link", "set", &near, "up"]);
+            run("ip", &["-n", &far, "link", "set", "eth0", "up"]);
+        }
+        for which in ["lan", "router", "wan"] {
+            run("ip", &["-n", &this.name(which), "link", "set", "lo", "up"]);
+        }
+        let address = |which, interface, addr: &str| {
+            run("ip", &["-n", &this.name(which), "addr", "add", addr, "dev", interface]);
+        };
+        address("router", "wan0", "198.51.100.1/24");
+        address("router", "lan0", "192.168.77.1/24");
+        address("wan", "eth0", "198.51.100.2/24");
+        address("wan", "eth0", "198.51.100.3/24");
+        address("lan", "eth0", "192.168.77.2/24");
+        address("lan", "eth0", "192.168.77.3/24");
+        let route = |which, to, via| run("ip", &["-n", &this.name(which), "route", "add", to, "via", via]);
+        route("lan", "default", "192.168.77.1");
+        route("wan", "192.168.77.0/24", "198.51.100.1");
+        route("router", "default", "198.51.100.2");
+        run("ip", &["netns", "exec", &this.name("router"), "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        Some(this)
+    }
+
+    fn name(&self, which: &str) -> String {
+        format!("{}-{which}", self.0)
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for which in ["lan", "router", "wan"] {
+            let _ =
+                Command::new("ip").args(["netns", "del", &self.name(which)]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// How long we wait for what shall come, and for what shall not.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The sockets of one host, held by a process in its namespace. One line asks, one line answers.
+struct Agent {
+    process: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    fn start(namespace: &str) -> Self {
+        let mut process = Command::new("ip")
+            .args(["netns", "exec", namespace])
+            .arg(env::current_exe().unwrap())
+            .args(["agent", "--exact", "--ignored", "--nocapture"])
+            .env(AGENT, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let questions = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Self { process, questions, answers }
+    }
+
+    fn ask(&mut self, question: &str) -> Result<String, String> {
+        writeln!(self.questions, "{question}").unwrap();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent is gone");
+            let line = line.trim_end();
+            if let Some((_, answer)) = line.split_once("@ok ") {
+                return Ok(answer.to_owned());
+            }
+            if let Some((_, answer)) = line.split_once("@err ") {
+                return Err(answer.to_owned());
+            }
+        }
+    }
+
+    fn socket(&mut self, question: &str) -> Result<usize, String> {
+        self.ask(question).map(|id| id.parse().unwrap())
+    }
+    fn udp(&mut self, addr: Ipv4Addr, port: u16) -> usize {
+        self.socket(&format!("udp {addr}:{port}")).unwrap()
+    }
+    fn listen(&mut self, addr: Ipv4Addr, port: u16) -> usize {
+        self.socket(&format!("listen {addr}:{port}")).unwrap()
+    }
+    fn connect(&mut self, addr: Ipv4Addr, port: u16) -> Result<usize, String> {
+        self.connect_from(Ipv4Addr::UNSPECIFIED, 0, addr, port)
+    }
+    fn connect_from(
+        &mut self,
+        from: Ipv4Addr,
+        from_port: u16,
+        to: Ipv4Addr,
+        port: u16,
+    ) -> Result<usize, String> {
+        self.socket(&format!("connect {from}:{from_port} {to}:{port}"))
+    }
+    fn accept(&mut self, listener: usize) -> Option<(usize, SocketAddr)> {
+        let answer = self.ask(&format!("accept {listener}")).ok()?;
+        let (id, peer) = answer.split_once(' ').unwrap();
+        Some((id.parse().unwrap(), peer.parse().unwrap()))
+    }
+    fn send(&mut self, stream: usize, text: &str) {
+        let _ = self.ask(&format!("send {stream} {text}"));
+    }
+    /// “(nothing)” if nothing comes in time, “(end)” or an error's name if the connection is over.
+    fn recv(&mut self, stream: usize) -> String {
+        self.ask(&format!("recv {stream}")).unwrap_or_else(|e| e)
+    }
+    fn send_to(&mut self, socket: usize, addr: Ipv4Addr, port: u16, text: &str) {
+        let _ = self.ask(&format!("sendto {socket} {addr}:{port} {text}"));
+    }
+    fn recv_from(&mut self, socket: usize) -> Option<(String, SocketAddr)> {
+        let answer = self.ask(&format!("recvfrom {socket}")).ok()?;
+        let (from, text) = answer.split_once(' ').unwrap();
+        Some((text.to_owned(), from.parse().unwrap()))
+    }
+    fn close(&mut self, socket: usize) {
+        self.ask(&format!("close {socket}")).unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+enum Held {
+    Udp(UdpSocket),
+    Listener(TcpListener),
+    Stream(TcpStream),
+}
+
+/// Not a test, but the process behind [`Agent`].
+#[test]
+#[ignore = "started by the other tests"]
+fn agent() {
+    if env::var_os(AGENT).is_none() {
+        return;
+    }
+    let mut held = BTreeMap::new();
+    let mut next = 0;
+    println!();
+    for line in std::io::stdin().lines() {
+        let answer = match answer(&line.unwrap(), &mut held, &mut next) {
+            Ok(answer) => format!("@ok {answer}"),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                "@err (nothing)".to_owned()
+            }
+            Err(e) => format!("@err {:?}", e.kind()),
+        };
+        println!("{answer}");
+    }
+}
+
+fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std::io::Result<String> {
+    let (verb, rest) = line.split_once(' ').unwrap();
+    let (first, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let mut keep = |socket, held: &mut BTreeMap<usize, Held>| {
+        *next += 1;
+        held.insert(*next, socket);
+        next.to_string()
+    };
+    match verb {
+        "udp" => {
+            let socket = UdpSocket::bind(first)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            return Ok(keep(Held::Udp(socket), held));
+        }
+        "listen" => {
+            let socket = TcpListener::bind(first)?;
+            socket.set_nonblocking(true)?;
+            return Ok(keep(Held::Listener(socket), held));
+        }
+        "connect" => {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&first.parse::<SocketAddr>().unwrap().into())?;
+            socket.connect_timeout(&rest.parse::<SocketAddr>().unwrap().into(), PATIENCE)?;
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE))?;
+            return Ok(keep(Held::Stream(stream), held));
+        }
+        _ => {}
+    }
+    let id = first.parse().unwrap();
+    if verb == "close" {
+        held.remove(&id);
+        return Ok(String::new());
+    }
+    match (verb, held.get_mut(&id).unwrap()) {
+        ("accept", Held::Listener(listener)) => {
+            let until = Instant::now() + PATIENCE;
+            let (stream, peer) = loop {
+                match listener.accept() {
+                    Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    other => break other?,
+                }
+            };
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(format!("{} {peer}", keep(Held::Stream(stream), held)))
+        }
+        ("send", Held::Stream(stream)) => stream.write_all(rest.as_bytes()).map(|()| String::new()),
+        ("recv", Held::Stream(stream)) => {
+            let mut octets = [0; 1500];
+            let len = stream.read(&mut octets)?;
+            Ok(if len == 0 {
+                "(end)".to_owned()
+            } else {
+                String::from_utf8_lossy(&octets[..len]).into_owned()
+            })
+        }
+        ("sendto", Held::Udp(socket)) => {
+            let (to, text) = rest.split_once(' ').unwrap();
+            socket.send_to(text.as_bytes(), to).map(|_| String::new())
+        }
+        ("recvfrom", Held::Udp(socket)) => {
+            let mut octets = [0; 1500];
+            let (len, from) = socket.recv_from(&mut octets)?;
+            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len])))
+        }
+        _ => panic!("what is {line:?}?"),
+    }
+}
