@@ -75,7 +75,7 @@ impl NatPorts {
     ) -> Option<u16> {
         let free = |port: u16| {
             port >= 1024
-                && !(protocol == Protocol::UDP && matches!(port, CLIENT_PORT | SERVER_PORT))
+                && (protocol != Protocol::UDP || !matches!(port, CLIENT_PORT | SERVER_PORT))
                 && !refused.contains(&port)
                 && !self.used.contains_key(&(protocol, port))
         };

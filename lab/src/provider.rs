@@ -120,6 +120,18 @@ impl<'a> Provider<'a> {
         self.process = Self::run(self.network);
     }
 
+    /// The server falls silent: no answer, not even ICMP.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// The end of [`Self::freeze`]: what it was asked meanwhile is answered now.
+    #[track_caller]
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+
     /// Its rules are gone, as after a reboot; the server itself doesn't notice.
     #[track_caller]
     pub fn forget(&self) {

@@ -64,6 +64,7 @@ impl Subject {
         let path = |name: &str| network.directory().join(name).display().to_string();
         match self {
             Self::Portferry(program) => {
+                fs::create_dir_all(path("state")).expect("the directory is ours");
                 fs::write(path("portferry.toml"), configuration(network, nat, more))
                     .expect("the directory is ours");
                 network.spawn(

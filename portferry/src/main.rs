@@ -1,2 +1,7 @@
-//! daemon
-fn main() {}
+//! `portferry`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portferry::cli::main()
+}

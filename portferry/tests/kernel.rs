@@ -4,6 +4,8 @@
 //! there, agents (this program once more) hold the sockets of the two hosts. Without root, or where namespaces can't be
 //! made, every test says that it is skipped. The host's own namespace is never touched.
 
+#![allow(clippy::unwrap_used)] // in helpers too, which `allow-unwrap-in-tests` doesn't reach
+
 use std::{
     collections::BTreeMap,
     env,
@@ -505,9 +507,9 @@ fn interface<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Interface {
     snapshot.interfaces.iter().find(|one| one.name == name).unwrap()
 }
 
-/// How many elements a set of our table has.
+/// How many elements a map of our table has.
 fn elements(set: &str) -> usize {
-    let listed = run("nft", &["-n", "list", "set", "inet", "portferry", set]);
+    let listed = run("nft", &["-n", "list", "map", "inet", "portferry", set]);
     let inside = listed.split_once("elements = {").map_or("", |(_, rest)| rest);
     inside.split(',').filter(|element| element.contains(" : ")).count()
 }
@@ -678,7 +680,7 @@ impl Agent {
         loop {
             let mut line = String::new();
             assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent is gone");
-            let line = line.trim_end();
+            let line = line.trim_end_matches('\n');
             if let Some((_, answer)) = line.split_once("@ok ") {
                 return Ok(answer.to_owned());
             }

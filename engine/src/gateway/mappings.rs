@@ -490,13 +490,11 @@ impl Gateway {
             (NatPurpose::Reserve(flow) | NatPurpose::Install(flow), Err(_)) => {
                 self.fail(now, flow, Refusal::LocalNat);
             }
-            (NatPurpose::Install(flow), Ok(())) => match self.pending.get(&flow) {
-                Some(Pending { stage: Stage::Installing(grant), .. }) => {
-                    let grant = *grant;
+            (NatPurpose::Install(flow), Ok(())) => {
+                if let Some(&Pending { stage: Stage::Installing(grant), .. }) = self.pending.get(&flow) {
                     self.finish(now, flow, grant);
                 }
-                _ => {}
-            },
+            }
             (NatPurpose::Repoint(key, request, id), Ok(())) => match self.table.find(key) {
                 Some(mapping) => {
                     let external = mapping.external;

@@ -1,14 +1,20 @@
 //! Our table: its sets, chains and rules, written once when it is created, and the elements that come and go.
 //! Rules never depend on a mapping; only elements do.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    ffi::CStr,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use netlink_bindings::nftables::{
     CmpOps, CtKeys, FibFlags, MetaKeys, NatRangeFlags, PayloadBase, PushChainAttrs, PushExprCounterAttrs,
     PushExprListAttrs, PushExprMasqAttrs, PushRuleAttrs, PushSetAttrs, PushTableAttrs, Registers,
     RejectTypes, VerdictCode,
 };
-use netlink_bindings::traits::Pusher;
+use netlink_bindings::{
+    traits::Pusher,
+    utils::{finalize_nested_header, push_header, push_nested_header},
+};
 
 use super::batch::{APPEND, Batch, CREATE, Element, Kind};
 use super::{FORWARD_PRIORITY, POSTROUTING_PRIORITY, PREROUTING_PRIORITY, TableConfig};
@@ -297,15 +303,9 @@ impl Rule {
         self.payload(PayloadBase::TransportHeader, 2, 2, register)
     }
 
-    /// `map @NAME`: the rule ends here if there is no such element
-    fn map(mut self, set: &str) -> Self {
-        PushExprListAttrs::new(&mut self.0)
-            .nested_elem()
-            .nested_data_lookup()
-            .push_set_bytes(set.as_bytes())
-            .push_sreg(REG[0])
-            .push_dreg(REG[0]);
-        self
+    /// `map @NAME`, register 0 to register 0: the rule ends here if there is no such element
+    fn map(self, set: &str) -> Self {
+        self.lookup(set, Some(REG[0]))
     }
 
     /// `dnat ip to ADDRESS . PORT`, from registers 0 and 1
@@ -323,28 +323,16 @@ impl Rule {
 
     /// `masquerade`
     fn masquerade(self) -> Self {
-        self.masquerade_with(|_| {})
+        self.expression(c"masq", |_| {})
     }
 
     /// `masquerade to :PORT`, from register 0
     fn masquerade_to_port(self) -> Self {
-        self.masquerade_with(|o| {
-            PushExprMasqAttrs::new(o)
+        self.expression(c"masq", |octets| {
+            PushExprMasqAttrs::new(octets)
                 .push_flags(NatRangeFlags::ProtoSpecified as u32)
                 .push_reg_proto_min(REG[0]);
         })
-    }
-
-    /// The bindings know the attributes of `masq`, but not that it is an expression.
-    fn masquerade_with(mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
-        const NFTA_EXPR_DATA: u16 = 2;
-        let mut expression = PushExprListAttrs::new(&mut self.0).nested_elem().push_name(c"masq");
-        let octets = expression.as_vec_mut();
-        let data = netlink_bindings::utils::push_nested_header(octets, NFTA_EXPR_DATA);
-        fill(octets);
-        netlink_bindings::utils::finalize_nested_header(octets, data);
-        drop(expression);
-        self
     }
 
     /// `reject with tcp reset`
@@ -397,12 +385,38 @@ impl Rule {
         self
     }
 
-    fn member(mut self, set: &str) -> Self {
-        PushExprListAttrs::new(&mut self.0)
-            .nested_elem()
-            .nested_data_lookup()
-            .push_set_bytes(set.as_bytes())
-            .push_sreg(REG[0]);
+    fn member(self, set: &str) -> Self {
+        self.lookup(set, None)
+    }
+
+    /// The bindings number these attributes differently from the kernel.
+    fn lookup(self, set: &str, value: Option<u32>) -> Self {
+        const NFTA_LOOKUP_SET: u16 = 1;
+        const NFTA_LOOKUP_SREG: u16 = 2;
+        const NFTA_LOOKUP_DREG: u16 = 3;
+        self.expression(c"lookup", |octets| {
+            let len = u16::try_from(set.len() + 1).expect("our sets have short names");
+            push_header(octets, NFTA_LOOKUP_SET, len);
+            octets.extend(set.as_bytes());
+            octets.push(0);
+            push_header(octets, NFTA_LOOKUP_SREG, 4);
+            octets.extend(REG[0].to_be_bytes());
+            if let Some(register) = value {
+                push_header(octets, NFTA_LOOKUP_DREG, 4);
+                octets.extend(register.to_be_bytes());
+            }
+        })
+    }
+
+    /// An expression whose attributes `fill` writes, where the bindings are of no use.
+    fn expression(mut self, name: &CStr, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        const NFTA_EXPR_DATA: u16 = 2;
+        let mut expression = PushExprListAttrs::new(&mut self.0).nested_elem().push_name(name);
+        let octets = expression.as_vec_mut();
+        let data = push_nested_header(octets, NFTA_EXPR_DATA);
+        fill(octets);
+        finalize_nested_header(octets, data);
+        drop(expression);
         self
     }
 

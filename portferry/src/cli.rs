@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
+use crate::control::{MappingReport, Question, StatusReport, query};
+use crate::exit::Failure;
+use crate::{demo, run, table};
+
+/// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
+#[derive(Debug, Parser)]
+#[command(name = "portferry", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground; SIGTERM stops it, SIGHUP reads the configuration again
+    Run {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Say whether a configuration file is good
+    Check {
+        /// Configuration file
+        #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
+        file: PathBuf,
+    },
+    /// Show how the running gateway is doing
+    Status(Ask),
+    /// Show the running gateway's mappings
+    Mappings(Ask),
+    /// Play provider, gateway and application on the loopback interface, and show what they say
+    Demo {
+        /// End when the mapping is shown to work, instead of waiting for Ctrl-C
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Ask {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// The running gateway's control socket ([control] socket)
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+/// Parses the command line, does what it says, and gives the code for the shell: 0, 64 for a wrong command line, and
+/// those of [`Failure`].
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "portferry: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { file } => {
+            Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;
+            print(&format!("{}: good\n", file.display()));
+            Ok(())
+        }
+        Command::Status(ask) => show(&ask, Question::Status, |text| {
+            serde_json::from_str::<StatusReport>(text).map(|report| table::status(&report))
+        }),
+        Command::Mappings(ask) => show(&ask, Question::Mappings, |text| {
+            serde_json::from_str::<Vec<MappingReport>>(text).map(|report| table::mappings(&report))
+        }),
+        Command::Demo { once } => demo::demo(once),
+    }
+}
+
+fn show(
+    ask: &Ask,
+    question: Question,
+    format: impl Fn(&str) -> serde_json::Result<String>,
+) -> Result<(), Failure> {
+    let text = query(&ask.socket, question)?;
+    if ask.json {
+        print(&format!("{text}\n"));
+        return Ok(());
+    }
+    let table = format(&text).map_err(|error| {
+        Failure::unavailable(format!(
+            "{}: the gateway's answer makes no sense ({error}); is it another version than {}?",
+            ask.socket.display(),
+            env!("CARGO_PKG_VERSION")
+        ))
+    })?;
+    print(&table);
+    Ok(())
+}
+
+/// A reader that went away, such as `head`, is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

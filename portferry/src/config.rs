@@ -1,0 +1,540 @@
+//! The configuration file: TOML, every key with a default but the two interfaces. What does not fit is refused with
+//! file, line, key and what was expected; nothing is ever guessed.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use engine::device::IgdVersion;
+use serde::{Deserialize, Deserializer};
+
+/// Where the configuration is read from unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/portferry/portferry.toml";
+/// Where the running gateway listens for `portferry status` and `portferry mappings`.
+pub const DEFAULT_SOCKET: &str = "/run/portferry/control.sock";
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where control points are.
+    pub lan: Lan,
+    /// Where the provider is.
+    pub wan: Wan,
+    /// How the provider's NAT is asked.
+    #[serde(default)]
+    pub uplink: Uplink,
+    /// The router's own NAT, with `wan.nat = "nftables"`.
+    #[serde(default)]
+    pub nat: Nat,
+    /// What control points are shown.
+    #[serde(default)]
+    pub igd: Igd,
+    /// Who may map what.
+    #[serde(default)]
+    pub policy: Policy,
+    /// What is kept over restarts.
+    #[serde(default)]
+    pub state: State,
+    /// The local control socket.
+    #[serde(default)]
+    pub control: Control,
+    /// Logging.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// `[lan]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Lan {
+    /// Interfaces on which control points are served; at least one.
+    pub interfaces: Interfaces,
+    /// TCP port of descriptions and control.
+    #[serde(default = "default_http_port")]
+    pub http_port: Port,
+}
+
+/// `[wan]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Wan {
+    /// The interface towards the provider.
+    pub interface: Interface,
+    /// Whether this router translates addresses itself.
+    #[serde(default)]
+    pub nat: NatMode,
+}
+
+/// `wan.nat`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum NatMode {
+    /// This router has a NAT of its own; portferry opens it with nftables.
+    #[default]
+    Nftables,
+    /// It has none: the provider's NAT is asked for the LAN hosts by THIRD_PARTY.
+    None,
+}
+
+/// `[uplink]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Uplink {
+    /// PCP servers; the first is used. Empty: the WAN interface's default router.
+    pub servers: Vec<Server>,
+    /// A control point hears "501 Action Failed" after so many seconds without an answer from the provider.
+    pub answer_within: Seconds,
+    /// Mappings are asked for again within so many seconds after the provider lost its state.
+    pub recovery_wait: Seconds,
+    /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
+    pub external_address_probe: bool,
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            answer_within: Seconds(3.5),
+            recovery_wait: Seconds(5.0),
+            external_address_probe: true,
+        }
+    }
+}
+
+/// `[nat]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nat {
+    /// Name of the nftables table (family inet) that belongs to portferry alone.
+    pub table: TableName,
+    /// Translate what the LAN sends out, too; off where another program does it.
+    pub masquerade: bool,
+    /// Drop what comes from the WAN for the LAN and is neither mapped nor an answer; off where another program does it.
+    pub forward_filter: bool,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self { table: TableName("portferry".into()), masquerade: false, forward_filter: false }
+    }
+}
+
+/// `[igd]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Igd {
+    /// Which versions are shown.
+    pub version: Version,
+    /// What people see in their file manager.
+    pub friendly_name: String,
+}
+
+impl Default for Igd {
+    fn default() -> Self {
+        Self { version: Version(IgdVersion::Auto), friendly_name: "portferry gateway".into() }
+    }
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// External and internal ports below this are refused.
+    pub lowest_port: Port,
+    /// Mappings of one host.
+    pub mappings_per_host: Count,
+    /// Mappings in all.
+    pub mappings: Count,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let policy = engine::policy::Policy::default();
+        Self {
+            lowest_port: Port(policy.lowest_port),
+            mappings_per_host: Count(policy.mappings_per_host),
+            mappings: Count(policy.mappings),
+        }
+    }
+}
+
+/// `[state]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// Where the installation's identity is kept.
+    pub directory: PathBuf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { directory: "/var/lib/portferry".into() }
+    }
+}
+
+/// `[control]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// The socket that `portferry status` and `portferry mappings` ask.
+    pub socket: PathBuf,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { socket: DEFAULT_SOCKET.into() }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How much is said.
+    pub level: Level,
+}
+
+/// `log.level`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// What somebody has to look at.
+    Warning,
+    /// And the gateway's daily work.
+    #[default]
+    Info,
+    /// And what helps to hunt a fault.
+    Debug,
+}
+
+fn default_http_port() -> Port {
+    Port(5431)
+}
+
+/// A text that is checked as it is read, so that an error names its line.
+macro_rules! checked {
+    ($(#[$doc:meta])* $name:ident($inner:ty) from $raw:ty, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name(pub $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let check: fn($raw) -> Result<$inner, String> = $check;
+                check(<$raw>::deserialize(deserializer)?).map($name).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+checked!(
+    /// A port number, 1 to 65535.
+    Port(u16) from i64, |n| match u16::try_from(n) {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(format!("expected a port number from 1 to 65535, got {n}")),
+    }
+);
+
+checked!(
+    /// A number of things, at least one.
+    Count(usize) from i64, |n| match usize::try_from(n) {
+        Ok(count @ 1..=65_000) => Ok(count),
+        _ => Err(format!("expected a number from 1 to 65000, got {n}")),
+    }
+);
+
+checked!(
+    /// A time in seconds, from a tenth to ten minutes.
+    Seconds(f64) from Number, |Number(n)| {
+        if (0.1..=600.0).contains(&n) { Ok(n) } else { Err(format!("expected seconds from 0.1 to 600, got {n}")) }
+    }
+);
+
+checked!(
+    /// The name of a network interface.
+    Interface(String) from String, |name| {
+        let fits = (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/');
+        if fits { Ok(name) } else { Err(format!("expected the name of a network interface, got {name:?}")) }
+    }
+);
+
+checked!(
+    /// At least one network interface.
+    Interfaces(Vec<Interface>) from Vec<Interface>, |names| {
+        if names.is_empty() { Err("expected at least one network interface".to_owned()) } else { Ok(names) }
+    }
+);
+
+checked!(
+    /// The name of an nftables table.
+    TableName(String) from String, |name| {
+        let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        if letters && (1..=32).contains(&name.len()) {
+            Ok(name)
+        } else {
+            Err(format!("expected a name of letters, digits, - and _, got {name:?}"))
+        }
+    }
+);
+
+checked!(
+    /// A PCP server: an address, or address and port.
+    Server(SocketAddr) from String, |text| {
+        let addr = IpAddr::from_str(&text).map(|ip| SocketAddr::new(ip, wire::pcp::SERVER_PORT));
+        let addr = addr.or_else(|_| SocketAddr::from_str(&text));
+        match addr {
+            Ok(addr) if !addr.ip().is_unspecified() && !addr.ip().is_multicast() && addr.port() != 0 => Ok(addr),
+            _ => Err(format!("expected the address of a PCP server such as \"192.0.2.1\", got {text:?}")),
+        }
+    }
+);
+
+checked!(
+    /// `igd.version`
+    Version(IgdVersion) from toml::Value, |value| match &value {
+        toml::Value::String(text) if text == "auto" => Ok(IgdVersion::Auto),
+        toml::Value::Integer(1) => Ok(IgdVersion::V1),
+        toml::Value::Integer(2) => Ok(IgdVersion::V2),
+        toml::Value::String(text) => Err(format!("expected \"auto\", 1 or 2, got {text:?}")),
+        toml::Value::Integer(number) => Err(format!("expected \"auto\", 1 or 2, got {number}")),
+        other => Err(format!("expected \"auto\", 1 or 2, got a {}", other.type_str())),
+    }
+);
+
+/// An integer or a float.
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a number of seconds")]
+        enum Either {
+            Integer(i32),
+            Float(f64),
+        }
+        Ok(Number(match Either::deserialize(deserializer)? {
+            Either::Integer(n) => f64::from(n),
+            Either::Float(n) => n,
+        }))
+    }
+}
+
+impl Seconds {
+    /// As a duration.
+    pub fn duration(&self) -> std::time::Duration {
+        std::time::Duration::from_secs_f64(self.0)
+    }
+}
+
+/// Why a configuration file is refused: where, and what was expected.
+#[derive(Debug, PartialEq)]
+pub struct ConfigError {
+    path: PathBuf,
+    /// Line, and the key there.
+    place: Option<(usize, Option<String>)>,
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, key)) = &self.place {
+            write!(f, ", line {line}")?;
+            if let Some(key) = key {
+                write!(f, ", {key}")?;
+            }
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            path: path.to_owned(),
+            place: None,
+            message: format!("cannot be read: {error}"),
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks a file's content.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let place = error.span().map(|span| place(text, span.start));
+            ConfigError { path: path.to_owned(), place, message: error.message().trim().replace('\n', " ") }
+        })?;
+        let wan = &config.wan.interface;
+        if config.lan.interfaces.0.contains(wan) {
+            let at = text.find("[wan]").unwrap_or(0);
+            return Err(ConfigError {
+                path: path.to_owned(),
+                place: Some((line_of(text, at), Some("wan.interface".to_owned()))),
+                message: format!("expected another interface than those of [lan], got {:?}", wan.0),
+            });
+        }
+        Ok(config)
+    }
+
+    /// What the engine needs of it.
+    pub fn engine(&self, device: engine::device::DeviceConfig) -> engine::gateway::Config {
+        engine::gateway::Config {
+            nat: match self.wan.nat {
+                NatMode::Nftables => engine::gateway::NatMode::Own,
+                NatMode::None => engine::gateway::NatMode::None,
+            },
+            servers: self.uplink.servers.iter().map(|server| server.0).collect(),
+            answer_within: self.uplink.answer_within.duration(),
+            recovery_wait: self.uplink.recovery_wait.duration(),
+            external_address_probe: self.uplink.external_address_probe,
+            policy: engine::policy::Policy {
+                lowest_port: self.policy.lowest_port.0,
+                mappings_per_host: self.policy.mappings_per_host.0,
+                mappings: self.policy.mappings.0,
+                loopback_lan: false,
+            },
+            device,
+        }
+    }
+
+    /// The keys whose new values only count from the next start on.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        [
+            ("wan.interface", self.wan.interface != new.wan.interface),
+            ("wan.nat", self.wan.nat != new.wan.nat),
+            ("lan.http_port", self.lan.http_port != new.lan.http_port),
+            ("[nat]", self.nat != new.nat),
+            ("[igd]", self.igd != new.igd),
+            ("state.directory", self.state != new.state),
+            ("control.socket", self.control != new.control),
+            ("log.level", self.log != new.log),
+        ]
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or(text).matches('\n').count() + 1
+}
+
+/// The line of an offset, and the full name of the key that stands there.
+fn place(text: &str, at: usize) -> (usize, Option<String>) {
+    let line = line_of(text, at);
+    let mut section = None;
+    for (number, content) in (1..).zip(text.lines()) {
+        let content = content.trim();
+        if let Some(name) = content.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            section = Some(name.trim().to_owned());
+            if number == line {
+                return (line, Some(format!("[{}]", name.trim())));
+            }
+        }
+        if number == line {
+            let key = content.split_once('=').map(|(key, _)| key.trim());
+            let key = key.map(|key| section.map_or(key.to_owned(), |section| format!("{section}.{key}")));
+            return (line, key);
+        }
+    }
+    (line, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[lan]\ninterfaces = [\"br-lan\"]\n[wan]\ninterface = \"wan0\"\n";
+
+    fn refused(text: &str) -> String {
+        Config::parse(Path::new("pf.toml"), text).expect_err("it should be refused").to_string()
+    }
+
+    #[test]
+    fn two_interfaces_are_enough() {
+        let config = Config::parse(Path::new("pf.toml"), GOOD).unwrap();
+        assert_eq!(config.wan.nat, NatMode::Nftables);
+        assert_eq!(config.lan.http_port, Port(5431));
+        assert_eq!(config.uplink, Uplink::default());
+    }
+
+    #[test]
+    fn errors_name_file_line_key_and_what_was_expected() {
+        for (text, wanted) in [
+            ("[lan]\ninterfaces = []\n", "pf.toml, line 2, lan.interfaces: expected at least one network interface"),
+            (
+                "[lan]\ninterfaces = [\"br-lan\"]\nhttp_port = 70000\n",
+                "pf.toml, line 3, lan.http_port: expected a port number from 1 to 65535, got 70000",
+            ),
+            (
+                "[lan]\ninterfaces = [\"a/b\"]\n",
+                "pf.toml, line 2, lan.interfaces: expected the name of a network interface, got \"a/b\"",
+            ),
+            (
+                "[lan]\ninterfaces = [\"br0\"]\n[wan]\ninterface = \"br0\"\n",
+                "pf.toml, line 3, wan.interface: expected another interface than those of [lan], got \"br0\"",
+            ),
+        ] {
+            assert_eq!(refused(text), wanted);
+        }
+        let with = |more: &str| refused(&format!("{GOOD}{more}"));
+        for (more, wanted) in [
+            ("nat = \"iptables\"\n", "pf.toml, line 5, wan.nat: unknown variant `iptables`, expected `nftables` or `none`"),
+            (
+                "[uplink]\nservers = [\"example.net\"]\n",
+                "pf.toml, line 6, uplink.servers: expected the address of a PCP server such as \"192.0.2.1\", got \"example.net\"",
+            ),
+            ("[uplink]\nanswer_within = 0\n", "pf.toml, line 6, uplink.answer_within: expected seconds from 0.1 to 600, got 0"),
+            ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
+        ] {
+            assert_eq!(with(more), wanted);
+        }
+        let unknown = with("netmask = 3\n");
+        assert!(unknown.starts_with("pf.toml, line 5, wan.netmask: unknown field `netmask`, expected"), "{unknown}");
+        let section = with("[lna]\n");
+        assert!(section.starts_with("pf.toml, line 5, [lna]: unknown field `lna`"), "{section}");
+        let syntax = with("x = \n");
+        assert!(syntax.starts_with("pf.toml, line 5, wan.x: "), "{syntax}");
+        let missing = refused("[lan]\ninterfaces = [\"br-lan\"]\n");
+        assert!(missing.contains("missing field `wan`"), "{missing}");
+    }
+
+    #[test]
+    fn servers_are_addresses_with_or_without_port() {
+        let text = format!("{GOOD}[uplink]\nservers = [\"192.0.2.1\", \"192.0.2.1:5352\", \"2001:db8::1\"]\n");
+        let config = Config::parse(Path::new("pf.toml"), &text).unwrap();
+        let servers: Vec<String> = config.uplink.servers.iter().map(|s| s.0.to_string()).collect();
+        assert_eq!(servers, ["192.0.2.1:5351", "192.0.2.1:5352", "[2001:db8::1]:5351"]);
+    }
+
+    /// The example file names every key there is, with its default.
+    #[test]
+    fn the_example_file_is_complete_and_holds_the_defaults() {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/portferry.example.toml"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let as_printed = Config::parse(path, &text).unwrap();
+        let minimal = Config::parse(Path::new("pf.toml"), GOOD).unwrap();
+        assert_eq!(as_printed.wan, minimal.wan);
+        assert_eq!(as_printed.lan, minimal.lan);
+        // Every key is there, commented out with its default or set: uncommenting all changes nothing.
+        let all: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let uncommented = Config::parse(path, &all).unwrap();
+        assert_eq!(uncommented, minimal);
+        for key in [
+            "interfaces", "http_port", "interface", "nat", "servers", "answer_within", "recovery_wait",
+            "external_address_probe", "table", "masquerade", "forward_filter", "version", "friendly_name",
+            "lowest_port", "mappings_per_host", "mappings", "directory", "socket", "level",
+        ] {
+            assert!(all.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key)), "{key}");
+        }
+    }
+}

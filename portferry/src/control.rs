@@ -1,0 +1,258 @@
+//! The local control socket: `portferry status` and `portferry mappings` ask, the gateway answers in JSON.
+//!
+//! A question is one word and a line feed, the answer one JSON document, then the connection ends. Who may ask is a
+//! matter of the socket's permissions.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::status::{MappingStatus, Status};
+use engine::table::Health;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::exit::Failure;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Question {
+    /// A [`StatusReport`].
+    Status,
+    /// A list of [`MappingReport`]s.
+    Mappings,
+}
+
+impl Question {
+    fn word(self) -> &'static str {
+        match self {
+            Question::Status => "status",
+            Question::Mappings => "mappings",
+        }
+    }
+}
+
+/// A question on its way to the gateway.
+#[derive(Debug)]
+pub struct Asked {
+    /// The question.
+    pub question: Question,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<String>,
+}
+
+/// The gateway, as `portferry status --json` prints it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StatusReport {
+    /// portferry's version.
+    pub version: String,
+    /// "nftables" or "none".
+    pub nat: String,
+    /// LAN interfaces with their IPv4 addresses.
+    pub lan: Vec<InterfaceReport>,
+    /// The WAN interface with its IPv4 addresses.
+    pub wan: InterfaceReport,
+    /// The PCP server.
+    pub server: Option<SocketAddr>,
+    /// "unknown", "answering" or "silent".
+    pub uplink: String,
+    /// Seconds since it last answered.
+    pub last_heard: Option<u64>,
+    /// Its last Epoch Time, in seconds.
+    pub epoch: Option<u32>,
+    /// The address at the provider's NAT.
+    pub external_address: Option<Ipv4Addr>,
+    /// Seconds that the gateway has been connected.
+    pub uptime: Option<u64>,
+    /// How many mappings there are.
+    pub mappings: usize,
+    /// Datagrams of the uplink that were not believed.
+    pub ignored_upstream: u64,
+    /// SSDP datagrams that were not answered.
+    pub ignored_ssdp: u64,
+    /// WANIPConnection:2's SystemUpdateID.
+    pub system_update_id: u32,
+}
+
+/// An interface of a [`StatusReport`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct InterfaceReport {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// A mapping, as `portferry mappings --json` prints it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct MappingReport {
+    /// "TCP" or "UDP".
+    pub protocol: String,
+    /// Address and port at the provider's NAT.
+    pub external: SocketAddrV4,
+    /// The port of this router's own NAT.
+    pub nat_port: Option<u16>,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV4,
+    /// The only remote host that may come in.
+    pub remote_host: Option<Ipv4Addr>,
+    /// The application's own words.
+    pub description: String,
+    /// Seconds since it was made.
+    pub age: u64,
+    /// Seconds left of the lease; absent for ever.
+    pub lease_left: Option<u64>,
+    /// Seconds left of the lifetime that the provider granted.
+    pub lifetime_left: u64,
+    /// "active", "degraded" or "deleting".
+    pub state: String,
+}
+
+impl From<Status> for StatusReport {
+    fn from(status: Status) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nat: if status.own_nat { "nftables" } else { "none" }.to_owned(),
+            lan: status.lan.into_iter().map(|(name, addresses)| InterfaceReport { name, addresses }).collect(),
+            wan: InterfaceReport { name: status.wan, addresses: status.wan_addresses },
+            server: status.server,
+            uplink: match status.answering {
+                None => "unknown",
+                Some(true) => "answering",
+                Some(false) => "silent",
+            }
+            .to_owned(),
+            last_heard: status.last_heard.map(|d| d.as_secs()),
+            epoch: status.epoch,
+            external_address: status.external,
+            uptime: status.uptime.map(|d| d.as_secs()),
+            mappings: status.mappings,
+            ignored_upstream: status.ignored_upstream,
+            ignored_ssdp: status.ignored_ssdp,
+            system_update_id: status.system_update_id,
+        }
+    }
+}
+
+impl From<MappingStatus> for MappingReport {
+    fn from(mapping: MappingStatus) -> Self {
+        Self {
+            protocol: if mapping.protocol == wire::pcp::Protocol::UDP { "UDP" } else { "TCP" }.to_owned(),
+            external: mapping.external,
+            nat_port: mapping.nat_port,
+            internal: mapping.internal,
+            remote_host: mapping.remote_peer,
+            description: mapping.description,
+            age: mapping.age.as_secs(),
+            lease_left: mapping.lease_left.map(|d| d.as_secs()),
+            lifetime_left: mapping.lifetime_left.as_secs(),
+            state: match mapping.health {
+                Health::Active => "active",
+                Health::Degraded => "degraded",
+                Health::Deleting => "deleting",
+            }
+            .to_owned(),
+        }
+    }
+}
+
+/// The listening socket; its file goes with it.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Server {
+    /// Listens at `path`, for the owner and the group. A file that a killed gateway left is replaced; one that another
+    /// gateway listens on is not.
+    pub fn start(path: &Path, gateway: mpsc::Sender<Asked>) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            Failure::cannot_create(format!(
+                "cannot make the control socket {}: {error}; choose another place ([control] socket)",
+                path.display()
+            ))
+        };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(Failure::unavailable(format!(
+                "another portferry listens on {}: stop it, or choose another place ([control] socket)",
+                path.display()
+            )));
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(failed)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        let task = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(answer(stream, gateway.clone()))),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        });
+        Ok(Self { path: path.to_owned(), task })
+    }
+}
+
+async fn answer(stream: UnixStream, gateway: mpsc::Sender<Asked>) {
+    let exchange = async {
+        let (reader, mut writer) = stream.into_split();
+        let mut line = String::new();
+        BufReader::new(reader.take(64)).read_line(&mut line).await?;
+        let text = match line.trim() {
+            "status" => ask(&gateway, Question::Status).await,
+            "mappings" => ask(&gateway, Question::Mappings).await,
+            _ => Some(r#"{"error":"unknown question"}"#.to_owned()),
+        };
+        writer.write_all(text.unwrap_or_default().as_bytes()).await?;
+        writer.shutdown().await
+    };
+    // Whoever hangs up early hears nothing.
+    let _: Result<io::Result<()>, _> = tokio::time::timeout(Duration::from_secs(5), exchange).await;
+}
+
+async fn ask(gateway: &mpsc::Sender<Asked>, question: Question) -> Option<String> {
+    let (reply, waiting) = oneshot::channel();
+    gateway.send(Asked { question, reply }).await.ok()?;
+    waiting.await.ok()
+}
+
+/// Asks a running gateway; its answer is JSON.
+pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
+    let failed = |error: io::Error| {
+        let what = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "no portferry is running there; start it, or name its socket with --socket".to_owned()
+            }
+            io::ErrorKind::PermissionDenied => "permission denied; try as root".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::unavailable(format!("{}: {what}", path.display()))
+    };
+    let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
+    writeln!(stream, "{}", question.word()).map_err(failed)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(failed)?;
+    if text.is_empty() {
+        return Err(Failure::unavailable(format!("{}: the gateway is stopping", path.display())));
+    }
+    Ok(text)
+}

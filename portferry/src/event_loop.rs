@@ -1,0 +1,574 @@
+//! The one loop: what happens becomes an event, every effect is carried out, and nothing is decided here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
+
+use engine::gateway::{
+    ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatTicket, RequestId, Wan,
+};
+use engine::nat::{NatChange, NatFailure, NatRule};
+use engine::policy::InterfaceAddress;
+use engine::time::{Duration, Instant};
+use hyper::header::HeaderValue;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use wire::error::UpnpError;
+
+use crate::clock::now;
+use crate::config::Config;
+use crate::control::{Asked, MappingReport, Question, StatusReport};
+use crate::exit::Failure;
+use crate::log::Notices;
+use crate::netlink::{Netlink, Snapshot};
+use crate::nft::{Change, Nat1Rule, Nft, port_is_free};
+use crate::sockets::{self, Reading};
+use crate::http;
+
+/// How long until a socket that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How a run ends, apart from failing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stop {
+    /// It was told to, and has taken everything back.
+    Clean,
+}
+
+/// What comes in by sockets.
+#[derive(Debug)]
+enum Datagram {
+    Ssdp { interface: u32, from: SocketAddr, bytes: Vec<u8> },
+    Uplink { from: SocketAddr, bytes: Vec<u8> },
+    Announcement { from: SocketAddr, bytes: Vec<u8> },
+}
+
+/// What effects answer at once, and is handled in the turns that follow.
+#[derive(Debug)]
+enum Outcome {
+    Nat(NatTicket, Result<(), NatFailure>),
+    Counters(RequestId, Option<Counters>),
+    UplinkOpened(SocketAddr, IpAddr),
+    UplinkFailed(SocketAddr, String),
+}
+
+/// Where the interfaces' state comes from.
+pub enum Links {
+    /// The kernel.
+    Kernel(Netlink),
+    /// Nothing ever changes, and the uplink sends from this address: for the demonstration.
+    Fixed(Snapshot, IpAddr),
+}
+
+impl Links {
+    async fn snapshot(&mut self) -> std::io::Result<Snapshot> {
+        match self {
+            Links::Kernel(netlink) => netlink.snapshot().await,
+            Links::Fixed(snapshot, _) => Ok(snapshot.clone()),
+        }
+    }
+
+    async fn changed(&mut self) -> std::io::Result<()> {
+        match self {
+            Links::Kernel(netlink) => netlink.changed().await,
+            Links::Fixed(..) => std::future::pending().await,
+        }
+    }
+
+    async fn counters(&mut self, interface: u32) -> Option<Counters> {
+        match self {
+            Links::Kernel(netlink) => netlink.link_stats(interface).await.ok().map(|stats| Counters {
+                bytes_sent: stats.tx_bytes,
+                bytes_received: stats.rx_bytes,
+                packets_sent: stats.tx_packets,
+                packets_received: stats.rx_packets,
+            }),
+            Links::Fixed(..) => Some(Counters::default()),
+        }
+    }
+}
+
+/// Sockets of one LAN interface.
+#[derive(Debug)]
+struct LanSockets {
+    ssdp: Reading,
+    http: BTreeMap<Ipv4Addr, HttpTask>,
+}
+
+#[derive(Debug)]
+struct HttpTask(JoinHandle<Infallible>);
+
+impl Drop for HttpTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What tells the loop to reload or to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// Read the configuration again.
+    Reload,
+    /// Take everything back and end.
+    Stop,
+}
+
+/// Everything that touches the system.
+pub struct Shell {
+    config: Config,
+    reload: Option<std::path::PathBuf>,
+    links: Links,
+    wan_index: Option<u32>,
+    lan: BTreeMap<(u32, String), LanSockets>,
+    /// What could not be opened and is tried again then.
+    retry: Option<Instant>,
+    nft: Option<Nft>,
+    uplink: Option<Reading>,
+    announcements: Option<(u32, Reading)>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
+    next_request: u64,
+    outcomes: VecDeque<Outcome>,
+    notices: Notices,
+    context: Arc<http::Context>,
+    control: mpsc::Receiver<http::Control>,
+    datagrams: (mpsc::Sender<Datagram>, mpsc::Receiver<Datagram>),
+    asked: mpsc::Receiver<Asked>,
+    asked_sender: mpsc::Sender<Asked>,
+    signals: mpsc::Receiver<Signal>,
+    stopped: bool,
+}
+
+impl Shell {
+    /// A shell for `gateway`'s devices. `reload` is the file that [`Signal::Reload`] reads.
+    pub fn new(
+        config: Config,
+        reload: Option<std::path::PathBuf>,
+        devices: engine::device::Devices,
+        server: &str,
+        links: Links,
+        nft: Option<Nft>,
+        signals: mpsc::Receiver<Signal>,
+    ) -> Self {
+        let (gateway, control) = mpsc::channel(256);
+        let (asked_sender, asked) = mpsc::channel(16);
+        let context = http::Context {
+            devices,
+            server: HeaderValue::from_str(server).unwrap_or(HeaderValue::from_static("portferry")),
+            gateway,
+            connections: Mutex::default(),
+        };
+        Self {
+            config,
+            reload,
+            links,
+            wan_index: None,
+            lan: BTreeMap::new(),
+            retry: None,
+            nft,
+            uplink: None,
+            announcements: None,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            outcomes: VecDeque::new(),
+            notices: Notices::default(),
+            context: Arc::new(context),
+            control,
+            datagrams: mpsc::channel(1024),
+            asked,
+            asked_sender,
+            signals,
+            stopped: false,
+        }
+    }
+
+    /// The way to the gateway for the control socket.
+    pub fn asked(&self) -> mpsc::Sender<Asked> {
+        self.asked_sender.clone()
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
+        self.refresh(gateway, true).await?;
+        loop {
+            while let Some(effect) = gateway.poll_effect() {
+                self.perform(effect).await;
+            }
+            if self.stopped {
+                self.close().await;
+                return Ok(Stop::Clean);
+            }
+            if let Some(outcome) = self.outcomes.pop_front() {
+                gateway.handle(now(), event(outcome));
+                continue;
+            }
+            self.wait(gateway).await?;
+        }
+    }
+
+    /// Waits for one thing to happen, and tells the gateway.
+    async fn wait(&mut self, gateway: &mut Gateway) -> Result<(), Failure> {
+        let due = [gateway.next_timeout(), self.retry].into_iter().flatten().min();
+        let sleep = async {
+            match due {
+                // A millisecond more, for the clock counts whole ones.
+                Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(signal) = self.signals.recv() => match signal {
+                Signal::Stop => gateway.handle(now(), Event::Stop),
+                Signal::Reload => self.reload(gateway).await,
+            },
+            Some(request) = self.control.recv() => {
+                self.next_request += 1;
+                let id = RequestId(self.next_request);
+                self.waiting.insert(id, request.reply);
+                let http::Control { from, face, request, .. } = request;
+                gateway.handle(now(), Event::Control(ControlRequest { id, from, face, request }));
+            }
+            Some(datagram) = self.datagrams.1.recv() => {
+                let event = match &datagram {
+                    Datagram::Ssdp { interface, from, bytes } => {
+                        Event::Ssdp { interface: *interface, from: *from, bytes }
+                    }
+                    Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
+                    Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
+                };
+                gateway.handle(now(), event);
+            }
+            Some(Asked { question, reply }) = self.asked.recv() => {
+                // Whoever asked may have hung up.
+                let _ = reply.send(report(gateway, question));
+            }
+            changed = self.links.changed() => match changed {
+                Ok(()) => self.refresh(gateway, false).await?,
+                Err(error) => {
+                    tracing::warn!("the kernel's news of interfaces: {error}; looking again");
+                    self.retry = Some(now() + RETRY);
+                }
+            },
+            () = sleep => {
+                if self.retry.is_some_and(|at| at <= now()) {
+                    self.retry = None;
+                    self.refresh(gateway, false).await?;
+                } else {
+                    gateway.handle(now(), Event::Timeout);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the interfaces again, opens and closes sockets, and tells the gateway.
+    async fn refresh(&mut self, gateway: &mut Gateway, first: bool) -> Result<(), Failure> {
+        let snapshot = match self.links.snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) if first => return Err(Failure::system(format!("cannot read the interfaces: {error}"))),
+            Err(error) => {
+                tracing::warn!("cannot read the interfaces: {error}; trying again");
+                self.retry = Some(now() + RETRY);
+                return Ok(());
+            }
+        };
+        let lan = self.lan_interfaces(&snapshot, first);
+        self.open_lan(&lan, first)?;
+        gateway.handle(now(), Event::Lan(lan));
+        while let Some(effect) = gateway.poll_effect() {
+            self.perform(effect).await;
+        }
+        let wan = self.wan(&snapshot, first);
+        self.open_announcements();
+        gateway.handle(now(), Event::Wan(wan));
+        Ok(())
+    }
+
+    fn lan_interfaces(&self, snapshot: &Snapshot, first: bool) -> Vec<LanInterface> {
+        let mut lan = Vec::new();
+        for name in &self.config.lan.interfaces.0 {
+            let found = snapshot.interfaces.iter().find(|interface| interface.name == name.0);
+            match found {
+                Some(found) => lan.push(LanInterface {
+                    index: found.index,
+                    name: found.name.clone(),
+                    addresses: found
+                        .addresses
+                        .iter()
+                        .map(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len })
+                        .collect(),
+                }),
+                None if first => tracing::warn!(
+                    "the LAN interface {} does not exist; it is served as soon as it comes ([lan] interfaces)",
+                    name.0
+                ),
+                None => {}
+            }
+        }
+        lan
+    }
+
+    fn wan(&mut self, snapshot: &Snapshot, first: bool) -> Wan {
+        let name = self.config.wan.interface.0.clone();
+        let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
+            if first || self.wan_index.is_some() {
+                tracing::warn!("the WAN interface {name} does not exist; waiting for it ([wan] interface)");
+            }
+            self.wan_index = None;
+            return Wan { name, ..Wan::default() };
+        };
+        self.wan_index = Some(found.index);
+        let addresses = found.addresses.iter().filter_map(|&(addr, _)| match addr {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+        let router = snapshot
+            .default_routes
+            .iter()
+            .filter(|route| route.interface == found.index)
+            .filter_map(|route| Some((route.metric, route.gateway.filter(IpAddr::is_ipv4)?)))
+            .min();
+        let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
+        Wan {
+            up: found.up,
+            addresses: if found.up { addresses.collect() } else { Vec::new() },
+            router: router.map(|(_, gateway)| gateway),
+            // In Mbit/s; -1 where the driver does not know.
+            bits_per_second: speed.and_then(|text| text.trim().parse::<u64>().ok()).map(|mbit| mbit * 1_000_000),
+            name,
+        }
+    }
+
+    /// Opens what is missing and closes what is gone. At the start an occupied port ends the program; later it is
+    /// tried again.
+    fn open_lan(&mut self, lan: &[LanInterface], first: bool) -> Result<(), Failure> {
+        self.lan.retain(|(index, name), _| lan.iter().any(|lan| lan.index == *index && lan.name == *name));
+        for lan in lan {
+            if let Err((error, what)) = self.open_interface(lan) {
+                let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+                let hint = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => "is used by another program (miniupnpd?); stop that one",
+                    std::io::ErrorKind::PermissionDenied => "needs root or CAP_NET_BIND_SERVICE and CAP_NET_RAW",
+                    _ => "cannot be opened",
+                };
+                let line = format!("{what} on {} {hint}: {error}", lan.name);
+                if first && (in_use || error.kind() == std::io::ErrorKind::PermissionDenied) {
+                    return Err(if in_use { Failure::unavailable(line) } else { Failure::no_permission(line) });
+                }
+                tracing::warn!("{line}; trying again");
+                self.retry = Some(now() + RETRY);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_interface(&mut self, lan: &LanInterface) -> Result<(), (std::io::Error, String)> {
+        let key = (lan.index, lan.name.clone());
+        if !self.lan.contains_key(&key) {
+            let what = format!("SSDP's port {}", wire::ssdp::PORT);
+            let interface = lan.index;
+            let wrap = move |from, bytes| Datagram::Ssdp { interface, from, bytes };
+            let ssdp = sockets::ssdp(&lan.name, lan.index)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
+                .map_err(|error| (error, what))?;
+            self.lan.insert(key.clone(), LanSockets { ssdp, http: BTreeMap::new() });
+        }
+        let port = self.config.lan.http_port.0;
+        let sockets = self.lan.get_mut(&key).expect("put there above");
+        let links: Vec<(Ipv4Addr, InterfaceAddress)> = lan
+            .addresses
+            .iter()
+            .filter_map(|link| match link.addr {
+                IpAddr::V4(v4) => Some((v4, *link)),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        sockets.http.retain(|addr, _| links.iter().any(|(own, _)| own == addr));
+        for (addr, link) in links {
+            if sockets.http.contains_key(&addr) {
+                continue;
+            }
+            let own = SocketAddrV4::new(addr, port);
+            let listener = sockets::http(&lan.name, own).map_err(|error| (error, format!("TCP port {port}")))?;
+            let on_link = move |peer| link.contains(peer);
+            let task = tokio::spawn(http::serve(listener, SocketAddr::V4(own), on_link, self.context.clone()));
+            sockets.http.insert(addr, HttpTask(task));
+            tracing::info!("serving control points at http://{own} on {}", lan.name);
+        }
+        Ok(())
+    }
+
+    fn open_announcements(&mut self) {
+        let Some(index) = self.wan_index else {
+            self.announcements = None;
+            return;
+        };
+        if self.announcements.as_ref().is_some_and(|(open, _)| *open == index) {
+            return;
+        }
+        let wrap = |from, bytes| Datagram::Announcement { from, bytes };
+        let reading = sockets::announcements(&self.config.wan.interface.0, index)
+            .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+        self.announcements = match reading {
+            Ok(reading) => Some((index, reading)),
+            Err(error) => {
+                // The epoch in ordinary answers tells the same, only later.
+                tracing::warn!("cannot listen for the PCP server's announcements: {error}");
+                None
+            }
+        };
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply { request, answer } => {
+                if let Some(reply) = self.waiting.remove(&request) {
+                    // The control point may have hung up.
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::ReadCounters { request } => {
+                let counters = match self.wan_index {
+                    Some(index) => self.links.counters(index).await,
+                    None => None,
+                };
+                self.outcomes.push_back(Outcome::Counters(request, counters));
+            }
+            Effect::OpenUplink { server } => self.open_uplink(server),
+            Effect::CloseUplink => self.uplink = None,
+            Effect::Send { to, bytes } => {
+                if let Some(uplink) = &self.uplink
+                    && let Err(error) = uplink.sender.send(&bytes)
+                {
+                    // As if lost on the way: it is sent again.
+                    tracing::debug!("to {to}: {error}");
+                }
+            }
+            Effect::Ssdp { interface, to, bytes } => {
+                let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
+                if let Some((_, sockets)) = sockets
+                    && let Err(error) = sockets.ssdp.sender.send_to(&bytes, to)
+                {
+                    tracing::debug!("SSDP to {to}: {error}");
+                }
+            }
+            Effect::Nat { ticket, change } => {
+                let outcome = self.change_nat(change).await;
+                self.outcomes.push_back(Outcome::Nat(ticket, outcome));
+            }
+            Effect::Notice(notice) => self.notices.write(now(), &notice),
+            Effect::Stopped => self.stopped = true,
+        }
+    }
+
+    fn open_uplink(&mut self, server: SocketAddr) {
+        self.uplink = None;
+        let from = match &self.links {
+            Links::Kernel(_) => None,
+            Links::Fixed(_, from) => Some(*from),
+        };
+        let wrap = |from, bytes| Datagram::Uplink { from, bytes };
+        let opened = sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
+            Reading::start(socket, self.datagrams.0.clone(), wrap).map(|reading| (reading, source))
+        });
+        let outcome = match opened {
+            Ok((reading, source)) => {
+                self.uplink = Some(reading);
+                Outcome::UplinkOpened(server, source)
+            }
+            Err(error) => Outcome::UplinkFailed(server, error.to_string()),
+        };
+        self.outcomes.push_back(outcome);
+    }
+
+    async fn change_nat(&mut self, change: NatChange) -> Result<(), NatFailure> {
+        let change = match change {
+            NatChange::Reserve { protocol, port, addr } => {
+                return if port_is_free(protocol.0, addr, port) { Ok(()) } else { Err(NatFailure::PortInUse) };
+            }
+            NatChange::Install(rule) => Change::Add(nat1(rule)),
+            NatChange::Replace { old, new } => Change::Replace { old: nat1(old), new: nat1(new) },
+            NatChange::Remove(rule) => Change::Remove(nat1(rule)),
+        };
+        let Some(nft) = &mut self.nft else {
+            return Err(NatFailure::Kernel("there is no NAT table".to_owned()));
+        };
+        nft.apply(&[change]).await.map_err(|error| NatFailure::Kernel(error.to_string()))
+    }
+
+    /// Reads the configuration again; a bad one changes nothing.
+    async fn reload(&mut self, gateway: &mut Gateway) {
+        let Some(path) = &self.reload else { return };
+        let new = match Config::load(path) {
+            Ok(new) => new,
+            Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
+        };
+        let late = self.config.needs_restart(&new);
+        if late.is_empty() {
+            tracing::info!("configuration read again");
+        } else {
+            tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
+        }
+        // What only counts after a restart keeps its old value here too.
+        self.config.lan.interfaces = new.lan.interfaces;
+        self.config.uplink = new.uplink;
+        self.config.policy = new.policy;
+        let device = engine::device::DeviceConfig {
+            seed: [0; 16],
+            boot_id: 0,
+            friendly_name: String::new(),
+            http_port: 0,
+            igd_version: engine::device::IgdVersion::Auto,
+            server: String::new(),
+            version: String::new(),
+        };
+        gateway.handle(now(), Event::Reconfigure(Box::new(self.config.engine(device))));
+        while let Some(effect) = gateway.poll_effect() {
+            self.perform(effect).await;
+        }
+        if let Err(failure) = self.refresh(gateway, false).await {
+            tracing::warn!("{failure}");
+        }
+    }
+
+    /// Leaves nothing behind.
+    async fn close(&mut self) {
+        if let Some(nft) = &mut self.nft
+            && let Err(error) = nft.clear().await
+        {
+            tracing::warn!("the table of this router's NAT could not be deleted: {error}");
+        }
+        // Answers that are on their way get a moment; the listeners close with the shell.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn event(outcome: Outcome) -> Event<'static> {
+    match outcome {
+        Outcome::Nat(ticket, outcome) => Event::Nat { ticket, outcome },
+        Outcome::Counters(request, counters) => Event::Counters { request, counters },
+        Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
+        Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
+    }
+}
+
+fn nat1(rule: NatRule) -> Nat1Rule {
+    Nat1Rule {
+        protocol: rule.protocol.0,
+        external_port: rule.port,
+        internal: rule.internal,
+        remote_peer: rule.remote_peer,
+    }
+}
+
+fn report(gateway: &Gateway, question: Question) -> String {
+    let json = match question {
+        Question::Status => serde_json::to_string(&StatusReport::from(gateway.status(now()))),
+        Question::Mappings => {
+            let mappings: Vec<MappingReport> = gateway.mappings(now()).map(MappingReport::from).collect();
+            serde_json::to_string(&mappings)
+        }
+    };
+    json.expect("plain values become JSON")
+}

@@ -1,0 +1,49 @@
+//! How the program ends: the codes of sysexits(3), and one line on stderr that says what to do.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the program could not do what it was told.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The other side of a connection is not there (EX_UNAVAILABLE).
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: 69, message: message.into() }
+    }
+
+    /// The system refused something (EX_OSERR).
+    pub fn system(message: impl Into<String>) -> Self {
+        Self { code: 71, message: message.into() }
+    }
+
+    /// A file could not be written (EX_CANTCREAT).
+    pub fn cannot_create(message: impl Into<String>) -> Self {
+        Self { code: 73, message: message.into() }
+    }
+
+    /// A privilege is missing (EX_NOPERM).
+    pub fn no_permission(message: impl Into<String>) -> Self {
+        Self { code: 77, message: message.into() }
+    }
+
+    /// The configuration is wrong (EX_CONFIG).
+    pub fn config(message: impl Into<String>) -> Self {
+        Self { code: 78, message: message.into() }
+    }
+
+    /// The code for the shell.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

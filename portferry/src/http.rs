@@ -1,0 +1,390 @@
+//! The HTTP server of the LAN side: descriptions out, control requests in. It checks who asks and in what form, and
+//! decides nothing else.
+//!
+//! The connection is hyper's; here are the limits, the guards against web pages (DNS rebinding, cross-site requests), and
+//! the way of a control request to the gateway and back.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::device::Devices;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use wire::error::UpnpError;
+use wire::services::{Face, Resource, Service};
+use wire::soap::{self, SoapError};
+
+/// Limits of the security policy.
+const MAX_BODY: usize = 64 * 1024;
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_FIELDS: usize = 64;
+const HEAD_TIME: Duration = Duration::from_secs(10);
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// A connection ends after this, whatever it does: a slow reader holds nothing for ever.
+const CONNECTION_TIME: Duration = Duration::from_secs(120);
+const CONNECTIONS_PER_HOST: usize = 32;
+const CONNECTIONS: usize = 256;
+
+const XML: HeaderValue = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
+const EXT: HeaderName = HeaderName::from_static("ext");
+const SOAPACTION: HeaderName = HeaderName::from_static("soapaction");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// A control request on its way to the gateway.
+#[derive(Debug)]
+pub struct Control {
+    /// The control point.
+    pub from: IpAddr,
+    /// The root device that it speaks to.
+    pub face: Face,
+    /// What it wants.
+    pub request: soap::Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<String, UpnpError>>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Context {
+    /// The documents.
+    pub devices: Devices,
+    /// The SERVER header.
+    pub server: HeaderValue,
+    /// The way to the gateway.
+    pub gateway: mpsc::Sender<Control>,
+    /// Connections of each host.
+    pub connections: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+/// Serves what `listener` accepts, for ever. `own` is the address that it listens on, `on_link` tells which peers are
+/// on that link.
+pub async fn serve(
+    listener: TcpListener,
+    own: SocketAddr,
+    on_link: impl Fn(IpAddr) -> bool,
+    context: Arc<Context>,
+) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) if on_link(peer.ip()) => {
+                if let Some(place) = Place::take(&context, peer.ip()) {
+                    tokio::spawn(connection(stream, own, peer.ip(), place));
+                }
+            }
+            Ok(_) => {}
+            // Too many open files, a peer that hung up early: transient, whatever it is (spec: `accept` ends nothing).
+            Err(error) => {
+                tracing::debug!("accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One of the connections that a host may have, given back on drop.
+struct Place {
+    context: Arc<Context>,
+    host: IpAddr,
+}
+
+impl Place {
+    fn take(context: &Arc<Context>, host: IpAddr) -> Option<Self> {
+        let mut connections = context.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = connections.values().sum();
+        let own = connections.entry(host).or_default();
+        if *own >= CONNECTIONS_PER_HOST || all >= CONNECTIONS {
+            return None;
+        }
+        *own += 1;
+        Some(Self { context: context.clone(), host })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut connections = self.context.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = connections.get_mut(&self.host) {
+            *own -= 1;
+            if *own == 0 {
+                connections.remove(&self.host);
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, own: SocketAddr, peer: IpAddr, place: Place) {
+    // Answers are small and complete: waiting for more to send only delays them.
+    let _ = stream.set_nodelay(true);
+    let context = &place.context;
+    let service = hyper::service::service_fn(|request| async move {
+        let mut response = answer(request, own, peer, context).await;
+        response.headers_mut().insert(header::SERVER, context.server.clone());
+        Ok::<_, Infallible>(response)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_FIELDS)
+        .title_case_headers(true)
+        // Some control points close their sending side once the request is out.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    // An error is the peer's: it went away, sent what is no HTTP (hyper has answered 400), or was too slow.
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+        tracing::debug!("connection of {peer}: {error}");
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn status(code: StatusCode) -> Answer {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = code;
+    response
+}
+
+fn xml(code: StatusCode, text: String) -> Answer {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, XML);
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Answer {
+    let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, context: &Context) -> Answer {
+    if let Err(code) = guard(request.headers(), request.version(), own) {
+        return status(code);
+    }
+    let Some(resource) = context.devices.resource(request.uri().path()) else {
+        return status(StatusCode::NOT_FOUND);
+    };
+    let method = request.method().clone();
+    match resource {
+        Resource::Description(_) | Resource::Scpd(..) => {
+            let text = context.devices.document(resource).unwrap_or_default();
+            match method {
+                Method::GET | Method::HEAD => description(request.headers(), text),
+                _ if is_known(&method) => not_allowed("GET, HEAD"),
+                _ => status(StatusCode::NOT_IMPLEMENTED),
+            }
+        }
+        Resource::Control(service, face) => match method.as_str() {
+            "POST" | "M-POST" => control(request, service, face, peer, context).await,
+            _ if is_known(&method) => not_allowed("POST"),
+            _ => status(StatusCode::NOT_IMPLEMENTED),
+        },
+        // The descriptions name no event URL as long as there is no eventing.
+        Resource::Event(..) => status(StatusCode::NOT_FOUND),
+    }
+}
+
+fn is_known(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::OPTIONS
+            | Method::PATCH
+            | Method::TRACE
+            | Method::CONNECT
+    )
+}
+
+fn description(headers: &HeaderMap, text: &str) -> Answer {
+    let mut response = xml(StatusCode::OK, text.to_owned());
+    if headers.contains_key(header::ACCEPT_LANGUAGE) {
+        response.headers_mut().insert(header::CONTENT_LANGUAGE, HeaderValue::from_static("en"));
+    }
+    response
+}
+
+/// Keeps web pages out: a browser that was led here by a name (DNS rebinding), or by another site's page, is refused
+/// before anything is looked at.
+fn guard(headers: &HeaderMap, version: Version, own: SocketAddr) -> Result<(), StatusCode> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host.to_str().is_ok_and(|host| is_own(host, own)) => {}
+        (Some(_), None) => return Err(StatusCode::FORBIDDEN),
+        (None, None) if version == Version::HTTP_10 => {}
+        _ => return Err(StatusCode::BAD_REQUEST),
+    }
+    let ours = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
+        origin.is_some_and(|host| is_own(host, own))
+    };
+    if headers.get_all(header::ORIGIN).iter().any(|origin| !ours(origin)) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let same = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+    if headers.get_all(SEC_FETCH_SITE).iter().any(|site| !same(site)) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    Ok(())
+}
+
+/// Whether a Host is the literal address that the connection came to, with its port or without one.
+fn is_own(host: &str, own: SocketAddr) -> bool {
+    match host.trim().parse::<SocketAddr>() {
+        Ok(addr) => addr == own,
+        Err(_) => host.trim().parse::<IpAddr>().is_ok_and(|ip| ip == own.ip()),
+    }
+}
+
+async fn control(
+    request: Request<Incoming>,
+    service: Service,
+    face: Face,
+    peer: IpAddr,
+    context: &Context,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    if head.headers.get(header::CONTENT_TYPE).is_some_and(is_form) {
+        return status(StatusCode::FORBIDDEN);
+    }
+    let soap_action = match soap_action(&head.headers) {
+        Ok(action) => action,
+        Err(code) => return status(code),
+    };
+    let body = match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return status(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => return status(StatusCode::BAD_REQUEST),
+        Err(_) => return status(StatusCode::REQUEST_TIMEOUT),
+    };
+    let request = match soap::decode(service, face, soap_action.as_deref(), &body) {
+        Ok(request) => request,
+        Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
+        Err(SoapError::Upnp(error)) => return envelope(Err(error)),
+    };
+    let (reply, waiting) = oneshot::channel();
+    if context.gateway.send(Control { from: peer, face, request, reply }).await.is_err() {
+        return status(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    match waiting.await {
+        Ok(answer) => envelope(answer),
+        Err(_) => status(StatusCode::SERVICE_UNAVAILABLE),
+    }
+}
+
+fn envelope(answer: Result<String, UpnpError>) -> Answer {
+    let mut response = match answer {
+        Ok(text) => xml(StatusCode::OK, text),
+        Err(error) => xml(StatusCode::INTERNAL_SERVER_ERROR, soap::fault(error)),
+    };
+    response.headers_mut().insert(EXT, HeaderValue::from_static(""));
+    response
+}
+
+/// What an HTML form can send by itself.
+fn is_form(content_type: &HeaderValue) -> bool {
+    let Ok(text) = content_type.to_str() else { return true };
+    let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(kind.as_str(), "text/plain" | "application/x-www-form-urlencoded" | "multipart/form-data")
+}
+
+/// SOAPACTION, or with M-POST the header that MAN's namespace number names (UDA 1.0 §3.2).
+fn soap_action(headers: &HeaderMap) -> Result<Option<String>, StatusCode> {
+    let mut values = headers
+        .iter()
+        .filter(|(name, _)| **name == SOAPACTION || name.as_str().ends_with("-soapaction"))
+        .map(|(_, value)| value);
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    first.map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| StatusCode::BAD_REQUEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// H-5 and the security policy: one of our own literals, port optional, nothing else.
+    #[test]
+    fn only_our_own_literal_address_is_a_good_host() {
+        let own: SocketAddr = "192.168.1.1:5431".parse().unwrap();
+        for (host, good) in [
+            ("192.168.1.1:5431", true),
+            ("192.168.1.1", true),
+            (" 192.168.1.1:5431", true),
+            ("192.168.1.1:80", false),
+            ("192.168.1.2:5431", false),
+            ("router.lan:5431", false),
+            ("192.168.1.1.evil.example", false),
+            ("0xc0.0xa8.1.1", false),
+            ("192.168.257", false),
+            ("", false),
+        ] {
+            assert_eq!(is_own(host, own), good, "{host:?}");
+        }
+    }
+
+    fn headers(rows: &[(&str, &str)]) -> HeaderMap {
+        rows.iter()
+            .map(|(name, value)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            })
+            .collect()
+    }
+
+    /// H-5, H-6: one row a request.
+    #[test]
+    fn web_pages_are_kept_out() {
+        let own: SocketAddr = "192.168.1.1:5431".parse().unwrap();
+        let host = ("host", "192.168.1.1:5431");
+        for (rows, version, verdict) in [
+            (vec![host], Version::HTTP_11, Ok(())),
+            (vec![], Version::HTTP_10, Ok(())),
+            (vec![], Version::HTTP_11, Err(StatusCode::BAD_REQUEST)),
+            (vec![host, host], Version::HTTP_11, Err(StatusCode::BAD_REQUEST)),
+            (vec![("host", "rebind.example")], Version::HTTP_11, Err(StatusCode::FORBIDDEN)),
+            (vec![host, ("origin", "http://evil.example")], Version::HTTP_11, Err(StatusCode::FORBIDDEN)),
+            (vec![host, ("origin", "null")], Version::HTTP_11, Err(StatusCode::FORBIDDEN)),
+            (vec![host, ("origin", "http://192.168.1.1:5431")], Version::HTTP_11, Ok(())),
+            (vec![host, ("sec-fetch-site", "cross-site")], Version::HTTP_11, Err(StatusCode::FORBIDDEN)),
+            (vec![host, ("sec-fetch-site", "same-origin")], Version::HTTP_11, Ok(())),
+        ] {
+            assert_eq!(guard(&headers(&rows), version, own), verdict, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn soap_action_is_found_once_or_not_at_all() {
+        assert_eq!(soap_action(&headers(&[])), Ok(None));
+        assert_eq!(soap_action(&headers(&[("SOAPACTION", "\"a#b\"")])), Ok(Some("\"a#b\"".into())));
+        assert_eq!(soap_action(&headers(&[("01-SOAPACTION", "a#b")])), Ok(Some("a#b".into())));
+        let twice = headers(&[("soapaction", "a#b"), ("soapaction", "a#c")]);
+        assert_eq!(soap_action(&twice), Err(StatusCode::BAD_REQUEST));
+    }
+
+    #[test]
+    fn what_a_form_can_send_is_refused() {
+        for (kind, form) in [
+            ("text/xml; charset=\"utf-8\"", false),
+            ("application/soap+xml", false),
+            ("text/plain", true),
+            ("Text/Plain;charset=utf-8", true),
+            ("application/x-www-form-urlencoded", true),
+            ("multipart/form-data; boundary=x", true),
+        ] {
+            assert_eq!(is_form(&HeaderValue::from_static(kind)), form, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The daemon: sockets, kernel, files and clock around the engine, which decides.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod event_loop;
+pub mod exit;
+pub mod http;
+pub mod log;
+pub mod memory_nat;
+pub mod netlink;
+pub mod nft;
+pub mod run;
+pub mod sockets;
+pub mod state;
+pub mod table;

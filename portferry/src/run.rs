@@ -1,0 +1,112 @@
+//! `portferry run`: puts the parts together, and takes them apart again.
+
+use std::path::Path;
+
+use engine::device::DeviceConfig;
+use engine::gateway::Gateway;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::clock::KernelEntropy;
+use crate::config::{Config, NatMode};
+use crate::control;
+use crate::event_loop::{Links, Shell, Signal};
+use crate::exit::Failure;
+use crate::netlink::Netlink;
+use crate::nft::{Nft, TableConfig};
+use crate::state::Identity;
+
+/// The SERVER header of SSDP and HTTP: exactly three tokens (UDA §1.2.2).
+pub fn server_header() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim().split(['-', ' ']).next().unwrap_or_default().to_owned();
+    let release = if release.is_empty() { "5".to_owned() } else { release };
+    format!("Linux/{release} UPnP/1.1 portferry/{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What the descriptions say.
+pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
+    DeviceConfig {
+        seed: identity.seed,
+        boot_id: identity.boot_id,
+        friendly_name: config.igd.friendly_name.clone(),
+        http_port: config.lan.http_port.0,
+        igd_version: config.igd.version.0,
+        server: server_header(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Runs the gateway of the file at `path` until it is told to stop.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(|error| Failure::config(error.to_string()))?;
+    crate::log::start(config.log.level);
+    runtime()?.block_on(run_gateway(config, path))
+}
+
+/// One thread does everything.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::system(format!("cannot start: {error}")))
+}
+
+async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
+    let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
+    let identity = Identity::next_start(&config.state.directory)?;
+    let nft = match config.wan.nat {
+        NatMode::Nftables => Some(open_nft(&config).await?),
+        NatMode::None => None,
+    };
+    let device = device(&config, &identity);
+    let server = device.server.clone();
+    let devices = engine::device::Devices::new(&device);
+    let mut gateway = Gateway::new(config.engine(device), Box::new(KernelEntropy));
+    let (signals, received) = mpsc::channel(4);
+    watch(SignalKind::terminate(), Signal::Stop, &signals)?;
+    watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
+    watch(SignalKind::hangup(), Signal::Reload, &signals)?;
+    let socket = config.control.socket.clone();
+    let shell = Shell::new(
+        config,
+        Some(path.to_owned()),
+        devices,
+        &server,
+        Links::Kernel(netlink),
+        nft,
+        received,
+    );
+    let control = control::Server::start(&socket, shell.asked())?;
+    tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
+    shell.run(&mut gateway).await?;
+    drop(control);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn open_nft(config: &Config) -> Result<Nft, Failure> {
+    let table = TableConfig {
+        name: config.nat.table.0.clone(),
+        wan_interface: config.wan.interface.0.clone(),
+        lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
+        forward_filter: config.nat.forward_filter,
+        masquerade: config.nat.masquerade,
+    };
+    Nft::open(table).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Failure::no_permission(
+            "changing nftables needs root or CAP_NET_ADMIN; run as root, or set wan.nat = \"none\" if this router has no NAT",
+        ),
+        _ => Failure::system(format!("cannot set up nftables: {error}")),
+    })
+}
+
+/// Forwards a signal for as long as somebody listens.
+fn watch(kind: SignalKind, meaning: Signal, signals: &mpsc::Sender<Signal>) -> Result<(), Failure> {
+    let mut stream = signal(kind).map_err(|error| Failure::system(format!("no signals: {error}")))?;
+    let signals = signals.clone();
+    tokio::spawn(async move {
+        while stream.recv().await.is_some() && signals.send(meaning).await.is_ok() {}
+    });
+    Ok(())
+}

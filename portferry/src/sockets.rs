@@ -1,0 +1,110 @@
+//! UDP sockets: SSDP on each LAN interface, the uplink towards the PCP server, and the group for its announcements.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// A datagram is not read beyond this; the longest of any protocol here is a description search of a few hundred.
+const MAX_DATAGRAM: usize = 2048;
+
+/// A socket and the task that reads it; dropping it ends both.
+#[derive(Debug)]
+pub struct Reading {
+    /// For sending, which never waits: a full buffer is an error like any other.
+    pub sender: UdpSocket,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reading {
+    /// Reads `socket` for ever; each datagram goes to `queue` as `wrap` makes it. When the receiver is behind, the
+    /// kernel's buffer fills and datagrams are lost, as on any network.
+    pub fn start<T: Send + 'static>(
+        socket: UdpSocket,
+        queue: mpsc::Sender<T>,
+        wrap: impl Fn(SocketAddr, Vec<u8>) -> T + Send + 'static,
+    ) -> io::Result<Self> {
+        let sender = socket.try_clone()?;
+        let reader = tokio::net::UdpSocket::from_std(socket)?;
+        let task = tokio::spawn(async move {
+            let mut buffer = [0; MAX_DATAGRAM];
+            loop {
+                match reader.recv_from(&mut buffer).await {
+                    Ok((len, from)) => {
+                        if queue.send(wrap(from, buffer[..len].to_vec())).await.is_err() {
+                            return;
+                        }
+                    }
+                    // "Connection refused" after a datagram to a closed port, "network down": nothing is lost by
+                    // going on, and yielding keeps a lasting error from eating the processor.
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                }
+            }
+        });
+        Ok(Self { sender, task })
+    }
+}
+
+/// A socket on SSDP's port that hears only `interface`, the group and unicast alike, and sends by it.
+pub fn ssdp(interface: &str, index: u32) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    // Other UPnP programs share the port.
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, wire::ssdp::PORT)).into())?;
+    socket.join_multicast_v4_n(&wire::ssdp::GROUP_V4, &InterfaceIndexOrAddress::Index(index))?;
+    // Groups that other programs joined on this interface are none of our business.
+    socket.set_multicast_all_v4(false)?;
+    socket.set_multicast_ttl_v4(2)?;
+    nonblocking(socket)
+}
+
+/// A socket connected to the PCP server, from a random port, by the WAN interface; and its own address, which is
+/// `from` where that is given.
+pub fn uplink(interface: &str, from: Option<IpAddr>, server: SocketAddr) -> io::Result<(UdpSocket, IpAddr)> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    if let Some(from) = from {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    socket.connect(&server.into())?;
+    let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((nonblocking(socket)?, own.ip()))
+}
+
+/// A socket that hears PCP announcements on the WAN interface (RFC 6887 §14.1.3).
+pub fn announcements(interface: &str, index: u32) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    // Bound to the group itself: unicast to this port is not ours.
+    let group = wire::pcp::ANNOUNCE_GROUP_V4;
+    socket.bind(&SocketAddr::from((group, wire::pcp::CLIENT_PORT)).into())?;
+    socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
+    nonblocking(socket)
+}
+
+/// A listening socket for the HTTP server that accepts only what comes in by `interface`.
+pub fn http(interface: &str, addr: SocketAddrV4) -> io::Result<tokio::net::TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddr::V4(addr).into())?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
+fn nonblocking(socket: Socket) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,85 @@
+//! What is kept over restarts: who this installation is.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+
+/// Random once; device names and the hidden part of the control URLs come from it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// 16 random octets.
+    pub seed: [u8; 16],
+    /// One more at each start (BOOTID.UPNP.ORG).
+    pub boot_id: u32,
+}
+
+const FILE: &str = "identity.json";
+
+impl Identity {
+    /// A new one.
+    pub fn random() -> Self {
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).expect("the kernel gives random octets");
+        Self { seed, boot_id: 1 }
+    }
+
+    /// Reads the one in `directory`, counts the start, and writes it back; makes a new one where there is none.
+    pub fn next_start(directory: &Path) -> Result<Self, Failure> {
+        let failed = |what: &str, error: std::io::Error| {
+            Failure::cannot_create(format!(
+                "{what} {}: {error}; portferry has to be able to write there ([state] directory)",
+                directory.display()
+            ))
+        };
+        std::fs::create_dir_all(directory).map_err(|error| failed("cannot make the state directory", error))?;
+        let path = directory.join(FILE);
+        let identity = match std::fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
+                Ok(old) => Self { boot_id: (old.boot_id + 1) & 0x7fff_ffff, ..old },
+                Err(error) => {
+                    tracing::warn!(
+                        "{} cannot be understood ({error}); making a new identity: control points will see a new gateway",
+                        path.display()
+                    );
+                    Self::random()
+                }
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::random(),
+            Err(error) => return Err(failed("cannot read the state in", error)),
+        };
+        identity.write(directory).map_err(|error| failed("cannot write the state in", error))?;
+        Ok(identity)
+    }
+
+    /// By a new file and a rename, so that a power cut leaves the old or the new one.
+    fn write(&self, directory: &Path) -> std::io::Result<()> {
+        let path = directory.join(FILE);
+        let new = directory.join("identity.json.new");
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        std::fs::File::open(directory)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_stays_and_the_boot_id_rises() {
+        let dir = std::env::temp_dir().join(format!("portferry-state-{}", std::process::id()));
+        let first = Identity::next_start(&dir).unwrap();
+        let second = Identity::next_start(&dir).unwrap();
+        assert_eq!((second.seed, second.boot_id), (first.seed, first.boot_id + 1));
+        std::fs::write(dir.join(FILE), b"{").unwrap();
+        let third = Identity::next_start(&dir).unwrap();
+        assert_ne!(third.seed, first.seed);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

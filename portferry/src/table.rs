@@ -1,0 +1,144 @@
+//! What `portferry status` and `portferry mappings` print for people.
+
+use std::fmt::Write;
+
+use crate::control::{MappingReport, StatusReport};
+
+/// The gateway in a few lines.
+pub fn status(report: &StatusReport) -> String {
+    let addresses = |addresses: &[std::net::Ipv4Addr]| match addresses {
+        [] => "no address".to_owned(),
+        all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    let server = report.server.map_or("none known".to_owned(), |server| server.to_string());
+    let uplink = match (report.uplink.as_str(), report.last_heard) {
+        ("answering", Some(heard)) => format!("{server} answers, last {} ago", duration(heard)),
+        ("silent", Some(heard)) => format!("{server} is silent, last heard {} ago", duration(heard)),
+        ("silent", None) => format!("{server} has never answered"),
+        _ => format!("{server}, not heard yet"),
+    };
+    let external = match (report.external_address, report.uptime) {
+        (Some(addr), Some(uptime)) => format!("{addr}, for {}", duration(uptime)),
+        (Some(addr), None) => format!("{addr}, but not connected"),
+        (None, _) => "unknown".to_owned(),
+    };
+    let own_nat = if report.nat == "none" { "none" } else { "nftables, in between" };
+    let lan: Vec<String> =
+        report.lan.iter().map(|lan| format!("{} {}", lan.name, addresses(&lan.addresses))).collect();
+    let mut out = String::new();
+    for (name, value) in [
+        ("external address", external),
+        ("PCP server", uplink),
+        ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
+        ("own NAT", own_nat.to_owned()),
+        ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),
+        ("mappings", report.mappings.to_string()),
+        ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
+    ] {
+        let _ = writeln!(out, "{name:<17} {value}");
+    }
+    out
+}
+
+/// One line a mapping.
+pub fn mappings(report: &[MappingReport]) -> String {
+    if report.is_empty() {
+        return "no mappings\n".to_owned();
+    }
+    let head = ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
+    let mut rows = vec![head];
+    for mapping in report {
+        let external = match mapping.remote_host {
+            Some(remote) => format!("{} from {remote}", mapping.external),
+            None => mapping.external.to_string(),
+        };
+        rows.push([
+            mapping.protocol.clone(),
+            external,
+            mapping.nat_port.map_or("-".to_owned(), |port| port.to_string()),
+            mapping.internal.to_string(),
+            mapping.lease_left.map_or("for ever".to_owned(), duration),
+            mapping.state.clone(),
+            printable(&mapping.description),
+        ]);
+    }
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+/// `59s`, `12m 05s`, `3h 10m`, `2d 04h`.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..=59 => format!("{seconds}s"),
+        60..=3599 => format!("{minutes}m {:02}s", seconds % 60),
+        3600..=86_399 => format!("{hours}h {:02}m", minutes % 60),
+        _ => format!("{days}d {:02}h", hours % 24),
+    }
+}
+
+/// A terminal must not be steered by what a stranger wrote.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping() -> MappingReport {
+        MappingReport {
+            protocol: "TCP".into(),
+            external: "198.51.100.7:8080".parse().unwrap(),
+            nat_port: Some(8080),
+            internal: "192.168.1.10:80".parse().unwrap(),
+            remote_host: None,
+            description: "web\u{1b}[31m".into(),
+            age: 5,
+            lease_left: Some(3599),
+            lifetime_left: 100,
+            state: "active".into(),
+        }
+    }
+
+    #[test]
+    fn mappings_stand_in_columns_and_steer_no_terminal() {
+        let other = MappingReport {
+            protocol: "UDP".into(),
+            nat_port: None,
+            lease_left: None,
+            remote_host: Some("203.0.113.9".parse().unwrap()),
+            description: String::new(),
+            ..mapping()
+        };
+        assert_eq!(
+            mappings(&[mapping(), other]),
+            "PROTO  EXTERNAL                            OWN NAT  INTERNAL         LEASE     STATE   DESCRIPTION\n\
+             TCP    198.51.100.7:8080                   8080     192.168.1.10:80  59m 59s   active  web\u{fffd}[31m\n\
+             UDP    198.51.100.7:8080 from 203.0.113.9  -        192.168.1.10:80  for ever  active\n"
+        );
+        assert_eq!(mappings(&[]), "no mappings\n");
+    }
+
+    #[test]
+    fn durations_in_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m 00s"), (3599, "59m 59s"), (3600, "1h 00m"), (604_800, "7d 00h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}
