@@ -123,8 +123,10 @@ mod tests {
     fn every_port_is_used_before_none_is_left() {
         let mut ports = NatPorts::default();
         let mut entropy = SeededEntropy::new(2);
-        for _ in 1024..=65535 {
-            assert!(ports.take(Protocol::TCP, &[], &[], FlowId(0), &mut entropy).is_some());
+        ports.used = (1024..=65535).map(|port| ((Protocol::TCP, port), FlowId(0))).collect();
+        for left in [65535, 49152, 49151, 1024] {
+            ports.release(Protocol::TCP, left);
+            assert_eq!(ports.take(Protocol::TCP, &[], &[], FlowId(0), &mut entropy), Some(left));
         }
         assert_eq!(ports.take(Protocol::TCP, &[], &[], FlowId(0), &mut entropy), None);
     }

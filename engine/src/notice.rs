@@ -78,10 +78,12 @@ pub enum Notice {
     VersionRefused(SocketAddr, u8),
     /// It refuses even the mapping that tells the external address.
     ProbeRefused(SocketAddr, ResultCode, Duration),
+    /// It gives an external address that nobody can reach.
+    UnusableExternal(SocketAddr, Ipv4Addr),
     /// The socket towards it could not be opened.
     UplinkFailed(SocketAddr, String),
-    /// The WAN interface has no IPv4 address.
-    NoWanAddress,
+    /// The WAN interface of this name does not exist, is down, or has no IPv4 address.
+    NoWanAddress(String),
     /// There is neither a configured server nor a default router.
     NoServer,
 }
@@ -225,12 +227,17 @@ impl fmt::Display for Notice {
                 "PCP server {server} answers {result} to the mapping that tells the external address; trying again in {} s",
                 wait.as_secs()
             ),
+            Notice::UnusableExternal(server, addr) => write!(
+                f,
+                "PCP server {server} gives {addr} as external address, which nobody can reach; given back, trying again later"
+            ),
             Notice::UplinkFailed(server, error) => {
                 write!(f, "no socket towards PCP server {server} ({error}); trying again")
             }
-            Notice::NoWanAddress => {
-                write!(f, "the WAN interface has no IPv4 address; waiting for one ([wan] interface)")
-            }
+            Notice::NoWanAddress(name) => write!(
+                f,
+                "the WAN interface {name} does not exist, is down or has no IPv4 address; new mappings are refused until it has ([wan] interface)"
+            ),
             Notice::NoServer => write!(
                 f,
                 "no PCP server: none is configured ([uplink] servers) and the WAN interface has no default router"

@@ -95,6 +95,9 @@ struct Held {
 
 type Port = (Protocol, u16);
 
+/// Remote peers of one mapping (RFC 6887 §13.3: at least one).
+const MAX_FILTERS: usize = 32;
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Provider {
@@ -253,25 +256,26 @@ impl Provider {
             }
             return Ok(self.response(now, ResultCode::SUCCESS, 0, Body::Map(map), processed));
         }
+        if let Some(port) = existing
+            && strict
+            && !(port.1 == map.external_port && self.is_own_address(&map))
+        {
+            return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
+        }
+        let before = existing.map_or(Vec::new(), |port| self.mappings[&port].filters.clone());
+        let after = filters.into_iter().fold(before.clone(), add_filter);
+        if after.len() > MAX_FILTERS {
+            return Err(ResultCode::EXCESSIVE_REMOTE_PEERS.into());
+        }
         let port = match existing {
-            Some(port) if strict && port.1 != map.external_port => {
-                return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
-            }
             Some(port) => port,
             None => self.open(now, from, internal, &map, strict)?,
         };
-        let lifetime = request.lifetime.clamp(self.config.shortest, self.config.longest);
+        let lifetime = request.lifetime.min(self.config.longest).max(self.config.shortest);
         let ends = now + Duration::from_secs(u64::from(lifetime));
         let mapping = self.mappings.get_mut(&port).expect("found or opened just now");
         mapping.ends = ends;
-        let before = mapping.filters.clone();
-        for filter in filters {
-            if filter.prefix_len == 0 {
-                mapping.filters.clear();
-            } else if !mapping.filters.contains(&filter) {
-                mapping.filters.push(filter);
-            }
-        }
+        mapping.filters = after;
         if existing.is_none() || mapping.filters != before {
             self.events.push_back(NatEvent::Opened(mapping.clone()));
         }
@@ -294,11 +298,8 @@ impl Provider {
         if self.mappings.values().filter(|mapping| mapping.subscriber == subscriber).count() >= self.config.quota {
             return Err(ResultCode::USER_EX_QUOTA.into());
         }
-        let suggested_addr = pcp::ip_from_wire(map.external_addr);
-        let address_fits =
-            suggested_addr.is_unspecified() || suggested_addr == IpAddr::V4(self.config.external);
         let wish = (protocol, map.external_port);
-        let port = if (address_fits || !strict) && self.is_free(now, wish, internal, map.nonce) {
+        let port = if (!strict || self.is_own_address(map)) && self.is_free(now, wish, internal, map.nonce) {
             wish
         } else if strict {
             let left = self.mappings.get(&wish).map_or(30, |mapping| mapping.ends.secs_left(now));
@@ -327,6 +328,12 @@ impl Provider {
             },
         );
         Ok(port)
+    }
+
+    /// Whether the suggested external address is the one there is, or none.
+    fn is_own_address(&self, map: &MapData) -> bool {
+        let suggested = pcp::ip_from_wire(map.external_addr);
+        suggested.is_unspecified() || suggested == IpAddr::V4(self.config.external)
     }
 
     fn is_free(&self, now: Instant, port: Port, internal: SocketAddrV4, nonce: Nonce) -> bool {
@@ -362,6 +369,16 @@ impl Provider {
     ) -> Response {
         Response { result, lifetime, epoch: self.epoch(now), body, options }
     }
+}
+
+/// FILTERs accumulate; one of prefix length 0 drops those before it (RFC 6887 §13.3).
+fn add_filter(mut filters: Vec<pcp::Filter>, filter: pcp::Filter) -> Vec<pcp::Filter> {
+    if filter.prefix_len == 0 {
+        filters.clear();
+    } else if !filters.contains(&filter) {
+        filters.push(filter);
+    }
+    filters
 }
 
 impl ProviderMapping {

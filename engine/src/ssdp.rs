@@ -61,6 +61,7 @@ pub struct SsdpServer {
     http_port: u16,
     boot_id: u32,
     announced: bool,
+    stopped: bool,
     interfaces: Vec<Interface>,
     queue: BTreeMap<(Instant, u64), Outgoing>,
     next: u64,
@@ -80,6 +81,7 @@ impl SsdpServer {
             http_port: config.http_port,
             boot_id: config.boot_id & 0x7fff_ffff,
             announced: false,
+            stopped: false,
             interfaces: Vec::new(),
             queue: BTreeMap::new(),
             next: 0,
@@ -98,6 +100,9 @@ impl SsdpServer {
     /// The LAN interfaces are these now. What is new is announced; an address that changed is a new start
     /// (BOOTID) for whoever knows the old one.
     pub fn set_interfaces(&mut self, now: Instant, lan: &[LanInterface], entropy: &mut dyn Entropy) {
+        if self.stopped {
+            return;
+        }
         let before = std::mem::take(&mut self.interfaces);
         self.interfaces = lan
             .iter()
@@ -124,6 +129,8 @@ impl SsdpServer {
             self.boot_id = (self.boot_id + 1) & 0x7fff_ffff;
         }
         self.announced = true;
+        // What of an older announcement is not sent yet tells the old addresses.
+        self.queue.retain(|_, (_, to, _)| !to.ip().is_multicast());
         let start = now + entropy.up_to(START_WAIT);
         self.announce(start, false);
         self.announce(start, true);
@@ -163,8 +170,13 @@ impl SsdpServer {
     ) -> Option<()> {
         let interface = self.interfaces.iter().find(|interface| interface.index == index)?;
         let (own, _) = *interface.links.iter().find(|(_, link)| link.contains(from.ip()))?;
+        // An answer to a broadcast address would be everybody's.
+        let is_host = match from.ip() {
+            IpAddr::V4(host) => interface.links.iter().all(|(own, link)| *own != host && !link.is_edge(host)),
+            IpAddr::V6(_) => false,
+        };
         let port_allowed = from.port() >= 1024 || from.port() == PORT;
-        if !port_allowed || from.ip() == IpAddr::V4(own) {
+        if !port_allowed || !is_host {
             return None;
         }
         let matches: Vec<(Face, Target, String)> = self
@@ -263,6 +275,7 @@ impl SsdpServer {
 
     /// Takes back every announcement, at once.
     pub fn stop(&mut self, now: Instant) {
+        self.stopped = true;
         self.queue.clear();
         self.refresh = None;
         self.announce(now, false);

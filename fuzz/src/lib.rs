@@ -1,1 +1,311 @@
-//! fuzz
+//! Fuzz targets: one function for each decoder, and one for the gateway as a whole. Each takes any octets and panics
+//! when a law is broken: nothing panics, nothing grows beyond what came in, and what was read can be written and read
+//! again without a difference.
+//!
+//! `targets/` makes them programs for cargo-fuzz; `tests/` runs them on stable, briefly, with every `cargo test`.
+
+mod gateway;
+
+use std::fmt::Display;
+
+use wire::description::{self, ParsedDevice};
+use wire::pcp::{self, Body, Rejection, ResultCode};
+use wire::services::{Face, Service};
+use wire::soap::{self, AnswerError, SoapError};
+use wire::{gena, listing, natpmp, ssdp};
+
+pub use gateway::gateway_events;
+
+/// A target: its name, which is that of its binary and of its corpus, and the function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 13] = [
+    ("pcp_request", pcp_request),
+    ("pcp_response", pcp_response),
+    ("pcp_version_refusal", pcp_version_refusal),
+    ("natpmp_request", natpmp_request),
+    ("natpmp_response", natpmp_response),
+    ("ssdp", ssdp),
+    ("soap_request", soap_request),
+    ("soap_answer", soap_answer),
+    ("description", description),
+    ("listing", listing),
+    ("gena_headers", gena_headers),
+    ("gena_property_set", gena_property_set),
+    ("gateway_events", gateway_events),
+];
+
+/// What is printed for people is bounded by what came in.
+fn prints_within(value: &dyn Display, data: &[u8]) {
+    assert!(value.to_string().len() <= 1000 + 20 * data.len());
+}
+
+/// `pcp::Request::parse`, and the answer to what it refuses.
+pub fn pcp_request(data: &[u8]) {
+    let header = pcp::RequestHeader::parse(data);
+    match pcp::Request::parse(data) {
+        Ok(request) => {
+            prints_within(&request, data);
+            assert!(data.len() <= pcp::MAX_LEN);
+            let header = header.expect("a request has a header that can be read");
+            assert_eq!((header.lifetime, header.client_addr), (request.lifetime, request.client_addr));
+            assert_eq!(header.opcode, request.body.opcode());
+            let bytes = request.to_bytes();
+            assert!(bytes.len().is_multiple_of(4));
+            // PREFIX64 may leave its list out, and is written with an empty one: the only thing that grows.
+            if bytes.len() <= pcp::MAX_LEN {
+                assert_eq!(pcp::Request::parse(&bytes).as_ref(), Ok(&request));
+            } else {
+                assert!(request.option(pcp::OptionCode::PREFIX64).is_some(), "{request:?}");
+            }
+        }
+        Err(Rejection::Silence) => {}
+        Err(Rejection::Answer(result)) => {
+            assert_ne!(result, ResultCode::SUCCESS);
+            let answer = pcp::error_response(data, result, result.recommended_lifetime(), 7);
+            assert!(answer.len() <= pcp::MAX_LEN && answer.len() >= pcp::HEADER_LEN);
+            assert!(answer.len() <= data.len().next_multiple_of(4).max(pcp::HEADER_LEN), "no amplifier");
+            let response = pcp::Response::parse(&answer).expect("our own error response can be read");
+            assert_eq!((response.result, response.epoch), (result, 7));
+        }
+    }
+}
+
+/// `pcp::Response::parse`.
+pub fn pcp_response(data: &[u8]) {
+    let Ok(response) = pcp::Response::parse(data) else { return };
+    prints_within(&response, data);
+    let bytes = response.to_bytes();
+    assert!(bytes.len().is_multiple_of(4));
+    if bytes.len() <= pcp::MAX_LEN {
+        let again = pcp::Response::parse(&bytes).expect("what was read can be written and read again");
+        // What of a refusal cannot be read comes as raw octets; it stays that, or is read at last.
+        if !matches!(response.body, Body::Other(..)) {
+            assert_eq!(again, response);
+        }
+    }
+}
+
+/// `pcp::version_refusal`.
+pub fn pcp_version_refusal(data: &[u8]) {
+    let Some(refusal) = pcp::version_refusal(data) else { return };
+    assert_eq!(refusal.version, data[0]);
+    if refusal.version != 0 {
+        let answer = pcp::error_response(data, ResultCode::UNSUPP_VERSION, refusal.lifetime, 3);
+        let again = pcp::version_refusal(&answer).expect("our own refusal is one");
+        assert_eq!((again.version, again.lifetime, again.epoch), (pcp::VERSION, refusal.lifetime, Some(3)));
+    }
+}
+
+/// `natpmp::Request::parse`, and the answer to what it refuses.
+pub fn natpmp_request(data: &[u8]) {
+    match natpmp::Request::parse(data) {
+        Ok(request) => {
+            prints_within(&request, data);
+            let bytes = request.to_bytes();
+            assert!(bytes.len() <= data.len());
+            assert_eq!(natpmp::Request::parse(&bytes), Ok(request));
+            let refused = request.refused(natpmp::ResultCode::NETWORK_FAILURE, 7);
+            assert_eq!(natpmp::Response::parse(&refused.to_bytes()), Ok(refused));
+        }
+        Err(natpmp::Rejection::Silence) => {}
+        Err(natpmp::Rejection::Answer(result)) => {
+            let answer = natpmp::error_response(data, result, 7);
+            assert!(answer.len() <= data.len().max(8), "no amplifier");
+            let response = natpmp::Response::parse(&answer).expect("our own error response can be read");
+            assert_eq!(response.result(), result);
+        }
+    }
+}
+
+/// `natpmp::Response::parse`.
+pub fn natpmp_response(data: &[u8]) {
+    let Ok(response) = natpmp::Response::parse(data) else { return };
+    prints_within(&response, data);
+    let bytes = response.to_bytes();
+    assert!(bytes.len() <= data.len());
+    assert_eq!(natpmp::Response::parse(&bytes), Ok(response));
+}
+
+/// `ssdp::parse`.
+pub fn ssdp(data: &[u8]) {
+    let Ok(message) = ssdp::parse(data) else { return };
+    assert!(data.len() <= ssdp::MAX_DATAGRAM);
+    let target = match &message {
+        ssdp::Message::Search(search) => &search.target,
+        ssdp::Message::Notify(notify) => &notify.nt,
+        ssdp::Message::Response(response) => &response.st,
+    };
+    assert_eq!(&ssdp::Target::parse(&target.to_string()), target);
+    // Lines are all that the format has: what was one line stays one, unless it holds another line's end.
+    let text = target.to_string();
+    if text.contains(char::is_control) {
+        return;
+    }
+    match &message {
+        ssdp::Message::Search(search) => {
+            assert!(search.mx.is_none_or(|mx| mx <= ssdp::MAX_MX));
+            let host = search.host.clone().unwrap_or_default();
+            let written = ssdp::search(&host, target, search.mx);
+            let Ok(ssdp::Message::Search(again)) = ssdp::parse(written.as_bytes()) else {
+                assert!(written.len() > ssdp::MAX_DATAGRAM, "{written}");
+                return;
+            };
+            assert_eq!((again.target, again.mx), (search.target.clone(), search.mx));
+        }
+        ssdp::Message::Notify(ssdp::Notify { usn, .. }) | ssdp::Message::Response(ssdp::Response { usn, .. }) => {
+            let sender = ssdp::Sender {
+                location: "http://192.168.1.1:5000/igd.xml",
+                server: "a/1 UPnP/1.1 b/1",
+                max_age: 1800,
+                boot_id: 7,
+                config_id: 9,
+            };
+            let written = ssdp::search_response(&sender, target, usn, None);
+            let Ok(ssdp::Message::Response(again)) = ssdp::parse(written.as_bytes()) else {
+                assert!(written.len() > ssdp::MAX_DATAGRAM, "{written}");
+                return;
+            };
+            assert_eq!((&again.st, again.boot_id, again.max_age), (target, Some(7), Some(1800)));
+            assert_eq!(again.location, sender.location);
+        }
+    }
+}
+
+/// `soap::decode`, for every service and both faces. The first line of `data` is SOAPACTION.
+pub fn soap_request(data: &[u8]) {
+    let (header, body) = data.split_at(data.iter().position(|&octet| octet == b'\n').unwrap_or(0));
+    let header = String::from_utf8_lossy(header);
+    for service in Service::ALL {
+        for face in Face::ALL {
+            match soap::decode(service, face, Some(&header), body) {
+                Ok(soap::Request::Call(call)) => {
+                    assert_eq!(call.service, service);
+                    check_call(service, face, &call);
+                }
+                Ok(soap::Request::Query { service: of, variable }) => {
+                    assert_eq!(of, service);
+                    assert!(variable.since <= service.version(face));
+                }
+                Err(SoapError::BadRequest) => {}
+                Err(SoapError::Upnp(error)) => {
+                    let answer = soap::decode_answer(soap::fault(error).as_bytes());
+                    let description = error.description.to_owned();
+                    assert_eq!(answer, Err(AnswerError::Fault { code: error.code, description }));
+                }
+            }
+        }
+    }
+}
+
+/// A call that was read can be written as a control point would, and read again.
+fn check_call(service: Service, face: Face, call: &soap::Call) {
+    let values: Vec<(&str, String)> = call
+        .action
+        .inputs
+        .iter()
+        .map(|input| {
+            let text = call.text(input.name);
+            assert!(text.len() <= soap::MAX_TEXT, "{}: {} octets", input.name, text.len());
+            let data_type = service.variable(input.variable).expect("every argument has a type").data_type;
+            let value = match data_type {
+                wire::services::DataType::String => text.to_owned(),
+                wire::services::DataType::Boolean => u8::from(call.boolean(input.name)).to_string(),
+                _ => call.number(input.name).to_string(),
+            };
+            (input.name, value)
+        })
+        .collect();
+    let args: Vec<(&str, &str)> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let body = soap::encode_call(&call.service_type(), call.action.name, &args);
+    let header = format!("\"{}#{}\"", call.service_type(), call.action.name);
+    let Ok(soap::Request::Call(again)) = soap::decode(service, face, Some(&header), body.as_bytes()) else {
+        panic!("a call that was read is not read again: {body}");
+    };
+    for (name, value) in &args {
+        let same = again.text(name) == call.text(name)
+            && again.number(name) == call.number(name)
+            && again.boolean(name) == call.boolean(name);
+        assert!(same, "{name}={value:?} comes back as {:?}", again.text(name));
+    }
+}
+
+/// `soap::decode_answer`.
+pub fn soap_answer(data: &[u8]) {
+    match soap::decode_answer(data) {
+        Ok(answer) => {
+            let held: usize = answer.values.iter().map(|(name, value)| name.len() + value.len()).sum();
+            assert!(held <= 8 * data.len());
+            for (name, value) in &answer.values {
+                assert!(answer.value(name).is_some(), "{name}={value}");
+            }
+        }
+        Err(AnswerError::Fault { description, .. }) => assert!(description.len() <= 8 * data.len()),
+        Err(AnswerError::Malformed) => {}
+    }
+}
+
+/// `description::parse`.
+pub fn description(data: &[u8]) {
+    let Ok(device) = description::parse(data) else { return };
+    assert!(!device.device_type.is_empty());
+    let ParsedDevice { url_base, udn, device_type, friendly_name, services } = &device;
+    let mut held = url_base.as_ref().map_or(0, String::len) + udn.len() + device_type.len() + friendly_name.len();
+    for service in services {
+        held += service.service_type.len() + service.service_id.len() + service.scpd_url.len();
+        held += service.control_url.len() + service.event_url.len();
+    }
+    // A device that stands in a device is read as part of both, and so on inwards.
+    assert!(held <= 64 * data.len());
+}
+
+/// `listing::decode`.
+pub fn listing(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(entries) = listing::decode(text) else { return };
+    let again = listing::decode(&listing::encode(&entries)).expect("our own listing can be read");
+    assert_eq!(again.len(), entries.len());
+    for (again, entry) in again.iter().zip(&entries) {
+        let numbers = |e: &listing::ListingEntry| (e.external_port, e.internal_port, e.lease, e.enabled);
+        assert_eq!(numbers(again), numbers(entry));
+        assert_eq!(again.internal_client, entry.internal_client.trim());
+    }
+}
+
+/// The headers of SUBSCRIBE and UNSUBSCRIBE: CALLBACK, NT, SID and TIMEOUT, a line each; an empty line is no header.
+pub fn gena_headers(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
+    let mut next = || lines.next().flatten();
+    let (callback, nt, sid, timeout) = (next(), next(), next(), next());
+    for url in gena::parse_callbacks(callback.unwrap_or_default()) {
+        assert_eq!(gena::CallbackUrl::parse(&url.to_string()).as_ref(), Some(&url));
+        let event = gena::notify(&url, wire::description::Uuid([7; 16]), 1, "body");
+        let head = event.split_once("\r\n\r\n").map(|(head, _)| head.lines().count());
+        assert_eq!(head, Some(9), "a callback adds no line: {event:?}");
+    }
+    let bounds = gena::MIN_TIMEOUT..=gena::MAX_TIMEOUT;
+    match gena::Subscribe::parse(callback, nt, sid, timeout) {
+        Ok(gena::Subscribe::New { callbacks, timeout }) => {
+            assert!((1..=gena::MAX_CALLBACKS).contains(&callbacks.len()) && bounds.contains(&timeout));
+        }
+        Ok(gena::Subscribe::Renew { sid: renewed, timeout }) => {
+            assert_eq!(gena::parse_unsubscribe(None, None, sid), Ok(renewed));
+            assert!(bounds.contains(&timeout));
+        }
+        Err(error) => assert!(matches!(error.status(), 400 | 412)),
+    }
+}
+
+/// `gena::parse_property_set`.
+pub fn gena_property_set(data: &[u8]) {
+    let Ok(properties) = gena::parse_property_set(data) else { return };
+    let held: usize = properties.iter().map(|(name, value)| name.len() + value.len()).sum();
+    assert!(held <= 64 * data.len());
+    let borrowed: Vec<(&str, &dyn Display)> =
+        properties.iter().map(|(name, value)| (name.as_str(), value as &dyn Display)).collect();
+    let again = gena::parse_property_set(gena::property_set(&borrowed).as_bytes());
+    let names = |set: &[(String, String)]| set.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(again.map(|set| names(&set)), Ok(names(&properties)));
+}

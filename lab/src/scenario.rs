@@ -92,6 +92,7 @@ pub fn run(file: &str, text: &str, seed: u64) -> Result<(), Box<Failure>> {
         open: BTreeMap::new(),
         searches: BTreeMap::new(),
         window: Window::default(),
+        line: String::new(),
     };
     let mut last = (1, "");
     for (index, line) in text.lines().enumerate() {
@@ -128,6 +129,8 @@ struct Runner {
     open: BTreeMap<String, VecDeque<RequestId>>,
     searches: BTreeMap<String, Search>,
     window: Window,
+    /// The line that is being run.
+    line: String,
 }
 
 impl Runner {
@@ -143,10 +146,11 @@ impl Runner {
 
     /// The world; the first call makes it and lets it settle.
     fn world(&mut self) -> &mut World {
-        let setup = &self.setup;
+        let (setup, line) = (&self.setup, &self.line);
         self.world.get_or_insert_with(|| {
             let mut world = World::new(setup.clone());
             world.run(SETTLING);
+            world.note(line);
             world
         })
     }
@@ -170,8 +174,9 @@ impl Runner {
         if words.is_empty() {
             return Ok(());
         }
+        self.line = format!("* {}", line.trim());
         if let Some(world) = &mut self.world {
-            world.note(format_args!("* {}", line.trim()));
+            world.note(&self.line);
         }
         self.directive(&words)?;
         match self.world.as_ref().and_then(|world| world.violations().first()) {

@@ -184,22 +184,6 @@ fn a_lease_ends(min_lifetime: u32) {
 }
 
 #[test]
-fn lan_hosts_reach_each_other_by_the_external_address() {
-    let Some(subject) = interworking_subject() else { return };
-    let network = Network::new(CASCADED);
-    let _provider = Provider::start(&network, Options::default());
-    let mut daemon = subject.start(&network, NAT, "");
-    let control_point = ready(&network, &mut daemon, Host::Lan1);
-    let _listeners = BOTH.map(|protocol| listener(&network, Host::Lan1, protocol, 8080));
-    control_point.adds(8080, 9090, "TCP", 3600);
-    control_point.adds(8080, 9090, "UDP", 3600);
-    for (protocol, host) in [(TCP, Host::Lan2), (UDP, Host::Lan2), (TCP, Host::Lan1), (UDP, Host::Lan1)] {
-        let answer = answer_to(&network, host, protocol, 9090, 3 * SECOND);
-        assert_eq!(answer.as_deref(), Some("lan1:knock"), "{} from {host}", name(protocol));
-    }
-}
-
-#[test]
 fn two_external_ports_lead_to_one_internal_port() {
     let Some(subject) = interworking_subject() else { return };
     let network = Network::new(CASCADED);
@@ -403,28 +387,6 @@ fn a_provider_that_lost_its_mappings_gets_them_again() {
     provider.restart(); // which announces epoch 0 to 224.0.0.1:5350
     eventually("the mapping's return", 20 * SECOND, || provider.forwarding(TCP, 8080));
     reaches(&network, TCP, 8080, "lan1");
-}
-
-#[test]
-fn a_killed_daemon_comes_back_with_its_mappings() {
-    let Some(subject) = interworking_subject() else { return };
-    let network = Network::new(CASCADED);
-    let provider = Provider::start(&network, Options::default());
-    let mut daemon = subject.start(&network, NAT, "");
-    let control_point = ready(&network, &mut daemon, Host::Lan1);
-    let _listener = listener(&network, Host::Lan1, TCP, 8080);
-    control_point.adds(8080, 8080, "TCP", 3600);
-    drop(daemon); // SIGKILL
-
-    let mut daemon = subject.start(&network, NAT, "");
-    let control_point = ready(&network, &mut daemon, Host::Lan1);
-    let list = control_point.upnpc(&["-l"]);
-    assert!(list.contains(&format!("TCP  8080->{LAN1}:8080")), "{list}");
-    reaches(&network, TCP, 8080, "lan1");
-    // The provider lets only the nonce that made it delete a mapping: it was kept.
-    control_point.deletes(8080, "TCP");
-    assert_eq!(provider.forwarding(TCP, 8080), None);
-    reaches_nobody(&network, TCP, 8080);
 }
 
 // ── The edges ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::control::{MappingReport, Question, StatusReport, query};
@@ -13,11 +13,15 @@ use crate::{demo, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
 #[derive(Debug, Parser)]
-#[command(name = "portferry", version, about, disable_help_subcommand = true)]
+#[command(name = "portferry", version, about, disable_help_subcommand = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 64 wrong command line, 69 a port or socket is taken or nobody answers, \
+71 the system refuses, 73 the state directory or the control socket cannot be written, 77 a privilege is missing, \
+78 the configuration is wrong.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -53,6 +57,11 @@ struct Ask {
     /// The running gateway's control socket ([control] socket)
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
+}
+
+/// The command line's definition, which the man pages are made of.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line, does what it says, and gives the code for the shell: 0, 64 for a wrong command line, and

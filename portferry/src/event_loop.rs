@@ -22,7 +22,7 @@ use crate::control::{Asked, MappingReport, Question, StatusReport};
 use crate::exit::Failure;
 use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
-use crate::nft::{Change, Nat1Rule, Nft, port_is_free};
+use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, port_is_free};
 use crate::sockets::{self, Reading};
 use crate::http;
 
@@ -190,6 +190,7 @@ impl Shell {
     /// Runs until told to stop.
     pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
         self.refresh(gateway, true).await?;
+        tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
             while let Some(effect) = gateway.poll_effect() {
                 self.perform(effect).await;
@@ -279,7 +280,7 @@ impl Shell {
         while let Some(effect) = gateway.poll_effect() {
             self.perform(effect).await;
         }
-        let wan = self.wan(&snapshot, first);
+        let wan = self.wan(&snapshot);
         self.open_announcements();
         gateway.handle(now(), Event::Wan(wan));
         Ok(())
@@ -309,12 +310,9 @@ impl Shell {
         lan
     }
 
-    fn wan(&mut self, snapshot: &Snapshot, first: bool) -> Wan {
+    fn wan(&mut self, snapshot: &Snapshot) -> Wan {
         let name = self.config.wan.interface.0.clone();
         let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
-            if first || self.wan_index.is_some() {
-                tracing::warn!("the WAN interface {name} does not exist; waiting for it ([wan] interface)");
-            }
             self.wan_index = None;
             return Wan { name, ..Wan::default() };
         };
@@ -494,7 +492,16 @@ impl Shell {
         let Some(nft) = &mut self.nft else {
             return Err(NatFailure::Kernel("there is no NAT table".to_owned()));
         };
-        nft.apply(&[change]).await.map_err(|error| NatFailure::Kernel(error.to_string()))
+        let mut result = nft.apply(&[change]).await;
+        if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            // Somebody flushed the whole ruleset, as a restarted firewall does.
+            result = restore(nft).await;
+            if result.is_ok() {
+                tracing::warn!("the table of this router's NAT was gone (nft flush ruleset?); made anew");
+                result = nft.apply(&[change]).await;
+            }
+        }
+        result.map_err(|error| NatFailure::Kernel(error.to_string()))
     }
 
     /// Reads the configuration again; a bad one changes nothing.
@@ -542,6 +549,16 @@ impl Shell {
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;
     }
+}
+
+/// Makes the table anew, with everything that was in it.
+async fn restore(nft: &mut Nft) -> std::io::Result<()> {
+    let rules: Vec<Change> = nft.rules().map(Change::Add).collect();
+    *nft = Nft::open(nft.config().clone()).await?;
+    for some in rules.chunks(MAX_CHANGES) {
+        nft.apply(some).await?;
+    }
+    Ok(())
 }
 
 fn event(outcome: Outcome) -> Event<'static> {

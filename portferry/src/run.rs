@@ -78,7 +78,6 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
         received,
     );
     let control = control::Server::start(&socket, shell.asked())?;
-    tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
     shell.run(&mut gateway).await?;
     drop(control);
     tracing::info!("stopped");

@@ -43,6 +43,7 @@ impl Gateway {
             Some(Err(error)) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
             None if is_counter(call.action.id) => {
                 self.counting.insert(id, call);
+                self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
                 self.effects.push_back(Effect::ReadCounters { request: id });
             }
             None => {
@@ -174,6 +175,7 @@ impl Gateway {
 
     pub(super) fn on_counters(&mut self, request: RequestId, counters: Option<Counters>) {
         let Some(call) = self.counting.remove(&request) else { return };
+        self.timers.cancel(Alarm::Patience(request));
         let answer = counters.ok_or(UpnpError::ACTION_FAILED).map(|counters| {
             let total = match call.action.id {
                 ActionId::GetTotalBytesSent => counters.bytes_sent,

@@ -15,6 +15,8 @@ const UPLINK_RETRY: Duration = Duration::from_secs(10);
 const STOP_WAIT: Duration = Duration::from_secs(2);
 /// The longest lifetime asked for the mapping that tells the external address.
 const PROBE_LIFETIME: u32 = 600;
+/// When a server that gives an external address of no use is asked again.
+const UNUSABLE_RETRY: Duration = Duration::from_secs(300);
 /// The discard port (RFC 6970 §4.2).
 const DISCARD: u16 = 9;
 
@@ -33,19 +35,25 @@ impl Gateway {
             }
             self.timers.cancel(Alarm::Uplink);
             self.forget_external();
-            self.notice(Notice::NoWanAddress);
+            self.notice(Notice::NoWanAddress(self.wan.name.clone()));
             self.refuse_all_pending(now);
         } else {
             self.open_uplink();
         }
     }
 
-    pub(super) fn on_reconfigure(&mut self, _now: Instant, config: Config) {
+    pub(super) fn on_reconfigure(&mut self, now: Instant, config: Config) {
         let before = self.server();
         // What is burnt into descriptions, sockets and rules stays until the next start.
         self.config = Config { nat: self.config.nat, device: self.config.device.clone(), ..config };
         if self.server() != before {
             self.open_uplink();
+        }
+        if self.config.external_address_probe {
+            self.start_probe(now);
+        } else {
+            self.timers.cancel(Alarm::Probe);
+            self.end_probe(now);
         }
     }
 
@@ -66,27 +74,42 @@ impl Gateway {
     }
 
     pub(super) fn on_uplink_failed(&mut self, now: Instant, server: SocketAddr, error: String) {
+        if self.server() != Some(server) {
+            return; // it is wanted no more
+        }
         self.uplink_open = false;
+        self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
         self.notice(Notice::UplinkFailed(server, error));
     }
 
     pub(super) fn on_uplink_opened(&mut self, now: Instant, server: SocketAddr, source: IpAddr) {
+        if self.wan.addresses.is_empty() || self.server() != Some(server) {
+            return; // it is wanted no more
+        }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
         if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
             self.input(now, Input::Source(source));
+            self.recall_external(now);
         } else {
             // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
             self.refuse_all_pending(now);
+            self.abandon_deletes(now);
             self.strays.clear();
+            self.release_probe_port();
             self.probe = Probe::default();
             self.uplink = Some(PcpClient::new(server, source, self.config.recovery_wait));
-            let mappings: Vec<(FlowId, Want)> =
-                self.table.iter().map(|mapping| (mapping.flow, self.want_to_keep(mapping))).collect();
-            for (flow, want) in mappings {
+            let mappings: Vec<(FlowId, Instant, Want)> = self
+                .table
+                .iter()
+                .map(|mapping| (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping)))
+                .collect();
+            for (flow, lifetime_ends, want) in mappings {
+                self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
                 self.input(now, Input::Ask(flow, want));
             }
+            self.stop_if_done();
         }
         if self.probe.flow.is_none() {
             self.start_probe(now);
@@ -118,7 +141,7 @@ impl Gateway {
                 }
                 Output::Transmit(_) => {}
                 Output::Granted(flow, grant) if self.probe.flow == Some(flow) => {
-                    self.learn_external(now, *grant.external.ip());
+                    self.on_probe_granted(now, server, *grant.external.ip());
                 }
                 Output::Granted(flow, grant) => self.on_granted(now, flow, grant),
                 Output::Refused(flow, result, wait) if self.probe.flow == Some(flow) => {
@@ -128,6 +151,7 @@ impl Gateway {
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(flow, result),
                 Output::Lost(flow) if self.probe.flow == Some(flow) => {
                     self.probe.flow = None;
+                    self.release_probe_port();
                     if self.table.is_empty() {
                         self.forget_external();
                     }
@@ -155,17 +179,18 @@ impl Gateway {
 
     /// Asks for the router's own mapping that tells the external address, unless it is there.
     pub(super) fn start_probe(&mut self, now: Instant) {
-        if !self.config.external_address_probe || self.probe.flow.is_some() || self.stopping {
+        let wanted = self.config.external_address_probe && self.uplink.is_some() && !self.stopping;
+        if !wanted || self.probe.flow.is_some() {
             return;
         }
+        self.timers.cancel(Alarm::Probe);
+        let flow = self.new_flow();
         let internal_port = if self.probe.high_port {
-            self.nat_ports
-                .take(Protocol::UDP, &[], &[], FlowId(u64::MAX), &mut *self.entropy)
-                .unwrap_or(u16::MAX)
+            self.probe.taken = self.nat_ports.take(Protocol::UDP, &[], &[], flow, &mut *self.entropy);
+            self.probe.taken.unwrap_or(u16::MAX)
         } else {
             DISCARD
         };
-        let flow = self.new_flow();
         self.probe.flow = Some(flow);
         let want = Want {
             third_party: None,
@@ -181,8 +206,43 @@ impl Gateway {
         self.input(now, Input::Ask(flow, want));
     }
 
+    fn on_probe_granted(&mut self, now: Instant, server: SocketAddr, addr: Ipv4Addr) {
+        if crate::policy::is_usable_external(addr) {
+            return self.learn_external(now, addr);
+        }
+        self.notice(Notice::UnusableExternal(server, addr));
+        self.end_probe(now);
+        self.forget_external();
+        self.timers.set(Alarm::Probe, now + UNUSABLE_RETRY);
+    }
+
+    /// Gives the mapping that tells the external address back.
+    fn end_probe(&mut self, now: Instant) {
+        self.release_probe_port();
+        if let Some(flow) = self.probe.flow.take() {
+            self.give_back(now, flow);
+        }
+    }
+
+    fn release_probe_port(&mut self) {
+        if let Some(port) = self.probe.taken.take() {
+            self.nat_ports.release(Protocol::UDP, port);
+        }
+    }
+
+    /// After an interruption: what the mappings that still stand say.
+    fn recall_external(&mut self, now: Instant) {
+        let Some(client) = &self.uplink else { return };
+        let flows = self.probe.flow.into_iter().chain(self.table.iter().map(|mapping| mapping.flow));
+        let newest = flows.filter_map(|flow| client.grant(flow)).max_by_key(|grant| grant.since);
+        if let Some(grant) = newest.filter(|grant| grant.ends() > now) {
+            self.learn_external(now, *grant.external.ip());
+        }
+    }
+
     fn on_probe_refused(&mut self, now: Instant, server: SocketAddr, result: ResultCode, wait: Duration) {
         self.probe.flow = None;
+        self.release_probe_port();
         let policy = matches!(result, ResultCode::NOT_AUTHORIZED | ResultCode::CANNOT_PROVIDE_EXTERNAL);
         if policy && !self.probe.high_port {
             // Many servers map no port below 1024, on either side.
@@ -234,10 +294,7 @@ impl Gateway {
         self.stopping = true;
         self.ssdp.stop(now);
         self.refuse_all_pending(now);
-        if let Some(flow) = self.probe.flow.take() {
-            self.strays.insert(flow);
-            self.input(now, Input::Delete(flow));
-        }
+        self.end_probe(now);
         let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
         for key in keys {
             self.drop_mapping(now, key, Cause::Stopping);
@@ -255,10 +312,7 @@ impl Gateway {
     }
 
     pub(super) fn finish_stop(&mut self) {
-        if !self.stopped {
-            self.stopped = true;
-            self.timers.cancel(Alarm::Stop);
-            self.effects.push_back(Effect::Stopped);
-        }
+        self.stopped = true;
+        self.timers.cancel(Alarm::Stop);
     }
 }

@@ -20,6 +20,8 @@ use crate::uplink::{FlowId, Grant, Input, Want};
 
 /// How long an exchange goes on when nobody waits for it any more (decision 1).
 const BACKGROUND: Duration = Duration::from_secs(20);
+/// How long a success that came too late is kept for the same control point's next try (decision 1).
+const LATE_KEPT: Duration = Duration::from_secs(30);
 /// How many ports of the WAN address are tried before giving up.
 const NAT_TRIES: usize = 8;
 
@@ -38,9 +40,11 @@ enum Stage {
     /// The router's own NAT is asked whether its port is free.
     Reserving,
     /// The mapping that this one replaces is being deleted upstream.
-    Clearing(Key),
+    Clearing(FlowId),
     /// The PCP server is asked.
     Asking,
+    /// Granted after everybody who waited was told 501.
+    Late(Grant),
     /// Granted; the router's own NAT is being set up.
     Installing(Grant),
 }
@@ -60,7 +64,7 @@ pub(super) struct Pending {
     /// It restores what was there before, so it is kept though nobody waits for it.
     keep: bool,
     /// What to restore when this one cannot be had.
-    replaces: Option<MappingRequest>,
+    replaces: Option<Mapping>,
 }
 
 /// What an outcome of the router's own NAT belongs to.
@@ -70,8 +74,10 @@ pub(super) enum NatPurpose {
     Reserve(FlowId),
     /// The rule of a pending mapping.
     Install(FlowId),
-    /// Its owner led a mapping to another internal port (spec T-4).
-    Repoint(Key, MappingRequest, RequestId),
+    /// Its owner led a mapping to another internal port (spec T-4): this rule in place of that one.
+    Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
+    /// The rule of a mapping whose deletion was refused.
+    Reinstall(FlowId),
     /// Nobody waits for it.
     Quiet,
 }
@@ -89,20 +95,42 @@ impl Gateway {
         if let Err(refusal) = self.admit(from, &request) {
             return self.refuse(id, refusal);
         }
+        if let Some(flow) = self.find_pending(|pending| is_same(&pending.request, &request)) {
+            return self.join(now, id, flow, request);
+        }
         if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
             return self.add_to_existing(now, id, from, request, existing);
         }
-        if let Some(flow) = self.find_pending(&request) {
-            let pending = self.pending.get_mut(&flow).expect("found just now");
-            if pending.from == from && pending.request.internal == request.internal {
-                // The same request again, before the first is answered: they share the exchange.
-                pending.request = request;
-                pending.waiters.push(id);
-                return;
-            }
-            return self.refuse_request(id, from, &request, Refusal::Conflict);
+        let own_nat = self.config.nat == NatMode::Own;
+        let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
+        let same_internal =
+            |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        let same_port = |pending: &Pending| {
+            same_protocol(pending)
+                && request.external_port.is_some()
+                && pending.request.external_port == request.external_port
+        };
+        if !own_nat && self.find_pending(same_internal).is_some() {
+            return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3
         }
-        self.begin(now, vec![id], from, request, None);
+        match self.find_pending(same_port) {
+            None => self.begin(now, vec![id], from, request, None),
+            Some(_) if request.strict => self.refuse_request(id, from, &request, Refusal::Conflict),
+            // AddAnyPortMapping: any other port will do.
+            Some(_) => self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None),
+        }
+    }
+
+    /// The same request again, before there is a mapping: it shares the exchange of the first.
+    fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
+        let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        pending.request = request;
+        pending.asked_at = now;
+        pending.waiters.push(id);
+        self.timers.cancel(Alarm::Background(flow));
+        if let Stage::Late(grant) = pending.stage {
+            self.accept(now, flow, grant);
+        }
     }
 
     /// What can be said before anything is sent.
@@ -145,15 +173,8 @@ impl Gateway {
         self.table.find_internal(request.protocol, request.internal).cloned()
     }
 
-    fn find_pending(&self, request: &MappingRequest) -> Option<FlowId> {
-        let same = |pending: &Pending| {
-            let other = &pending.request;
-            let port = request.external_port.is_some() && other.external_port == request.external_port;
-            let own = other.internal == request.internal
-                && (self.config.nat == NatMode::None || !request.strict && !other.strict);
-            other.protocol == request.protocol && (port || own)
-        };
-        self.pending.iter().find(|(_, pending)| same(pending)).map(|(&flow, _)| flow)
+    fn find_pending(&self, which: impl Fn(&Pending) -> bool) -> Option<FlowId> {
+        self.pending.iter().find(|(_, pending)| which(pending)).map(|(&flow, _)| flow)
     }
 
     /// Spec A-2: there is a mapping with this external port, or (without a NAT of our own) for this internal port.
@@ -181,29 +202,21 @@ impl Gateway {
             // AddAnyPortMapping: any other port will do.
             return self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None);
         }
-        if existing.internal == request.internal {
-            self.update(now, existing.key(), request);
-            return self.answer_added(id, existing.external);
-        }
-        match existing.nat_port {
-            Some(port) => {
-                let old = rule(&existing, port);
-                let change = NatChange::Replace { old, new: NatRule { internal: request.internal, ..old } };
-                self.change_nat(change, NatPurpose::Repoint(existing.key(), request, id));
+        let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
+        match self.rule(&existing) {
+            _ if unmoved => {
+                self.update(now, existing.key(), request);
+                self.answer_added(id, existing.external);
             }
-            None => {
-                // To PCP that is another mapping: the old one has to go first (spec T-4).
-                let restore = MappingRequest {
-                    protocol: existing.protocol,
-                    internal: existing.internal,
-                    external_port: Some(existing.external.port()),
-                    strict: true,
-                    lease: existing.lease_ends.map(|end| end - now),
-                    remote_peer: existing.remote_peer,
-                    description: existing.description.clone(),
-                };
-                self.begin(now, vec![id], from, request, Some((existing, restore)));
+            Some(old) => {
+                let new = NatRule { internal: request.internal, ..old };
+                self.repointing.insert(existing.flow, new);
+                let purpose = NatPurpose::Repoint { flow: existing.flow, old, new, request, id };
+                self.change_nat(NatChange::Replace { old, new }, purpose);
             }
+            None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
+            // To PCP that is another mapping: the old one has to go first (spec T-4).
+            None => self.begin(now, vec![id], from, request, Some(existing)),
         }
     }
 
@@ -223,23 +236,23 @@ impl Gateway {
         self.notice(Notice::Changed(mapping));
     }
 
-    /// Starts the way of a new mapping, after `replaced` (and how to restore it) is out of the way.
+    /// Starts the way of a new mapping, after the one that it replaces is out of the way.
     fn begin(
         &mut self,
         now: Instant,
         waiters: Vec<RequestId>,
         from: IpAddr,
         request: MappingRequest,
-        replaced: Option<(Mapping, MappingRequest)>,
+        replaces: Option<Mapping>,
     ) {
         let flow = self.new_flow();
         let keep = waiters.is_empty();
-        let (old, replaces) = replaced.unzip();
-        let stage = match &old {
-            Some(old) => Stage::Clearing(old.key()),
+        let stage = match &replaces {
+            Some(old) => Stage::Clearing(old.flow),
             None if self.config.nat == NatMode::Own => Stage::Reserving,
             None => Stage::Asking,
         };
+        let old = replaces.as_ref().map(|old| (old.key(), old.flow));
         let pending = Pending {
             request,
             from,
@@ -252,14 +265,13 @@ impl Gateway {
             replaces,
         };
         self.pending.insert(flow, pending);
-        match stage {
-            Stage::Clearing(key) => {
-                self.table.update(key, |mapping| mapping.health = Health::Deleting);
-                let old = old.expect("clearing is for what is replaced");
-                self.input(now, Input::Delete(old.flow));
-            }
-            Stage::Reserving => self.reserve(now, flow),
-            Stage::Asking | Stage::Installing(_) => self.ask(now, flow),
+        if let Some((key, old)) = old {
+            self.table.update(key, |mapping| mapping.health = Health::Deleting);
+            self.input(now, Input::Delete(old));
+        } else if stage == Stage::Reserving {
+            self.reserve(now, flow);
+        } else {
+            self.ask(now, flow);
         }
     }
 
@@ -350,22 +362,30 @@ impl Gateway {
         if self.table.find(key).is_some() {
             return self.fail(now, flow, Refusal::Conflict);
         }
-        if pending.waiters.is_empty() && !pending.keep {
-            return self.fail(now, flow, Refusal::NoAnswer); // too late: the control point was told 501
-        }
         self.learn_external(now, *grant.external.ip());
         let pending = self.pending.get_mut(&flow).expect("it was there above");
-        pending.stage = Stage::Installing(grant);
-        match pending.nat_port {
-            Some(port) => {
-                let rule = NatRule {
-                    protocol: pending.request.protocol,
-                    port,
-                    internal: pending.request.internal,
-                    remote_peer: pending.request.remote_peer,
-                };
-                self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow));
+        if pending.waiters.is_empty() && !pending.keep {
+            // Too late: the control point was told 501. It may ask again.
+            let first = !matches!(pending.stage, Stage::Late(_));
+            pending.stage = Stage::Late(grant);
+            if first {
+                self.timers.set(Alarm::Background(flow), now + LATE_KEPT);
             }
+            return;
+        }
+        self.accept(now, flow, grant);
+    }
+
+    /// What is pending was granted and is wanted: the router's own NAT comes next, if there is one.
+    fn accept(&mut self, now: Instant, flow: FlowId, grant: Grant) {
+        let pending = self.pending.get_mut(&flow).expect("the callers found it");
+        let again = matches!(pending.stage, Stage::Installing(_));
+        pending.stage = Stage::Installing(grant);
+        if again {
+            return; // a renewal, or the answer to a repetition; the NAT is at work already
+        }
+        match pending.rule() {
+            Some(rule) => self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow)),
             None => self.finish(now, flow, grant),
         }
     }
@@ -404,7 +424,7 @@ impl Gateway {
         if mapping.health == Health::Deleting {
             return;
         }
-        if !is_usable_external(*grant.external.ip()) {
+        if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
             return self.drop_mapping(now, key, Cause::LostUpstream);
         }
         if grant.external != mapping.external {
@@ -417,6 +437,7 @@ impl Gateway {
         }
         self.learn_external(now, *grant.external.ip());
         let key = Key { external_port: grant.external.port(), ..key };
+        self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.table.update(key, |mapping| {
             mapping.lifetime_ends = grant.ends();
             mapping.health = Health::Active;
@@ -440,25 +461,44 @@ impl Gateway {
 
     /// A pending mapping cannot be had: give back what was got, and tell whoever waits.
     fn fail(&mut self, now: Instant, flow: FlowId, refusal: Refusal) {
-        let Some(pending) = self.pending.remove(&flow) else { return };
+        let Some(mut pending) = self.pending.remove(&flow) else { return };
         self.timers.cancel(Alarm::Background(flow));
-        if let Some(port) = pending.nat_port {
-            self.nat_ports.release(pending.request.protocol, port);
+        if let Some(rule) = pending.rule() {
+            if let Stage::Installing(_) = pending.stage {
+                self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+            }
+            self.nat_ports.release(rule.protocol, rule.port);
         }
         self.give_back(now, flow);
+        let replaces = pending.replaces.take().filter(|_| !self.stopping);
+        let refusal = match refusal {
+            Refusal::Upstream(_) if replaces.is_some() => Refusal::Conflict, // T-4
+            refusal => refusal,
+        };
         if let Some((first, others)) = pending.waiters.split_first() {
             for &id in others {
                 self.refuse(id, refusal);
             }
             self.refuse_request(*first, pending.from, &pending.request, refusal);
+        } else if pending.keep {
+            let MappingRequest { protocol, external_port, internal, .. } = pending.request;
+            self.notice(Notice::Refused(pending.from, protocol, external_port, internal, refusal));
         }
-        if let (Some(old), Stage::Asking | Stage::Installing(_)) = (pending.replaces, pending.stage) {
-            self.begin(now, Vec::new(), pending.from, old, None);
+        let Some(old) = replaces.filter(|old| old.lease_ends.is_none_or(|end| end > now)) else { return };
+        let restore = request_of(now, &old);
+        if let Stage::Clearing(_) = pending.stage {
+            // Its delete is on the way: it comes back as soon as that is through.
+            let (waiters, stage) = (Vec::new(), pending.stage);
+            let restoring =
+                Pending { request: restore, waiters, stage, asked_at: now, keep: true, replaces: None, ..pending };
+            self.pending.insert(flow, restoring);
+        } else {
+            self.begin(now, Vec::new(), pending.from, restore, None);
         }
     }
 
     /// Has the server drop what it may have given for a flow that is wanted no more.
-    fn give_back(&mut self, now: Instant, flow: FlowId) {
+    pub(super) fn give_back(&mut self, now: Instant, flow: FlowId) {
         if self.uplink.as_ref().is_some_and(|client| client.has(flow)) {
             self.strays.insert(flow);
             self.input(now, Input::Delete(flow));
@@ -488,24 +528,61 @@ impl Gateway {
                 }
             }
             (NatPurpose::Reserve(flow) | NatPurpose::Install(flow), Err(_)) => {
+                if let Some(pending) = self.pending.get_mut(&flow) {
+                    pending.stage = Stage::Asking; // there is no rule to remove
+                }
                 self.fail(now, flow, Refusal::LocalNat);
             }
-            (NatPurpose::Install(flow), Ok(())) => {
-                if let Some(&Pending { stage: Stage::Installing(grant), .. }) = self.pending.get(&flow) {
+            (NatPurpose::Install(flow), Ok(())) => match self.pending.get(&flow) {
+                Some(pending) if pending.waiters.is_empty() && !pending.keep => {
+                    self.fail(now, flow, Refusal::NoAnswer);
+                }
+                Some(Pending { stage: Stage::Installing(grant), .. }) => {
+                    let grant = *grant;
                     self.finish(now, flow, grant);
                 }
-            }
-            (NatPurpose::Repoint(key, request, id), Ok(())) => match self.table.find(key) {
-                Some(mapping) => {
-                    let external = mapping.external;
-                    self.update(now, key, request);
-                    self.answer_added(id, external);
-                }
-                None => self.refuse(id, Refusal::NoAnswer),
+                _ => {}
             },
-            (NatPurpose::Repoint(_, _, id), Err(_)) => self.refuse(id, Refusal::LocalNat),
-            (NatPurpose::Reserve(_) | NatPurpose::Quiet, _) => {}
+            (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
+                self.repointed(flow, new);
+                match self.table.find_flow(flow).filter(|mapping| mapping.health != Health::Deleting) {
+                    Some(mapping) => {
+                        let (key, external) = (mapping.key(), mapping.external);
+                        self.update(now, key, request);
+                        self.answer_added(id, external);
+                    }
+                    None => self.refuse(id, Refusal::NoAnswer),
+                }
+            }
+            (NatPurpose::Repoint { flow, old, new, id, .. }, Err(_)) => {
+                self.repointed(flow, new);
+                if self.table.find_flow(flow).is_none_or(|mapping| mapping.health == Health::Deleting) {
+                    // It was deleted meanwhile, by the rule that never came to be.
+                    self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
+                }
+                self.refuse(id, Refusal::LocalNat);
+            }
+            (NatPurpose::Reinstall(flow), Err(_)) => {
+                if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
+                    self.table.update(key, |mapping| mapping.health = Health::Deleting);
+                    self.drop_mapping(now, key, Cause::LocalNat);
+                }
+            }
+            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Quiet, _) => {}
         }
+    }
+
+    /// The outcome of a repointing is there; a later one may be on its way.
+    fn repointed(&mut self, flow: FlowId, new: NatRule) {
+        if self.repointing.get(&flow) == Some(&new) {
+            self.repointing.remove(&flow);
+        }
+    }
+
+    /// The rule that the router's own NAT has, or is about to have, for a mapping.
+    fn rule(&self, mapping: &Mapping) -> Option<NatRule> {
+        let asked = self.repointing.get(&mapping.flow).copied();
+        asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
     }
 
     /// DeletePortMapping, by the mapping's owner only.
@@ -546,8 +623,8 @@ impl Gateway {
             }
             self.table.update(key, |mapping| mapping.health = Health::Deleting);
             // What its owner closes is closed here at once, however long the provider takes.
-            if let Some(port) = mapping.nat_port {
-                self.change_nat(NatChange::Remove(rule(&mapping, port)), NatPurpose::Quiet);
+            if let Some(rule) = self.rule(&mapping) {
+                self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
             }
             self.input(now, Input::Delete(mapping.flow));
         }
@@ -555,33 +632,35 @@ impl Gateway {
     }
 
     pub(super) fn on_deleted(&mut self, now: Instant, flow: FlowId) {
-        if self.strays.remove(&flow) {
-            return self.stop_if_done();
+        self.strays.remove(&flow);
+        let next = self.find_pending(|pending| pending.stage == Stage::Clearing(flow));
+        if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            self.take_out(&mapping);
+            if next.is_none() {
+                self.notice(Notice::Removed(mapping, Cause::Deleted));
+            }
+            self.finish_deletes(flow, None);
         }
-        let Some(mapping) = self.table.find_flow(flow).cloned() else { return };
-        let key = mapping.key();
-        self.take_out(&mapping);
-        let cleared = self.pending.iter().find(|(_, p)| p.stage == Stage::Clearing(key)).map(|(&flow, _)| flow);
-        match cleared {
-            Some(next) => self.ask(now, next),
-            None => self.notice(Notice::Removed(mapping, Cause::Deleted)),
+        if let Some(next) = next {
+            self.ask(now, next);
         }
-        self.finish_deletes(flow, None);
+        self.stop_if_done();
     }
 
     pub(super) fn on_delete_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
         if self.strays.remove(&flow) {
             self.input(now, Input::Forget(flow));
-            return self.stop_if_done();
         }
-        let Some(mapping) = self.table.find_flow(flow).cloned() else { return };
-        let key = mapping.key();
-        self.table.update(key, |mapping| mapping.health = Health::Active);
-        let cleared = self.pending.iter().find(|(_, p)| p.stage == Stage::Clearing(key)).map(|(&flow, _)| flow);
-        if let Some(next) = cleared {
+        if let Some(next) = self.find_pending(|pending| pending.stage == Stage::Clearing(flow)) {
+            // The old mapping stands, so there is nothing to restore.
+            let pending = self.pending.get_mut(&next).expect("found just now");
+            pending.replaces = None;
             self.fail(now, next, Refusal::Upstream(result));
-        } else if let Some(port) = mapping.nat_port {
-            self.change_nat(NatChange::Install(rule(&mapping, port)), NatPurpose::Quiet);
+        }
+        let Some(mapping) = self.table.find_flow(flow).cloned() else { return self.stop_if_done() };
+        self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
+        if let Some(port) = mapping.nat_port {
+            self.change_nat(NatChange::Install(rule(&mapping, port)), NatPurpose::Reinstall(flow));
         }
         self.notice(Notice::DeleteRefused(mapping, result));
         self.finish_deletes(flow, Some(Refusal::Upstream(result)));
@@ -625,6 +704,28 @@ impl Gateway {
         self.stop_if_done();
     }
 
+    /// Another server was asked to take the mapping over, and has not until the first one's lifetime ended.
+    pub(super) fn on_lifetime_over(&mut self, now: Instant, flow: FlowId) {
+        self.on_lost(now, flow, Cause::LostUpstream);
+    }
+
+    /// Another server is in use: what is being deleted at the old one ends there by itself.
+    pub(super) fn abandon_deletes(&mut self, now: Instant) {
+        for flow in self.pending.keys().copied().collect::<Vec<_>>() {
+            let pending = self.pending.get(&flow).expect("one of the keys");
+            if let Stage::Clearing(old) = pending.stage {
+                self.pending.remove(&flow);
+                if let Some(key) = self.table.find_flow(old).map(Mapping::key) {
+                    self.table.update(key, |mapping| mapping.health = Health::Active);
+                }
+            }
+        }
+        let deleting = |mapping: &&Mapping| mapping.health == Health::Deleting;
+        for key in self.table.iter().filter(deleting).map(Mapping::key).collect::<Vec<_>>() {
+            self.drop_mapping(now, key, Cause::Deleted);
+        }
+    }
+
     pub(super) fn on_lease_over(&mut self, now: Instant, flow: FlowId) {
         if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
             self.drop_mapping(now, key, Cause::LeaseEnded);
@@ -634,8 +735,8 @@ impl Gateway {
     /// Removes a mapping here at once, and upstream as soon as the server confirms it.
     pub(super) fn drop_mapping(&mut self, now: Instant, key: Key, cause: Cause) {
         let Some(mapping) = self.table.find(key).cloned() else { return };
-        if let (Some(port), true) = (mapping.nat_port, mapping.health != Health::Deleting) {
-            self.change_nat(NatChange::Remove(rule(&mapping, port)), NatPurpose::Quiet);
+        if let (Some(rule), true) = (self.rule(&mapping), mapping.health != Health::Deleting) {
+            self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
         }
         self.take_out(&mapping);
         self.give_back(now, mapping.flow);
@@ -646,6 +747,7 @@ impl Gateway {
     fn take_out(&mut self, mapping: &Mapping) {
         self.table.remove(mapping.key());
         self.timers.cancel(Alarm::Lease(mapping.flow));
+        self.timers.cancel(Alarm::Lifetime(mapping.flow));
         if let Some(port) = mapping.nat_port {
             self.nat_ports.release(mapping.protocol, port);
         }
@@ -664,6 +766,7 @@ impl Gateway {
                 }
                 self.refuse_request(id, from, &request, Refusal::NoAnswer);
             }
+            None if self.counting.contains_key(&id) => self.on_counters(id, None),
             None => {
                 self.deletes.remove(&id);
                 self.refuse(id, Refusal::NoAnswer);
@@ -727,6 +830,37 @@ impl Gateway {
         if self.waiting.remove(&id).is_some() {
             self.effects.push_back(Effect::Reply { request: id, answer: Err(error) });
         }
+    }
+}
+
+impl Pending {
+    fn rule(&self) -> Option<NatRule> {
+        let MappingRequest { protocol, internal, remote_peer, .. } = self.request;
+        self.nat_port.map(|port| NatRule { protocol, port, internal, remote_peer })
+    }
+}
+
+/// Whether two requests are one that was sent twice; only lease and words may differ. The internal client says who
+/// sent it, for nobody maps to another host.
+fn is_same(one: &MappingRequest, other: &MappingRequest) -> bool {
+    let words = |request: &MappingRequest| MappingRequest {
+        lease: None,
+        description: String::new(),
+        ..request.clone()
+    };
+    words(one) == words(other)
+}
+
+/// What would get this very mapping again.
+fn request_of(now: Instant, mapping: &Mapping) -> MappingRequest {
+    MappingRequest {
+        protocol: mapping.protocol,
+        internal: mapping.internal,
+        external_port: Some(mapping.external.port()),
+        strict: true,
+        lease: mapping.lease_ends.map(|end| end - now),
+        remote_peer: mapping.remote_peer,
+        description: mapping.description.clone(),
     }
 }
 

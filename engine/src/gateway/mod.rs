@@ -20,7 +20,7 @@ use wire::soap;
 
 use crate::device::{DeviceConfig, Devices};
 use crate::entropy::Entropy;
-use crate::nat::{NatChange, NatFailure, NatPorts};
+use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
 use crate::notice::Notice;
 use crate::policy::{InterfaceAddress, Policy};
 use crate::ssdp::SsdpServer;
@@ -247,6 +247,8 @@ enum Alarm {
     Background(FlowId),
     /// A lease is over.
     Lease(FlowId),
+    /// The lifetime that a former server granted is over.
+    Lifetime(FlowId),
     /// Try the uplink's socket again.
     Uplink,
     /// Ask again for the mapping that tells the external address.
@@ -277,11 +279,15 @@ pub struct Gateway {
     counting: BTreeMap<RequestId, soap::Call>,
     nat_ports: NatPorts,
     nat_tickets: BTreeMap<NatTicket, NatPurpose>,
+    /// Rules that are on their way to replace those of mappings.
+    repointing: BTreeMap<FlowId, NatRule>,
     system_update_id: u32,
     next_flow: u64,
     next_ticket: u64,
     stopping: bool,
     stopped: bool,
+    /// [`Effect::Stopped`] is out.
+    said_stopped: bool,
     ssdp: SsdpServer,
     timers: Timers<Alarm>,
     effects: VecDeque<Effect>,
@@ -293,6 +299,8 @@ struct Probe {
     flow: Option<FlowId>,
     /// The server refused the discard port; a high one is asked for.
     high_port: bool,
+    /// The high port, as long as it is in use.
+    taken: Option<u16>,
 }
 
 impl Gateway {
@@ -319,11 +327,13 @@ impl Gateway {
             counting: BTreeMap::new(),
             nat_ports: NatPorts::default(),
             nat_tickets: BTreeMap::new(),
+            repointing: BTreeMap::new(),
             system_update_id: 0,
             next_flow: 0,
             next_ticket: 0,
             stopping: false,
             stopped: false,
+            said_stopped: false,
             ssdp,
             timers: Timers::default(),
             effects: VecDeque::new(),
@@ -362,6 +372,11 @@ impl Gateway {
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             self.effects.push_back(Effect::Ssdp { interface, to, bytes });
         }
+        // The caller may end at this: it is the last effect of its turn, and of all.
+        if self.stopped && !self.said_stopped {
+            self.said_stopped = true;
+            self.effects.push_back(Effect::Stopped);
+        }
     }
 
     /// The next thing to do; call until `None`.
@@ -381,6 +396,7 @@ impl Gateway {
                 Alarm::Patience(request) => self.on_patience_over(now, request),
                 Alarm::Background(flow) => self.on_background_over(now, flow),
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
+                Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Uplink => self.open_uplink(),
                 Alarm::Probe => self.start_probe(now),
                 Alarm::Stop => self.finish_stop(),

@@ -19,8 +19,13 @@ use crate::time::{Duration, Instant, Timers};
 const MAX_LIFETIME: u32 = 24 * 3600;
 /// An error is never obeyed for longer.
 const MAX_ERROR_LIFETIME: u32 = 30 * 60;
-/// So many datagrams without any answer, and the server counts as silent.
+/// So many datagrams without any answer, the first of them so long ago, and the server counts as silent.
 const SILENT_AFTER: u32 = 4;
+const SILENT_FOR: Duration = Duration::from_secs(3);
+/// State losses are recovered from at most this often: an answer with a wrong epoch must not make a storm.
+const RECOVERY_GAP: Duration = Duration::from_secs(10);
+/// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
+const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
 /// How long a delete is repeated when it is not known what the server holds.
 const BLIND_DELETE: Duration = Duration::from_secs(30);
 
@@ -84,7 +89,7 @@ pub enum Input<'a> {
     Datagram(SocketAddr, &'a [u8]),
     /// A datagram on the multicast group for announcements (RFC 6887 §14.1).
     Multicast(SocketAddr, &'a [u8]),
-    /// The socket's own address is this now: what the server knows of us is lost.
+    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost.
     Source(IpAddr),
     /// An alarm is due.
     Timeout,
@@ -135,6 +140,8 @@ struct Flow {
     requested: u32,
     grant: Option<Grant>,
     phase: Phase,
+    /// When the last datagram went out.
+    sent_at: Instant,
 }
 
 /// See the module's description.
@@ -147,7 +154,10 @@ pub struct PcpClient {
     by_nonce: BTreeMap<Nonce, FlowId>,
     timers: Timers<FlowId>,
     epoch: EpochClock,
+    /// When the last recovery began, or is to begin.
+    recovered: Option<Instant>,
     unanswered: u32,
+    unanswered_since: Option<Instant>,
     answering: Option<bool>,
     last_heard: Option<Instant>,
     /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
@@ -167,7 +177,9 @@ impl PcpClient {
             by_nonce: BTreeMap::new(),
             timers: Timers::default(),
             epoch: EpochClock::default(),
+            recovered: None,
             unanswered: 0,
+            unanswered_since: None,
             answering: None,
             last_heard: None,
             hold: None,
@@ -223,11 +235,14 @@ impl PcpClient {
             // Some other host, or another port of the server: silence (RFC 6887 §8.3).
             Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
             Input::Source(source) => {
-                if source != self.source {
-                    self.source = source;
-                    self.epoch = EpochClock::default();
-                    self.recover(now, None, entropy);
+                if source == self.source {
+                    // A new socket all the same: nothing has got through for a while.
+                    return self.nudge(now, entropy);
                 }
+                self.source = source;
+                self.epoch = EpochClock::default();
+                self.nudge(now, entropy);
+                self.recover(now, now, None, entropy);
             }
             Input::Timeout => {
                 while let Some(id) = self.timers.pop_due(now) {
@@ -258,8 +273,8 @@ impl PcpClient {
         let mut nonce = Nonce([0; 12]);
         entropy.fill(&mut nonce.0);
         let requested = lifetime_to_ask(now, &want);
-        let flow =
-            Flow { nonce, want, requested, grant: None, phase: Phase::Asking { rt: Duration::ZERO, sent: 0 } };
+        let phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
+        let flow = Flow { nonce, want, requested, grant: None, phase, sent_at: now };
         self.by_nonce.insert(nonce, id);
         self.flows.insert(id, flow);
         self.on_timer(now, id, entropy);
@@ -280,6 +295,8 @@ impl PcpClient {
         }
         let until = flow.grant.map_or(now + BLIND_DELETE, |grant| grant.ends().max(now + MIN_RENEWAL_GAP));
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
+        // Somebody waits: a control point, or the gateway at its end.
+        flow.want.urgent = true;
         self.on_timer(now, id, entropy);
     }
 
@@ -317,7 +334,7 @@ impl PcpClient {
                 self.schedule_renewal(now, id, entropy);
             }
         }
-        self.transmit(id);
+        self.transmit(now, id);
     }
 
     /// Sets the alarm of a held flow: its next renewal, or its end when the lease ends first.
@@ -344,8 +361,10 @@ impl PcpClient {
         match &response.body {
             Body::Announce => self.on_announce(now, &response, entropy),
             Body::Map(map) => match self.matching(map, &response) {
-                Some(id) => self.on_map(now, id, *map, &response, entropy),
-                None => self.ignored += 1,
+                Some(id) if !self.is_of_another_family(id, map, &response) => {
+                    self.on_map(now, id, *map, &response, entropy);
+                }
+                _ => self.ignored += 1,
             },
             _ => self.ignored += 1,
         }
@@ -381,6 +400,14 @@ impl PcpClient {
         same.then_some(id)
     }
 
+    /// A success without an IPv4 address is no answer to what was asked. Should it be the server's last word, whoever
+    /// waits gives up and deletes the flow.
+    fn is_of_another_family(&self, id: FlowId, map: &MapData, response: &Response) -> bool {
+        let deleting = matches!(self.flows[&id].phase, Phase::Deleting { .. });
+        let grants = response.result == ResultCode::SUCCESS && response.lifetime > 0;
+        grants && !deleting && map.external_addr.to_ipv4_mapped().is_none()
+    }
+
     fn on_map(&mut self, now: Instant, id: FlowId, map: MapData, response: &Response, entropy: &mut dyn Entropy) {
         self.heard(now, entropy);
         self.check_epoch(now, response.epoch, Some(id), entropy);
@@ -404,7 +431,7 @@ impl PcpClient {
         }
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
-            // Neither is an answer to what was asked; without a mapping there is nothing to keep or to delete.
+            // Without a mapping there is nothing to keep or to delete.
             return self.on_error(now, id, ResultCode::NETWORK_FAILURE, 0, entropy);
         };
         let grant = Grant {
@@ -422,6 +449,10 @@ impl PcpClient {
     fn on_error(&mut self, now: Instant, id: FlowId, result: ResultCode, lifetime: u32, entropy: &mut dyn Entropy) {
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
+        let deleting = matches!(flow.phase, Phase::Deleting { .. });
+        if result == ResultCode::NO_RESOURCES && !deleting && lifetime > Duration::ZERO {
+            self.hold = Some((now + lifetime, result));
+        }
         match (&flow.phase, flow.grant) {
             // The most deployed server says NO_RESOURCES when there is nothing to delete (spec/clients.md, K-17).
             (Phase::Deleting { .. }, _) if result == ResultCode::NO_RESOURCES => {
@@ -434,14 +465,12 @@ impl PcpClient {
             }
             (Phase::Deleting { .. }, Some(_)) => {
                 flow.phase = Phase::Held { attempts: 0 };
+                flow.want.urgent = false;
                 self.schedule_renewal(now, id, entropy);
                 self.outputs.push_back(Output::DeleteRefused(id, result));
             }
             (_, None) => {
                 self.remove(id);
-                if result == ResultCode::NO_RESOURCES && lifetime > Duration::ZERO {
-                    self.hold = Some((now + lifetime, result));
-                }
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
             }
             (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL => {
@@ -459,12 +488,14 @@ impl PcpClient {
     }
 
     fn on_version_refused(&mut self, now: Instant, version: u8, lifetime: u32) {
-        self.last_heard = Some(now);
-        self.unanswered = 0;
-        if version == pcp::VERSION {
+        // It carries no nonce, so it is believed only when it may be an answer, and never against better knowledge.
+        let known = self.last_heard.is_some_and(|then| now - then < PCP_REMEMBERED);
+        if version == pcp::VERSION || known || self.unanswered == 0 {
             self.ignored += 1;
             return;
         }
+        self.unanswered = 0;
+        self.unanswered_since = None;
         // RFC 6887 §9: no common version; log, and try again after the lifetime, at most 30 minutes.
         let wait = Duration::from_secs(u64::from(lifetime.clamp(30, MAX_ERROR_LIFETIME)));
         self.hold = Some((now + wait, ResultCode::UNSUPP_VERSION));
@@ -480,42 +511,60 @@ impl PcpClient {
     fn heard(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         self.last_heard = Some(now);
         self.unanswered = 0;
-        if self.answering == Some(true) {
-            return;
-        }
+        self.unanswered_since = None;
         if self.answering == Some(false) {
-            // What was asked in vain need not wait for its next repetition, up to 18 minutes away.
-            let vain: Vec<FlowId> = self
-                .flows
-                .iter()
-                .filter(|(_, flow)| !matches!(flow.phase, Phase::Held { attempts: 0 }))
-                .map(|(&id, _)| id)
-                .collect();
-            for id in vain {
-                self.timers.set(id, now + entropy.up_to(Duration::from_secs(1)));
-            }
+            self.nudge(now, entropy);
         }
-        self.answering = Some(true);
-        self.outputs.push_back(Output::Answering);
+        if self.answering != Some(true) {
+            self.answering = Some(true);
+            self.outputs.push_back(Output::Answering);
+        }
+    }
+
+    /// What was asked in vain need not wait for its next repetition, up to 18 minutes away.
+    fn nudge(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        for (&id, flow) in &self.flows {
+            let earliest = match flow.phase {
+                Phase::Held { attempts: 0 } => continue,
+                // The recovery after a loss is spread already.
+                Phase::Asking { sent: 0, .. } => continue,
+                Phase::Held { .. } => now.max(flow.sent_at + MIN_RENEWAL_GAP),
+                Phase::Asking { .. } | Phase::Deleting { .. } => now,
+            };
+            let waited_for = flow.grant.is_none() || flow.want.urgent;
+            let spread = if waited_for { Duration::from_secs(1) } else { self.recovery_wait };
+            let wake = earliest + entropy.up_to(spread);
+            self.timers.set(id, flow.grant.map_or(wake, |grant| wake.min(grant.ends())));
+        }
     }
 
     fn check_epoch(&mut self, now: Instant, epoch: u32, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
-        if !self.epoch.is_consistent(now, epoch) {
-            self.outputs.push_back(Output::StateLost);
-            self.recover(now, confirmed, entropy);
+        if self.epoch.is_consistent(now, epoch) {
+            return;
         }
+        let start = match self.recovered {
+            // One is due already, and will find out what there is.
+            Some(last) if last > now => return self.recover(now, last, confirmed, entropy),
+            Some(last) => now.max(last + RECOVERY_GAP),
+            None => now,
+        };
+        self.recovered = Some(start);
+        self.outputs.push_back(Output::StateLost);
+        self.recover(now, start, confirmed, entropy);
     }
 
-    /// Asks again for every mapping but `confirmed`, each after a random wait (RFC 6887 §14.1.3).
-    fn recover(&mut self, now: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+    /// Asks again for every mapping but `confirmed`, each after a random wait from `start` on (RFC 6887 §14.1.3).
+    fn recover(&mut self, now: Instant, start: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
         for (&id, flow) in &mut self.flows {
             if Some(id) == confirmed {
                 continue;
             }
-            if let Phase::Held { .. } = flow.phase {
+            if let (Phase::Held { .. }, Some(grant)) = (&flow.phase, flow.grant) {
                 flow.requested = lifetime_to_ask(now, &flow.want);
                 flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
-                self.timers.set(id, now + entropy.up_to(self.recovery_wait));
+                // Not so late that the mapping ends before it was asked for.
+                let latest = now + (grant.ends() - now) / 2;
+                self.timers.set(id, (start + entropy.up_to(self.recovery_wait)).min(latest));
             }
         }
     }
@@ -531,12 +580,15 @@ impl PcpClient {
         want.third_party.filter(|&host| IpAddr::V4(host) != self.source)
     }
 
-    fn transmit(&mut self, id: FlowId) {
-        let flow = &self.flows[&id];
-        let request = self.request(flow);
+    fn transmit(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.sent_at = now;
+        let request = self.request(&self.flows[&id]);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;
-        if self.unanswered == SILENT_AFTER && self.answering != Some(false) {
+        let since = *self.unanswered_since.get_or_insert(now);
+        let silent = self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR;
+        if silent && self.answering != Some(false) {
             self.answering = Some(false);
             self.outputs.push_back(Output::Silent);
         }

@@ -22,6 +22,10 @@
 //! administrator made elsewhere pass, because they are DNAT too, but IPv6 pinholes made elsewhere do not, which is one
 //! reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
 //! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.
+//!
+//! **Kernel.** Linux 5.7 or later (`iifname` in postrouting), with nf_tables and its nat, masq, fib and reject modules.
+//! Ending flows needs nf_conntrack_netlink (a package of its own on OpenWrt): without it mappings work, but a removed
+//! one's flows go on until they end by themselves. From 6.10 on the kernel finds the flows itself.
 
 mod batch;
 mod conntrack;
@@ -81,8 +85,8 @@ pub struct TableConfig {
     /// The interfaces towards the LAN, at least one.
     pub lan_interfaces: Vec<String>,
     /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4 and IPv6), and
-    /// reset TCP connections from the LAN whose beginning the kernel hasn't seen, so that a removed mapping's
-    /// connections end on both sides.
+    /// reset TCP connections from the LAN whose beginning the kernel hasn't seen. Without the latter the LAN host's next
+    /// packet would revive a removed mapping's connection as one of its own.
     pub forward_filter: bool,
     /// Masquerade what goes from the LAN to the WAN interface (IPv4). A mapped host's packets from its internal port then
     /// leave by the external port.
@@ -175,6 +179,11 @@ impl Nft {
         self.transact("deleting the table", |batch| ruleset::delete(batch, &name)).await?;
         self.table = Table::default();
         Ok(())
+    }
+
+    /// What [`Nft::open`] was given.
+    pub fn config(&self) -> &TableConfig {
+        &self.config
     }
 
     /// The mappings in the table, by protocol, external port and remote peer.

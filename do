@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# The two commands of the README, and what CI adds. On a fresh Debian machine they install what they need.
+#
+#   ./do demo [--once]   build portferry and play its demonstration
+#   ./do test            all tests; as root the lab in network namespaces too
+#   ./do check           formatting, lints, licences (CI runs this and then the tests)
+set -euo pipefail
+cd "$(dirname "$0")"
+
+MINIMUM_RUST=95 # 1.95
+
+say() { printf '%s\n' "do: $*" >&2; }
+
+# install PACKAGE...: by apt, as root; otherwise the line to type.
+install() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    if [ "$(id -u)" -ne 0 ]; then
+        say "missing: ${missing[*]}; as root: apt-get install ${missing[*]}"
+        return 1
+    fi
+    say "installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+rust_is_new_enough() {
+    command -v cargo >/dev/null && command -v rustc >/dev/null &&
+        [ "$(rustc --version | sed -E 's/^rustc 1\.([0-9]+).*/\1/')" -ge "$MINIMUM_RUST" ]
+}
+
+rust() {
+    rust_is_new_enough || install rustc-web cargo-web
+    rust_is_new_enough || { say "Rust 1.$MINIMUM_RUST or newer is needed, and Debian's rustc-web is older"; exit 1; }
+    command -v cc >/dev/null || install gcc libc6-dev
+}
+
+demo() {
+    rust
+    cargo build --locked --quiet -p portferry
+    exec "${CARGO_TARGET_DIR:-target}/debug/portferry" demo "$@"
+}
+
+tests() {
+    rust
+    if [ "$(id -u)" -eq 0 ]; then
+        install iproute2 nftables miniupnpd-nftables miniupnpc natpmpc tcpdump
+    else
+        say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
+    fi
+    # The lab runs the daemon as it is shipped, so the binary has to be there first.
+    cargo build --locked -p portferry
+    cargo test --locked --workspace "$@"
+}
+
+check() {
+    rust
+    cargo fmt --version >/dev/null 2>&1 || install rustfmt-web || say "SKIPPED formatting: rustfmt is missing"
+    cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy || say "SKIPPED lints: clippy is missing"
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked -p fuzz --all-targets --features libfuzzer -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+    if ! cargo deny --version >/dev/null 2>&1; then
+        say "installing cargo-deny (some minutes, once)"
+        cargo install --locked --quiet cargo-deny --version '^0.20' || true
+    fi
+    if cargo deny --version >/dev/null 2>&1; then
+        # Advisories need a copy of their database, which a closed network does not have.
+        cargo deny --all-features check licenses bans sources
+    else
+        say "SKIPPED licences and sources: cargo-deny could not be installed"
+    fi
+}
+
+command=${1:-}
+[ $# -gt 0 ] && shift
+case $command in
+demo) demo "$@" ;;
+test) tests "$@" ;;
+check) check ;;
+*)
+    say "usage: ./do demo [--once] | ./do test | ./do check"
+    exit 64
+    ;;
+esac

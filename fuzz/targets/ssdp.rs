@@ -1,0 +1,5 @@
+//! `cargo fuzz run ssdp`: see README.md.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::ssdp(data));
