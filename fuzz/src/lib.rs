@@ -154,7 +154,8 @@ pub fn ssdp(data: &[u8]) {
             };
             assert_eq!((again.target, again.mx), (search.target.clone(), search.mx));
         }
-        ssdp::Message::Notify(ssdp::Notify { usn, .. }) | ssdp::Message::Response(ssdp::Response { usn, .. }) => {
+        ssdp::Message::Notify(ssdp::Notify { usn, .. })
+        | ssdp::Message::Response(ssdp::Response { usn, .. }) => {
             let sender = ssdp::Sender {
                 location: "http://192.168.1.1:5000/igd.xml",
                 server: "a/1 UPnP/1.1 b/1",
@@ -224,7 +225,8 @@ fn check_call(service: Service, face: Face, call: &soap::Call) {
         panic!("a call that was read is not read again: {body}");
     };
     for (name, value) in &args {
-        let same = again.text(name) == call.text(name)
+        // A control character at the edge has become a blank, which does not survive a second reading.
+        let same = again.text(name).trim() == call.text(name).trim()
             && again.number(name) == call.number(name)
             && again.boolean(name) == call.boolean(name);
         assert!(same, "{name}={value:?} comes back as {:?}", again.text(name));
@@ -236,12 +238,12 @@ pub fn soap_answer(data: &[u8]) {
     match soap::decode_answer(data) {
         Ok(answer) => {
             let held: usize = answer.values.iter().map(|(name, value)| name.len() + value.len()).sum();
-            assert!(held <= 8 * data.len());
+            assert!(held <= data.len());
             for (name, value) in &answer.values {
                 assert!(answer.value(name).is_some(), "{name}={value}");
             }
         }
-        Err(AnswerError::Fault { description, .. }) => assert!(description.len() <= 8 * data.len()),
+        Err(AnswerError::Fault { description, .. }) => assert!(description.len() <= data.len()),
         Err(AnswerError::Malformed) => {}
     }
 }
@@ -251,13 +253,13 @@ pub fn description(data: &[u8]) {
     let Ok(device) = description::parse(data) else { return };
     assert!(!device.device_type.is_empty());
     let ParsedDevice { url_base, udn, device_type, friendly_name, services } = &device;
-    let mut held = url_base.as_ref().map_or(0, String::len) + udn.len() + device_type.len() + friendly_name.len();
+    let mut held =
+        url_base.as_ref().map_or(0, String::len) + udn.len() + device_type.len() + friendly_name.len();
     for service in services {
         held += service.service_type.len() + service.service_id.len() + service.scpd_url.len();
         held += service.control_url.len() + service.event_url.len();
     }
-    // A device that stands in a device is read as part of both, and so on inwards.
-    assert!(held <= 64 * data.len());
+    assert!(held <= data.len());
 }
 
 /// `listing::decode`.
@@ -302,7 +304,7 @@ pub fn gena_headers(data: &[u8]) {
 pub fn gena_property_set(data: &[u8]) {
     let Ok(properties) = gena::parse_property_set(data) else { return };
     let held: usize = properties.iter().map(|(name, value)| name.len() + value.len()).sum();
-    assert!(held <= 64 * data.len());
+    assert!(held <= data.len());
     let borrowed: Vec<(&str, &dyn Display)> =
         properties.iter().map(|(name, value)| (name.as_str(), value as &dyn Display)).collect();
     let again = gena::parse_property_set(gena::property_set(&borrowed).as_bytes());

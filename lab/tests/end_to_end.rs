@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use lab::capture::{Capture, MapMessage, Packet};
 use lab::netns::{
-    self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, Process, ROUTER_LAN, ROUTER_WAN,
+    self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, Process, ROUTER_LAN, ROUTER_WAN, WAN_INTERFACE,
 };
 use lab::provider::{Options, Provider};
 use lab::subject::{self, HTTP_PORT, Subject};
@@ -474,6 +474,122 @@ fn a_lan_that_appears_later_is_served() {
 }
 
 #[test]
+fn a_wan_that_goes_and_comes_back_is_used_again() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = Provider::start(&network, Options::default());
+    let ip = |arguments: &[&str]| network.run(Host::Router, "ip", arguments);
+    ip(&["link", "set", WAN_INTERFACE, "down"]);
+    let mut daemon = subject.start(&network, NAT, "");
+    daemon.await_log("is down or has no IPv4 address", 10 * SECOND);
+    ip(&["link", "set", WAN_INTERFACE, "up"]);
+    ip(&["route", "replace", "default", "via", &PROVIDER.to_string()]); // it went with the link
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    assert_eq!(provider.forwarding(TCP, 8080).map(|to| *to.ip()), Some(ROUTER_WAN));
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    reaches(&network, TCP, 8080, "lan1");
+}
+
+#[test]
+fn a_reload_takes_in_what_is_good_and_refuses_what_is_not() {
+    let Some(subject @ Subject::Portferry(_)) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let good = subject::configuration(&network, NAT, "");
+    let elsewhere = good.replace("\"100.64.0.1\"", "\"100.64.0.77\"");
+    let file = network.directory().join("bad.toml");
+    let mut daemon = start_with_file(&subject, &network, &elsewhere);
+    daemon.await_log("is running", 10 * SECOND);
+
+    std::fs::write(&file, good.replace("http_port", "http_prot")).expect("the directory is ours");
+    daemon.signal("HUP");
+    daemon.await_log("reload refused, nothing changed", 5 * SECOND);
+    daemon.await_log("lan.http_prot", SECOND);
+
+    std::fs::write(&file, good.replace("5431", "5432")).expect("the directory is ours");
+    daemon.signal("HUP");
+    daemon.await_log("lan.http_port only counts after a restart", 5 * SECOND);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+}
+
+#[test]
+fn a_flushed_ruleset_is_made_anew_with_the_next_mapping() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    reaches(&network, TCP, 8080, "lan1");
+    network.run(Host::Router, "nft", ["delete", "table", "inet", "portferry"]);
+    assert!(!try_reach(&network, TCP, 8080));
+    control_point.adds(9090, 9090, "TCP", 3600);
+    reaches(&network, TCP, 8080, "lan1");
+}
+
+#[test]
+fn status_and_mappings_are_shown_as_tables_and_as_json() {
+    let Some(subject @ Subject::Portferry(_)) = interworking_subject() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 9090, "UDP", 3600);
+    let socket = network.directory().join("control.sock").display().to_string();
+    let asked = |arguments: &[&str]| {
+        let output = network.command(Host::Router, program).args(arguments).args(["--socket", &socket]).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{}", netns::text(&output));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let status = asked(&["status"]);
+    println!("{status}");
+    assert!(status.contains(&format!("external address  {EXTERNAL}, for ")), "{status}");
+    assert!(status.contains("PCP server        100.64.0.1:5351 answers, last "), "{status}");
+    let mappings = asked(&["mappings"]);
+    println!("{mappings}");
+    let row = format!("UDP    {EXTERNAL}:9090  8080     {LAN1}:8080  ");
+    assert!(mappings.contains(&row), "{mappings}");
+    let json = asked(&["mappings", "--json"]);
+    assert!(json.contains(&format!("\"external\":\"{EXTERNAL}:9090\"")), "{json}");
+    assert!(asked(&["status", "--json"]).contains("\"uplink\":\"answering\""));
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_said_in_one_line() {
+    let Some(subject @ Subject::Portferry(_)) = interworking_subject() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    let network = Network::new(CASCADED);
+    let file = network.directory().join("a.toml").display().to_string();
+    std::fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
+    std::fs::write(&file, subject::configuration(&network, NAT, "")).expect("the directory is ours");
+    let fails = |wrapper: &[&str], code: i32, words: &str| {
+        let mut command = network.command(Host::Router, wrapper.first().map_or(program.as_os_str(), |w| w.as_ref()));
+        if let Some((_, more)) = wrapper.split_first() {
+            command.args(more).arg(program);
+        }
+        let output = command.args(["run", "--config", &file]).output().expect("it runs");
+        let text = netns::text(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        let said: Vec<&str> = text.lines().filter(|line| line.starts_with("portferry: ")).collect();
+        assert!(matches!(said[..], [line] if line.contains(words)), "{text}");
+    };
+    // Root without capabilities: it may still write its own directories.
+    fails(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], 77, "CAP_NET_ADMIN");
+    let mut other = subject.start(&network, NAT, "");
+    other.await_log("is running", 10 * SECOND);
+    fails(&[], 69, "another portferry listens");
+    std::fs::write(&file, subject::configuration(&network, NAT, "").replace("control.sock", "other.sock"))
+        .expect("the directory is ours");
+    fails(&[], 69, "TCP port 5431");
+    assert_eq!(other.ended(), None);
+}
+
+#[test]
 fn a_wrong_configuration_is_named_by_file_line_and_key() {
     let Some(subject @ Subject::Portferry(_)) = interworking_subject() else { return };
     let network = Network::new(CASCADED);
@@ -529,7 +645,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What is tested, or `None` (after saying so) where there is no laboratory.
 fn subject() -> Option<Subject> {
     if let Some(reason) = netns::reason_to_skip() {
-        println!("SKIPPED: {reason}");
+        skipped(reason);
         return None;
     }
     Some(Subject::from_environment())
@@ -539,10 +655,15 @@ fn subject() -> Option<Subject> {
 fn interworking_subject() -> Option<Subject> {
     let subject = subject()?;
     if !subject.interworks() {
-        println!("SKIPPED: {subject:?} is no interworking function");
+        skipped("the subject is no interworking function");
         return None;
     }
     Some(subject)
+}
+
+/// Past libtest's capturing, which keeps what passing tests print to itself.
+fn skipped(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
 }
 
 /// Since the Unix epoch, as in captures.
@@ -852,7 +973,7 @@ fn bad_pcp(opcode: u8, client: Ipv4Addr) -> Vec<Vec<u8>> {
 #[test]
 fn the_probes_of_this_suite_work() {
     if let Some(reason) = netns::reason_to_skip() {
-        println!("SKIPPED: {reason}");
+        skipped(reason);
         return;
     }
     let network = Network::new(CASCADED);

@@ -1,0 +1,493 @@
+//! The gateway as a whole: octets are a sequence of events and the answers to its effects.
+//!
+//! The world here is hostile and cheap: a few hosts and ports, a PCP server and a kernel that answer what the octets
+//! say, or not at all. What must hold whatever they do is asserted along the way.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use engine::device::{DeviceConfig, IgdVersion};
+use engine::entropy::SeededEntropy;
+use engine::gateway::{
+    Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatMode, NatTicket, RequestId,
+    Wan,
+};
+use engine::nat::{NatChange, NatFailure, NatRule};
+use engine::policy::{InterfaceAddress, Policy};
+use engine::table::Health;
+use engine::time::{Duration, Instant};
+use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
+use wire::services::{Face, Service};
+use wire::{soap, ssdp};
+
+const ANSWER_WITHIN: Duration = Duration::from_millis(3500);
+/// So many timeouts may be due at one moment.
+const MAX_TIMEOUTS: usize = 1000;
+/// So many effects may come of one event, with as few mappings as an input can make.
+const MAX_EFFECTS: usize = 20_000;
+/// Requests to the PCP server that may still be answered.
+const REMEMBERED: usize = 8;
+
+/// The octets, one after the other; zeros after the last one.
+struct Octets<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Octets<'a> {
+    fn next(&mut self) -> u8 {
+        let Some((&first, rest)) = self.left.split_first() else { return 0 };
+        self.left = rest;
+        first
+    }
+
+    fn take(&mut self, most: usize) -> &'a [u8] {
+        let (taken, rest) = self.left.split_at(most.min(self.left.len()));
+        self.left = rest;
+        taken
+    }
+
+    /// One of so many.
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.next()) % choices.len()]
+    }
+}
+
+struct Run<'a> {
+    octets: Octets<'a>,
+    gateway: Gateway,
+    config: Config,
+    now: Instant,
+    wan: Wan,
+    /// The socket that was asked for and is not there yet.
+    opening: Option<SocketAddr>,
+    open: bool,
+    server: SocketAddr,
+    requests: VecDeque<pcp::Request>,
+    /// Requests that wait for their answers; counters wait for the shell, so they have no time limit.
+    asked: BTreeMap<RequestId, Instant>,
+    counting: BTreeSet<RequestId>,
+    next_request: u64,
+    outcomes: VecDeque<(NatTicket, Result<(), NatFailure>)>,
+    rules: BTreeMap<(Protocol, u16), NatRule>,
+    kernel_failed: bool,
+    /// The server, the kernel and the socket answer at once, without being told to by an octet.
+    helpful: bool,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// Octets as a sequence of events into a gateway.
+pub fn gateway_events(data: &[u8]) {
+    let mut octets = Octets { left: data };
+    let mode = octets.next();
+    let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
+    let config = Config {
+        nat: if mode & 1 == 0 { NatMode::Own } else { NatMode::None },
+        servers: Vec::new(),
+        answer_within: ANSWER_WITHIN,
+        recovery_wait: Duration::from_secs(5),
+        external_address_probe: mode & 2 == 0,
+        policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
+        device: DeviceConfig {
+            seed: [7; 16],
+            boot_id: 1,
+            friendly_name: "Router".to_owned(),
+            http_port: 5000,
+            igd_version: [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2][usize::from(mode >> 6) % 3],
+            server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
+            version: "0".to_owned(),
+        },
+    };
+    let mut run = Run {
+        octets,
+        gateway: Gateway::new(config.clone(), Box::new(SeededEntropy::new(mode.into()))),
+        config,
+        now: Instant::default(),
+        wan: Wan { name: "wan0".to_owned(), ..Wan::default() },
+        opening: None,
+        open: false,
+        server: SocketAddr::from(([100, 64, 0, 1], pcp::SERVER_PORT)),
+        requests: VecDeque::new(),
+        asked: BTreeMap::new(),
+        counting: BTreeSet::new(),
+        next_request: 0,
+        outcomes: VecDeque::new(),
+        rules: BTreeMap::new(),
+        kernel_failed: false,
+        helpful: mode & 4 == 0,
+        stopping: false,
+        stopped: false,
+    };
+    run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses: vec![link] }]));
+    run.wan(Some(2));
+    while !run.octets.left.is_empty() {
+        run.step();
+        run.check();
+    }
+    run.end();
+}
+
+impl Run<'_> {
+    fn step(&mut self) {
+        match self.octets.next() % 16 {
+            0 => {
+                if let Some(next) = self.gateway.next_timeout() {
+                    self.advance(next.since(self.now).min(Duration::from_secs(4000)));
+                }
+            }
+            1 => {
+                let exponent = self.octets.next() % 23;
+                self.advance(Duration::from_millis(1 << exponent));
+            }
+            2..=4 => self.ask_for_mapping(),
+            5 => self.ask_anything(),
+            6 | 7 => self.answer(),
+            8 => {
+                let length = usize::from(self.octets.next());
+                let bytes = self.octets.take(length);
+                self.handle(Event::Uplink { from: self.server, bytes });
+            }
+            9 => {
+                let epoch = u32::from(self.octets.next());
+                let response = pcp::Response {
+                    result: ResultCode(self.octets.next() % 3),
+                    lifetime: 0,
+                    epoch,
+                    body: Body::Announce,
+                    options: Vec::new(),
+                };
+                let from = self.octets.one_of(&[self.server, SocketAddr::from(([100, 64, 0, 9], 1))]);
+                self.handle(Event::Announcement { from, bytes: &response.to_bytes() });
+            }
+            10 => self.kernel_answers(),
+            11 => {
+                let last = self.octets.one_of(&[None, Some(2), Some(2), Some(3)]);
+                self.wan(last);
+            }
+            12 => self.socket_opens(),
+            13 => self.search(),
+            14 => {
+                let most = usize::from(self.octets.next() % 12);
+                let policy = Policy { mappings_per_host: most, ..self.config.policy.clone() };
+                self.config = Config { policy, ..self.config.clone() };
+                self.handle(Event::Reconfigure(Box::new(self.config.clone())));
+            }
+            _ => match self.octets.next() {
+                255 => {
+                    self.stopping = true;
+                    self.handle(Event::Stop);
+                }
+                number => {
+                    let request = RequestId(number.into());
+                    self.counting.remove(&request);
+                    self.handle(Event::Counters { request, counters: Some(Counters::default()) });
+                }
+            },
+        }
+    }
+
+    /// A mapping action, with arguments from a small world so that they meet each other.
+    fn ask_for_mapping(&mut self) {
+        let action = self.octets.one_of(&[
+            "AddPortMapping",
+            "AddAnyPortMapping",
+            "DeletePortMapping",
+            "AddPortMapping",
+            "DeletePortMappingRange",
+        ]);
+        let host = 10 + self.octets.next() % 3;
+        let shape = self.octets.next();
+        let external = self.octets.one_of(&["8080", "8081", "8082", "0", "5351", "80"]);
+        let internal = self.octets.one_of(&["8080", "8081", "9090", "8082", "0"]);
+        let lease = self.octets.one_of(&["0", "1", "60", "3600", "604800", "4294967295"]);
+        let client = format!("192.168.1.{}", if shape & 1 == 0 { host } else { 10 });
+        let peer = if shape & 6 == 6 { "203.0.113.9" } else { "" };
+        let protocol = if shape & 8 == 0 { "TCP" } else { "UDP" };
+        let args: &[(&str, &str)] = match action {
+            "DeletePortMapping" => {
+                &[("NewRemoteHost", peer), ("NewExternalPort", external), ("NewProtocol", protocol)]
+            }
+            "DeletePortMappingRange" => &[
+                ("NewStartPort", external),
+                ("NewEndPort", "9000"),
+                ("NewProtocol", protocol),
+                ("NewManage", "0"),
+            ],
+            _ => &[
+                ("NewRemoteHost", peer),
+                ("NewExternalPort", external),
+                ("NewProtocol", protocol),
+                ("NewInternalPort", internal),
+                ("NewInternalClient", &client),
+                ("NewEnabled", "1"),
+                ("NewPortMappingDescription", "fuzz"),
+                ("NewLeaseDuration", lease),
+            ],
+        };
+        let version = if shape & 16 == 0 { 1 } else { 2 };
+        self.call(host, Service::WanIpConnection, version, action, args);
+    }
+
+    /// Any action of the table, or a query, with arguments that fit or do not.
+    fn ask_anything(&mut self) {
+        let service = self.octets.one_of(&Service::ALL);
+        let number = usize::from(self.octets.next());
+        if number >= 200 {
+            let variables = service.variables();
+            let variable = variables[number % variables.len()].name;
+            let body = format!(
+                "<s:Envelope><s:Body><u:QueryStateVariable><varName>{variable}</varName>\
+                 </u:QueryStateVariable></s:Body></s:Envelope>"
+            );
+            let header = "urn:schemas-upnp-org:control-1-0#QueryStateVariable";
+            return self.control(10, service, Face::V2, header, &body);
+        }
+        let action = &service.actions()[number % service.actions().len()];
+        let values: Vec<(&str, &str)> = action
+            .inputs
+            .iter()
+            .map(|input| {
+                let pool = ["1", "8080", "TCP", "192.168.1.10", "65535", "UDP", "0", "", "203.0.113.9"];
+                (input.name, self.octets.one_of(&pool))
+            })
+            .collect();
+        let version = service.highest_version();
+        self.call(
+            10 + self.octets.left.first().map_or(0, |octet| octet % 3),
+            service,
+            version,
+            action.name,
+            &values,
+        );
+    }
+
+    fn call(&mut self, host: u8, service: Service, version: u8, action: &str, args: &[(&str, &str)]) {
+        let service_type = service.service_type(version);
+        let body = soap::encode_call(&service_type, action, args);
+        let face = if version < 2 { Face::V1 } else { Face::V2 };
+        self.control(host, service, face, &format!("{service_type}#{action}"), &body);
+    }
+
+    fn control(&mut self, host: u8, service: Service, face: Face, header: &str, body: &str) {
+        let Ok(request) = soap::decode(service, face, Some(header), body.as_bytes()) else { return };
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.asked.insert(id, self.now);
+        let from = IpAddr::V4(Ipv4Addr::new(192, 168, 1, host));
+        self.handle(Event::Control(ControlRequest { id, from, face, request }));
+    }
+
+    /// The PCP server answers one of the last requests, as the octets say.
+    fn answer(&mut self) {
+        let which = usize::from(self.octets.next());
+        let Some(request) = self.requests.get(which % self.requests.len().max(1)).cloned() else { return };
+        let shape = self.octets.next();
+        let result = match shape & 3 {
+            3 => ResultCode(self.octets.next() % 32),
+            _ => ResultCode::SUCCESS,
+        };
+        self.answer_with(&request, shape, result);
+    }
+
+    fn answer_with(&mut self, request: &pcp::Request, shape: u8, result: ResultCode) {
+        let Body::Map(map) = request.body else { return };
+        let wish =
+            if map.external_port < 1024 { 40_000 + map.internal_port % 1000 } else { map.external_port };
+        let external_port = if shape & 4 == 0 { wish } else { wish ^ 1 };
+        let address = match shape >> 3 & 7 {
+            7 => Ipv4Addr::UNSPECIFIED,
+            6 => Ipv4Addr::new(198, 51, 100, 2),
+            _ => Ipv4Addr::new(198, 51, 100, 1),
+        };
+        let lifetime = match shape >> 6 {
+            0 => request.lifetime.min(3600),
+            1 => 120,
+            2 => request.lifetime,
+            _ => 0,
+        };
+        let epoch = 1000 + u32::try_from(self.now.as_secs()).unwrap_or(0);
+        let response = pcp::Response {
+            result,
+            lifetime,
+            epoch: if shape == 0xa5 { 3 } else { epoch },
+            body: Body::Map(MapData { external_port, external_addr: address.to_ipv6_mapped(), ..map }),
+            options: request.options.clone(),
+        };
+        self.handle(Event::Uplink { from: self.server, bytes: &response.to_bytes() });
+    }
+
+    fn kernel_answers(&mut self) {
+        if let Some((ticket, outcome)) = self.outcomes.pop_front() {
+            self.handle(Event::Nat { ticket, outcome });
+        }
+    }
+
+    fn socket_opens(&mut self) {
+        let Some(server) = self.opening.take() else { return };
+        match self.wan.addresses.first() {
+            Some(&addr) => {
+                self.open = true;
+                self.handle(Event::UplinkOpened { server, source: IpAddr::V4(addr) });
+            }
+            None => self.handle(Event::UplinkFailed { server, error: "unreachable".to_owned() }),
+        }
+    }
+
+    fn wan(&mut self, last: Option<u8>) {
+        self.wan = Wan { name: "wan0".to_owned(), ..Wan::default() };
+        if let Some(last) = last {
+            self.wan.up = true;
+            self.wan.addresses = vec![Ipv4Addr::new(100, 64, 0, last)];
+            self.wan.router = Some(self.server.ip());
+        }
+        self.handle(Event::Wan(self.wan.clone()));
+    }
+
+    fn search(&mut self) {
+        let shape = self.octets.next();
+        let from = SocketAddr::from(([192, 168, 1, 10 + shape % 4], 40_000));
+        if shape & 0x80 == 0 {
+            let length = usize::from(self.octets.next());
+            let bytes = self.octets.take(length);
+            return self.handle(Event::Ssdp { interface: u32::from(shape % 4), from, bytes });
+        }
+        let target = self.octets.one_of(&[
+            "ssdp:all",
+            "upnp:rootdevice",
+            "urn:schemas-upnp-org:device:InternetGatewayDevice:2",
+            "urn:schemas-upnp-org:service:WANIPConnection:1",
+        ]);
+        let text = ssdp::search(ssdp::HOST_V4, &ssdp::Target::parse(target), Some(shape % 7));
+        self.handle(Event::Ssdp { interface: 2, from, bytes: text.as_bytes() });
+    }
+
+    /// Lets time pass; every timeout comes when it is due.
+    fn advance(&mut self, span: Duration) {
+        let until = self.now + span;
+        let mut here = 0;
+        while let Some(next) = self.gateway.next_timeout().filter(|&next| next <= until) {
+            here = if next > self.now { 0 } else { here + 1 };
+            assert!(here < MAX_TIMEOUTS, "a timeout does not move on");
+            self.now = self.now.max(next);
+            self.handle(Event::Timeout);
+        }
+        self.now = until;
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.gateway.handle(self.now, event);
+        let mut effects = Vec::new();
+        while let Some(effect) = self.gateway.poll_effect() {
+            effects.push(effect);
+            assert!(effects.len() < MAX_EFFECTS, "one event has too many effects");
+        }
+        let mut to_answer = Vec::new();
+        for effect in effects {
+            to_answer.extend(self.perform(effect));
+        }
+        if self.helpful {
+            while !self.outcomes.is_empty() {
+                self.kernel_answers();
+            }
+            self.socket_opens();
+            for request in to_answer {
+                self.answer_with(&request, 0, ResultCode::SUCCESS);
+            }
+        }
+    }
+
+    /// Performs an effect; the request, if it is one to the PCP server.
+    fn perform(&mut self, effect: Effect) -> Option<pcp::Request> {
+        match effect {
+            Effect::Reply { request, answer } => {
+                assert!(self.asked.remove(&request).is_some(), "{request:?} is answered twice");
+                self.counting.remove(&request);
+                let text = answer.unwrap_or_else(soap::fault);
+                let read = soap::decode_answer(text.as_bytes());
+                assert_ne!(read, Err(soap::AnswerError::Malformed), "{text}");
+            }
+            Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
+            Effect::OpenUplink { server } => {
+                (self.opening, self.open) = (Some(server), false);
+            }
+            Effect::CloseUplink => (self.opening, self.open) = (None, false),
+            Effect::Send { to, bytes } => {
+                assert!(self.open && to == self.server && bytes.len() <= pcp::MAX_LEN);
+                let request = pcp::Request::parse(&bytes).expect("what is sent is a request");
+                self.requests.push_front(request.clone());
+                self.requests.truncate(REMEMBERED);
+                return Some(request);
+            }
+            Effect::Ssdp { bytes, .. } => {
+                assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
+            }
+            Effect::Nat { ticket, change } => {
+                let outcome = self.kernel(change);
+                self.outcomes.push_back((ticket, outcome));
+            }
+            Effect::Notice(notice) => assert!(notice.to_string().len() < 2000),
+            Effect::Stopped => {
+                assert!(self.stopping && !self.stopped, "the gateway stops once, when told to");
+                self.stopped = true;
+            }
+        }
+        None
+    }
+
+    /// The kernel does as it is told, or fails if an octet says so.
+    fn kernel(&mut self, change: NatChange) -> Result<(), NatFailure> {
+        if !self.helpful && self.octets.left.first().is_some_and(|octet| octet % 16 == 15) {
+            if let NatChange::Reserve { .. } = change {
+                return Err(NatFailure::PortInUse);
+            }
+            self.kernel_failed = true;
+            return Err(NatFailure::Kernel("no".to_owned()));
+        }
+        let key = |rule: NatRule| (rule.protocol, rule.port);
+        let as_it_should = match change {
+            NatChange::Reserve { protocol, port, .. } => !self.rules.contains_key(&(protocol, port)),
+            NatChange::Install(rule) => self.rules.insert(key(rule), rule).is_none(),
+            NatChange::Replace { old, new } => self.rules.insert(key(new), new) == Some(old),
+            NatChange::Remove(rule) => self.rules.remove(&key(rule)) == Some(rule),
+        };
+        assert!(as_it_should || self.kernel_failed, "{change:?} does not fit {:?}", self.rules);
+        Ok(())
+    }
+
+    /// What holds after every step.
+    fn check(&self) {
+        for (id, &since) in &self.asked {
+            let late = self.now - since > ANSWER_WITHIN && !self.counting.contains(id);
+            assert!(!late, "{id:?} has waited since {since:?}, it is {:?}", self.now);
+        }
+        let mappings: Vec<_> = self.gateway.mappings(self.now).collect();
+        assert_eq!(mappings.len(), self.gateway.status(self.now).mappings);
+        assert!(mappings.len() <= self.config.policy.mappings);
+        assert!(mappings.iter().all(|mapping| mapping.external.port() != 0));
+    }
+
+    /// Everybody has answered and time has passed: nothing is left over.
+    fn end(&mut self) {
+        self.advance(Duration::from_secs(60));
+        while !self.outcomes.is_empty() {
+            self.kernel_answers();
+        }
+        self.advance(Duration::from_secs(60));
+        while !self.outcomes.is_empty() {
+            self.kernel_answers();
+        }
+        self.check();
+        assert!(self.stopped || !self.stopping, "the gateway does not come to its end");
+        if self.kernel_failed || self.config.nat == NatMode::None {
+            return;
+        }
+        let open: BTreeSet<(Protocol, u16)> = self
+            .gateway
+            .mappings(self.now)
+            .filter(|mapping| mapping.health != Health::Deleting)
+            .filter_map(|mapping| Some((mapping.protocol, mapping.nat_port?)))
+            .collect();
+        let installed: BTreeSet<(Protocol, u16)> = self.rules.keys().copied().collect();
+        assert_eq!(installed, open, "the NAT holds other rules than the table");
+    }
+}

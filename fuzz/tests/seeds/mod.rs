@@ -1,0 +1,271 @@
+//! Valid inputs for every target: what fuzzing begins with.
+
+use std::net::Ipv4Addr;
+
+use wire::description::{self, Identity, Udns, Uuid};
+use wire::error::UpnpError;
+use wire::listing::{self, ListingEntry};
+use wire::pcp::{
+    self, Body, Filter, MapData, Nonce, PcpOption, PeerData, PortSet, Prefix64, Protocol, ResultCode,
+};
+use wire::services::{Face, Service};
+use wire::{gena, natpmp, soap, ssdp};
+
+type Seed = (&'static str, String, Vec<u8>);
+
+/// Target, file, content.
+pub fn all() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    pcp(&mut seeds);
+    natpmp(&mut seeds);
+    ssdp(&mut seeds);
+    soap(&mut seeds);
+    documents(&mut seeds);
+    gena(&mut seeds);
+    gateway(&mut seeds);
+    seeds
+}
+
+fn map() -> MapData {
+    MapData {
+        nonce: Nonce(*b"twelve bytes"),
+        protocol: Protocol::TCP,
+        internal_port: 8080,
+        external_port: 8081,
+        external_addr: pcp::mapped(Ipv4Addr::new(198, 51, 100, 1)),
+    }
+}
+
+fn pcp(seeds: &mut Vec<Seed>) {
+    let addr = pcp::mapped(Ipv4Addr::new(192, 168, 1, 10));
+    let MapData { nonce, protocol, internal_port, external_port, external_addr } = map();
+    let peer = PeerData {
+        nonce,
+        protocol,
+        internal_port,
+        external_port,
+        external_addr,
+        remote_port: 443,
+        remote_addr: pcp::mapped(Ipv4Addr::new(203, 0, 113, 9)),
+    };
+    let options = vec![
+        PcpOption::ThirdParty(addr),
+        PcpOption::PreferFailure,
+        PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: addr }),
+        PcpOption::Description(b"game".to_vec()),
+        PcpOption::PortSet(PortSet { size: 4, first_internal_port: 8080, parity: true }),
+        PcpOption::Prefix64(Prefix64 {
+            prefix: vec![0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
+            suffix: vec![],
+            ipv4_prefixes: vec![(24, Ipv4Addr::new(192, 0, 2, 0))],
+        }),
+        PcpOption::Unknown { code: pcp::OptionCode(222), data: vec![1, 2, 3, 4, 5] },
+    ];
+    for (name, body, options) in [
+        ("announce", Body::Announce, vec![]),
+        ("map", Body::Map(map()), vec![]),
+        ("map-options", Body::Map(map()), options.clone()),
+        ("peer", Body::Peer(peer), vec![]),
+        ("other", Body::Other(pcp::Opcode(99), vec![1; 8]), vec![]),
+    ] {
+        let request =
+            pcp::Request { lifetime: 3600, client_addr: addr, body: body.clone(), options: options.clone() };
+        seeds.push(("pcp_request", name.to_owned(), request.to_bytes()));
+        let refusal = pcp::error_response(&request.to_bytes(), ResultCode::UNSUPP_VERSION, 30, 7);
+        seeds.push(("pcp_version_refusal", name.to_owned(), refusal));
+        let refused = pcp::error_response(&request.to_bytes(), ResultCode::CANNOT_PROVIDE_EXTERNAL, 30, 7);
+        seeds.push(("pcp_response", format!("{name}-refused"), refused));
+        let response = pcp::Response { result: ResultCode::SUCCESS, lifetime: 120, epoch: 7, body, options };
+        seeds.push(("pcp_response", name.to_owned(), response.to_bytes()));
+    }
+    seeds.push(("pcp_request", "version-1".to_owned(), vec![1, 1, 0, 0]));
+    seeds.push(("pcp_version_refusal", "nat-pmp".to_owned(), vec![0, 128, 0, 1, 0, 0, 0, 9]));
+}
+
+fn natpmp(seeds: &mut Vec<Seed>) {
+    let map = natpmp::Request::Map {
+        protocol: natpmp::Transport::Udp,
+        internal_port: 4662,
+        external_port: 4662,
+        lifetime: 7200,
+    };
+    for (name, request) in [("address", natpmp::Request::ExternalAddress), ("map", map)] {
+        seeds.push(("natpmp_request", name.to_owned(), request.to_bytes()));
+        for (suffix, result) in
+            [("", natpmp::ResultCode::SUCCESS), ("-refused", natpmp::ResultCode::NOT_AUTHORIZED)]
+        {
+            let response = request.refused(result, 7);
+            seeds.push(("natpmp_response", format!("{name}{suffix}"), response.to_bytes()));
+        }
+    }
+    let unknown = natpmp::error_response(&[0, 9, 7, 7], natpmp::ResultCode::UNSUPPORTED_OPCODE, 7);
+    seeds.push(("natpmp_response", "opcode".to_owned(), unknown));
+    seeds.push(("natpmp_request", "opcode".to_owned(), vec![0, 9, 7, 7, 1]));
+}
+
+fn ssdp(seeds: &mut Vec<Seed>) {
+    let sender = ssdp::Sender {
+        location: "http://192.168.1.1:5000/v1/igd.xml",
+        server: "Linux/6 UPnP/1.1 portferry/0",
+        max_age: 1800,
+        boot_id: 7,
+        config_id: 9,
+    };
+    let target = ssdp::Target::parse("urn:schemas-upnp-org:device:InternetGatewayDevice:1");
+    let usn = "uuid:00112233-4455-6677-8899-aabbccddeeff::upnp:rootdevice";
+    for (name, text) in [
+        ("search", ssdp::search(ssdp::HOST_V4, &target, Some(2))),
+        ("search-all", ssdp::search(ssdp::HOST_V4, &ssdp::Target::All, Some(120))),
+        ("search-unicast", ssdp::search("192.168.1.1:1900", &ssdp::Target::RootDevice, None)),
+        ("alive", ssdp::alive(&sender, ssdp::HOST_V4, &target, usn)),
+        ("byebye", ssdp::byebye(&sender, ssdp::HOST_V4, &target, usn)),
+        ("response", ssdp::search_response(&sender, &target, usn, None)),
+        ("liberal", "m-search\n".to_owned()),
+        ("careless", "M-SEARCH * HTTP/1.0\nman:ssdp:discover\nst: upnp:rootdevice\nMx:x\n".to_owned()),
+    ] {
+        seeds.push(("ssdp", name.to_owned(), text.into_bytes()));
+    }
+}
+
+fn soap(seeds: &mut Vec<Seed>) {
+    for (service, version, action, args) in [
+        (
+            Service::WanIpConnection,
+            1,
+            "AddPortMapping",
+            vec![
+                ("NewRemoteHost", ""),
+                ("NewExternalPort", "8080"),
+                ("NewProtocol", "TCP"),
+                ("NewInternalPort", "8080"),
+                ("NewInternalClient", "192.168.1.10"),
+                ("NewEnabled", "1"),
+                ("NewPortMappingDescription", "a <game> & \"more\""),
+                ("NewLeaseDuration", "3600"),
+            ],
+        ),
+        (
+            Service::WanIpConnection,
+            2,
+            "DeletePortMappingRange",
+            vec![
+                ("NewStartPort", "1"),
+                ("NewEndPort", "65535"),
+                ("NewProtocol", "UDP"),
+                ("NewManage", "true"),
+            ],
+        ),
+        (Service::WanIpConnection, 1, "GetGenericPortMappingEntry", vec![("NewPortMappingIndex", "0")]),
+        (Service::WanCommonInterfaceConfig, 1, "GetTotalBytesSent", vec![]),
+        (
+            Service::Layer3Forwarding,
+            1,
+            "SetDefaultConnectionService",
+            vec![("NewDefaultConnectionService", "uuid:x,urn:y")],
+        ),
+    ] {
+        let service_type = service.service_type(version);
+        let body = soap::encode_call(&service_type, action, &args);
+        let request = format!("\"{service_type}#{action}\"\n{body}");
+        seeds.push(("soap_request", action.to_owned(), request.into_bytes()));
+        let answer = body.replace(action, &format!("{action}Response"));
+        seeds.push(("soap_answer", action.to_owned(), answer.into_bytes()));
+    }
+    let query = "urn:schemas-upnp-org:control-1-0#QueryStateVariable\n<Envelope><Body><QueryStateVariable>\
+        <varName>ConnectionStatus</varName></QueryStateVariable></Body></Envelope>";
+    seeds.push(("soap_request", "query".to_owned(), query.into()));
+    seeds.push(("soap_answer", "fault".to_owned(), soap::fault(UpnpError::CONFLICT).into_bytes()));
+}
+
+fn documents(seeds: &mut Vec<Seed>) {
+    let identity = Identity {
+        friendly_name: "Router <&>".to_owned(),
+        manufacturer: "m".to_owned(),
+        model_description: "d".to_owned(),
+        model_name: "n".to_owned(),
+        model_number: "1".to_owned(),
+        serial: "2".to_owned(),
+        v1: Udns::derive([7; 16], Face::V1),
+        v2: Udns::derive([7; 16], Face::V2),
+        presentation_url: Some("http://192.168.1.1/".to_owned()),
+        url_token: "token".to_owned(),
+        eventing: true,
+        config_id: 1,
+    };
+    for (name, face) in [("v1", Face::V1), ("v2", Face::V2)] {
+        let text = description::root_description(face, &identity);
+        seeds.push(("description", name.to_owned(), text.into_bytes()));
+    }
+    let small = "<root><URLBase>http://a/</URLBase><device><deviceType>t</deviceType><serviceList><service>\
+        <serviceType>s</serviceType></service></serviceList></device></root>";
+    seeds.push(("description", "small".to_owned(), small.into()));
+    let entry = ListingEntry {
+        remote_host: "203.0.113.9".to_owned(),
+        external_port: 8080,
+        protocol: "TCP".to_owned(),
+        internal_port: 8081,
+        internal_client: "192.168.1.10".to_owned(),
+        enabled: true,
+        description: "a <game> ]]> & more".to_owned(),
+        lease: 3600,
+    };
+    seeds.push(("listing", "empty".to_owned(), listing::encode(&[]).into_bytes()));
+    seeds.push(("listing", "two".to_owned(), listing::encode(&[entry.clone(), entry]).into_bytes()));
+}
+
+fn gena(seeds: &mut Vec<Seed>) {
+    let sid = format!("uuid:{}", Uuid([7; 16]));
+    for (name, text) in [
+        (
+            "subscribe",
+            "<http://192.168.1.10:5000/event><http://[fe80::1%25eth0]/>\nupnp:event\n\nSecond-1800"
+                .to_owned(),
+        ),
+        ("renew", format!("\n\n{sid}\nSecond-infinite")),
+        ("both", format!("<http://192.168.1.10/>\nupnp:event\n{sid}\n")),
+    ] {
+        seeds.push(("gena_headers", name.to_owned(), text.into_bytes()));
+    }
+    let set =
+        gena::property_set(&[("ConnectionStatus", &"Connected"), ("ExternalIPAddress", &"198.51.100.1")]);
+    seeds.push(("gena_property_set", "two".to_owned(), set.into_bytes()));
+    seeds.push(("gena_property_set", "none".to_owned(), gena::property_set(&[]).into_bytes()));
+}
+
+/// See `gateway_events` for what the octets mean: mode first, then steps.
+fn gateway(seeds: &mut Vec<Seed>) {
+    let add = |host: u8, shape: u8, port: u8| [2, 0, host, shape, port, port, 3];
+    let delete = |host: u8, shape: u8, port: u8| [2, 2, host, shape, port, port, 3];
+    let helpful: Vec<u8> = [
+        vec![0],
+        add(0, 0, 0).to_vec(),
+        add(1, 0, 0).to_vec(),
+        add(1, 0, 1).to_vec(),
+        vec![1, 20, 1, 22],
+        delete(0, 0, 0).to_vec(),
+        vec![11, 0, 11, 3, 1, 13, 5, 2, 7, 15, 255],
+    ]
+    .concat();
+    let without_nat = [vec![1], helpful[1..].to_vec()].concat();
+    let slow: Vec<u8> = [
+        vec![4, 12],
+        vec![6, 0, 0],
+        add(0, 0, 0).to_vec(),
+        vec![10, 6, 0, 0, 10],
+        add(0, 0, 1).to_vec(),
+        vec![10, 6, 0, 4, 1, 14, 1, 12],
+        vec![9, 3, 0, 0, 1, 20, 6, 0, 0],
+        delete(0, 0, 0).to_vec(),
+        vec![10, 6, 0, 0, 1, 11],
+    ]
+    .concat();
+    let slow_without_nat = [vec![5], slow[1..].to_vec()].concat();
+    for (name, data) in [
+        ("helpful", helpful),
+        ("helpful-without-nat", without_nat),
+        ("slow", slow),
+        ("slow-without-nat", slow_without_nat),
+    ] {
+        seeds.push(("gateway_events", name.to_owned(), data));
+    }
+}
