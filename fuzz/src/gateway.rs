@@ -412,11 +412,13 @@ impl Run<'_> {
             }
             Effect::CloseUplink => (self.opening, self.open) = (None, false),
             Effect::Send { to, bytes } => {
-                assert!(self.open && to == self.server && bytes.len() <= pcp::MAX_LEN);
+                // While the next socket is being opened there is none: such a datagram is lost on the way.
+                assert!(self.open || self.opening.is_some(), "a datagram without a socket");
+                assert!(to == self.server && bytes.len() <= pcp::MAX_LEN);
                 let request = pcp::Request::parse(&bytes).expect("what is sent is a request");
                 self.requests.push_front(request.clone());
                 self.requests.truncate(REMEMBERED);
-                return Some(request);
+                return self.open.then_some(request);
             }
             Effect::Ssdp { bytes, .. } => {
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());

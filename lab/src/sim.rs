@@ -233,6 +233,8 @@ pub struct World {
     /// The uplink's socket: its number, and whether it is there.
     socket: u64,
     open: bool,
+    /// A socket was asked for and is not there yet.
+    opening: bool,
     parcels: BTreeMap<(Instant, u64), Parcel>,
     next_parcel: u64,
     asked: BTreeMap<RequestId, (Instant, String)>,
@@ -266,6 +268,7 @@ impl World {
             wan: Wan { name: "wan0".to_owned(), ..Wan::default() },
             socket: 0,
             open: false,
+            opening: false,
             parcels: BTreeMap::new(),
             next_parcel: 0,
             asked: BTreeMap::new(),
@@ -444,7 +447,7 @@ impl World {
             Parcel::Announcement(_) => {}
             Parcel::Opened { server, socket } if socket == self.socket => match self.wan_address() {
                 Some(addr) => {
-                    self.open = true;
+                    (self.open, self.opening) = (true, false);
                     self.handle(Event::UplinkOpened { server, source: IpAddr::V4(addr) });
                 }
                 None => {
@@ -486,12 +489,12 @@ impl World {
             Effect::ReadCounters { request } => self.post(KERNEL, Parcel::Counters(request)),
             Effect::OpenUplink { server } => {
                 self.socket += 1;
-                self.open = false;
+                (self.open, self.opening) = (false, true);
                 self.post(KERNEL, Parcel::Opened { server, socket: self.socket });
             }
             Effect::CloseUplink => {
                 self.socket += 1;
-                self.open = false;
+                (self.open, self.opening) = (false, false);
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {
@@ -529,7 +532,11 @@ impl World {
         self.note(line);
         self.sent.push(Sent { at: self.now, request });
         let (true, Some(addr)) = (self.open, self.wan_address()) else {
-            return self.violation(format!("a datagram to {to} without a socket"));
+            // While the next socket is being opened there is none: lost on the way.
+            if !self.opening {
+                self.violation(format!("a datagram to {to} without a socket"));
+            }
+            return;
         };
         let from = SocketAddr::new(IpAddr::V4(addr), 50_000);
         if to == SocketAddr::V4(SERVER) {

@@ -109,6 +109,7 @@ impl Gateway {
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
                 self.input(now, Input::Ask(flow, want));
             }
+            self.ask_again(now);
             self.stop_if_done();
         }
         if self.probe.flow.is_none() {

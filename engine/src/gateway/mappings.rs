@@ -136,7 +136,8 @@ impl Gateway {
     /// What can be said before anything is sent.
     fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
         let host = *request.internal.ip();
-        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host);
+        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
+            || self.find_pending(|pending| is_same(&pending.request, request)).is_some();
         let held = self.table.held_by(host) + self.pending.values().filter(|p| p.from == from).count();
         let lan = self.lan_addresses();
         let facts = Facts {
@@ -506,9 +507,19 @@ impl Gateway {
     }
 
     pub(super) fn refuse_all_pending(&mut self, now: Instant) {
-        let flows: Vec<FlowId> = self.pending.keys().copied().collect();
+        // What restores an older mapping goes on when there is a server again.
+        let refused = |pending: &Pending| self.stopping || !pending.keep;
+        let flows: Vec<FlowId> =
+            self.pending.iter().filter(|(_, pending)| refused(pending)).map(|(&flow, _)| flow).collect();
         for flow in flows {
             self.fail(now, flow, Refusal::NoAnswer);
+        }
+    }
+
+    /// Asks a new server for everything that is pending still.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        for flow in self.pending.keys().copied().collect::<Vec<_>>() {
+            self.ask(now, flow);
         }
     }
 

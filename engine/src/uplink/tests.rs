@@ -1,1 +1,934 @@
+//! The PCP client in virtual time: what it sends, when, and what it believes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use wire::pcp::{
+    Body, Filter, MapData, NO_ADDR_V4, Nonce, Opcode, PcpOption, PeerData, Protocol, Request, Response, ResultCode,
+};
+
 use super::*;
+use crate::entropy::{Entropy, SeededEntropy};
+use crate::time::{Duration, Instant};
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const LAN_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const FLOW: FlowId = FlowId(1);
+
+fn server() -> SocketAddr {
+    "192.0.2.1:5351".parse().unwrap()
+}
+
+/// TCP 8080 to 8080 with PREFER_FAILURE for an hour, by a control point that waits.
+fn want() -> Want {
+    Want {
+        third_party: None,
+        protocol: Protocol::TCP,
+        internal_port: 8080,
+        external_port: 8080,
+        strict: true,
+        lease_ends: Some(Instant::from_secs(3600)),
+        longest: u32::MAX,
+        remote_peer: None,
+        urgent: true,
+    }
+}
+
+/// Octets 00, 01, 02 … each time: pcp.md's nonce, and a roll of nearly 0.
+struct Counting;
+
+impl Entropy for Counting {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for (octet, n) in bytes.iter_mut().zip(0..) {
+            *octet = n;
+        }
+    }
+}
+
+struct Rig {
+    client: PcpClient,
+    entropy: Box<dyn Entropy>,
+    /// Milliseconds.
+    now: u64,
+    /// The server's epoch at time 0.
+    epoch: u32,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with_seed(1)
+    }
+
+    fn with_seed(seed: u64) -> Self {
+        let client = PcpClient::new(server(), IpAddr::V4(SOURCE), Duration::from_secs(5));
+        Self { client, entropy: Box::new(SeededEntropy::new(seed)), now: 0, epoch: 1000 }
+    }
+
+    /// One with a mapping for [`FLOW`], granted at 0 for `lifetime` seconds; and its request.
+    fn holding(want: Want, lifetime: u32) -> (Self, Request) {
+        let mut rig = Self::new();
+        let request = rig.ask(FLOW, want);
+        let out = rig.answer(&rig.success(&request, lifetime));
+        let granted = Grant {
+            external: SocketAddrV4::new(EXTERNAL, 8080),
+            lifetime: Duration::from_secs(u64::from(lifetime)),
+            since: Instant::default(),
+        };
+        assert_eq!(out, [Output::Answering, Output::Granted(FLOW, granted)]);
+        (rig, request)
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.client.poll_output()).collect()
+    }
+
+    fn input(&mut self, input: Input<'_>) -> Vec<Output> {
+        self.client.handle_input(Instant::from_millis(self.now), input, &mut *self.entropy);
+        self.drain()
+    }
+
+    fn ask(&mut self, flow: FlowId, want: Want) -> Request {
+        match &self.input(Input::Ask(flow, want))[..] {
+            [Output::Transmit(bytes)] => Request::parse(bytes).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass until `to`, in milliseconds; what happened, and when.
+    fn run(&mut self, to: u64) -> Vec<(u64, Output)> {
+        let mut out = Vec::new();
+        while let Some(at) = self.client.next_timeout().map(Instant::as_millis).filter(|&at| at <= to) {
+            assert!(at >= self.now, "an alarm in the past would never end");
+            self.now = at;
+            out.extend(self.input(Input::Timeout).into_iter().map(|output| (at, output)));
+        }
+        self.now = to;
+        out
+    }
+
+    /// The server's answer `bytes` arrives now.
+    fn datagram(&mut self, bytes: &[u8]) -> Vec<Output> {
+        self.input(Input::Datagram(server(), bytes))
+    }
+
+    fn answer(&mut self, response: &Response) -> Vec<Output> {
+        self.datagram(&response.to_bytes())
+    }
+
+    fn success(&self, request: &Request, lifetime: u32) -> Response {
+        let Body::Map(map) = request.body else { panic!("{request:?}") };
+        let port = if map.external_port == 0 { 40_000 } else { map.external_port };
+        let assigned = MapData { external_port: port, external_addr: EXTERNAL.to_ipv6_mapped(), ..map };
+        Response { body: Body::Map(assigned), ..self.error(request, ResultCode::SUCCESS, lifetime) }
+    }
+
+    fn error(&self, request: &Request, result: ResultCode, lifetime: u32) -> Response {
+        let epoch = self.epoch + u32::try_from(self.now / 1000).unwrap();
+        Response { result, lifetime, epoch, body: request.body.clone(), options: request.options.clone() }
+    }
+
+    fn announce(&self, epoch: u32) -> Vec<u8> {
+        let body = Body::Announce;
+        Response { result: ResultCode::SUCCESS, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes()
+    }
+}
+
+fn map_of(request: &Request) -> MapData {
+    match request.body {
+        Body::Map(map) => map,
+        _ => panic!("{request:?}"),
+    }
+}
+
+/// The requests among the outputs, and when they were sent.
+fn sent(outputs: &[(u64, Output)]) -> Vec<(u64, Request)> {
+    outputs
+        .iter()
+        .filter_map(|(at, output)| match output {
+            Output::Transmit(bytes) => Some((*at, Request::parse(bytes).unwrap())),
+            _ => None,
+        })
+        .collect()
+}
+
+fn only_sent(outputs: &[Output]) -> Request {
+    match outputs {
+        [Output::Transmit(bytes)] => Request::parse(bytes).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let groups: Vec<String> =
+        bytes.chunks(4).map(|group| group.iter().map(|octet| format!("{octet:02x}")).collect()).collect();
+    groups.join(" ")
+}
+
+// What goes out
+
+/// pcp.md 16: client 192.0.2.10, nonce 00..0b, TCP 8080 to 8080, 3600 s, PREFER_FAILURE.
+#[test]
+fn golden_map_request() {
+    let mut rig = Rig { entropy: Box::new(Counting), ..Rig::new() };
+    let out = rig.input(Input::Ask(FLOW, want()));
+    let [Output::Transmit(bytes)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(
+        hex(bytes),
+        "02010000 00000e10 00000000 00000000 0000ffff c000020a 00010203 04050607 08090a0b \
+         06000000 1f901f90 00000000 00000000 0000ffff 00000000 02000000"
+    );
+}
+
+/// iwf.md 2.2, the table of what a MAP request carries; pcp.md 16's octets of THIRD_PARTY and FILTER.
+#[test]
+fn options_and_fields_by_what_is_wanted() {
+    let third_party = PcpOption::ThirdParty(LAN_HOST.to_ipv6_mapped());
+    let peer = Ipv4Addr::new(203, 0, 113, 9);
+    let filter = PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() });
+    for (want, lifetime, port, options) in [
+        (want(), 3600, 8080, vec![PcpOption::PreferFailure]),
+        // AddAnyPortMapping: a suggestion (R-16).
+        (Want { strict: false, ..want() }, 3600, 8080, vec![]),
+        // PREFER_FAILURE with port 0 would be MALFORMED_OPTION (RFC 6887 §13.2).
+        (Want { external_port: 0, ..want() }, 3600, 0, vec![]),
+        (
+            Want { third_party: Some(LAN_HOST), ..want() },
+            3600,
+            8080,
+            vec![third_party.clone(), PcpOption::PreferFailure],
+        ),
+        // T-5: it equals the packet's source.
+        (Want { third_party: Some(SOURCE), ..want() }, 3600, 8080, vec![PcpOption::PreferFailure]),
+        (
+            Want { remote_peer: Some(peer), ..want() },
+            3600,
+            8080,
+            vec![PcpOption::PreferFailure, filter.clone()],
+        ),
+        // T-1: for ever is 2^32 - 1.
+        (Want { lease_ends: None, ..want() }, u32::MAX, 8080, vec![PcpOption::PreferFailure]),
+        (Want { lease_ends: None, longest: 600, ..want() }, 600, 8080, vec![PcpOption::PreferFailure]),
+        (Want { longest: 600, ..want() }, 600, 8080, vec![PcpOption::PreferFailure]),
+    ] {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, want.clone());
+        let map = map_of(&request);
+        let expected = Request {
+            lifetime,
+            client_addr: SOURCE.to_ipv6_mapped(),
+            body: Body::Map(MapData {
+                nonce: map.nonce,
+                protocol: Protocol::TCP,
+                internal_port: 8080,
+                external_port: port,
+                external_addr: NO_ADDR_V4,
+            }),
+            options,
+        };
+        assert_eq!(request, expected, "{want:?}");
+    }
+    assert_eq!(hex(&octets(&third_party)), "01000010 00000000 00000000 0000ffff 0a000005");
+    assert_eq!(hex(&octets(&filter)), "03000014 00800000 00000000 00000000 0000ffff cb007109");
+}
+
+fn octets(option: &PcpOption) -> Vec<u8> {
+    let request = |options| Request { lifetime: 0, client_addr: NO_ADDR_V4, body: Body::Announce, options };
+    request(vec![option.clone()]).to_bytes().split_off(24)
+}
+
+/// RFC 6887 §11.1: 96 random bits, another nonce for every mapping.
+#[test]
+fn every_flow_has_its_own_nonce() {
+    let mut rig = Rig::new();
+    let nonces: std::collections::BTreeSet<Nonce> =
+        (0..100).map(|n| map_of(&rig.ask(FlowId(n), want())).nonce).collect();
+    assert_eq!(nonces.len(), 100);
+}
+
+// Retransmission
+
+/// Decision 1: at 0, 1 and 3 s, then RFC 6887 §8.1.1, each the same octets.
+#[test]
+fn urgent_requests_are_repeated_at_1_and_3_seconds() {
+    for seed in 0..50 {
+        let mut rig = Rig::with_seed(seed);
+        let first = rig.input(Input::Ask(FLOW, want()));
+        let repeated: Vec<(u64, Output)> =
+            rig.run(5000).into_iter().filter(|(_, output)| *output != Output::Silent).collect();
+        let again = first[0].clone();
+        assert_eq!(repeated, [(1000, again.clone()), (3000, again)], "seed {seed}");
+        let later = sent(&rig.run(100_000));
+        assert_schedule(3000, 3000, &later);
+    }
+}
+
+/// RFC 6887 §8.1.1: (1 + RAND) × 3 s, then (1 + RAND) × min(2 × RTprev, 1024 s), for ever, nonce included.
+#[test]
+fn requests_are_repeated_on_the_schedule_of_the_rfc() {
+    for seed in 0..50 {
+        let mut rig = Rig::with_seed(seed);
+        let want = Want { urgent: false, lease_ends: None, ..want() };
+        let first = rig.ask(FLOW, want);
+        let repeated = sent(&rig.run(10_000_000));
+        assert!(repeated.len() > 15, "seed {seed}");
+        assert!(repeated.iter().all(|(_, request)| *request == first), "seed {seed}: byte for byte");
+        assert_schedule(0, 3000, &repeated);
+    }
+}
+
+/// The waits from `start` on follow RFC 6887 §8.1.1, the first being around `first`.
+fn assert_schedule(start: u64, first: u64, sent: &[(u64, Request)]) {
+    let (mut at, mut around) = (start, first);
+    for &(next, _) in sent {
+        let rt = next - at;
+        assert!(rt.abs_diff(around) * 10 <= around + 10, "{rt} ms is not around {around}");
+        (at, around) = (next, (2 * rt).min(1_024_000));
+    }
+}
+
+// Renewal
+
+/// RFC 6887 §11.2.1: within [1/2, 5/8) of the granted lifetime, then [3/4, 13/16), …, never closer than 4 s; the
+/// assigned values suggested, the nonce kept (§8.1.1), one datagram a try.
+#[test]
+fn renewals_by_the_granted_lifetime() {
+    for seed in 0..50 {
+        let mut rig = Rig::with_seed(seed);
+        let request = rig.ask(FLOW, Want { lease_ends: None, external_port: 0, ..want() });
+        rig.answer(&rig.success(&request, 320));
+        let out = rig.run(1_000_000);
+        let renewals = sent(&out);
+        let windows = [(160, 200), (240, 260), (280, 290), (300, 305), (310, 313)];
+        for ((at, _), (from, to)) in renewals.iter().zip(windows) {
+            assert!((from * 1000..=to * 1000).contains(at), "seed {seed}: {at} ms not in {from}..{to} s");
+        }
+        assert!(renewals.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 4000), "seed {seed}");
+        let map = MapData { external_port: 40_000, external_addr: EXTERNAL.to_ipv6_mapped(), ..map_of(&request) };
+        let expected = Request { body: Body::Map(map), options: vec![PcpOption::PreferFailure], ..request };
+        assert!(renewals.iter().all(|(_, renewal)| *renewal == expected), "seed {seed}");
+        assert_eq!(out.last(), Some(&(320_000, Output::Lost(FLOW))), "seed {seed}");
+        assert_eq!(rig.client.next_timeout(), None);
+    }
+}
+
+/// Renewed, the timetable starts anew from the answer, by the new lifetime.
+#[test]
+fn a_renewal_is_granted_anew() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let renewal = sent(&rig.run(250_000)).remove(0).1;
+    let out = rig.answer(&rig.success(&renewal, 100));
+    let since = Instant::from_secs(250);
+    let grant = Grant { external: SocketAddrV4::new(EXTERNAL, 8080), lifetime: Duration::from_secs(100), since };
+    assert_eq!(out, [Output::Granted(FLOW, grant)]);
+    assert_eq!(rig.client.grant(FLOW), Some(grant));
+    let (at, _) = sent(&rig.run(400_000)).remove(0);
+    assert!((300_000..312_500).contains(&at), "{at}");
+}
+
+/// R-32, R-33 and iwf.md 2.5: renewals ask for what is left of the lease, so that both end together; when the grant
+/// reaches to the end, nothing more is asked.
+#[test]
+fn the_last_renewal_asks_for_the_remainder() {
+    let lease_ends = Some(Instant::from_secs(500));
+    let (mut rig, first) = Rig::holding(Want { lease_ends, ..want() }, 400);
+    assert_eq!(first.lifetime, 500);
+    let (at, renewal) = sent(&rig.run(250_000)).remove(0);
+    assert_eq!(u64::from(renewal.lifetime), 500 - at / 1000);
+    rig.now = at;
+    rig.answer(&rig.success(&renewal, renewal.lifetime));
+    let out = rig.run(600_000);
+    assert_eq!(sent(&out), [], "the mapping now lasts as long as the lease");
+    assert!(matches!(&out[..], [(at, Output::Lost(FLOW))] if (500_000..501_000).contains(at)), "{out:?}");
+}
+
+/// An owner who asks again moves the end; the timetable follows.
+#[test]
+fn an_extended_lease_is_renewed_again() {
+    let lease_ends = Some(Instant::from_secs(400));
+    let (mut rig, _) = Rig::holding(Want { lease_ends, ..want() }, 400);
+    assert_eq!(sent(&rig.run(100_000)), []);
+    assert_eq!(rig.input(Input::Extend(FLOW, Some(Instant::from_secs(4000)))), []);
+    let (at, renewal) = sent(&rig.run(250_000)).remove(0);
+    assert!((200_000..250_000).contains(&at), "{at}");
+    assert_eq!(u64::from(renewal.lifetime), (4_000_000 - at).div_ceil(1000));
+}
+
+/// Decision 15: a refused renewal is told, and tried again on the timetable until the lifetime ends.
+#[test]
+fn a_refused_renewal_is_tried_again() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let renewal = sent(&rig.run(250_000)).remove(0).1;
+    let out = rig.answer(&rig.error(&renewal, ResultCode::NETWORK_FAILURE, 30));
+    assert_eq!(out, [Output::RenewalRefused(FLOW, ResultCode::NETWORK_FAILURE)]);
+    let out = rig.run(1_000_000);
+    assert!((300_000..325_000).contains(&sent(&out)[0].0), "{out:?}");
+    assert_eq!(out.last(), Some(&(400_000, Output::Lost(FLOW))));
+}
+
+/// RFC 6887 §13.2: to PREFER_FAILURE this means that the port has another owner now.
+#[test]
+fn a_port_that_is_gone_is_lost_at_once() {
+    let (mut rig, request) = Rig::holding(want(), 400);
+    let out = rig.answer(&rig.error(&request, ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
+    assert_eq!(out, [Output::Lost(FLOW)]);
+    assert!(!rig.client.has(FLOW));
+}
+
+// What is believed
+
+/// RFC 6887 §15 and the security policy: a success lasts 24 h at most, an error 30 min at most.
+#[test]
+fn lifetimes_are_clamped() {
+    for (granted, believed) in [(1, 1), (86_400, 86_400), (86_401, 86_400), (u32::MAX, 86_400)] {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, want());
+        rig.answer(&rig.success(&request, granted));
+        assert_eq!(rig.client.grant(FLOW).unwrap().lifetime, Duration::from_secs(believed), "{granted}");
+    }
+    for (said, believed) in [(0, 0), (30, 30), (1800, 1800), (u32::MAX, 1800)] {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, want());
+        let out = rig.answer(&rig.error(&request, ResultCode::NOT_AUTHORIZED, said));
+        let refused = Output::Refused(FLOW, ResultCode::NOT_AUTHORIZED, Duration::from_secs(believed));
+        assert_eq!(out, [Output::Answering, refused], "{said}");
+        assert!(!rig.client.has(FLOW));
+    }
+}
+
+/// Security policy: 0 to a request for a mapping is no success.
+#[test]
+fn a_lifetime_of_0_is_a_failure() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    let out = rig.answer(&rig.success(&request, 0));
+    let refused = Output::Refused(FLOW, ResultCode::NETWORK_FAILURE, Duration::ZERO);
+    assert_eq!(out, [Output::Answering, refused]);
+
+    let (mut rig, request) = Rig::holding(want(), 400);
+    let out = rig.answer(&rig.success(&request, 0));
+    assert_eq!(out, [Output::RenewalRefused(FLOW, ResultCode::NETWORK_FAILURE)]);
+    assert!(rig.client.has(FLOW), "it stands until its lifetime ends");
+}
+
+/// RFC 6887 §8.3 and §11.4, and the security policy's never-believe row by row: ignored, counted, without an effect;
+/// the right answer afterwards is accepted.
+#[test]
+fn what_is_never_believed() {
+    let third_party = Want { third_party: Some(LAN_HOST), ..want() };
+    type Forge = fn(&Rig, &Request) -> (SocketAddr, Vec<u8>);
+    let map = |forge: fn(&mut MapData, &mut Response)| {
+        move |rig: &Rig, request: &Request| {
+            let mut response = rig.success(request, 3600);
+            let Body::Map(mut map) = response.body else { unreachable!() };
+            forge(&mut map, &mut response);
+            if let Body::Map(_) = response.body {
+                response.body = Body::Map(map);
+            }
+            (server(), response.to_bytes())
+        }
+    };
+    let bytes = |forge: fn(&mut Vec<u8>)| {
+        move |rig: &Rig, request: &Request| {
+            let mut bytes = rig.success(request, 3600).to_bytes();
+            forge(&mut bytes);
+            (server(), bytes)
+        }
+    };
+    let other_source: Forge = |rig, request| ("192.0.2.2:5351".parse().unwrap(), rig.success(request, 9).to_bytes());
+    let other_port: Forge = |rig, request| ("192.0.2.1:5350".parse().unwrap(), rig.success(request, 9).to_bytes());
+    let request_back: Forge = |_, request| (server(), request.to_bytes());
+    type Row<'a> = (&'a str, Box<dyn Fn(&Rig, &Request) -> (SocketAddr, Vec<u8>)>);
+    let rows: Vec<Row<'_>> = vec![
+        ("another source", Box::new(other_source)),
+        ("another port of the server", Box::new(other_port)),
+        ("a request that comes back", Box::new(request_back)),
+        ("R clear", Box::new(bytes(|bytes| bytes[1] = 1))),
+        ("empty", Box::new(bytes(Vec::clear))),
+        ("three octets", Box::new(bytes(|bytes| bytes.truncate(3)))),
+        ("shorter than a header", Box::new(bytes(|bytes| bytes.truncate(20)))),
+        ("shorter than MAP", Box::new(bytes(|bytes| bytes.truncate(56)))),
+        ("not a multiple of 4", Box::new(bytes(|bytes| bytes.push(0)))),
+        ("longer than 1100", Box::new(bytes(|bytes| bytes.resize(1104, 0)))),
+        ("version 1", Box::new(bytes(|bytes| bytes[0] = 1))),
+        ("another nonce", Box::new(map(|map, _| map.nonce.0[11] ^= 1))),
+        ("another protocol", Box::new(map(|map, _| map.protocol = Protocol::UDP))),
+        ("another internal port", Box::new(map(|map, _| map.internal_port += 1))),
+        ("no THIRD_PARTY", Box::new(map(|_, response| response.options.clear()))),
+        (
+            "another THIRD_PARTY",
+            Box::new(map(|_, response| {
+                let other = Ipv4Addr::new(10, 0, 0, 6);
+                response.options[0] = PcpOption::ThirdParty(other.to_ipv6_mapped());
+            })),
+        ),
+        ("an IPv6 external address", Box::new(map(|map, _| map.external_addr = Ipv6Addr::LOCALHOST))),
+        (
+            "another opcode",
+            Box::new(map(|map, response| {
+                response.body = Body::Peer(PeerData {
+                    nonce: map.nonce,
+                    protocol: map.protocol,
+                    internal_port: map.internal_port,
+                    external_port: map.external_port,
+                    external_addr: map.external_addr,
+                    remote_port: 1,
+                    remote_addr: NO_ADDR_V4,
+                });
+            })),
+        ),
+        ("an unknown opcode", Box::new(map(|_, r| r.body = Body::Other(Opcode(98), vec![0; 36])))),
+        (
+            "an error with another nonce",
+            Box::new(map(|map, response| {
+                map.nonce.0[0] ^= 1;
+                response.result = ResultCode::NOT_AUTHORIZED;
+            })),
+        ),
+        ("an ANNOUNCE that is refused", Box::new(map(|_, response| {
+            response.body = Body::Announce;
+            response.options.clear();
+            response.result = ResultCode::UNSUPP_OPCODE;
+        }))),
+    ];
+    for (what, forge) in rows {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, third_party.clone());
+        let due = rig.client.next_timeout();
+        let (from, bytes) = forge(&rig, &request);
+        assert_eq!(rig.input(Input::Datagram(from, &bytes)), [], "{what}");
+        assert_eq!(rig.client.ignored(), 1, "{what}");
+        assert_eq!((rig.client.is_answering(), rig.client.last_heard()), (None, None), "{what}");
+        assert_eq!(rig.client.next_timeout(), due, "{what}");
+        let out = rig.answer(&rig.success(&request, 3600));
+        assert!(matches!(out[..], [Output::Answering, Output::Granted(FLOW, _)]), "{what}: {out:?}");
+        assert_eq!(rig.client.ignored(), 1, "{what}");
+    }
+}
+
+/// RFC 6887 §13.1: without the option in the request there is none in the answer.
+#[test]
+fn an_uninvited_third_party_is_not_believed() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    let mut response = rig.success(&request, 3600);
+    response.options.push(PcpOption::ThirdParty(LAN_HOST.to_ipv6_mapped()));
+    assert_eq!(rig.answer(&response), []);
+    assert_eq!(rig.client.ignored(), 1);
+}
+
+/// RFC 6887 §11.4: an answer is judged by what was asked, not by the external port; the asker compares (§13.2).
+#[test]
+fn another_external_port_is_reported_as_it_came() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    let mut response = rig.success(&request, 3600);
+    let Body::Map(map) = &mut response.body else { unreachable!() };
+    map.external_port = 8081;
+    rig.answer(&response);
+    assert_eq!(rig.client.grant(FLOW).unwrap().external, SocketAddrV4::new(EXTERNAL, 8081));
+}
+
+/// RFC 6887 §14.2: an unsolicited MAP response is an ordinary one.
+#[test]
+fn a_mapping_update_is_a_renewal() {
+    let (mut rig, request) = Rig::holding(want(), 3600);
+    rig.now = 5000;
+    let mut update = rig.success(&request, 600);
+    let Body::Map(map) = &mut update.body else { unreachable!() };
+    map.external_port = 9090;
+    let since = Instant::from_secs(5);
+    let grant = Grant { external: SocketAddrV4::new(EXTERNAL, 9090), lifetime: Duration::from_secs(600), since };
+    assert_eq!(rig.answer(&update), [Output::Granted(FLOW, grant)]);
+}
+
+// Epoch and announcements
+
+/// A rig that holds four mappings of one day, and their first requests.
+fn four_mappings() -> (Rig, Vec<Request>) {
+    let mut rig = Rig::new();
+    let mut requests = Vec::new();
+    for n in 0..4 {
+        let port = 8000 + u16::try_from(n).unwrap();
+        let strict = n != 3;
+        let request =
+            rig.ask(FlowId(n), Want { internal_port: port, external_port: port, strict, lease_ends: None, ..want() });
+        rig.answer(&rig.success(&request, 86_400));
+        requests.push(request);
+    }
+    (rig, requests)
+}
+
+/// What the client sends for each mapping after a loss: the first request with the assigned values (R-38).
+fn asked_again(first: &Request) -> Request {
+    let map = map_of(first);
+    Request { body: Body::Map(MapData { external_addr: EXTERNAL.to_ipv6_mapped(), ..map }), ..first.clone() }
+}
+
+/// RFC 6887 §8.5: an epoch that fits says nothing.
+#[test]
+fn an_epoch_in_range_changes_nothing() {
+    let (mut rig, requests) = four_mappings();
+    rig.now = 100_000;
+    let due = rig.client.next_timeout();
+    for (multicast, epoch) in [(true, 1100), (false, 1102), (true, 1101)] {
+        let bytes = rig.announce(epoch);
+        let input =
+            if multicast { Input::Multicast(server(), &bytes) } else { Input::Datagram(server(), &bytes) };
+        assert_eq!(rig.input(input), [], "epoch {epoch}");
+    }
+    assert_eq!(rig.client.next_timeout(), due);
+    assert_eq!(rig.answer(&rig.success(&requests[0], 86_400)).len(), 1);
+}
+
+/// RFC 6887 §8.5, §14.1.3 and R-38: a lost state is made anew within recovery_wait, by the same nonces, the assigned
+/// values, and PREFER_FAILURE where the owner counts on the port. The mapping whose answer told it is not asked again.
+#[test]
+fn a_lost_state_is_made_anew() {
+    for by_announcement in [true, false] {
+        let (mut rig, requests) = four_mappings();
+        rig.now = 100_000;
+        rig.epoch = 0; // at time 0; the server restarted without its state
+        let expected = if by_announcement {
+            let bytes = rig.announce(0);
+            assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::StateLost]);
+            vec![0, 1, 2, 3]
+        } else {
+            let out = rig.answer(&rig.success(&requests[2], 86_400));
+            assert!(matches!(out[..], [Output::StateLost, Output::Granted(FlowId(2), _)]), "{out:?}");
+            vec![0, 1, 3]
+        };
+        let mut asked = sent(&rig.run(105_000));
+        asked.sort_by_key(|(_, request)| map_of(request).internal_port);
+        let expected: Vec<Request> = expected.iter().map(|&n: &usize| asked_again(&requests[n])).collect();
+        let asked: Vec<Request> = asked.into_iter().map(|(_, request)| request).collect();
+        assert_eq!(asked, expected, "by announcement: {by_announcement}");
+        assert_eq!(asked.last().unwrap().options, [], "the AddAnyPortMapping one");
+        for request in &asked {
+            let out = rig.answer(&rig.success(request, 86_400));
+            assert!(matches!(out[..], [Output::Granted(..)]), "{out:?}");
+        }
+        assert_eq!(rig.run(1_000_000), [], "and that is that");
+    }
+}
+
+/// A recovery that is not answered is repeated on the schedule of the RFC.
+#[test]
+fn recovery_is_repeated() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 3600);
+    rig.now = 100_000;
+    let bytes = rig.announce(0);
+    rig.input(Input::Datagram(server(), &bytes));
+    let asked = sent(&rig.run(200_000));
+    assert_schedule(asked[0].0, 3000, &asked[1..]);
+    assert!(asked.len() >= 4);
+}
+
+/// Recovery refused for a passing reason: the mapping counts as standing until its lifetime ends.
+#[test]
+fn a_refused_recovery_is_tried_again() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 3600);
+    rig.now = 100_000;
+    rig.epoch = 0;
+    let bytes = rig.announce(0);
+    rig.input(Input::Datagram(server(), &bytes));
+    let (_, request) = sent(&rig.run(105_000)).remove(0);
+    let out = rig.answer(&rig.error(&request, ResultCode::NETWORK_FAILURE, 30));
+    assert_eq!(out, [Output::RenewalRefused(FLOW, ResultCode::NETWORK_FAILURE)]);
+    let (at, again) = sent(&rig.run(3_500_000)).remove(0);
+    assert!((1_800_000..2_250_000).contains(&at), "{at}");
+    assert_eq!(map_of(&again).nonce, map_of(&request).nonce);
+}
+
+/// Security policy: recovery at most every 10 s; a server whose epochs make no sense causes no storm.
+#[test]
+fn recovery_is_bounded() {
+    let (mut rig, _) = four_mappings();
+    let mut losses = 0;
+    let mut asked = 0;
+    for second in 1..=60 {
+        let out = rig.run(second * 1000);
+        for (_, request) in sent(&out) {
+            asked += 1;
+            let answer = rig.success(&request, 86_400); // with the first epoch again, to make it worse
+            losses += rig.answer(&answer).iter().filter(|output| **output == Output::StateLost).count();
+        }
+        let bytes = rig.announce(if second % 2 == 0 { 5_000_000 } else { 0 });
+        losses += rig.input(Input::Multicast(server(), &bytes)).iter().filter(|o| **o == Output::StateLost).count();
+    }
+    assert!((2..=7).contains(&losses), "{losses}");
+    assert!((8..=7 * 4).contains(&asked), "{asked}");
+}
+
+/// Security policy: an announcement counts only from the server's address and port.
+#[test]
+fn announcements_of_others_are_ignored() {
+    let (mut rig, _) = four_mappings();
+    rig.now = 100_000;
+    let due = rig.client.next_timeout();
+    let bytes = rig.announce(0);
+    for from in ["192.0.2.2:5351", "192.0.2.1:5350"] {
+        assert_eq!(rig.input(Input::Multicast(from.parse().unwrap(), &bytes)), []);
+    }
+    let map = Response { body: Body::Map(map_of(&rig.ask(FLOW, want()))), ..Response::parse(&bytes).unwrap() };
+    assert_eq!(rig.input(Input::Multicast(server(), &map.to_bytes())), [], "no MAP response by multicast");
+    assert_eq!(rig.client.ignored(), 3);
+    rig.input(Input::Forget(FLOW));
+    assert_eq!(rig.client.next_timeout(), due);
+}
+
+/// R-37: another address of ours; the server knows none of our mappings under it.
+#[test]
+fn a_new_source_address_makes_everything_anew() {
+    let (mut rig, requests) = four_mappings();
+    rig.now = 100_000;
+    assert_eq!(rig.input(Input::Source(IpAddr::V4(SOURCE))), [], "the same address: they stand");
+    assert_eq!(rig.run(110_000), []);
+    let new = Ipv4Addr::new(192, 0, 2, 77);
+    assert_eq!(rig.input(Input::Source(IpAddr::V4(new))), []);
+    let mut asked = sent(&rig.run(115_000));
+    asked.sort_by_key(|(_, request)| map_of(request).internal_port);
+    let expected: Vec<Request> = requests
+        .iter()
+        .map(|request| Request { client_addr: new.to_ipv6_mapped(), ..asked_again(request) })
+        .collect();
+    assert_eq!(asked.into_iter().map(|(_, request)| request).collect::<Vec<_>>(), expected);
+    // Another epoch is no loss: it may be another server behind the same address.
+    rig.epoch = 7;
+    let out = rig.answer(&rig.success(&expected[0], 600));
+    assert!(matches!(out[..], [Output::Granted(..)]), "{out:?}");
+}
+
+// Versions
+
+/// RFC 6887 §9 and pcp.md 10: a server of another version, PCP or NAT-PMP, in either layout: whoever waits hears it,
+/// nothing is asked for the lifetime (30 s to 30 min), then PCP is tried again.
+#[test]
+fn a_server_of_another_version() {
+    let pcp_v3 = |lifetime: u32| {
+        let mut bytes = vec![3, 0x81, 0, 1];
+        bytes.extend(lifetime.to_be_bytes());
+        bytes.extend([0; 16]);
+        bytes
+    };
+    for (bytes, version, wait) in [
+        (pcp_v3(1800), 3, 1800),
+        (pcp_v3(5), 3, 30),
+        (pcp_v3(u32::MAX), 3, 1800),
+        (vec![0, 0, 0, 1, 0, 0, 0, 9], 0, 30),   // RFC 6886's figure
+        (vec![0, 129, 0, 1, 0, 0, 0, 9], 0, 30), // the common daemon
+    ] {
+        let mut rig = Rig::new();
+        rig.ask(FLOW, want());
+        rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
+        let refused = |flow| Output::Refused(flow, ResultCode::UNSUPP_VERSION, Duration::from_secs(wait));
+        let out = rig.datagram(&bytes);
+        assert_eq!(out, [refused(FLOW), refused(FlowId(2)), Output::VersionRefused(version)]);
+        assert_eq!(rig.run(wait * 1000 - 1), [], "{bytes:?}");
+        let held = Output::Refused(FLOW, ResultCode::UNSUPP_VERSION, Duration::from_millis(1));
+        assert_eq!(rig.input(Input::Ask(FLOW, want())), [held]);
+        rig.now += 1;
+        rig.ask(FLOW, want());
+    }
+}
+
+/// Security policy: no downgrade against better knowledge, and none that was not asked for.
+#[test]
+fn a_server_that_has_spoken_pcp_is_not_believed_to_be_another() {
+    let nat_pmp = [0, 0, 0, 1, 0, 0, 0, 9];
+    let mut rig = Rig::new();
+    assert_eq!(rig.datagram(&nat_pmp), [], "nothing was asked");
+    assert_eq!(rig.client.ignored(), 1);
+
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 86_400);
+    rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
+    rig.now = 3_599_999;
+    assert_eq!(rig.datagram(&nat_pmp), []);
+    assert_eq!(rig.client.ignored(), 1);
+    rig.now = 3_600_000;
+    let refused = Output::Refused(FlowId(2), ResultCode::UNSUPP_VERSION, Duration::from_secs(30));
+    assert_eq!(rig.datagram(&nat_pmp), [refused, Output::VersionRefused(0)]);
+    assert!(rig.client.grant(FLOW).is_some(), "what stands is kept");
+}
+
+/// A refusal that names our own version makes no sense.
+#[test]
+fn version_2_refused_by_version_2_is_ignored() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    assert_eq!(rig.answer(&rig.error(&request, ResultCode::UNSUPP_VERSION, 30)), []);
+    assert_eq!(rig.client.ignored(), 1);
+}
+
+/// RFC 6887 §7.4 and pcp.md 7: after NO_RESOURCES no new mapping is asked for; those that stand are renewed.
+#[test]
+fn no_resources_holds_new_mappings_back() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let request = rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
+    let refused = |flow, secs| Output::Refused(flow, ResultCode::NO_RESOURCES, Duration::from_secs(secs));
+    assert_eq!(rig.answer(&rig.error(&request, ResultCode::NO_RESOURCES, 300)), [refused(FlowId(2), 300)]);
+    rig.now = 100_000;
+    assert_eq!(rig.input(Input::Ask(FlowId(3), want())), [refused(FlowId(3), 200)]);
+    let renewal = sent(&rig.run(260_000)).remove(0).1;
+    // To a renewal it means the same.
+    rig.answer(&rig.error(&renewal, ResultCode::NO_RESOURCES, 300));
+    rig.now = 310_000;
+    assert_eq!(rig.input(Input::Ask(FlowId(3), want())), [refused(FlowId(3), 250)]);
+    rig.now = 560_000;
+    rig.ask(FlowId(3), want());
+}
+
+// Deleting
+
+/// RFC 6887 §15.1: lifetime 0, suggested fields zero, the same nonce, neither FILTER nor PREFER_FAILURE, THIRD_PARTY
+/// as before; repeated until it is confirmed.
+#[test]
+fn a_delete_is_repeated_until_it_is_confirmed() {
+    let want = Want { third_party: Some(LAN_HOST), remote_peer: Some(EXTERNAL), ..want() };
+    let (mut rig, request) = Rig::holding(want, 3600);
+    rig.now = 10_000;
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    let map = MapData { external_port: 0, external_addr: NO_ADDR_V4, ..map_of(&request) };
+    let options = vec![PcpOption::ThirdParty(LAN_HOST.to_ipv6_mapped())];
+    let expected = Request { lifetime: 0, body: Body::Map(map), options, ..request };
+    assert_eq!(delete, expected);
+    assert_eq!(rig.input(Input::Delete(FLOW)), [], "it is on its way");
+    let again = sent(&rig.run(60_000));
+    assert_eq!((again[0].0, again[1].0), (11_000, 13_000), "decision 1: somebody waits");
+    assert!(again.iter().all(|(_, request)| *request == expected));
+    assert_schedule(13_000, 3000, &again[2..]);
+    let confirmed = Response { lifetime: 0, body: Body::Map(map), ..rig.error(&expected, ResultCode::SUCCESS, 0) };
+    let out = rig.answer(&confirmed);
+    assert_eq!(out.last(), Some(&Output::Deleted(FLOW)));
+    assert!(!rig.client.has(FLOW));
+    assert_eq!(rig.run(10_000_000), []);
+}
+
+/// What is never confirmed ends with its lifetime; without a grant it is tried for 30 s.
+#[test]
+fn an_unconfirmed_delete_ends_with_the_lifetime() {
+    let (mut rig, _) = Rig::holding(want(), 100);
+    rig.now = 10_000;
+    rig.input(Input::Delete(FLOW));
+    let out = rig.run(1_000_000);
+    assert_eq!(out.last(), Some(&(100_000, Output::Deleted(FLOW))));
+    assert_eq!(rig.client.next_timeout(), None);
+
+    let mut rig = Rig::new();
+    rig.ask(FLOW, want());
+    rig.input(Input::Delete(FLOW));
+    let out = rig.run(1_000_000);
+    assert_eq!(out.last(), Some(&(30_000, Output::Deleted(FLOW))));
+}
+
+/// pcp.md 9: a server may keep a deleted mapping for its idle time and say so; but a late answer to the request
+/// before looks the same, and is not believed at first.
+#[test]
+fn a_delete_answered_with_a_lifetime() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    rig.input(Input::Delete(FLOW));
+    assert_eq!(rig.answer(&rig.success(&request, 3600)), [Output::Answering], "the answer to the request");
+    assert!(rig.client.has(FLOW));
+    assert_eq!(sent(&rig.run(1000)).len(), 1);
+    assert_eq!(rig.answer(&rig.success(&request, 120)), [Output::Deleted(FLOW)]);
+}
+
+/// K-17: NO_RESOURCES is what the most deployed server says when there is nothing to delete. Any other refusal
+/// leaves the mapping as it was.
+#[test]
+fn a_refused_delete() {
+    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    rig.input(Input::Delete(FLOW));
+    assert_eq!(rig.answer(&rig.error(&request, ResultCode::NO_RESOURCES, 30)), [Output::Deleted(FLOW)]);
+    rig.ask(FLOW, want()); // and it is no reason to hold back
+
+    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    rig.input(Input::Delete(FLOW));
+    let out = rig.answer(&rig.error(&request, ResultCode::NOT_AUTHORIZED, 400));
+    assert_eq!(out, [Output::DeleteRefused(FLOW, ResultCode::NOT_AUTHORIZED)]);
+    let (at, renewal) = sent(&rig.run(300_000)).remove(0);
+    assert!((200_000..250_000).contains(&at), "{at}: it is renewed as before");
+    assert_eq!(map_of(&renewal).external_port, 8080);
+
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, want());
+    rig.input(Input::Delete(FLOW));
+    let out = rig.answer(&rig.error(&request, ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
+    assert_eq!(out, [Output::Answering, Output::Deleted(FLOW)], "nothing was granted, so nothing is left");
+}
+
+#[test]
+fn a_forgotten_flow_is_silent() {
+    let (mut rig, request) = Rig::holding(want(), 400);
+    assert_eq!(rig.input(Input::Forget(FLOW)), []);
+    assert_eq!(rig.client.next_timeout(), None);
+    assert_eq!(rig.answer(&rig.success(&request, 400)), []);
+    for input in [Input::Delete(FLOW), Input::Extend(FLOW, None), Input::Forget(FLOW), Input::Timeout] {
+        assert_eq!(rig.input(input), []);
+    }
+}
+
+// Silence
+
+/// Four datagrams without an answer over some seconds: silent, told once. Many at once are no silence.
+#[test]
+fn silence_takes_time() {
+    let mut rig = Rig::new();
+    for n in 0..20 {
+        rig.ask(FlowId(n), Want { internal_port: 5000, ..want() });
+    }
+    assert_eq!(rig.client.is_answering(), None);
+    let out = rig.run(20_000);
+    let told: Vec<&(u64, Output)> = out.iter().filter(|(_, output)| *output == Output::Silent).collect();
+    assert_eq!(told, [&(3000, Output::Silent)]);
+    assert_eq!(rig.client.is_answering(), Some(false));
+}
+
+/// A server that answers again is asked soon for what was asked in vain, and hears nothing of what stands.
+#[test]
+fn an_answer_after_silence_nudges_what_waits() {
+    let mut rig = Rig::new();
+    let standing = rig.ask(FlowId(7), Want { internal_port: 7, lease_ends: None, ..want() });
+    rig.answer(&rig.success(&standing, 86_400));
+    rig.ask(FLOW, want());
+    let out = rig.run(300_000);
+    assert!(out.iter().any(|(_, output)| *output == Output::Silent));
+    let due = rig.client.next_timeout().unwrap();
+    assert!(due > Instant::from_secs(310), "{due:?}");
+    let bytes = rig.announce(rig.epoch + 300);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::Answering]);
+    let asked = sent(&rig.run(301_000));
+    assert_eq!(asked.len(), 1);
+    assert_eq!(map_of(&asked[0].1).internal_port, 8080);
+}
+
+/// The same after an interruption of the link: the socket is a new one, the address the old one (Q-19).
+#[test]
+fn a_new_socket_nudges_what_waits() {
+    let mut rig = Rig::new();
+    rig.ask(FLOW, Want { urgent: false, ..want() });
+    rig.run(1_000_000);
+    assert_eq!(rig.input(Input::Source(IpAddr::V4(SOURCE))), []);
+    assert_eq!(sent(&rig.run(1_001_000)).len(), 1);
+}
+
+/// RFC 6887 §11.2.1 holds for what is nudged, too: renewals stay 4 s apart.
+#[test]
+fn nudged_renewals_keep_their_distance() {
+    for seed in 0..20 {
+        let mut rig = Rig::with_seed(seed);
+        let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
+        rig.answer(&rig.success(&request, 3600));
+        let mut last = 0;
+        for second in 1..3500 {
+            for (at, _) in sent(&rig.run(second * 1000)) {
+                assert!(at - last >= 4000, "seed {seed}: {last} and {at}");
+                last = at;
+            }
+            if second % 7 == 0 {
+                rig.input(Input::Source(IpAddr::V4(SOURCE)));
+            }
+        }
+        assert!(rig.client.has(FLOW));
+    }
+}

@@ -14,7 +14,7 @@ use wire::{gena, natpmp, soap, ssdp};
 type Seed = (&'static str, String, Vec<u8>);
 
 /// Target, file, content.
-pub fn all() -> Vec<Seed> {
+pub(crate) fn all() -> Vec<Seed> {
     let mut seeds = Vec::new();
     pcp(&mut seeds);
     natpmp(&mut seeds);
