@@ -138,9 +138,13 @@ pub fn ssdp(data: &[u8]) {
         ssdp::Message::Response(response) => &response.st,
     };
     assert_eq!(&ssdp::Target::parse(&target.to_string()), target);
-    // Lines are all that the format has: what was one line stays one, unless it holds another line's end.
-    let text = target.to_string();
-    if text.contains(char::is_control) {
+    // Control characters are written as blanks, so what holds any does not come back as it was.
+    let usn = match &message {
+        ssdp::Message::Search(_) => "",
+        ssdp::Message::Notify(ssdp::Notify { usn, .. })
+        | ssdp::Message::Response(ssdp::Response { usn, .. }) => usn,
+    };
+    if target.to_string().contains(char::is_control) || usn.contains(char::is_control) {
         return;
     }
     match &message {
@@ -154,8 +158,7 @@ pub fn ssdp(data: &[u8]) {
             };
             assert_eq!((again.target, again.mx), (search.target.clone(), search.mx));
         }
-        ssdp::Message::Notify(ssdp::Notify { usn, .. })
-        | ssdp::Message::Response(ssdp::Response { usn, .. }) => {
+        ssdp::Message::Notify(_) | ssdp::Message::Response(_) => {
             let sender = ssdp::Sender {
                 location: "http://192.168.1.1:5000/igd.xml",
                 server: "a/1 UPnP/1.1 b/1",

@@ -1,12 +1,13 @@
 //! Every target on stable: over random octets, over its corpus, and over the corpus with octets changed. A few seconds
-//! in all; `PF_FUZZ_CASES=100000` makes it longer. `PF_WRITE_SEEDS=1` writes the seeds of `seeds.rs` into the corpus.
+//! in all, and always the same; `PF_FUZZ_CASES=100000` makes it longer and different each time. `PF_FUZZ_TARGET=ssdp` runs
+//! that one only. `PF_WRITE_SEEDS=1` writes the seeds of `seeds.rs` into the corpus.
 
 mod seeds;
 
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
@@ -26,14 +27,24 @@ fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
     inputs
 }
 
-fn cases() -> u32 {
-    std::env::var("PF_FUZZ_CASES").map_or(300, |cases| cases.parse().expect("PF_FUZZ_CASES is a number"))
+/// How many inputs a strategy makes, where somebody wants to know better.
+fn cases() -> Option<u32> {
+    std::env::var("PF_FUZZ_CASES").ok().map(|cases| cases.parse().expect("PF_FUZZ_CASES is a number"))
+}
+
+fn targets() -> impl Iterator<Item = fuzz::Target> {
+    let only = std::env::var("PF_FUZZ_TARGET").ok();
+    fuzz::TARGETS.into_iter().filter(move |(name, _)| only.as_deref().is_none_or(|only| only == *name))
 }
 
 /// Runs `target` over what `strategy` makes; a failure is shrunk and shown as octets.
 fn hold(target: fuzz::Target, strategy: &impl Strategy<Value = Vec<u8>>) {
-    let config = Config { cases: cases(), failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(strategy, |data| {
+    let config = Config { cases: cases().unwrap_or(300), failure_persistence: None, ..Config::default() };
+    let mut runner = match cases() {
+        Some(_) => TestRunner::new(config),
+        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
+    let result = runner.run(strategy, |data| {
         (target.1)(&data);
         Ok::<(), TestCaseError>(())
     });
@@ -71,7 +82,7 @@ fn mutated(inputs: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn the_corpus_holds_and_is_small() {
-    for (name, target) in fuzz::TARGETS {
+    for (name, target) in targets() {
         let inputs = inputs(name);
         assert!(inputs.len() >= 2, "{name} has too few seeds");
         for (file, data) in inputs {
@@ -99,7 +110,7 @@ fn every_seed_is_in_the_corpus() {
 
 #[test]
 fn random_octets() {
-    for target in fuzz::TARGETS {
+    for target in targets() {
         hold(target, &prop::collection::vec(any::<u8>(), 0..600));
     }
 }
@@ -143,14 +154,14 @@ fn random_markup() {
         "-1",
     ]);
     let text = prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat().into_bytes());
-    for target in fuzz::TARGETS {
+    for target in targets() {
         hold(target, &text);
     }
 }
 
 #[test]
 fn valid_inputs_with_changes() {
-    for target in fuzz::TARGETS {
+    for target in targets() {
         let inputs = inputs(target.0).into_iter().map(|(_, data)| data).collect();
         hold(target, &mutated(inputs));
     }

@@ -225,6 +225,10 @@ impl Runner {
                 };
             }
             ["nat", "fails", why] => self.act().nat.broken = Some(why.to_owned()),
+            ["nat", "takes", time] => {
+                let time = duration(time)?;
+                self.act().nat.takes = time;
+            }
             ["nat", "works"] => self.act().nat.broken = None,
             ["host", name, addr] => {
                 self.hosts.insert(name.to_owned(), plain(addr)?);

@@ -37,7 +37,7 @@ pub const STRANGER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 77);
 
 /// The kernel's number of the only LAN interface.
 const LAN_INDEX: u32 = 2;
-/// How long the kernel takes for a socket or a rule.
+/// How long the kernel takes for a socket, and usually for a rule.
 const KERNEL: Duration = Duration::from_millis(1);
 /// More turns than this without time passing, and a timer is stuck.
 const MAX_TURNS: usize = 20_000;
@@ -119,13 +119,21 @@ impl Default for Setup {
 }
 
 /// The router's own NAT: what the kernel would hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Nat {
     rules: BTreeMap<(Protocol, u16), NatRule>,
     /// Ports of the WAN address that the router itself uses.
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
     /// Every change fails with these words.
     pub broken: Option<String>,
+    /// How long the kernel takes to say what became of a change; the change itself is there at once.
+    pub takes: Duration,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self { rules: BTreeMap::new(), ports_in_use: BTreeSet::new(), broken: None, takes: KERNEL }
+    }
 }
 
 impl Nat {
@@ -192,12 +200,12 @@ pub struct Reply {
     pub answer: Result<Answer, u16>,
 }
 
-/// A datagram that a LAN host heard from SSDP.
+/// What a LAN host heard in answer to a search.
 #[derive(Clone, Debug)]
 pub struct Heard {
     /// When.
     pub at: Instant,
-    /// The host, or the group.
+    /// The host.
     pub to: SocketAddr,
     /// What.
     pub message: ssdp::Message,
@@ -314,7 +322,7 @@ impl World {
         &self.notices
     }
 
-    /// Everything that came from SSDP.
+    /// Every answer to a search.
     #[must_use]
     pub fn heard(&self) -> &[Heard] {
         &self.heard
@@ -497,6 +505,8 @@ impl World {
                 (self.open, self.opening) = (false, false);
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
+            // Announcements come all day long, and are for the engine's own tests to read.
+            Effect::Ssdp { to, bytes, .. } if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
             Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {
                 Ok(message) if bytes.len() <= ssdp::MAX_SENT => {
                     self.heard.push(Heard { at: self.now, to, message });
@@ -510,7 +520,7 @@ impl World {
                 if let Some(wrong) = wrong {
                     self.violation(wrong);
                 }
-                self.post(KERNEL, Parcel::Nat { ticket, outcome });
+                self.post(self.nat.takes, Parcel::Nat { ticket, outcome });
             }
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");

@@ -56,10 +56,15 @@ async fn play(once: bool) -> Result<(), Failure> {
     let server_addr = server.local_addr().map_err(|error| failed("the provider's socket", &error))?;
     let http_port = free_http_port()?;
     say("portferry demo: an application, this gateway and a provider's NAT, all on the loopback interface.\n");
-    say(&format!(
-        "    application           gateway               provider              stranger\n\
-         \x20   {APPLICATION}  <---->  {GATEWAY_LAN} {GATEWAY_WAN}  <-->  {PROVIDER} = {EXTERNAL}  <-->  {STRANGER}\n"
-    ));
+    for (part, address) in [
+        ("application", APPLICATION.to_string()),
+        ("gateway, LAN side", GATEWAY_LAN.to_string()),
+        ("gateway, WAN side", GATEWAY_WAN.to_string()),
+        ("provider", format!("{PROVIDER}, which stands for the public address {EXTERNAL}")),
+        ("stranger", STRANGER.to_string()),
+    ] {
+        say(&format!("   {part:<20} {address}"));
+    }
 
     let mut config = ProviderConfig::new(EXTERNAL);
     (config.shortest, config.longest, config.third_party) = (LIFETIME, LIFETIME, true);

@@ -124,12 +124,16 @@ impl Gateway {
     /// The same request again, before there is a mapping: it shares the exchange of the first.
     fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        let nobody_waited = pending.waiters.is_empty();
         pending.request = request;
         pending.asked_at = now;
         pending.waiters.push(id);
         self.timers.cancel(Alarm::Background(flow));
-        if let Stage::Late(grant) = pending.stage {
-            self.accept(now, flow, grant);
+        match pending.stage {
+            Stage::Late(grant) => self.accept(now, flow, grant),
+            // Its repetitions have become rare by now.
+            Stage::Asking if nobody_waited => self.input(now, Input::Hurry(flow)),
+            _ => {}
         }
     }
 
@@ -300,6 +304,7 @@ impl Gateway {
     /// Sends the request to the PCP server.
     fn ask(&mut self, now: Instant, flow: FlowId) {
         let pending = self.pending.get_mut(&flow).expect("the caller has put it there");
+        let lease_ends = pending.request.lease.map(|lease| pending.asked_at + lease);
         pending.stage = Stage::Asking;
         let request = &pending.request;
         let want = Want {
@@ -308,12 +313,12 @@ impl Gateway {
             internal_port: pending.nat_port.unwrap_or(request.internal.port()),
             external_port: request.external_port.unwrap_or(0),
             strict: request.strict,
-            lease_ends: request.lease.map(|lease| pending.asked_at + lease),
+            lease_ends,
             longest: u32::MAX,
             remote_peer: request.remote_peer,
             urgent: !pending.waiters.is_empty(),
         };
-        if self.uplink.is_none() || !self.uplink_open {
+        if self.uplink.is_none() || !self.uplink_open || lease_ends.is_some_and(|end| end <= now) {
             return self.fail(now, flow, Refusal::NoAnswer);
         }
         self.input(now, Input::Ask(flow, want));
@@ -365,6 +370,10 @@ impl Gateway {
         }
         self.learn_external(now, *grant.external.ip());
         let pending = self.pending.get_mut(&flow).expect("it was there above");
+        if let Stage::Installing(before) = &mut pending.stage {
+            *before = grant; // the answer to a repetition; this router's NAT is at work already
+            return;
+        }
         if pending.waiters.is_empty() && !pending.keep {
             // Too late: the control point was told 501. It may ask again.
             let first = !matches!(pending.stage, Stage::Late(_));
@@ -380,11 +389,7 @@ impl Gateway {
     /// What is pending was granted and is wanted: the router's own NAT comes next, if there is one.
     fn accept(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = self.pending.get_mut(&flow).expect("the callers found it");
-        let again = matches!(pending.stage, Stage::Installing(_));
         pending.stage = Stage::Installing(grant);
-        if again {
-            return; // a renewal, or the answer to a repetition; the NAT is at work already
-        }
         match pending.rule() {
             Some(rule) => self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow)),
             None => self.finish(now, flow, grant),

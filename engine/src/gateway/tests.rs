@@ -1,1 +1,534 @@
+//! The gateway in virtual time, as protocol scenarios: control points on one side, a PCP server on the other, the
+//! router's kernel in between, all of them simulated by [`Lab`].
+
+mod actions;
+mod deployments;
+mod life;
+mod links;
+mod simulation;
+mod trouble;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use wire::pcp::{Body, MapData, Protocol, Request, Response, ResultCode};
+use wire::services::Service;
+use wire::soap::{SoapError, decode_answer, encode_call};
+
 use super::*;
+use crate::device::IgdVersion;
+use crate::entropy::SeededEntropy;
+use crate::nat::NatRule;
+use crate::provider::{Provider, ProviderConfig};
+
+/// The router's WAN address.
+const W: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The provider's external address.
+const E: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const ALICE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+const BOB: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
+
+fn server() -> SocketAddr {
+    "192.0.2.1:5351".parse().unwrap()
+}
+
+fn config(nat: NatMode) -> Config {
+    Config {
+        nat,
+        servers: vec![server()],
+        answer_within: Duration::from_millis(3500),
+        recovery_wait: Duration::from_secs(5),
+        external_address_probe: true,
+        policy: Policy::default(),
+        device: DeviceConfig {
+            seed: [7; 16],
+            boot_id: 1,
+            friendly_name: "portferry".into(),
+            http_port: 5000,
+            igd_version: IgdVersion::Auto,
+            server: "Linux/6 UPnP/1.1 portferry/0.1".into(),
+            version: "0.1".into(),
+        },
+    }
+}
+
+fn lan() -> Vec<LanInterface> {
+    let addresses = vec![InterfaceAddress { addr: IpAddr::V4(LAN), prefix_len: 24 }];
+    vec![LanInterface { index: 3, name: "lan0".into(), addresses }]
+}
+
+fn wan(addresses: &[Ipv4Addr]) -> Wan {
+    Wan {
+        name: "wan0".into(),
+        up: !addresses.is_empty(),
+        addresses: addresses.to_vec(),
+        router: Some(server().ip()),
+        bits_per_second: Some(1_000_000_000),
+    }
+}
+
+/// What the PCP server makes of one MAP request that is not the probe's, in place of its ordinary service.
+#[derive(Clone, Copy, Debug)]
+enum Reaction {
+    /// As the provider does.
+    Serve,
+    /// The datagram is lost on the way.
+    Lose,
+    /// The provider does what it does, and its answer is lost.
+    LoseAnswer,
+    /// An error, and its lifetime.
+    Refuse(ResultCode, u32),
+    /// A success with this external address and port, whatever was asked.
+    Grant(Ipv4Addr, u16),
+}
+
+/// What follows from an effect.
+enum Next {
+    Nat(NatTicket, Result<(), NatFailure>),
+    Datagram(SocketAddr, Vec<u8>),
+    Opened(SocketAddr),
+    Counters(RequestId),
+}
+
+/// What a control point hears: the values of the out arguments, or an error code.
+type Heard = Result<Vec<String>, u16>;
+
+struct Lab {
+    gateway: Gateway,
+    /// Milliseconds.
+    now: u64,
+    /// PCP servers that can be reached.
+    providers: BTreeMap<SocketAddr, Provider>,
+    /// What becomes of the next MAP requests; when empty, they are served.
+    script: VecDeque<Reaction>,
+    /// Every datagram to the server is lost.
+    silent: bool,
+    /// The router's NAT.
+    rules: Vec<NatRule>,
+    /// Ports that the router's own programs use.
+    in_use: Vec<(Protocol, u16)>,
+    /// The kernel refuses every change.
+    broken: bool,
+    /// NAT outcomes wait for [`Lab::release_nat`].
+    slow_nat: bool,
+    held: Vec<Next>,
+    /// The uplink's socket: the server it leads to.
+    socket: Option<SocketAddr>,
+    source: Ipv4Addr,
+    counters: Option<Counters>,
+    /// Shell that never tells the counters.
+    mute: bool,
+    /// Everything that the gateway wanted, and when.
+    effects: Vec<(u64, Effect)>,
+    heard: BTreeMap<RequestId, Heard>,
+    next_id: u64,
+}
+
+impl Lab {
+    /// A gateway that knows nothing yet.
+    fn new(config: Config) -> Self {
+        Self::seeded(config, 1)
+    }
+
+    fn seeded(config: Config, seed: u64) -> Self {
+        let third_party = config.nat == NatMode::None;
+        let settings = ProviderConfig { third_party, ..ProviderConfig::new(E) };
+        Self {
+            gateway: Gateway::new(config, Box::new(SeededEntropy::new(seed))),
+            now: 0,
+            providers: BTreeMap::from([(server(), Provider::new(Instant::default(), settings))]),
+            script: VecDeque::new(),
+            silent: false,
+            rules: Vec::new(),
+            in_use: Vec::new(),
+            broken: false,
+            slow_nat: false,
+            held: Vec::new(),
+            socket: None,
+            source: W,
+            counters: Some(Counters::default()),
+            mute: false,
+            effects: Vec::new(),
+            heard: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    /// A gateway at work: LAN and WAN are up, the probe has told the external address; ten seconds have passed.
+    fn up(nat: NatMode) -> Self {
+        Self::up_with(config(nat))
+    }
+
+    fn up_with(config: Config) -> Self {
+        let mut lab = Self::new(config);
+        lab.bring_up();
+        lab
+    }
+
+    fn bring_up(&mut self) {
+        self.event(Event::Lan(lan()));
+        self.event(Event::Wan(wan(&[self.source])));
+        self.run(10_000);
+        self.effects.clear();
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::from_millis(self.now)
+    }
+
+    fn provider(&mut self) -> &mut Provider {
+        self.providers.get_mut(&server()).unwrap()
+    }
+
+    /// One turn, and all turns that follow from it at the same moment.
+    fn event(&mut self, event: Event<'_>) {
+        self.gateway.handle(self.instant(), event);
+        let mut queue = VecDeque::new();
+        self.perform(&mut queue);
+        while let Some(next) = queue.pop_front() {
+            self.follow(next);
+            self.perform(&mut queue);
+        }
+    }
+
+    fn follow(&mut self, next: Next) {
+        let now = self.instant();
+        let counters = self.counters;
+        self.gateway.handle(
+            now,
+            match &next {
+                Next::Nat(ticket, outcome) => Event::Nat { ticket: *ticket, outcome: outcome.clone() },
+                Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
+                Next::Opened(server) => {
+                    Event::UplinkOpened { server: *server, source: IpAddr::V4(self.source) }
+                }
+                Next::Counters(request) => Event::Counters { request: *request, counters },
+            },
+        );
+    }
+
+    fn perform(&mut self, queue: &mut VecDeque<Next>) {
+        while let Some(effect) = self.gateway.poll_effect() {
+            self.effects.push((self.now, effect.clone()));
+            match effect {
+                Effect::Reply { request, answer } => {
+                    let heard = hear(&answer);
+                    assert!(self.heard.insert(request, heard).is_none(), "{request:?} is answered once");
+                }
+                Effect::ReadCounters { request } if !self.mute => queue.push_back(Next::Counters(request)),
+                Effect::OpenUplink { server } => {
+                    self.socket = Some(server);
+                    queue.push_back(Next::Opened(server));
+                }
+                Effect::CloseUplink => self.socket = None,
+                Effect::Send { to, bytes } => {
+                    assert_eq!(self.socket, Some(to), "only by the open socket");
+                    if let Some(answer) = self.serve(to, &bytes) {
+                        queue.push_back(Next::Datagram(to, answer));
+                    }
+                }
+                Effect::Nat { ticket, change } => {
+                    let next = Next::Nat(ticket, self.change_nat(change));
+                    if self.slow_nat { self.held.push(next) } else { queue.push_back(next) }
+                }
+                Effect::Stopped => {
+                    assert_eq!(self.gateway.poll_effect(), None, "Stopped is the last effect");
+                }
+                Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
+            }
+        }
+    }
+
+    /// The kernel, as exact as ours: a rule is removed by itself only.
+    fn change_nat(&mut self, change: NatChange) -> Result<(), NatFailure> {
+        let refused = Err(NatFailure::Kernel("refused".into()));
+        if self.broken {
+            return refused;
+        }
+        match change {
+            NatChange::Reserve { protocol, port, addr } => {
+                assert_eq!(addr, self.source);
+                if self.in_use.contains(&(protocol, port)) { Err(NatFailure::PortInUse) } else { Ok(()) }
+            }
+            NatChange::Install(rule) => {
+                let taken = self.rules.iter().any(|r| (r.protocol, r.port) == (rule.protocol, rule.port));
+                assert!(!taken, "{rule:?} would cover another rule");
+                self.rules.push(rule);
+                Ok(())
+            }
+            NatChange::Replace { old, new } => match self.rules.iter_mut().find(|rule| **rule == old) {
+                Some(rule) => {
+                    *rule = new;
+                    Ok(())
+                }
+                None => refused,
+            },
+            NatChange::Remove(old) => {
+                let before = self.rules.len();
+                self.rules.retain(|rule| *rule != old);
+                assert_eq!(self.rules.len() + 1, before, "{old:?} is there to be removed");
+                Ok(())
+            }
+        }
+    }
+
+    fn serve(&mut self, to: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+        let now = self.instant();
+        let from = SocketAddr::from((self.source, 49_152));
+        if self.silent {
+            return None;
+        }
+        let provider = self.providers.get_mut(&to)?;
+        let request = Request::parse(bytes).expect("we send well-formed requests");
+        let reaction = if is_probe(&request) { None } else { self.script.pop_front() };
+        let body = |external_port, external_addr: Ipv4Addr| match request.body {
+            Body::Map(map) => {
+                Body::Map(MapData { external_port, external_addr: external_addr.to_ipv6_mapped(), ..map })
+            }
+            _ => unreachable!("the gateway sends MAP only"),
+        };
+        let epoch = u32::try_from(self.now / 1000).unwrap();
+        let answer = |result, lifetime, body| {
+            let options = request.options.clone();
+            Some(Response { result, lifetime, epoch, body, options }.to_bytes())
+        };
+        match reaction.unwrap_or(Reaction::Serve) {
+            Reaction::Serve => provider.handle_datagram(now, from, bytes),
+            Reaction::Lose => None,
+            Reaction::LoseAnswer => {
+                provider.handle_datagram(now, from, bytes);
+                None
+            }
+            Reaction::Refuse(result, lifetime) => answer(result, lifetime, request.body.clone()),
+            Reaction::Grant(addr, port) => answer(ResultCode::SUCCESS, 3600, body(port, addr)),
+        }
+    }
+
+    /// Lets the NAT's outcomes out.
+    fn release_nat(&mut self) {
+        for next in std::mem::take(&mut self.held) {
+            self.follow(next);
+            let mut queue = VecDeque::new();
+            self.perform(&mut queue);
+            while let Some(next) = queue.pop_front() {
+                self.follow(next);
+                self.perform(&mut queue);
+            }
+        }
+    }
+
+    /// Lets time pass until `to`, in milliseconds.
+    fn run(&mut self, to: u64) {
+        let mut turns = 0;
+        while let Some(at) = self.gateway.next_timeout().map(Instant::as_millis).filter(|&at| at <= to) {
+            turns = if at > self.now { 0 } else { turns + 1 };
+            assert!(turns < 10, "it does not spin");
+            self.now = self.now.max(at);
+            self.event(Event::Timeout);
+        }
+        self.now = to;
+        for provider in self.providers.values_mut() {
+            provider.handle_timeout(Instant::from_millis(to));
+        }
+    }
+
+    /// Lets `secs` seconds pass.
+    fn pass(&mut self, secs: u64) {
+        self.run(self.now + secs * 1000);
+    }
+
+    // Control points
+
+    /// `from` calls an action; the answer comes when it comes.
+    fn start(&mut self, from: Ipv4Addr, version: u8, action: &str, args: &[(&str, &str)]) -> RequestId {
+        self.next_id += 1;
+        let id = RequestId(self.next_id);
+        let service = Service::ALL.into_iter().find(|service| service.action(action).is_some()).unwrap();
+        let version = version.min(service.highest_version());
+        let service_type = service.service_type(version);
+        let face = if version == 1 { Face::V1 } else { Face::V2 };
+        let header = format!("\"{service_type}#{action}\"");
+        let body = encode_call(&service_type, action, args);
+        match soap::decode(service, face, Some(&header), body.as_bytes()) {
+            Ok(request) => {
+                let from = IpAddr::V4(from);
+                self.event(Event::Control(ControlRequest { id, from, face, request }));
+            }
+            Err(SoapError::Upnp(error)) => {
+                self.heard.insert(id, Err(error.code));
+            }
+            Err(SoapError::BadRequest) => panic!("{body}"),
+        }
+        id
+    }
+
+    /// `from` calls an action that is answered at once.
+    fn call(&mut self, from: Ipv4Addr, version: u8, action: &str, args: &[(&str, &str)]) -> Heard {
+        let id = self.start(from, version, action, args);
+        self.heard(id).unwrap_or_else(|| panic!("{action} is not answered yet"))
+    }
+
+    fn heard(&self, id: RequestId) -> Option<Heard> {
+        self.heard.get(&id).cloned()
+    }
+
+    fn start_add(&mut self, host: Ipv4Addr, version: u8, add: Add) -> RequestId {
+        let action = if add.any { "AddAnyPortMapping" } else { "AddPortMapping" };
+        self.start(host, version, action, &borrowed(&add.args(host)))
+    }
+
+    fn add(&mut self, host: Ipv4Addr, version: u8, add: Add) -> Heard {
+        let id = self.start_add(host, version, add);
+        self.heard(id).expect("answered at once")
+    }
+
+    fn start_delete(&mut self, host: Ipv4Addr, version: u8, port: u16) -> RequestId {
+        self.start(host, version, "DeletePortMapping", &borrowed(&key(port)))
+    }
+
+    fn delete(&mut self, host: Ipv4Addr, version: u8, port: u16) -> Heard {
+        let id = self.start_delete(host, version, port);
+        self.heard(id).expect("answered at once")
+    }
+
+    // What is to be seen
+
+    /// What the gateway wanted since the last look, without notices and SSDP.
+    fn seen(&mut self) -> Vec<Effect> {
+        let quiet = |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Ssdp { .. });
+        self.effects.drain(..).map(|(_, effect)| effect).filter(|effect| !quiet(effect)).collect()
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let notice = |effect: &Effect| match effect {
+            Effect::Notice(notice) => Some(notice.clone()),
+            _ => None,
+        };
+        self.effects.iter().filter_map(|(_, effect)| notice(effect)).collect()
+    }
+
+    /// The MAP requests that went out since the last [`Lab::seen`], but those of the probe.
+    fn sent(&self) -> Vec<(u64, Request)> {
+        self.all_sent().into_iter().filter(|(_, request)| !is_probe(request)).collect()
+    }
+
+    fn all_sent(&self) -> Vec<(u64, Request)> {
+        let request = |(at, effect): &(u64, Effect)| match effect {
+            Effect::Send { bytes, .. } => Some((*at, Request::parse(bytes).unwrap())),
+            _ => None,
+        };
+        self.effects.iter().filter_map(request).collect()
+    }
+
+    /// The provider's mappings but the probe's: external port and internal address and port.
+    fn upstream(&self) -> Vec<(u16, SocketAddrV4)> {
+        let mappings = self.providers[&server()].mappings();
+        mappings.filter(|m| m.internal.port() != 9).map(|m| (m.external.port(), m.internal)).collect()
+    }
+
+    /// The gateway's mappings: external port and internal address and port.
+    fn mapped(&self) -> Vec<(u16, SocketAddrV4)> {
+        let mappings = self.gateway.mappings(self.instant());
+        mappings.map(|m| (m.external.port(), m.internal)).collect()
+    }
+
+    fn status(&self) -> Status {
+        self.gateway.status(self.instant())
+    }
+
+    /// ConnectionStatus and ExternalIPAddress, as control points hear them.
+    fn connection(&mut self) -> (String, String) {
+        let status = self.call(ALICE, 1, "GetStatusInfo", &[]).unwrap().remove(0);
+        (status, self.call(ALICE, 1, "GetExternalIPAddress", &[]).unwrap().remove(0))
+    }
+}
+
+/// The arguments of AddPortMapping and AddAnyPortMapping, with the usual values.
+#[derive(Clone, Copy, Debug)]
+struct Add {
+    any: bool,
+    external: u16,
+    internal: u16,
+    client: Option<Ipv4Addr>,
+    lease: u32,
+    remote: &'static str,
+    description: &'static str,
+}
+
+/// AddPortMapping of the same external and internal port for an hour.
+fn port(port: u16) -> Add {
+    Add { any: false, external: port, internal: port, client: None, lease: 3600, remote: "", description: "test" }
+}
+
+/// AddAnyPortMapping of the same.
+fn any(external: u16) -> Add {
+    Add { any: true, ..port(external) }
+}
+
+impl Add {
+    fn to(self, internal: u16) -> Self {
+        Self { internal, ..self }
+    }
+
+    fn args(self, host: Ipv4Addr) -> Vec<(&'static str, String)> {
+        vec![
+            ("NewRemoteHost", self.remote.to_owned()),
+            ("NewExternalPort", self.external.to_string()),
+            ("NewProtocol", "TCP".to_owned()),
+            ("NewInternalPort", self.internal.to_string()),
+            ("NewInternalClient", self.client.unwrap_or(host).to_string()),
+            ("NewEnabled", "1".to_owned()),
+            ("NewPortMappingDescription", self.description.to_owned()),
+            ("NewLeaseDuration", self.lease.to_string()),
+        ]
+    }
+}
+
+/// The key of a TCP mapping for anybody.
+fn key(port: u16) -> Vec<(&'static str, String)> {
+    vec![
+        ("NewRemoteHost", String::new()),
+        ("NewExternalPort", port.to_string()),
+        ("NewProtocol", "TCP".to_owned()),
+    ]
+}
+
+fn borrowed<'a>(args: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    args.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+fn hear(answer: &Result<String, UpnpError>) -> Heard {
+    match answer {
+        Ok(envelope) => {
+            let answer = decode_answer(envelope.as_bytes()).expect("a well-formed answer");
+            Ok(answer.values.into_iter().map(|(_, value)| value).collect())
+        }
+        Err(error) => Err(error.code),
+    }
+}
+
+fn done() -> Heard {
+    Ok(Vec::new())
+}
+
+fn is_probe(request: &Request) -> bool {
+    matches!(request.body, Body::Map(map) if map.internal_port == 9)
+}
+
+fn map_of(request: &Request) -> MapData {
+    match request.body {
+        Body::Map(map) => map,
+        _ => panic!("{request:?}"),
+    }
+}
+
+fn at(host: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(host, port)
+}
+
+fn tcp(port: u16, internal: SocketAddrV4) -> NatRule {
+    NatRule { protocol: Protocol::TCP, port, internal, remote_peer: None }
+}
+
+const BOTH: [NatMode; 2] = [NatMode::Own, NatMode::None];

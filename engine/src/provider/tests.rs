@@ -1,1 +1,392 @@
+//! The PCP server in virtual time: RFC 6887's server half, row by row.
+
+use std::net::Ipv6Addr;
+
+use wire::pcp::{Filter, NO_ADDR_V4, PeerData, PortSet};
+
 use super::*;
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const START: Instant = Instant::from_secs(1000);
+
+fn provider() -> Provider {
+    Provider::new(START, ProviderConfig::new(EXTERNAL))
+}
+
+fn at(secs: u64) -> Instant {
+    Instant::from_secs(1000 + secs)
+}
+
+fn data(nonce: u8, internal_port: u16, external_port: u16) -> MapData {
+    MapData {
+        nonce: Nonce([nonce; 12]),
+        protocol: Protocol::TCP,
+        internal_port,
+        external_port,
+        external_addr: NO_ADDR_V4,
+    }
+}
+
+fn map(lifetime: u32, map: MapData, options: &[PcpOption]) -> Request {
+    let client_addr = CLIENT.to_ipv6_mapped();
+    Request { lifetime, client_addr, body: Body::Map(map), options: options.to_vec() }
+}
+
+/// What the server answers to a datagram from `from`.
+fn raw(provider: &mut Provider, now: Instant, from: Ipv4Addr, bytes: &[u8]) -> Option<Vec<u8>> {
+    provider.handle_datagram(now, SocketAddr::from((from, 4321)), bytes)
+}
+
+fn ask(provider: &mut Provider, now: Instant, request: &Request) -> Response {
+    let from = pcp::ip_from_wire(request.client_addr);
+    let answer = provider.handle_datagram(now, SocketAddr::new(from, 4321), &request.to_bytes());
+    Response::parse(&answer.expect("no silence")).expect("well-formed")
+}
+
+/// Result, lifetime and external port of the answer to a MAP request.
+fn outcome(provider: &mut Provider, now: Instant, request: &Request) -> (ResultCode, u32, u16) {
+    let response = ask(provider, now, request);
+    let Body::Map(map) = response.body else { panic!("{response:?}") };
+    (response.result, response.lifetime, map.external_port)
+}
+
+fn filter(addr: Ipv6Addr, prefix_len: u8) -> PcpOption {
+    PcpOption::Filter(Filter { prefix_len, remote_port: 0, remote_addr: addr })
+}
+
+/// RFC 6887 §11.3: the whole answer, with the suggestion granted; and the NAT hears of it.
+#[test]
+fn a_mapping_is_made() {
+    let mut provider = provider();
+    let request = map(3600, data(1, 8080, 9090), &[PcpOption::PreferFailure]);
+    let assigned = MapData { external_addr: EXTERNAL.to_ipv6_mapped(), ..data(1, 8080, 9090) };
+    let expected = Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 3600,
+        epoch: 5,
+        body: Body::Map(assigned),
+        options: vec![PcpOption::PreferFailure],
+    };
+    assert_eq!(ask(&mut provider, at(5), &request), expected);
+    let mapping = ProviderMapping {
+        protocol: Protocol::TCP,
+        external: SocketAddrV4::new(EXTERNAL, 9090),
+        internal: SocketAddrV4::new(CLIENT, 8080),
+        subscriber: IpAddr::V4(CLIENT),
+        filters: Vec::new(),
+        ends: at(3605),
+        nonce: Nonce([1; 12]),
+    };
+    assert_eq!(provider.mappings().collect::<Vec<_>>(), [&mapping]);
+    assert_eq!(provider.poll_event(), Some(NatEvent::Opened(mapping.clone())));
+    // Renewed, it is the same one; the NAT need not hear.
+    assert_eq!(ask(&mut provider, at(100), &request), Response { epoch: 100, ..expected });
+    assert_eq!(provider.poll_event(), None);
+    assert_eq!(provider.next_timeout(), Some(at(3700)));
+    provider.handle_timeout(at(3700));
+    assert_eq!(provider.poll_event(), Some(NatEvent::Closed(ProviderMapping { ends: at(3700), ..mapping })));
+    assert_eq!((provider.mappings().count(), provider.next_timeout()), (0, None));
+}
+
+/// RFC 6887 §8.2, in its order: silence, or which result; the most telling one when several fit.
+#[test]
+fn requests_are_checked_in_the_order_of_the_rfc() {
+    let good = map(3600, data(1, 8080, 9090), &[]);
+    let bytes = |forge: fn(&mut Vec<u8>)| {
+        let mut bytes = good.to_bytes();
+        forge(&mut bytes);
+        bytes
+    };
+    let options = |options: &[PcpOption]| map(3600, data(1, 8080, 9090), options).to_bytes();
+    let unknown = |code| PcpOption::Unknown { code: wire::pcp::OptionCode(code), data: vec![0; 4] };
+    let peer = PeerData {
+        nonce: Nonce([1; 12]),
+        protocol: Protocol::TCP,
+        internal_port: 1,
+        external_port: 0,
+        external_addr: NO_ADDR_V4,
+        remote_port: 1,
+        remote_addr: NO_ADDR_V4,
+    };
+    let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
+    let port_set = PcpOption::PortSet(PortSet { size: 2, first_internal_port: 8080, parity: false });
+    for (what, from, bytes, expected) in [
+        ("one octet", CLIENT, vec![2], None),
+        ("R set", CLIENT, bytes(|b| b[1] |= 0x80), None),
+        ("short and of another version", CLIENT, vec![1, 1, 0, 0], Some(1)),
+        ("NAT-PMP", CLIENT, vec![0, 0], Some(1)),
+        ("version 3", CLIENT, bytes(|b| b[0] = 3), Some(1)),
+        ("shorter than a header", CLIENT, bytes(|b| b.truncate(20)), None),
+        ("longer than 1100", CLIENT, bytes(|b| b.resize(1104, 0)), Some(3)),
+        ("no multiple of 4", CLIENT, bytes(|b| b.push(0)), Some(3)),
+        ("shorter than MAP", CLIENT, bytes(|b| b.truncate(56)), Some(3)),
+        ("from another address", OTHER, bytes(|_| ()), Some(12)),
+        ("from another address, unknown opcode", OTHER, bytes(|b| b[1] = 77), Some(12)),
+        ("unknown opcode", CLIENT, bytes(|b| b[1] = 77), Some(4)),
+        ("PEER", CLIENT, Request { body: Body::Peer(peer), ..good.clone() }.to_bytes(), Some(4)),
+        ("option beyond the end", CLIENT, bytes(|b| b.extend([3, 0, 0, 20])), Some(6)),
+        ("PREFER_FAILURE twice", CLIENT, options(&[PcpOption::PreferFailure, PcpOption::PreferFailure]), Some(6)),
+        ("THIRD_PARTY where it is not allowed", CLIENT, options(&[host]), Some(5)),
+        ("unknown mandatory option", CLIENT, options(&[unknown(100)]), Some(5)),
+        ("unknown optional option", CLIENT, options(&[unknown(200)]), Some(0)),
+        ("PORT_SET, which is optional", CLIENT, options(&[port_set]), Some(0)),
+        ("IPv4 prefix below 96", CLIENT, options(&[filter(EXTERNAL.to_ipv6_mapped(), 95)]), Some(6)),
+    ] {
+        let mut provider = provider();
+        let answer = raw(&mut provider, at(7), from, &bytes);
+        assert_eq!(answer.as_ref().map(|answer| answer[3]), expected, "{what}");
+        if let (Some(answer), Some(1..)) = (answer, expected) {
+            assert_eq!(answer[0], 2, "{what}");
+            assert_eq!(answer[1], bytes[1] | 0x80, "{what}");
+            assert_eq!(answer[8..12], [0, 0, 0, 7], "{what}: epoch");
+            assert_eq!(provider.mappings().count(), 0, "{what}: O-6, no state is changed");
+            assert_eq!(provider.poll_event(), None, "{what}");
+        }
+    }
+}
+
+/// RFC 6887 §11.1, §11.3, §13.2, §13.3: what a MAP request may not ask, and how it is told.
+#[test]
+fn senseless_map_requests() {
+    let all = |internal_port| MapData { protocol: Protocol::ALL, ..data(1, internal_port, 0) };
+    let any = filter(EXTERNAL.to_ipv6_mapped(), 128);
+    for (what, request, result, lifetime) in [
+        ("all protocols, one port", map(600, all(80), &[]), ResultCode::MALFORMED_REQUEST, 1800),
+        ("all protocols", map(600, all(0), &[]), ResultCode::UNSUPP_PROTOCOL, 1800),
+        ("all ports", map(600, data(1, 0, 0), &[]), ResultCode::UNSUPP_PROTOCOL, 1800),
+        (
+            "SCTP",
+            map(600, MapData { protocol: Protocol::SCTP, ..data(1, 80, 0) }, &[]),
+            ResultCode::UNSUPP_PROTOCOL,
+            1800,
+        ),
+        (
+            "PREFER_FAILURE without a port",
+            map(600, data(1, 80, 0), &[PcpOption::PreferFailure]),
+            ResultCode::MALFORMED_OPTION,
+            1800,
+        ),
+        (
+            "delete with PREFER_FAILURE",
+            map(0, data(1, 80, 9090), &[PcpOption::PreferFailure]),
+            ResultCode::MALFORMED_OPTION,
+            1800,
+        ),
+        ("delete with FILTER", map(0, data(1, 80, 0), &[any]), ResultCode::MALFORMED_OPTION, 1800),
+    ] {
+        let mut provider = provider();
+        let response = ask(&mut provider, at(0), &request);
+        let (body, options) = (request.body.clone(), request.options.clone());
+        let expected = Response { result, lifetime, epoch: 0, body, options };
+        assert_eq!(response, expected, "{what}: everything comes back");
+    }
+}
+
+/// RFC 6887 §11.3 (simple threat model): another nonce gets NOT_AUTHORIZED for as long as the mapping stands, even
+/// for a delete; a delete of nothing succeeds (§15).
+#[test]
+fn a_mapping_belongs_to_its_nonce() {
+    let mut provider = provider();
+    outcome(&mut provider, at(0), &map(3600, data(1, 8080, 9090), &[]));
+    let refused = |left| (ResultCode::NOT_AUTHORIZED, left, 9090);
+    assert_eq!(outcome(&mut provider, at(600), &map(3600, data(2, 8080, 9090), &[])), refused(3000));
+    assert_eq!(outcome(&mut provider, at(601), &map(0, data(2, 8080, 9090), &[])), refused(2999));
+    assert_eq!(provider.mappings().count(), 1);
+    let done = (ResultCode::SUCCESS, 0, 0);
+    assert_eq!(outcome(&mut provider, at(602), &map(0, data(1, 8080, 0), &[])), done);
+    assert_eq!(provider.mappings().count(), 0);
+    assert_eq!(outcome(&mut provider, at(603), &map(0, data(2, 8080, 0), &[])), done, "nothing to delete");
+}
+
+/// RFC 6887 §11.3: one mapping for an internal port, whatever is suggested later.
+#[test]
+fn an_internal_port_has_one_mapping() {
+    let mut provider = provider();
+    outcome(&mut provider, at(0), &map(600, data(1, 8080, 9090), &[]));
+    let got = outcome(&mut provider, at(1), &map(600, data(1, 8080, 5000), &[]));
+    assert_eq!(got, (ResultCode::SUCCESS, 600, 9090));
+    let strict = |map_data| map(600, map_data, &[PcpOption::PreferFailure]);
+    let got = outcome(&mut provider, at(2), &strict(data(1, 8080, 5000)));
+    assert_eq!(got, (ResultCode::CANNOT_PROVIDE_EXTERNAL, 30, 5000));
+    let elsewhere = MapData { external_addr: OTHER.to_ipv6_mapped(), ..data(1, 8080, 9090) };
+    let got = outcome(&mut provider, at(3), &strict(elsewhere));
+    assert_eq!(got, (ResultCode::CANNOT_PROVIDE_EXTERNAL, 30, 9090), "the address is part of the suggestion");
+    let here = MapData { external_addr: EXTERNAL.to_ipv6_mapped(), ..data(1, 8080, 9090) };
+    assert_eq!(outcome(&mut provider, at(4), &strict(here)), (ResultCode::SUCCESS, 600, 9090));
+}
+
+/// RFC 6887 §13.2 and K-17: what the three kinds of server make of PREFER_FAILURE on a port that is taken.
+#[test]
+fn prefer_failure_of_three_kinds() {
+    for (kind, expected) in [
+        (PreferFailure::Honoured, (ResultCode::CANNOT_PROVIDE_EXTERNAL, 590, 9090)),
+        (PreferFailure::PassedOver, (ResultCode::SUCCESS, 600, 40_000)),
+        (PreferFailure::Unsupported, (ResultCode::UNSUPP_OPTION, 1800, 9090)),
+    ] {
+        let mut provider = provider();
+        provider.config_mut().prefer_failure = kind;
+        outcome(&mut provider, at(0), &map(600, data(1, 8080, 9090), &[]));
+        let request = map(600, data(2, 8081, 9090), &[PcpOption::PreferFailure]);
+        assert_eq!(outcome(&mut provider, at(10), &request), expected, "{kind:?}");
+    }
+}
+
+/// RFC 6887 §11.3, §15 and D-15: which ports are given out. UDP 5350 and 5351 never, none below 1024, none that is
+/// taken or was freed less than 120 s ago, except to who had it: same internal address, port and nonce.
+#[test]
+fn ports_that_are_not_given_out() {
+    let strict = [PcpOption::PreferFailure];
+    let mut provider = provider();
+    for (protocol, port, free) in [
+        (Protocol::UDP, 5350, false),
+        (Protocol::UDP, 5351, false),
+        (Protocol::UDP, 5352, true),
+        (Protocol::TCP, 5351, true),
+        (Protocol::TCP, 80, false),
+        (Protocol::TCP, 1023, false),
+        (Protocol::TCP, 1024, true),
+        (Protocol::TCP, 65535, true),
+    ] {
+        let wanted = MapData { protocol, ..data(9, port, port) };
+        let (result, ..) = outcome(&mut provider, at(0), &map(600, wanted, &strict));
+        assert_eq!(result == ResultCode::SUCCESS, free, "{protocol} {port}");
+    }
+    outcome(&mut provider, at(0), &map(3600, data(1, 8080, 9090), &strict));
+    outcome(&mut provider, at(100), &map(0, data(1, 8080, 0), &[]));
+    let taken = (ResultCode::CANNOT_PROVIDE_EXTERNAL, 30, 9090);
+    for other in [data(2, 8080, 9090), data(1, 8081, 9090)] {
+        assert_eq!(outcome(&mut provider, at(219), &map(600, other, &strict)), taken);
+    }
+    let again = outcome(&mut provider, at(219), &map(600, data(1, 8080, 9090), &strict));
+    assert_eq!(again, (ResultCode::SUCCESS, 600, 9090), "its last owner");
+    outcome(&mut provider, at(220), &map(0, data(1, 8080, 0), &[]));
+    assert_eq!(outcome(&mut provider, at(339), &map(600, data(2, 8081, 9090), &strict)), taken);
+    let freed = outcome(&mut provider, at(340), &map(600, data(2, 8081, 9090), &strict));
+    assert_eq!(freed, (ResultCode::SUCCESS, 600, 9090));
+    // What ends by itself is held, too.
+    provider.handle_timeout(at(2000));
+    assert_eq!(outcome(&mut provider, at(2001), &map(600, data(3, 8082, 9090), &strict)), taken);
+}
+
+/// RFC 6887 §11.3: without PREFER_FAILURE another port is assigned; none that is in use.
+#[test]
+fn other_ports_are_assigned() {
+    let mut provider = provider();
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..50 {
+        let (result, _, port) = outcome(&mut provider, at(0), &map(600, data(1, 1000 + n, 9090), &[]));
+        assert_eq!(result, ResultCode::SUCCESS);
+        assert!(seen.insert(port), "{port} twice");
+    }
+    assert!(seen.contains(&9090));
+}
+
+/// RFC 6887 §15: more or less than was asked.
+#[test]
+fn lifetimes_are_clamped() {
+    for (asked, granted) in [(1, 120), (120, 120), (3600, 3600), (86_400, 86_400), (u32::MAX, 86_400)] {
+        let got = outcome(&mut provider(), at(0), &map(asked, data(1, 80, 9090), &[]));
+        assert_eq!(got, (ResultCode::SUCCESS, granted, 9090));
+    }
+    let mut provider = provider();
+    provider.config_mut().shortest = 100;
+    provider.config_mut().longest = 50;
+    let got = outcome(&mut provider, at(0), &map(60, data(1, 80, 9090), &[]));
+    assert_eq!(got, (ResultCode::SUCCESS, 100, 9090), "no settings make it panic");
+}
+
+/// RFC 6887 §7.4: USER_EX_QUOTA is one subscriber's.
+#[test]
+fn quotas_are_per_subscriber() {
+    let mut provider = provider();
+    provider.config_mut().quota = 2;
+    for port in [1, 2] {
+        outcome(&mut provider, at(0), &map(600, data(1, port, 0), &[]));
+    }
+    let third = outcome(&mut provider, at(0), &map(600, data(1, 3, 9090), &[]));
+    assert_eq!(third, (ResultCode::USER_EX_QUOTA, 30, 9090));
+    let other = Request { client_addr: OTHER.to_ipv6_mapped(), ..map(600, data(1, 3, 9090), &[]) };
+    assert_eq!(outcome(&mut provider, at(0), &other), (ResultCode::SUCCESS, 600, 9090));
+    let renewed = outcome(&mut provider, at(1), &map(600, data(1, 1, 0), &[]));
+    assert_eq!(renewed.0, ResultCode::SUCCESS);
+    outcome(&mut provider, at(2), &map(0, data(1, 1, 0), &[]));
+    assert_eq!(outcome(&mut provider, at(3), &map(600, data(1, 3, 0), &[])).0, ResultCode::SUCCESS);
+}
+
+/// RFC 6887 §13.1.
+#[test]
+fn third_party() {
+    let mut provider = provider();
+    provider.config_mut().third_party = true;
+    let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
+    let response = ask(&mut provider, at(0), &map(600, data(1, 80, 9090), std::slice::from_ref(&host)));
+    assert_eq!((response.result, response.options), (ResultCode::SUCCESS, vec![host]));
+    let internal: Vec<_> = provider.mappings().map(|mapping| (mapping.internal, mapping.subscriber)).collect();
+    assert_eq!(internal, [(SocketAddrV4::new(HOST, 80), IpAddr::V4(CLIENT))]);
+    let own = PcpOption::ThirdParty(CLIENT.to_ipv6_mapped());
+    let got = outcome(&mut provider, at(0), &map(600, data(1, 80, 9091), &[own]));
+    assert_eq!(got.0, ResultCode::MALFORMED_REQUEST, "it equals the source");
+    let ipv6 = PcpOption::ThirdParty("2001:db8::1".parse().unwrap());
+    assert_eq!(outcome(&mut provider, at(0), &map(600, data(1, 80, 9091), &[ipv6])).0, ResultCode::UNSUPP_PROTOCOL);
+}
+
+/// RFC 6887 §13.3: filters accumulate, a prefix of 0 drops those before it, too many change nothing.
+#[test]
+fn filters() {
+    let mut provider = provider();
+    let peer = |n: u8| Ipv4Addr::new(203, 0, 113, n);
+    let host = |n| filter(peer(n).to_ipv6_mapped(), 128);
+    let lets_in = |provider: &Provider, n| provider.mappings().next().unwrap().lets_in(peer(n));
+    let with = |options: &[PcpOption], provider: &mut Provider| {
+        let response = ask(provider, at(0), &map(600, data(1, 80, 9090), options));
+        assert_eq!(response.options, options, "what was processed comes back");
+        (response.result, std::iter::from_fn(|| provider.poll_event()).count())
+    };
+    let done = |events| (ResultCode::SUCCESS, events);
+    assert_eq!(with(&[], &mut provider), done(1));
+    assert!(lets_in(&provider, 1));
+    assert_eq!(with(&[host(1)], &mut provider), done(1));
+    assert_eq!((lets_in(&provider, 1), lets_in(&provider, 2)), (true, false));
+    assert_eq!(with(&[host(1)], &mut provider), done(0));
+    assert_eq!(with(&[host(2)], &mut provider), done(1));
+    assert_eq!((lets_in(&provider, 1), lets_in(&provider, 2)), (true, true));
+    assert_eq!(with(&[filter(Ipv6Addr::UNSPECIFIED, 0), host(3)], &mut provider), done(1));
+    assert_eq!((lets_in(&provider, 1), lets_in(&provider, 3)), (false, true));
+    assert_eq!(with(&[filter(peer(0).to_ipv6_mapped(), 96 + 24)], &mut provider), done(1));
+    assert!(lets_in(&provider, 200));
+    let many: Vec<PcpOption> = (0..40).map(host).collect();
+    let before: Vec<ProviderMapping> = provider.mappings().cloned().collect();
+    assert_eq!(with(&many, &mut provider), (ResultCode::EXCESSIVE_REMOTE_PEERS, 0));
+    assert_eq!(provider.mappings().cloned().collect::<Vec<_>>(), before);
+}
+
+/// RFC 6887 §8.5 and §14.1: seconds since the state was lost; ANNOUNCE asks and tells.
+#[test]
+fn epoch_and_announce() {
+    let mut provider = provider();
+    let announce = Request {
+        lifetime: 0,
+        client_addr: CLIENT.to_ipv6_mapped(),
+        body: Body::Announce,
+        options: Vec::new(),
+    };
+    let told = |epoch| Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch,
+        body: Body::Announce,
+        options: Vec::new(),
+    };
+    assert_eq!(ask(&mut provider, at(77), &announce), told(77));
+    outcome(&mut provider, at(80), &map(600, data(1, 80, 9090), &[]));
+    assert!(matches!(provider.poll_event(), Some(NatEvent::Opened(_))));
+    assert_eq!(Response::parse(&provider.lose_state(at(100))), Ok(told(0)));
+    assert!(matches!(provider.poll_event(), Some(NatEvent::Closed(_))));
+    assert_eq!((provider.mappings().count(), provider.next_timeout()), (0, None));
+    assert_eq!(ask(&mut provider, at(103), &announce), told(3));
+    let got = outcome(&mut provider, at(104), &map(600, data(2, 80, 9090), &[PcpOption::PreferFailure]));
+    assert_eq!(got, (ResultCode::SUCCESS, 600, 9090), "no hold is remembered either");
+}

@@ -4,6 +4,7 @@
 //! server is asked for, kept alive or told to drop.
 
 mod epoch;
+mod nonces;
 mod pcp_client;
 mod schedule;
 

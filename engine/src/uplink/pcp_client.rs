@@ -11,6 +11,7 @@ use wire::pcp::{
 };
 
 use super::epoch::EpochClock;
+use super::nonces::{Client, Nonces};
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
@@ -79,6 +80,8 @@ impl Grant {
 pub enum Input<'a> {
     /// Get and keep a mapping.
     Ask(FlowId, Want),
+    /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
+    Hurry(FlowId),
     /// The lease of a kept mapping has another end now.
     Extend(FlowId, Option<Instant>),
     /// Drop the mapping at the server.
@@ -140,6 +143,8 @@ struct Flow {
     requested: u32,
     grant: Option<Grant>,
     phase: Phase,
+    /// The server does not have the granted address any more: it is not suggested again.
+    any_address: bool,
     /// When the last datagram went out.
     sent_at: Instant,
 }
@@ -152,6 +157,7 @@ pub struct PcpClient {
     recovery_wait: Duration,
     flows: BTreeMap<FlowId, Flow>,
     by_nonce: BTreeMap<Nonce, FlowId>,
+    nonces: Nonces,
     timers: Timers<FlowId>,
     epoch: EpochClock,
     /// When the last recovery began, or is to begin.
@@ -175,6 +181,7 @@ impl PcpClient {
             recovery_wait,
             flows: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
+            nonces: Nonces::default(),
             timers: Timers::default(),
             epoch: EpochClock::default(),
             recovered: None,
@@ -227,6 +234,7 @@ impl PcpClient {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
         match input {
             Input::Ask(id, want) => self.ask(now, id, want, entropy),
+            Input::Hurry(id) => self.hurry(now, id, entropy),
             Input::Extend(id, lease_ends) => self.extend(now, id, lease_ends, entropy),
             Input::Delete(id) => self.delete(now, id, entropy),
             Input::Forget(id) => self.remove(id),
@@ -270,14 +278,26 @@ impl PcpClient {
             }
             self.hold = None;
         }
-        let mut nonce = Nonce([0; 12]);
-        entropy.fill(&mut nonce.0);
+        let nonce = self.nonces.take(client(&want)).unwrap_or_else(|| {
+            let mut nonce = Nonce([0; 12]);
+            entropy.fill(&mut nonce.0);
+            nonce
+        });
         let requested = lifetime_to_ask(now, &want);
         let phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
-        let flow = Flow { nonce, want, requested, grant: None, phase, sent_at: now };
+        let flow = Flow { nonce, want, requested, grant: None, phase, any_address: false, sent_at: now };
         self.by_nonce.insert(nonce, id);
         self.flows.insert(id, flow);
         self.on_timer(now, id, entropy);
+    }
+
+    fn hurry(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if let Phase::Asking { sent, .. } = &mut flow.phase {
+            *sent = 0;
+            flow.want.urgent = true;
+            self.on_timer(now, id, entropy);
+        }
     }
 
     fn extend(&mut self, now: Instant, id: FlowId, lease_ends: Option<Instant>, entropy: &mut dyn Entropy) {
@@ -397,7 +417,11 @@ impl PcpClient {
         let same = map.protocol == flow.want.protocol
             && map.internal_port == flow.want.internal_port
             && third_party == self.third_party(&flow.want).map(|addr| addr.to_ipv6_mapped());
-        same.then_some(id)
+        // A delete was answered twice, and the same client has asked anew since.
+        let late_delete = response.result == ResultCode::SUCCESS
+            && (response.lifetime, map.external_port) == (0, 0)
+            && !matches!(flow.phase, Phase::Deleting { .. });
+        (same && !late_delete).then_some(id)
     }
 
     /// A success without an IPv4 address is no answer to what was asked. Should it be the server's last word, whoever
@@ -440,6 +464,7 @@ impl PcpClient {
             since: now,
         };
         flow.grant = Some(grant);
+        flow.any_address = false;
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
         self.schedule_renewal(now, id, entropy);
@@ -472,6 +497,12 @@ impl PcpClient {
             (_, None) => {
                 self.remove(id);
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
+            }
+            (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL && flow.want.strict && !flow.any_address => {
+                // PREFER_FAILURE insists on the address too (RFC 6887 §13.2). Its owner asked for a port only.
+                flow.any_address = true;
+                flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
+                self.on_timer(now, id, entropy);
             }
             (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL => {
                 self.remove(id);
@@ -573,6 +604,7 @@ impl PcpClient {
         if let Some(flow) = self.flows.remove(&id) {
             self.by_nonce.remove(&flow.nonce);
             self.timers.cancel(id);
+            self.nonces.keep(client(&flow.want), flow.nonce);
         }
     }
 
@@ -606,7 +638,9 @@ impl PcpClient {
             external_port = want.external_port;
             if let Some(grant) = flow.grant {
                 external_port = grant.external.port();
-                external_addr = grant.external.ip().to_ipv6_mapped();
+                if !flow.any_address {
+                    external_addr = grant.external.ip().to_ipv6_mapped();
+                }
             }
             if want.strict && external_port != 0 {
                 options.push(PcpOption::PreferFailure);
@@ -639,6 +673,11 @@ fn wire_addr(addr: IpAddr) -> Ipv6Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     }
+}
+
+/// What the server will know the mapping by.
+fn client(want: &Want) -> Client {
+    (want.third_party, want.protocol, want.internal_port)
 }
 
 /// Requested Lifetime: the rest of the lease, at least a second. RFC 6970 §5.9 asks for 2^32 when the lease has no

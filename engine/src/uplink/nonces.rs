@@ -1,0 +1,65 @@
+//! Nonces of mappings that are gone. A server keeps a freed external port for minutes from everybody but its last
+//! owner, whom it knows by internal address, internal port and nonce (RFC 6887 §15). An application that
+//! restarts deletes its port and asks for it again at once: with a new nonce it would hear "conflict" until the hold is over.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use wire::pcp::{Nonce, Protocol};
+
+/// The server holds a port for two hours at most, and nobody has this many at once.
+const MOST: usize = 4096;
+
+/// What the server knows a client by, apart from the nonce: the third party, if it is one, protocol, internal port.
+pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct Nonces {
+    kept: BTreeMap<Client, (Nonce, u64)>,
+    order: BTreeMap<u64, Client>,
+    next: u64,
+}
+
+impl Nonces {
+    /// Remembers the nonce of a mapping that is gone; the oldest is forgotten when there are too many.
+    pub(super) fn keep(&mut self, client: Client, nonce: Nonce) {
+        self.take(client);
+        self.next += 1;
+        self.kept.insert(client, (nonce, self.next));
+        self.order.insert(self.next, client);
+        if self.kept.len() > MOST
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.kept.remove(&oldest);
+        }
+    }
+
+    /// The nonce to use again, if there is one.
+    pub(super) fn take(&mut self, client: Client) -> Option<Nonce> {
+        let (nonce, at) = self.kept.remove(&client)?;
+        self.order.remove(&at);
+        Some(nonce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_used_again_once_and_memory_is_bounded() {
+        let mut nonces = Nonces::default();
+        let client = |port| (None, Protocol::TCP, port);
+        nonces.keep(client(1), Nonce([1; 12]));
+        nonces.keep(client(1), Nonce([2; 12]));
+        assert_eq!(nonces.take(client(1)), Some(Nonce([2; 12])));
+        assert_eq!(nonces.take(client(1)), None);
+        for port in 0..5000 {
+            nonces.keep(client(port), Nonce([3; 12]));
+        }
+        assert_eq!((nonces.kept.len(), nonces.order.len()), (MOST, MOST));
+        assert_eq!(nonces.take(client(0)), None, "the oldest went first");
+        assert!(nonces.take(client(4999)).is_some());
+    }
+}
