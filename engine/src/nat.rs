@@ -90,6 +90,12 @@ impl NatPorts {
         Some(found)
     }
 
+    /// How many ports are taken.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+
     /// Gives a port back.
     pub fn release(&mut self, protocol: Protocol, port: u16) {
         self.used.remove(&(protocol, port));
@@ -112,7 +118,11 @@ mod tests {
         assert_eq!(take(&mut ports, Protocol::TCP, &[4000, 5000], &[]), Some(5000));
         assert!(take(&mut ports, Protocol::TCP, &[4000, 5000], &[]).unwrap() >= 49152);
         assert_eq!(take(&mut ports, Protocol::UDP, &[4000, 5000], &[]), Some(4000), "UDP is another space");
-        assert_eq!(take(&mut ports, Protocol::UDP, &[6000, 6001], &[6000]), Some(6001), "the router uses 6000");
+        assert_eq!(
+            take(&mut ports, Protocol::UDP, &[6000, 6001], &[6000]),
+            Some(6001),
+            "the router uses 6000"
+        );
         assert_eq!(take(&mut ports, Protocol::UDP, &[5351, 5350, 7000], &[]), Some(7000), "PCP's own ports");
         assert_eq!(take(&mut ports, Protocol::TCP, &[5351], &[]), Some(5351));
         ports.release(Protocol::TCP, 4000);

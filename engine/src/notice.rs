@@ -135,9 +135,12 @@ fn why(refusal: Refusal) -> String {
         }
         Refusal::Upstream(result) => format!("the provider's PCP server answers {result}"),
         Refusal::NoAnswer => {
-            "the provider's PCP server has not answered; `portferry status` shows how the uplink is doing".to_owned()
+            "the provider's PCP server has not answered; `portferry status` shows how the uplink is doing"
+                .to_owned()
         }
-        Refusal::Unusable => "the provider's PCP server gave an external address that nobody can reach".to_owned(),
+        Refusal::Unusable => {
+            "the provider's PCP server gave an external address that nobody can reach".to_owned()
+        }
         Refusal::LocalNat => "this router's own NAT could not be set up".to_owned(),
         Refusal::Stopping => "portferry is stopping".to_owned(),
     }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
-    self, Body, CLIENT_PORT, MapData, Nonce, Opcode, PcpOption, Protocol, Rejection, Request,
-    RequestHeader, Response, ResultCode, SERVER_PORT,
+    self, Body, CLIENT_PORT, MapData, Nonce, Opcode, PcpOption, Protocol, Rejection, Request, RequestHeader,
+    Response, ResultCode, SERVER_PORT,
 };
 
 use crate::time::{Duration, Instant, Timers};
@@ -205,7 +205,13 @@ impl Provider {
         }
     }
 
-    fn map(&mut self, now: Instant, from: IpAddr, map: MapData, request: &Request) -> Result<Response, Refused> {
+    fn map(
+        &mut self,
+        now: Instant,
+        from: IpAddr,
+        map: MapData,
+        request: &Request,
+    ) -> Result<Response, Refused> {
         let mut third_party = None;
         let (mut strict, mut filters, mut processed) = (false, Vec::new(), Vec::new());
         for option in &request.options {
@@ -295,7 +301,9 @@ impl Provider {
         strict: bool,
     ) -> Result<Port, Refused> {
         let protocol = map.protocol;
-        if self.mappings.values().filter(|mapping| mapping.subscriber == subscriber).count() >= self.config.quota {
+        if self.mappings.values().filter(|mapping| mapping.subscriber == subscriber).count()
+            >= self.config.quota
+        {
             return Err(ResultCode::USER_EX_QUOTA.into());
         }
         let wish = (protocol, map.external_port);
@@ -392,7 +400,6 @@ impl ProviderMapping {
             })
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -189,7 +189,9 @@ impl SsdpServer {
         if matches.is_empty() {
             return Some(()); // somebody else's device is sought
         }
-        if self.queue.len() + matches.len() > MAX_QUEUED || !self.within_limit(now, from, search, matches.len()) {
+        if self.queue.len() + matches.len() > MAX_QUEUED
+            || !self.within_limit(now, from, search, matches.len())
+        {
             return None;
         }
         let spread = search.mx.map_or(FIRST_ANSWER, |mx| Duration::from_secs(u64::from(mx)).min(SPREAD));

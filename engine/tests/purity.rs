@@ -143,7 +143,10 @@ fn wire_and_engine_are_pure() {
 fn every_planted_sample_is_found() {
     for (token, why) in FORBIDDEN {
         for sample in [format!("use {token};\n"), format!("fn f() {{\n    let x = {token}(1);\n}}\n")] {
-            assert!(findings(&sample).iter().any(|(_, found)| *found == token), "{token}, {why}, in {sample:?}");
+            assert!(
+                findings(&sample).iter().any(|(_, found)| *found == token),
+                "{token}, {why}, in {sample:?}"
+            );
         }
     }
     assert_eq!(findings("use std::{fs, net::IpAddr};"), [(1, "std::fs")]);

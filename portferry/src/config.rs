@@ -261,9 +261,14 @@ checked!(
 );
 
 checked!(
-    /// At least one network interface.
+    /// At least one network interface, none of them twice.
     Interfaces(Vec<Interface>) from Vec<Interface>, |names| {
-        if names.is_empty() { Err("expected at least one network interface".to_owned()) } else { Ok(names) }
+        let twice = (1..names.len()).find(|&nth| names[..nth].contains(&names[nth])).map(|nth| &names[nth].0);
+        match twice {
+            _ if names.is_empty() => Err("expected at least one network interface".to_owned()),
+            Some(name) => Err(format!("expected each network interface once, got {name:?} twice")),
+            None => Ok(names),
+        }
     }
 );
 
@@ -371,10 +376,11 @@ impl Config {
         })?;
         let wan = &config.wan.interface;
         if config.lan.interfaces.0.contains(wan) {
-            let at = text.find("[wan]").unwrap_or(0);
+            let key = "wan.interface";
+            let line = (1..=text.lines().count()).find(|&line| key_at(text, line).as_deref() == Some(key));
             return Err(ConfigError {
                 path: path.to_owned(),
-                place: Some((line_of(text, at), Some("wan.interface".to_owned()))),
+                place: line.map(|line| (line, Some(key.to_owned()))),
                 message: format!("expected another interface than those of [lan], got {:?}", wan.0),
             });
         }
@@ -402,6 +408,25 @@ impl Config {
         }
     }
 
+    fn names_lan_in_nat(&self) -> bool {
+        self.wan.nat == NatMode::Nftables && (self.nat.masquerade || self.nat.forward_filter)
+    }
+
+    /// Takes over what counts without a restart; the rest keeps its value.
+    ///
+    /// # Errors
+    /// The running WAN interface would become one of the LAN; nothing has been taken over.
+    pub fn take_over(&mut self, new: Config) -> Result<(), String> {
+        let wan = &self.wan.interface;
+        if new.lan.interfaces.0.contains(wan) {
+            return Err(format!("{} is the WAN interface until the next start, not one of the LAN", wan.0));
+        }
+        self.lan.interfaces = new.lan.interfaces;
+        self.uplink = new.uplink;
+        self.policy = new.policy;
+        Ok(())
+    }
+
     /// The keys whose new values only count from the next start on.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         [
@@ -409,6 +434,8 @@ impl Config {
             ("wan.nat", self.wan.nat != new.wan.nat),
             ("lan.http_port", self.lan.http_port != new.lan.http_port),
             ("[nat]", self.nat != new.nat),
+            // The rules of these two name the LAN interfaces.
+            ("lan.interfaces in [nat]", self.lan.interfaces != new.lan.interfaces && self.names_lan_in_nat()),
             ("[igd]", self.igd != new.igd),
             ("state.directory", self.state != new.state),
             ("control.socket", self.control != new.control),
@@ -427,22 +454,24 @@ fn line_of(text: &str, at: usize) -> usize {
 /// The line of an offset, and the full name of the key that stands there.
 fn place(text: &str, at: usize) -> (usize, Option<String>) {
     let line = line_of(text, at);
+    (line, key_at(text, line))
+}
+
+/// The full name of the key in a line, or the section that begins there.
+fn key_at(text: &str, line: usize) -> Option<String> {
     let mut section = None;
-    for (number, content) in (1..).zip(text.lines()) {
+    for (number, content) in (1..=line).zip(text.lines()) {
         let content = content.trim();
         if let Some(name) = content.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
-            section = Some(name.trim().to_owned());
+            section = Some(name.trim());
             if number == line {
-                return (line, Some(format!("[{}]", name.trim())));
+                return Some(format!("[{}]", name.trim()));
             }
         }
-        if number == line {
-            let key = content.split_once('=').map(|(key, _)| key.trim());
-            let key = key.map(|key| section.map_or(key.to_owned(), |section| format!("{section}.{key}")));
-            return (line, key);
-        }
     }
-    (line, None)
+    let (key, _) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let key = key.trim();
+    Some(section.map_or(key.to_owned(), |section| format!("{section}.{key}")))
 }
 
 #[cfg(test)]
@@ -466,7 +495,14 @@ mod tests {
     #[test]
     fn errors_name_file_line_key_and_what_was_expected() {
         for (text, wanted) in [
-            ("[lan]\ninterfaces = []\n", "pf.toml, line 2, lan.interfaces: expected at least one network interface"),
+            (
+                "[lan]\ninterfaces = []\n",
+                "pf.toml, line 2, lan.interfaces: expected at least one network interface",
+            ),
+            (
+                "[lan]\ninterfaces = [\"br0\", \"br1\", \"br0\"]\n",
+                "pf.toml, line 2, lan.interfaces: expected each network interface once, got \"br0\" twice",
+            ),
             (
                 "[lan]\ninterfaces = [\"br-lan\"]\nhttp_port = 70000\n",
                 "pf.toml, line 3, lan.http_port: expected a port number from 1 to 65535, got 70000",
@@ -477,25 +513,34 @@ mod tests {
             ),
             (
                 "[lan]\ninterfaces = [\"br0\"]\n[wan]\ninterface = \"br0\"\n",
-                "pf.toml, line 3, wan.interface: expected another interface than those of [lan], got \"br0\"",
+                "pf.toml, line 4, wan.interface: expected another interface than those of [lan], got \"br0\"",
             ),
         ] {
             assert_eq!(refused(text), wanted);
         }
         let with = |more: &str| refused(&format!("{GOOD}{more}"));
         for (more, wanted) in [
-            ("nat = \"iptables\"\n", "pf.toml, line 5, wan.nat: unknown variant `iptables`, expected `nftables` or `none`"),
+            (
+                "nat = \"iptables\"\n",
+                "pf.toml, line 5, wan.nat: unknown variant `iptables`, expected `nftables` or `none`",
+            ),
             (
                 "[uplink]\nservers = [\"example.net\"]\n",
                 "pf.toml, line 6, uplink.servers: expected the address of a PCP server such as \"192.0.2.1\", got \"example.net\"",
             ),
-            ("[uplink]\nanswer_within = 0\n", "pf.toml, line 6, uplink.answer_within: expected seconds from 0.1 to 600, got 0"),
+            (
+                "[uplink]\nanswer_within = 0\n",
+                "pf.toml, line 6, uplink.answer_within: expected seconds from 0.1 to 600, got 0",
+            ),
             ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
         ] {
             assert_eq!(with(more), wanted);
         }
         let unknown = with("netmask = 3\n");
-        assert!(unknown.starts_with("pf.toml, line 5, wan.netmask: unknown field `netmask`, expected"), "{unknown}");
+        assert!(
+            unknown.starts_with("pf.toml, line 5, wan.netmask: unknown field `netmask`, expected"),
+            "{unknown}"
+        );
         let section = with("[lna]\n");
         assert!(section.starts_with("pf.toml, line 5, [lna]: unknown field `lna`"), "{section}");
         let syntax = with("x = \n");
@@ -505,8 +550,31 @@ mod tests {
     }
 
     #[test]
+    fn a_reload_never_serves_control_points_on_the_wan() {
+        let parse = |text: &str| Config::parse(Path::new("pf.toml"), text).unwrap();
+        let mut running = parse(GOOD);
+        let swapped = parse("[lan]\ninterfaces = [\"wan0\"]\n[wan]\ninterface = \"br-lan\"\n");
+        assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
+        assert_eq!(running, parse(GOOD));
+        let more = parse(&format!(
+            "{}[policy]\nlowest_port = 1\n",
+            GOOD.replace("\"br-lan\"", "\"br-lan\", \"br1\"")
+        ));
+        assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
+        running.take_over(more.clone()).unwrap();
+        assert_eq!(running, more);
+        let mut filtering = parse(&format!("{GOOD}[nat]\nforward_filter = true\n"));
+        assert_eq!(
+            filtering.needs_restart(&Config { nat: filtering.nat.clone(), ..more.clone() }),
+            ["lan.interfaces in [nat]"]
+        );
+        filtering.take_over(more).unwrap();
+    }
+
+    #[test]
     fn servers_are_addresses_with_or_without_port() {
-        let text = format!("{GOOD}[uplink]\nservers = [\"192.0.2.1\", \"192.0.2.1:5352\", \"2001:db8::1\"]\n");
+        let text =
+            format!("{GOOD}[uplink]\nservers = [\"192.0.2.1\", \"192.0.2.1:5352\", \"2001:db8::1\"]\n");
         let config = Config::parse(Path::new("pf.toml"), &text).unwrap();
         let servers: Vec<String> = config.uplink.servers.iter().map(|s| s.0.to_string()).collect();
         assert_eq!(servers, ["192.0.2.1:5351", "192.0.2.1:5352", "[2001:db8::1]:5351"]);
@@ -530,9 +598,25 @@ mod tests {
         let uncommented = Config::parse(path, &all).unwrap();
         assert_eq!(uncommented, minimal);
         for key in [
-            "interfaces", "http_port", "interface", "nat", "servers", "answer_within", "recovery_wait",
-            "external_address_probe", "table", "masquerade", "forward_filter", "version", "friendly_name",
-            "lowest_port", "mappings_per_host", "mappings", "directory", "socket", "level",
+            "interfaces",
+            "http_port",
+            "interface",
+            "nat",
+            "servers",
+            "answer_within",
+            "recovery_wait",
+            "external_address_probe",
+            "table",
+            "masquerade",
+            "forward_filter",
+            "version",
+            "friendly_name",
+            "lowest_port",
+            "mappings_per_host",
+            "mappings",
+            "directory",
+            "socket",
+            "level",
         ] {
             assert!(all.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key)), "{key}");
         }

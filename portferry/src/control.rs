@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,7 +117,11 @@ impl From<Status> for StatusReport {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             nat: if status.own_nat { "nftables" } else { "none" }.to_owned(),
-            lan: status.lan.into_iter().map(|(name, addresses)| InterfaceReport { name, addresses }).collect(),
+            lan: status
+                .lan
+                .into_iter()
+                .map(|(name, addresses)| InterfaceReport { name, addresses })
+                .collect(),
             wan: InterfaceReport { name: status.wan, addresses: status.wan_addresses },
             server: status.server,
             uplink: match status.answering {
@@ -193,9 +197,17 @@ impl Server {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        match std::fs::symlink_metadata(path) {
+            // A slip of the pen in the configuration must not cost a file.
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is a file that is no socket",
+                )));
+            }
+            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
@@ -255,4 +267,20 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
         return Err(Failure::unavailable(format!("{}: the gateway is stopping", path.display())));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let path = std::env::temp_dir().join(format!("portferry-control-{}", std::process::id()));
+        std::fs::write(&path, b"precious").unwrap();
+        let (gateway, _asked) = mpsc::channel(1);
+        let failure = Server::start(&path, gateway).expect_err("a file is in the way").to_string();
+        assert!(failure.contains("no socket") && failure.contains("[control] socket"), "{failure}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+    }
 }

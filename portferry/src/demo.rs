@@ -55,7 +55,9 @@ async fn play(once: bool) -> Result<(), Failure> {
     let server = provider_socket().await?;
     let server_addr = server.local_addr().map_err(|error| failed("the provider's socket", &error))?;
     let http_port = free_http_port()?;
-    say("portferry demo: an application, this gateway and a provider's NAT, all on the loopback interface.\n");
+    say(
+        "portferry demo: an application, this gateway and a provider's NAT, all on the loopback interface.\n",
+    );
     for (part, address) in [
         ("application", APPLICATION.to_string()),
         ("gateway, LAN side", GATEWAY_LAN.to_string()),
@@ -78,7 +80,8 @@ async fn play(once: bool) -> Result<(), Failure> {
         "[lan]\ninterfaces = [\"lo\"]\nhttp_port = {http_port}\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n\
          [uplink]\nservers = [\"{server_addr}\"]\n[igd]\nfriendly_name = \"portferry demo\"\n"
     );
-    let mut config = Config::parse(Path::new("demo"), &text).expect("the demonstration's configuration is good");
+    let mut config =
+        Config::parse(Path::new("demo"), &text).expect("the demonstration's configuration is good");
     config.wan.interface.0 = "lo".to_owned();
     let device = run::device(&config, &Identity::random());
     let server_header = device.server.clone();
@@ -89,7 +92,7 @@ async fn play(once: bool) -> Result<(), Failure> {
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));
-    let shell = Shell::new(config, None, devices, &server_header, links, None, received);
+    let shell = Shell::new(config, None, devices, &server_header, links, received);
     let asked = shell.asked();
     let interrupted = interrupt()?;
     let script = async {
@@ -128,14 +131,19 @@ async fn application(http_port: u16, asked: &mpsc::Sender<Asked>) -> Result<(), 
         .map_err(|_| Failure::system("the gateway's description cannot be read"))?;
     line("gateway", "application", &format!("{:?}, {}", device.friendly_name, short(&device.device_type)));
 
-    step(4, "It asks for the external address, then for a port of it (SOAP); the gateway asks the provider (PCP)");
+    step(
+        4,
+        "It asks for the external address, then for a port of it (SOAP); the gateway asks the provider (PCP)",
+    );
     call(http_port, &device, "GetExternalIPAddress", &[]).await?;
-    let listener = TcpListener::bind((APPLICATION, 0)).await.map_err(|error| failed("the application", &error))?;
+    let listener =
+        TcpListener::bind((APPLICATION, 0)).await.map_err(|error| failed("the application", &error))?;
     let internal = listener.local_addr().map_err(|error| failed("the application", &error))?.port();
     let external = map(http_port, &device, internal).await?;
 
     step(5, &format!("A stranger connects to {EXTERNAL}:{external} and the bytes arrive"));
-    let arrived = stranger(listener, external).await.map_err(|error| failed("the stranger's connection", &error))?;
+    let arrived =
+        stranger(listener, external).await.map_err(|error| failed("the stranger's connection", &error))?;
     line("stranger", "application", &format!("{arrived:?}"));
 
     step(6, "The gateway's table");
@@ -287,7 +295,8 @@ async fn http(
             Request::builder().method(method).uri(path).header("Host", format!("{GATEWAY_LAN}:{port}"));
         let mut body = String::new();
         if let Some((action, text)) = soap {
-            request = request.header("Content-Type", "text/xml; charset=\"utf-8\"").header("SOAPAction", action);
+            request =
+                request.header("Content-Type", "text/xml; charset=\"utf-8\"").header("SOAPAction", action);
             body = text;
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(io::Error::other)?;
@@ -332,14 +341,17 @@ async fn wait_for_address(asked: &mpsc::Sender<Asked>) -> Result<(), Failure> {
 async fn provider_socket() -> Result<UdpSocket, Failure> {
     match UdpSocket::bind((PROVIDER, SERVER_PORT)).await {
         Ok(socket) => Ok(socket),
-        Err(_) => UdpSocket::bind((PROVIDER, 0)).await.map_err(|error| failed("the provider's socket", &error)),
+        Err(_) => {
+            UdpSocket::bind((PROVIDER, 0)).await.map_err(|error| failed("the provider's socket", &error))
+        }
     }
 }
 
 /// The usual port of descriptions and control, or any when it is taken.
 fn free_http_port() -> Result<u16, Failure> {
     let bind = |port| std::net::TcpListener::bind((GATEWAY_LAN, port));
-    let listener = bind(5431).or_else(|_| bind(0)).map_err(|error| failed("the gateway's HTTP server", &error))?;
+    let listener =
+        bind(5431).or_else(|_| bind(0)).map_err(|error| failed("the gateway's HTTP server", &error))?;
     Ok(listener.local_addr().map_err(|error| failed("the gateway's HTTP server", &error))?.port())
 }
 

@@ -12,19 +12,19 @@ use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::InterfaceAddress;
 use engine::time::{Duration, Instant};
 use hyper::header::HeaderValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::error::UpnpError;
 
 use crate::clock::now;
-use crate::config::Config;
+use crate::config::{Config, NatMode};
 use crate::control::{Asked, MappingReport, Question, StatusReport};
 use crate::exit::Failure;
+use crate::http;
 use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
-use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, port_is_free};
+use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::sockets::{self, Reading};
-use crate::http;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -96,12 +96,16 @@ struct LanSockets {
     http: BTreeMap<Ipv4Addr, HttpTask>,
 }
 
+/// The HTTP server of one address, and the link whose hosts it accepts.
 #[derive(Debug)]
-struct HttpTask(JoinHandle<Infallible>);
+struct HttpTask {
+    task: JoinHandle<Infallible>,
+    link: watch::Sender<InterfaceAddress>,
+}
 
 impl Drop for HttpTask {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -147,7 +151,6 @@ impl Shell {
         devices: engine::device::Devices,
         server: &str,
         links: Links,
-        nft: Option<Nft>,
         signals: mpsc::Receiver<Signal>,
     ) -> Self {
         let (gateway, control) = mpsc::channel(256);
@@ -165,7 +168,7 @@ impl Shell {
             wan_index: None,
             lan: BTreeMap::new(),
             retry: None,
-            nft,
+            nft: None,
             uplink: None,
             announcements: None,
             waiting: BTreeMap::new(),
@@ -190,6 +193,11 @@ impl Shell {
     /// Runs until told to stop.
     pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
         self.refresh(gateway, true).await?;
+        // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
+        // one that is running.
+        if self.config.wan.nat == NatMode::Nftables {
+            self.nft = Some(open_nft(&self.config).await?);
+        }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
             while let Some(effect) = gateway.poll_effect() {
@@ -208,10 +216,23 @@ impl Shell {
     }
 
     /// Waits for one thing to happen, and tells the gateway.
+    ///
+    /// What is due goes first, and what LAN hosts send goes last: a flood of datagrams that never leaves the queue empty
+    /// delays no renewal, no end of a lease, and nobody who asks on the control socket.
     async fn wait(&mut self, gateway: &mut Gateway) -> Result<(), Failure> {
-        let due = [gateway.next_timeout(), self.retry].into_iter().flatten().min();
+        if self.retry.is_some_and(|at| at <= now()) {
+            self.retry = None;
+            return self.refresh(gateway, false).await;
+        }
+        let timeout = gateway.next_timeout();
+        if timeout.is_some_and(|at| at <= now()) {
+            gateway.handle(now(), Event::Timeout);
+            // However much is due, the other tasks get their turn.
+            tokio::task::consume_budget().await;
+            return Ok(());
+        }
         let sleep = async {
-            match due {
+            match [timeout, self.retry].into_iter().flatten().min() {
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -222,6 +243,18 @@ impl Shell {
             Some(signal) = self.signals.recv() => match signal {
                 Signal::Stop => gateway.handle(now(), Event::Stop),
                 Signal::Reload => self.reload(gateway).await,
+            },
+            Some(Asked { question, reply }) = self.asked.recv() => {
+                // Whoever asked may have hung up.
+                let _ = reply.send(report(gateway, question));
+            }
+            // While a retry is due anyway, a lasting error must not be heard again and again.
+            changed = self.links.changed(), if self.retry.is_none() => match changed {
+                Ok(()) => self.refresh(gateway, false).await?,
+                Err(error) => {
+                    tracing::warn!("the kernel's news of interfaces: {error}; looking again");
+                    self.retry = Some(now() + RETRY);
+                }
             },
             Some(request) = self.control.recv() => {
                 self.next_request += 1;
@@ -240,25 +273,7 @@ impl Shell {
                 };
                 gateway.handle(now(), event);
             }
-            Some(Asked { question, reply }) = self.asked.recv() => {
-                // Whoever asked may have hung up.
-                let _ = reply.send(report(gateway, question));
-            }
-            changed = self.links.changed() => match changed {
-                Ok(()) => self.refresh(gateway, false).await?,
-                Err(error) => {
-                    tracing::warn!("the kernel's news of interfaces: {error}; looking again");
-                    self.retry = Some(now() + RETRY);
-                }
-            },
-            () = sleep => {
-                if self.retry.is_some_and(|at| at <= now()) {
-                    self.retry = None;
-                    self.refresh(gateway, false).await?;
-                } else {
-                    gateway.handle(now(), Event::Timeout);
-                }
-            }
+            () = sleep => {} // the next turn sees what is due
         }
         Ok(())
     }
@@ -267,7 +282,9 @@ impl Shell {
     async fn refresh(&mut self, gateway: &mut Gateway, first: bool) -> Result<(), Failure> {
         let snapshot = match self.links.snapshot().await {
             Ok(snapshot) => snapshot,
-            Err(error) if first => return Err(Failure::system(format!("cannot read the interfaces: {error}"))),
+            Err(error) if first => {
+                return Err(Failure::system(format!("cannot read the interfaces: {error}")));
+            }
             Err(error) => {
                 tracing::warn!("cannot read the interfaces: {error}; trying again");
                 self.retry = Some(now() + RETRY);
@@ -333,7 +350,9 @@ impl Shell {
             addresses: if found.up { addresses.collect() } else { Vec::new() },
             router: router.map(|(_, gateway)| gateway),
             // In Mbit/s; -1 where the driver does not know.
-            bits_per_second: speed.and_then(|text| text.trim().parse::<u64>().ok()).map(|mbit| mbit * 1_000_000),
+            bits_per_second: speed
+                .and_then(|text| text.trim().parse::<u64>().ok())
+                .map(|mbit| mbit * 1_000_000),
             name,
         }
     }
@@ -347,12 +366,18 @@ impl Shell {
                 let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
                 let hint = match error.kind() {
                     std::io::ErrorKind::AddrInUse => "is used by another program (miniupnpd?); stop that one",
-                    std::io::ErrorKind::PermissionDenied => "needs root or CAP_NET_BIND_SERVICE and CAP_NET_RAW",
+                    std::io::ErrorKind::PermissionDenied => {
+                        "needs root or CAP_NET_RAW (and CAP_NET_BIND_SERVICE below port 1024)"
+                    }
                     _ => "cannot be opened",
                 };
                 let line = format!("{what} on {} {hint}: {error}", lan.name);
                 if first && (in_use || error.kind() == std::io::ErrorKind::PermissionDenied) {
-                    return Err(if in_use { Failure::unavailable(line) } else { Failure::no_permission(line) });
+                    return Err(if in_use {
+                        Failure::unavailable(line)
+                    } else {
+                        Failure::no_permission(line)
+                    });
                 }
                 tracing::warn!("{line}; trying again");
                 self.retry = Some(now() + RETRY);
@@ -383,18 +408,29 @@ impl Shell {
             })
             .collect();
         sockets.http.retain(|addr, _| links.iter().any(|(own, _)| own == addr));
+        let mut failed = None;
         for (addr, link) in links {
-            if sockets.http.contains_key(&addr) {
+            if let Some(open) = sockets.http.get(&addr) {
+                // Its prefix may be another one now.
+                open.link.send_replace(link);
                 continue;
             }
             let own = SocketAddrV4::new(addr, port);
-            let listener = sockets::http(&lan.name, own).map_err(|error| (error, format!("TCP port {port}")))?;
-            let on_link = move |peer| link.contains(peer);
-            let task = tokio::spawn(http::serve(listener, SocketAddr::V4(own), on_link, self.context.clone()));
-            sockets.http.insert(addr, HttpTask(task));
+            let listener = match sockets::http(&lan.name, own) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    failed.get_or_insert((error, format!("TCP port {port} of {addr}")));
+                    continue;
+                }
+            };
+            let (link, current) = watch::channel(link);
+            let on_link = move |peer| current.borrow().contains(peer);
+            let task =
+                tokio::spawn(http::serve(listener, SocketAddr::V4(own), on_link, self.context.clone()));
+            sockets.http.insert(addr, HttpTask { task, link });
             tracing::info!("serving control points at http://{own} on {}", lan.name);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn open_announcements(&mut self) {
@@ -467,9 +503,10 @@ impl Shell {
             Links::Fixed(_, from) => Some(*from),
         };
         let wrap = |from, bytes| Datagram::Uplink { from, bytes };
-        let opened = sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
-            Reading::start(socket, self.datagrams.0.clone(), wrap).map(|reading| (reading, source))
-        });
+        let opened =
+            sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
+                Reading::start(socket, self.datagrams.0.clone(), wrap).map(|reading| (reading, source))
+            });
         let outcome = match opened {
             Ok((reading, source)) => {
                 self.uplink = Some(reading);
@@ -483,7 +520,11 @@ impl Shell {
     async fn change_nat(&mut self, change: NatChange) -> Result<(), NatFailure> {
         let change = match change {
             NatChange::Reserve { protocol, port, addr } => {
-                return if port_is_free(protocol.0, addr, port) { Ok(()) } else { Err(NatFailure::PortInUse) };
+                return if port_is_free(protocol.0, addr, port) {
+                    Ok(())
+                } else {
+                    Err(NatFailure::PortInUse)
+                };
             }
             NatChange::Install(rule) => Change::Add(nat1(rule)),
             NatChange::Replace { old, new } => Change::Replace { old: nat1(old), new: nat1(new) },
@@ -512,15 +553,14 @@ impl Shell {
             Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
         };
         let late = self.config.needs_restart(&new);
+        if let Err(error) = self.config.take_over(new) {
+            return tracing::warn!("reload refused, nothing changed: {}: {error}", path.display());
+        }
         if late.is_empty() {
             tracing::info!("configuration read again");
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
-        // What only counts after a restart keeps its old value here too.
-        self.config.lan.interfaces = new.lan.interfaces;
-        self.config.uplink = new.uplink;
-        self.config.policy = new.policy;
         let device = engine::device::DeviceConfig {
             seed: [0; 16],
             boot_id: 0,
@@ -549,6 +589,22 @@ impl Shell {
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;
     }
+}
+
+async fn open_nft(config: &Config) -> Result<Nft, Failure> {
+    let table = TableConfig {
+        name: config.nat.table.0.clone(),
+        wan_interface: config.wan.interface.0.clone(),
+        lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
+        forward_filter: config.nat.forward_filter,
+        masquerade: config.nat.masquerade,
+    };
+    Nft::open(table).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Failure::no_permission(
+            "changing nftables needs root or CAP_NET_ADMIN; run as root, or set wan.nat = \"none\" if this router has no NAT",
+        ),
+        _ => Failure::system(format!("cannot set up nftables: {error}")),
+    })
 }
 
 /// Makes the table anew, with everything that was in it.

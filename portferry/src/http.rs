@@ -98,12 +98,11 @@ struct Place {
 impl Place {
     fn take(context: &Arc<Context>, host: IpAddr) -> Option<Self> {
         let mut connections = context.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = connections.values().sum();
-        let own = connections.entry(host).or_default();
-        if *own >= CONNECTIONS_PER_HOST || all >= CONNECTIONS {
+        let own = connections.get(&host).copied().unwrap_or_default();
+        if own >= CONNECTIONS_PER_HOST || connections.values().sum::<usize>() >= CONNECTIONS {
             return None;
         }
-        *own += 1;
+        connections.insert(host, own + 1);
         Some(Self { context: context.clone(), host })
     }
 }
@@ -169,6 +168,10 @@ async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, conte
     if let Err(code) = guard(request.headers(), request.version(), own) {
         return status(code);
     }
+    // An absolute-form target names the host once more, and it is the one that counts (RFC 9112 §3.2.2).
+    if request.uri().authority().is_some_and(|host| !is_own(host.as_str(), own)) {
+        return status(StatusCode::FORBIDDEN);
+    }
     let Some(resource) = context.devices.resource(request.uri().path()) else {
         return status(StatusCode::NOT_FOUND);
     };
@@ -193,18 +196,19 @@ async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, conte
 }
 
 fn is_known(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET
-            | Method::HEAD
-            | Method::POST
-            | Method::PUT
-            | Method::DELETE
-            | Method::OPTIONS
-            | Method::PATCH
-            | Method::TRACE
-            | Method::CONNECT
-    )
+    matches!(method.as_str(), "M-POST" | "SUBSCRIBE" | "UNSUBSCRIBE")
+        || matches!(
+            *method,
+            Method::GET
+                | Method::HEAD
+                | Method::POST
+                | Method::PUT
+                | Method::DELETE
+                | Method::OPTIONS
+                | Method::PATCH
+                | Method::TRACE
+                | Method::CONNECT
+        )
 }
 
 fn description(headers: &HeaderMap, text: &str) -> Answer {
@@ -257,6 +261,11 @@ async fn control(
     let (head, body) = request.into_parts();
     if head.headers.get(header::CONTENT_TYPE).is_some_and(is_form) {
         return status(StatusCode::FORBIDDEN);
+    }
+    if !head.headers.contains_key(header::CONTENT_LENGTH)
+        && !head.headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        return status(StatusCode::LENGTH_REQUIRED);
     }
     let soap_action = match soap_action(&head.headers) {
         Ok(action) => action,

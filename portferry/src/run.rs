@@ -8,12 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::clock::KernelEntropy;
-use crate::config::{Config, NatMode};
+use crate::config::Config;
 use crate::control;
 use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
 use crate::netlink::Netlink;
-use crate::nft::{Nft, TableConfig};
 use crate::state::Identity;
 
 /// The SERVER header of SSDP and HTTP: exactly three tokens (UDA §1.2.2).
@@ -55,10 +54,6 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
     let identity = Identity::next_start(&config.state.directory)?;
-    let nft = match config.wan.nat {
-        NatMode::Nftables => Some(open_nft(&config).await?),
-        NatMode::None => None,
-    };
     let device = device(&config, &identity);
     let server = device.server.clone();
     let devices = engine::device::Devices::new(&device);
@@ -67,16 +62,9 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
+    let links = Links::Kernel(netlink);
     let socket = config.control.socket.clone();
-    let shell = Shell::new(
-        config,
-        Some(path.to_owned()),
-        devices,
-        &server,
-        Links::Kernel(netlink),
-        nft,
-        received,
-    );
+    let shell = Shell::new(config, Some(path.to_owned()), devices, &server, links, received);
     let control = control::Server::start(&socket, shell.asked())?;
     shell.run(&mut gateway).await?;
     drop(control);
@@ -84,28 +72,12 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn open_nft(config: &Config) -> Result<Nft, Failure> {
-    let table = TableConfig {
-        name: config.nat.table.0.clone(),
-        wan_interface: config.wan.interface.0.clone(),
-        lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
-        forward_filter: config.nat.forward_filter,
-        masquerade: config.nat.masquerade,
-    };
-    Nft::open(table).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => Failure::no_permission(
-            "changing nftables needs root or CAP_NET_ADMIN; run as root, or set wan.nat = \"none\" if this router has no NAT",
-        ),
-        _ => Failure::system(format!("cannot set up nftables: {error}")),
-    })
-}
-
 /// Forwards a signal for as long as somebody listens.
 fn watch(kind: SignalKind, meaning: Signal, signals: &mpsc::Sender<Signal>) -> Result<(), Failure> {
     let mut stream = signal(kind).map_err(|error| Failure::system(format!("no signals: {error}")))?;
     let signals = signals.clone();
-    tokio::spawn(async move {
-        while stream.recv().await.is_some() && signals.send(meaning).await.is_ok() {}
-    });
+    tokio::spawn(
+        async move { while stream.recv().await.is_some() && signals.send(meaning).await.is_ok() {} },
+    );
     Ok(())
 }

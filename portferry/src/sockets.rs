@@ -7,8 +7,8 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// A datagram is not read beyond this; the longest of any protocol here is a description search of a few hundred.
-const MAX_DATAGRAM: usize = 2048;
+/// One octet more than any protocol here takes, so that a datagram that is cut looks too long.
+const BUFFER: usize = wire::ssdp::MAX_DATAGRAM + 1;
 
 /// A socket and the task that reads it; dropping it ends both.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Reading {
         let sender = socket.try_clone()?;
         let reader = tokio::net::UdpSocket::from_std(socket)?;
         let task = tokio::spawn(async move {
-            let mut buffer = [0; MAX_DATAGRAM];
+            let mut buffer = [0; BUFFER];
             loop {
                 match reader.recv_from(&mut buffer).await {
                     Ok((len, from)) => {

@@ -1,6 +1,7 @@
 //! What is kept over restarts: who this installation is.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,8 @@ impl Identity {
                 directory.display()
             ))
         };
-        std::fs::create_dir_all(directory).map_err(|error| failed("cannot make the state directory", error))?;
+        std::fs::create_dir_all(directory)
+            .map_err(|error| failed("cannot make the state directory", error))?;
         let path = directory.join(FILE);
         let identity = match std::fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
@@ -59,7 +61,9 @@ impl Identity {
     fn write(&self, directory: &Path) -> std::io::Result<()> {
         let path = directory.join(FILE);
         let new = directory.join("identity.json.new");
-        let mut file = std::fs::File::create(&new)?;
+        // The paths of control come from the seed: no other user has to know it.
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
         std::fs::rename(&new, &path)?;

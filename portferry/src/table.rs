@@ -45,7 +45,8 @@ pub fn mappings(report: &[MappingReport]) -> String {
     if report.is_empty() {
         return "no mappings\n".to_owned();
     }
-    let head = ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
+    let head =
+        ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
     let mut rows = vec![head];
     for mapping in report {
         let external = match mapping.remote_host {

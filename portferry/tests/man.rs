@@ -32,6 +32,9 @@ fn man_pages_are_those_of_the_command_line() {
             std::fs::write(&path, &wanted).unwrap();
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(found, wanted, "docs/man/{name}.8 is out of date: PF_BLESS=1 cargo test -p portferry --test man");
+        assert_eq!(
+            found, wanted,
+            "docs/man/{name}.8 is out of date: PF_BLESS=1 cargo test -p portferry --test man"
+        );
     }
 }

@@ -26,6 +26,9 @@ impl Gateway {
     pub(super) fn on_control(&mut self, now: Instant, request: ControlRequest) {
         let ControlRequest { id, from, face, request } = request;
         match request {
+            soap::Request::Query { variable, .. } if Counters::default().value(variable.name).is_some() => {
+                self.count(now, id, Counting::Query(variable.name));
+            }
             soap::Request::Query { service, variable } => {
                 let answer = self
                     .variable(now, face, service, variable)
@@ -41,11 +44,7 @@ impl Gateway {
         match mapping_action(&call, v4(from), self.external) {
             Some(Ok(action)) => self.on_mapping_action(now, id, from, call, action),
             Some(Err(error)) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
-            None if is_counter(call.action.id) => {
-                self.counting.insert(id, call);
-                self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
-                self.effects.push_back(Effect::ReadCounters { request: id });
-            }
+            None if counter(&call).is_some() => self.count(now, id, Counting::Call(call)),
             None => {
                 let answer = self.simple(now, face, &call).map(|values| call.response(&values));
                 self.effects.push_back(Effect::Reply { request: id, answer });
@@ -53,7 +52,14 @@ impl Gateway {
         }
     }
 
-    fn on_mapping_action(&mut self, now: Instant, id: RequestId, from: IpAddr, call: Call, action: MappingAction) {
+    fn on_mapping_action(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        from: IpAddr,
+        call: Call,
+        action: MappingAction,
+    ) {
         let asked = match action {
             MappingAction::Add(_) => Asked::Add,
             MappingAction::Delete(_) => Asked::Delete,
@@ -129,7 +135,9 @@ impl Gateway {
             ActionId::RequestTermination | ActionId::ForceTermination if two => {
                 return Err(UpnpError::NOT_AUTHORIZED);
             }
-            ActionId::RequestTermination | ActionId::ForceTermination => return Err(UpnpError::ACTION_FAILED),
+            ActionId::RequestTermination | ActionId::ForceTermination => {
+                return Err(UpnpError::ACTION_FAILED);
+            }
             ActionId::GetCommonLinkProperties => {
                 let speed = Value::Number(self.link_speed());
                 vec!["Ethernet".into(), speed.clone(), speed, self.link_status().into()]
@@ -173,19 +181,22 @@ impl Gateway {
         }
     }
 
+    /// Traffic counters come from outside.
+    fn count(&mut self, now: Instant, id: RequestId, counting: Counting) {
+        self.counting.insert(id, counting);
+        self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
+        self.effects.push_back(Effect::ReadCounters { request: id });
+    }
+
     pub(super) fn on_counters(&mut self, request: RequestId, counters: Option<Counters>) {
-        let Some(call) = self.counting.remove(&request) else { return };
+        let Some(counting) = self.counting.remove(&request) else { return };
         self.timers.cancel(Alarm::Patience(request));
-        let answer = counters.ok_or(UpnpError::ACTION_FAILED).map(|counters| {
-            let total = match call.action.id {
-                ActionId::GetTotalBytesSent => counters.bytes_sent,
-                ActionId::GetTotalBytesReceived => counters.bytes_received,
-                ActionId::GetTotalPacketsSent => counters.packets_sent,
-                _ => counters.packets_received,
-            };
-            call.response(&[Value::Number(wrapped(total))])
-        });
-        self.effects.push_back(Effect::Reply { request, answer });
+        let value = |name| counters.and_then(|counters| counters.value(name)).map(Value::Number);
+        let answer = match &counting {
+            Counting::Call(call) => counter(call).and_then(value).map(|value| call.response(&[value])),
+            Counting::Query(name) => value(name).map(|value| soap::query_response(&value)),
+        };
+        self.effects.push_back(Effect::Reply { request, answer: answer.ok_or(UpnpError::ACTION_FAILED) });
     }
 
     /// QueryStateVariable (K-9): every variable of the service has a value; those that are only the types of
@@ -198,11 +209,11 @@ impl Gateway {
             }
             (Service::WanCommonInterfaceConfig, "WANAccessType") => "Ethernet".into(),
             (Service::WanCommonInterfaceConfig, "PhysicalLinkStatus") => self.link_status().into(),
-            (Service::WanCommonInterfaceConfig, "Layer1UpstreamMaxBitRate" | "Layer1DownstreamMaxBitRate") => {
-                Value::Number(self.link_speed())
-            }
-            // The counters come from outside; who wants them calls their actions.
-            (Service::WanCommonInterfaceConfig, _) => Value::Number(0),
+            (
+                Service::WanCommonInterfaceConfig,
+                "Layer1UpstreamMaxBitRate" | "Layer1DownstreamMaxBitRate",
+            ) => Value::Number(self.link_speed()),
+            (Service::WanCommonInterfaceConfig, _) => return None,
             (Service::WanIpConnection, name) => match name {
                 "ConnectionType" | "PossibleConnectionTypes" => IP_ROUTED.into(),
                 "ConnectionStatus" => self.connection_status().into(),
@@ -220,8 +231,12 @@ impl Gateway {
                 "ExternalPort" => Value::Number(newest().map_or(0, |m| u32::from(m.external.port()))),
                 "InternalPort" => Value::Number(newest().map_or(0, |m| u32::from(m.internal.port()))),
                 "PortMappingProtocol" => newest().map_or("TCP", protocol).into(),
-                "InternalClient" => Value::Text(newest().map_or(String::new(), |m| m.internal.ip().to_string())),
-                "PortMappingDescription" => Value::Text(newest().map_or(String::new(), |m| m.description.clone())),
+                "InternalClient" => {
+                    Value::Text(newest().map_or(String::new(), |m| m.internal.ip().to_string()))
+                }
+                "PortMappingDescription" => {
+                    Value::Text(newest().map_or(String::new(), |m| m.description.clone()))
+                }
                 "A_ARG_TYPE_PortListing" => Value::Text(listing::encode(&[])),
                 _ => return None,
             },
@@ -250,19 +265,33 @@ impl Gateway {
     }
 }
 
-fn is_counter(action: ActionId) -> bool {
-    matches!(
-        action,
-        ActionId::GetTotalBytesSent
-            | ActionId::GetTotalBytesReceived
-            | ActionId::GetTotalPacketsSent
-            | ActionId::GetTotalPacketsReceived
-    )
+/// Who waits for the traffic counters.
+#[derive(Debug)]
+pub(super) enum Counting {
+    /// One of the four actions.
+    Call(Call),
+    /// QueryStateVariable of this variable.
+    Query(&'static str),
 }
 
-/// A counter as `ui4` shows it: it wraps (spec igd.md section 6).
-fn wrapped(total: u64) -> u32 {
-    u32::try_from(total & u64::from(u32::MAX)).expect("masked to 32 bits")
+/// The state variable of an action that asks for a traffic counter.
+fn counter(call: &Call) -> Option<&'static str> {
+    let output = call.action.outputs.first()?;
+    Counters::default().value(output.variable).map(|_| output.variable)
+}
+
+impl Counters {
+    /// The counter that a state variable of WANCommonInterfaceConfig shows; as `ui4` it wraps (spec igd.md section 6).
+    fn value(&self, variable: &str) -> Option<u32> {
+        let total = match variable {
+            "TotalBytesSent" => self.bytes_sent,
+            "TotalBytesReceived" => self.bytes_received,
+            "TotalPacketsSent" => self.packets_sent,
+            "TotalPacketsReceived" => self.packets_received,
+            _ => return None,
+        };
+        Some(u32::try_from(total & u64::from(u32::MAX)).expect("masked to 32 bits"))
+    }
 }
 
 /// The out arguments of GetGenericPortMappingEntry; those of GetSpecificPortMappingEntry are its last five.

@@ -22,7 +22,8 @@ const DISCARD: u16 = 9;
 
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
-        let moved = wan.addresses != self.wan.addresses || wan.router != self.wan.router || wan.up != self.wan.up;
+        let moved =
+            wan.addresses != self.wan.addresses || wan.router != self.wan.router || wan.up != self.wan.up;
         let first = self.wan.name.is_empty();
         self.wan = wan;
         if !moved && !first {
@@ -32,6 +33,7 @@ impl Gateway {
             if self.uplink_open {
                 self.uplink_open = false;
                 self.effects.push_back(Effect::CloseUplink);
+                self.input(now, Input::Closed);
             }
             self.timers.cancel(Alarm::Uplink);
             self.forget_external();
@@ -78,6 +80,7 @@ impl Gateway {
             return; // it is wanted no more
         }
         self.uplink_open = false;
+        self.input(now, Input::Closed);
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
         self.notice(Notice::UplinkFailed(server, error));
@@ -117,7 +120,13 @@ impl Gateway {
         }
     }
 
-    pub(super) fn on_uplink_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8], multicast: bool) {
+    pub(super) fn on_uplink_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8],
+        multicast: bool,
+    ) {
         if !self.uplink_open {
             return;
         }
@@ -136,11 +145,7 @@ impl Gateway {
         while let Some(output) = self.uplink.as_mut().and_then(PcpClient::poll_output) {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
             match output {
-                // Without a socket the datagram is as good as lost on the way: it is repeated.
-                Output::Transmit(bytes) if self.uplink_open => {
-                    self.effects.push_back(Effect::Send { to: server, bytes });
-                }
-                Output::Transmit(_) => {}
+                Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
                 Output::Granted(flow, grant) if self.probe.flow == Some(flow) => {
                     self.on_probe_granted(now, server, *grant.external.ip());
                 }

@@ -117,7 +117,9 @@ impl Gateway {
             None => self.begin(now, vec![id], from, request, None),
             Some(_) if request.strict => self.refuse_request(id, from, &request, Refusal::Conflict),
             // AddAnyPortMapping: any other port will do.
-            Some(_) => self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None),
+            Some(_) => {
+                self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None);
+            }
         }
     }
 
@@ -495,8 +497,15 @@ impl Gateway {
         if let Stage::Clearing(_) = pending.stage {
             // Its delete is on the way: it comes back as soon as that is through.
             let (waiters, stage) = (Vec::new(), pending.stage);
-            let restoring =
-                Pending { request: restore, waiters, stage, asked_at: now, keep: true, replaces: None, ..pending };
+            let restoring = Pending {
+                request: restore,
+                waiters,
+                stage,
+                asked_at: now,
+                keep: true,
+                replaces: None,
+                ..pending
+            };
             self.pending.insert(flow, restoring);
         } else {
             self.begin(now, Vec::new(), pending.from, restore, None);
@@ -606,8 +615,12 @@ impl Gateway {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
         match self.table.find(key) {
             None => self.refuse(id, Refusal::NoSuchEntry),
-            Some(mapping) if mapping.remote_peer != entry.remote_peer => self.refuse(id, Refusal::NoSuchEntry),
-            Some(mapping) if IpAddr::V4(*mapping.internal.ip()) != from => self.refuse(id, Refusal::NotAuthorized),
+            Some(mapping) if mapping.remote_peer != entry.remote_peer => {
+                self.refuse(id, Refusal::NoSuchEntry);
+            }
+            Some(mapping) if IpAddr::V4(*mapping.internal.ip()) != from => {
+                self.refuse(id, Refusal::NotAuthorized);
+            }
             Some(_) => self.delete_all(now, id, vec![key]),
         }
     }
@@ -881,12 +894,7 @@ fn request_of(now: Instant, mapping: &Mapping) -> MappingRequest {
 }
 
 fn rule(mapping: &Mapping, port: u16) -> NatRule {
-    NatRule {
-        protocol: mapping.protocol,
-        port,
-        internal: mapping.internal,
-        remote_peer: mapping.remote_peer,
-    }
+    NatRule { protocol: mapping.protocol, port, internal: mapping.internal, remote_peer: mapping.remote_peer }
 }
 
 /// The IPv4 address of a control point, if it came by IPv4.

@@ -29,6 +29,7 @@ use crate::table::{Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
 
+use control::Counting;
 use mappings::{DeleteJob, NatPurpose, Pending, Waiter};
 
 /// Handle of a control request that waits for its answer; the caller numbers them.
@@ -276,7 +277,7 @@ pub struct Gateway {
     strays: BTreeSet<FlowId>,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
-    counting: BTreeMap<RequestId, soap::Call>,
+    counting: BTreeMap<RequestId, Counting>,
     nat_ports: NatPorts,
     nat_tickets: BTreeMap<NatTicket, NatPurpose>,
     /// Rules that are on their way to replace those of mappings.
@@ -348,6 +349,9 @@ impl Gateway {
     /// Takes in one event. All effects of the last one have been polled.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         debug_assert!(self.effects.is_empty(), "a turn ends when its effects are drained");
+        if self.said_stopped {
+            return;
+        }
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
@@ -386,6 +390,9 @@ impl Gateway {
 
     /// When [`Event::Timeout`] is due; `None` when nothing is to be waited for.
     pub fn next_timeout(&self) -> Option<Instant> {
+        if self.said_stopped {
+            return None;
+        }
         let uplink = self.uplink.as_ref().and_then(PcpClient::next_timeout);
         [self.timers.next(), uplink, self.ssdp.next_timeout()].into_iter().flatten().min()
     }
@@ -451,6 +458,20 @@ impl Gateway {
             lifetime_left: mapping.lifetime_ends - now,
             health: mapping.health,
         })
+    }
+
+    /// How many ports of the router's own NAT are taken.
+    #[cfg(test)]
+    fn nat_ports_in_use(&self) -> usize {
+        self.nat_ports.len()
+    }
+
+    /// Whether nothing is on its way: no request, no exchange, no change of the NAT.
+    #[cfg(test)]
+    fn is_idle(&self) -> bool {
+        let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
+        let outcomes = [self.counting.len(), self.nat_tickets.len(), self.repointing.len()];
+        half_way == [0; 4] && outcomes == [0; 3]
     }
 
     fn notice(&mut self, notice: Notice) {

@@ -458,7 +458,15 @@ struct Add {
 
 /// AddPortMapping of the same external and internal port for an hour.
 fn port(port: u16) -> Add {
-    Add { any: false, external: port, internal: port, client: None, lease: 3600, remote: "", description: "test" }
+    Add {
+        any: false,
+        external: port,
+        internal: port,
+        client: None,
+        lease: 3600,
+        remote: "",
+        description: "test",
+    }
 }
 
 /// AddAnyPortMapping of the same.

@@ -139,8 +139,11 @@ fn entry(call: &Call, external: Option<Ipv4Addr>) -> Result<Entry, UpnpError> {
 }
 
 fn range(call: &Call) -> Result<Range, UpnpError> {
-    let range =
-        Range { protocol: protocol(call)?, first: port(call, "NewStartPort"), last: port(call, "NewEndPort") };
+    let range = Range {
+        protocol: protocol(call)?,
+        first: port(call, "NewStartPort"),
+        last: port(call, "NewEndPort"),
+    };
     if range.first > range.last {
         return Err(UpnpError::INCONSISTENT_PARAMETERS);
     }

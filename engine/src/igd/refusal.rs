@@ -53,7 +53,9 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
             .iter()
             .find(|row| row.0 == result)
             .map_or(E::ACTION_FAILED, |&(_, one, two)| by_version(one, two)),
-        (Refusal::NoAnswer | Refusal::Unusable | Refusal::LocalNat | Refusal::Stopping, _) => E::ACTION_FAILED,
+        (Refusal::NoAnswer | Refusal::Unusable | Refusal::LocalNat | Refusal::Stopping, _) => {
+            E::ACTION_FAILED
+        }
     }
 }
 

@@ -17,9 +17,9 @@ fn read(version: u8, action: &str, args: Args<'_>) -> Result<MappingAction, u16>
     let header = format!("\"{service_type}#{action}\"");
     let face = if version == 1 { Face::V1 } else { Face::V2 };
     match soap::decode(Service::WanIpConnection, face, Some(&header), body.as_bytes()) {
-        Ok(soap::Request::Call(call)) => {
-            mapping_action(&call, Some(ME), Some(EXTERNAL)).expect("a mapping action").map_err(|error| error.code)
-        }
+        Ok(soap::Request::Call(call)) => mapping_action(&call, Some(ME), Some(EXTERNAL))
+            .expect("a mapping action")
+            .map_err(|error| error.code),
         Err(SoapError::Upnp(error)) => Err(error.code),
         other => panic!("{other:?}"),
     }
@@ -74,8 +74,8 @@ fn arguments_of_add_port_mapping() {
         ("NewExternalPort", "-1", Err(402)),
         ("NewExternalPort", "", Err(402)),
         ("NewProtocol", "udp", Ok(MappingRequest { protocol: Protocol::UDP, ..added() })),
-        ("NewProtocol", "SCTP", Err(601)),
-        ("NewProtocol", "", Err(402)),     // K-15
+        ("NewProtocol", "SCTP", Err(601)),
+        ("NewProtocol", "", Err(402)),          // K-15
         ("NewInternalClient", "", Ok(added())),
         ("NewInternalClient", " 192.168.1.10 ", Ok(added())),
         ("NewInternalClient", "255.255.255.255", Err(501)), // T-11
@@ -96,7 +96,10 @@ fn arguments_of_add_port_mapping() {
     // 732 is a code of :2.
     assert_eq!(read(1, "AddPortMapping", &with("NewInternalPort", "0")), Err(402));
     assert_eq!(read(2, "AddPortMapping", &with("NewInternalPort", "0")), Err(732));
-    assert_eq!(read(1, "AddPortMapping", &ADD[1..7]), Ok(MappingAction::Add(MappingRequest { lease: None, ..added() })));
+    assert_eq!(
+        read(1, "AddPortMapping", &ADD[1..7]),
+        Ok(MappingAction::Add(MappingRequest { lease: None, ..added() }))
+    );
 }
 
 /// iwf.md 2.5, A-3, decision 14 and Q-5: leases are clamped, never refused.
@@ -137,7 +140,9 @@ fn add_any_port_mapping() {
 /// K-15.
 #[test]
 fn keys_of_get_and_delete() {
-    let key = |host, port, protocol| [("NewRemoteHost", host), ("NewExternalPort", port), ("NewProtocol", protocol)];
+    let key = |host, port, protocol| {
+        [("NewRemoteHost", host), ("NewExternalPort", port), ("NewProtocol", protocol)]
+    };
     let entry = |remote_peer| Entry { protocol: Protocol::UDP, external_port: 53, remote_peer };
     for version in [1, 2] {
         for (args, expected) in [

@@ -128,7 +128,12 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         ("unknown opcode", CLIENT, bytes(|b| b[1] = 77), Some(4)),
         ("PEER", CLIENT, Request { body: Body::Peer(peer), ..good.clone() }.to_bytes(), Some(4)),
         ("option beyond the end", CLIENT, bytes(|b| b.extend([3, 0, 0, 20])), Some(6)),
-        ("PREFER_FAILURE twice", CLIENT, options(&[PcpOption::PreferFailure, PcpOption::PreferFailure]), Some(6)),
+        (
+            "PREFER_FAILURE twice",
+            CLIENT,
+            options(&[PcpOption::PreferFailure, PcpOption::PreferFailure]),
+            Some(6),
+        ),
         ("THIRD_PARTY where it is not allowed", CLIENT, options(&[host]), Some(5)),
         ("unknown mandatory option", CLIENT, options(&[unknown(100)]), Some(5)),
         ("unknown optional option", CLIENT, options(&[unknown(200)]), Some(0)),
@@ -324,13 +329,17 @@ fn third_party() {
     let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
     let response = ask(&mut provider, at(0), &map(600, data(1, 80, 9090), std::slice::from_ref(&host)));
     assert_eq!((response.result, response.options), (ResultCode::SUCCESS, vec![host]));
-    let internal: Vec<_> = provider.mappings().map(|mapping| (mapping.internal, mapping.subscriber)).collect();
+    let internal: Vec<_> =
+        provider.mappings().map(|mapping| (mapping.internal, mapping.subscriber)).collect();
     assert_eq!(internal, [(SocketAddrV4::new(HOST, 80), IpAddr::V4(CLIENT))]);
     let own = PcpOption::ThirdParty(CLIENT.to_ipv6_mapped());
     let got = outcome(&mut provider, at(0), &map(600, data(1, 80, 9091), &[own]));
     assert_eq!(got.0, ResultCode::MALFORMED_REQUEST, "it equals the source");
     let ipv6 = PcpOption::ThirdParty("2001:db8::1".parse().unwrap());
-    assert_eq!(outcome(&mut provider, at(0), &map(600, data(1, 80, 9091), &[ipv6])).0, ResultCode::UNSUPP_PROTOCOL);
+    assert_eq!(
+        outcome(&mut provider, at(0), &map(600, data(1, 80, 9091), &[ipv6])).0,
+        ResultCode::UNSUPP_PROTOCOL
+    );
 }
 
 /// RFC 6887 §13.3: filters accumulate, a prefix of 0 drops those before it, too many change nothing.

@@ -23,7 +23,8 @@ fn config(igd_version: IgdVersion) -> DeviceConfig {
 }
 
 fn lan(index: u32, addrs: &[([u8; 4], u8)]) -> LanInterface {
-    let address = |&(addr, prefix_len): &([u8; 4], u8)| InterfaceAddress { addr: IpAddr::from(addr), prefix_len };
+    let address =
+        |&(addr, prefix_len): &([u8; 4], u8)| InterfaceAddress { addr: IpAddr::from(addr), prefix_len };
     LanInterface { index, name: format!("lan{index}"), addresses: addrs.iter().map(address).collect() }
 }
 
@@ -143,7 +144,8 @@ fn the_first_announcement() {
         let out = notifies(&rig.run(10_000));
         let start = out[0].0;
         assert!(start < 100, "seed {seed}: {start}");
-        for (interface, location) in [(3, "http://192.168.1.1:5000/v1/igd.xml"), (4, "http://10.0.0.1:5000/v1/igd.xml")]
+        for (interface, location) in
+            [(3, "http://192.168.1.1:5000/v1/igd.xml"), (4, "http://10.0.0.1:5000/v1/igd.xml")]
         {
             let of = |nts| out.iter().filter(move |row| row.1 == interface && row.2 == nts);
             let set: Vec<(Target, String)> = ssdp::advertisements(Face::V1, &rig.identity);
@@ -190,7 +192,10 @@ fn a_new_address_raises_bootid() {
     for (.., notify) in &out {
         assert_eq!(notify.boot_id, Some(42));
         let location = notify.location.as_deref();
-        assert!(location.is_none_or(|location| location == "http://192.168.7.1:5000/v1/igd.xml"), "{location:?}");
+        assert!(
+            location.is_none_or(|location| location == "http://192.168.7.1:5000/v1/igd.xml"),
+            "{location:?}"
+        );
     }
     rig.set(&[lan(3, &[([192, 168, 7, 1], 24)])]);
     assert_eq!(rig.run(20_000), [], "nothing new");
@@ -261,7 +266,11 @@ fn who_is_led_to_which_face() {
         let got: Vec<(Target, Option<String>)> =
             out.iter().map(|(_, response)| (response.st.clone(), Some(response.location.clone()))).collect();
         assert_eq!(got, expected, "{shown:?} {target:?}");
-        assert_eq!(rig.server.ignored(), 0, "{shown:?} {target:?}: other devices' searches are nothing to count");
+        assert_eq!(
+            rig.server.ignored(),
+            0,
+            "{shown:?} {target:?}: other devices' searches are nothing to count"
+        );
         if let (Some(face), [(_, response)]) = (face, &out[..])
             && matches!(target, Target::RootDevice | Target::Device { .. })
         {
@@ -294,7 +303,8 @@ fn answers_are_spread() {
             rig.set(&[home()]);
             rig.run(10_000);
             let out = responses(&rig.search(HOST, &Target::All, mx), HOST);
-            let names: Vec<(Target, String)> = out.iter().map(|(_, r)| (r.st.clone(), r.usn.clone())).collect();
+            let names: Vec<(Target, String)> =
+                out.iter().map(|(_, r)| (r.st.clone(), r.usn.clone())).collect();
             assert_eq!(names, ssdp::advertisements(Face::V1, &rig.identity));
             let (from, to) = (out[0].0 - 10_000, out[9].0 - 10_000);
             assert!(from <= 100 && to <= last, "seed {seed}, MX {mx:?}: {from} to {to}");
@@ -327,7 +337,11 @@ fn each_search_is_answered_once() {
 fn floods_are_not_answered() {
     let mut rig = Rig::at_home(IgdVersion::Auto);
     for port in 40_000..40_100 {
-        rig.receive(3, &format!("192.168.1.66:{port}"), ssdp::search(HOST_V4, &Target::All, Some(1)).as_bytes());
+        rig.receive(
+            3,
+            &format!("192.168.1.66:{port}"),
+            ssdp::search(HOST_V4, &Target::All, Some(1)).as_bytes(),
+        );
     }
     rig.receive(3, HOST, ssdp::search(HOST_V4, &device(1), Some(1)).as_bytes());
     let out = rig.run(12_000);

@@ -43,8 +43,8 @@ mod tests {
             ((0, 100), (10, 113), false), // by 3
             ((0, 100), (10, 108), true),  // behind by 2
             ((0, 100), (10, 107), false),
-            ((0, 100), (0, 99), true),  // back by one: reordered
-            ((0, 100), (0, 98), false), // back by two: lost
+            ((0, 100), (0, 99), true),             // back by one: reordered
+            ((0, 100), (0, 98), false),            // back by two: lost
             ((0, 100_000), (1600, 101_702), true), // a clock that is 1/16 fast: 1702 - 106 = 1596 <= 1602
             ((0, 100_000), (1600, 101_710), false),
             ((0, 100_000), (1600, 101_498), true), // a clock that is 1/16 slow

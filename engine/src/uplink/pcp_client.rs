@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
-    self, Body, Filter, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Protocol, Request, Response, ResultCode,
+    self, Body, Filter, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Protocol, Request, Response,
+    ResultCode,
 };
 
 use super::epoch::EpochClock;
@@ -94,6 +95,8 @@ pub enum Input<'a> {
     Multicast(SocketAddr, &'a [u8]),
     /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost.
     Source(IpAddr),
+    /// The socket is closed: nothing is sent, and nobody's silence means anything, until there is a new one.
+    Closed,
     /// An alarm is due.
     Timeout,
 }
@@ -154,6 +157,7 @@ struct Flow {
 pub struct PcpClient {
     server: SocketAddr,
     source: IpAddr,
+    open: bool,
     recovery_wait: Duration,
     flows: BTreeMap<FlowId, Flow>,
     by_nonce: BTreeMap<Nonce, FlowId>,
@@ -178,6 +182,7 @@ impl PcpClient {
         Self {
             server,
             source,
+            open: true,
             recovery_wait,
             flows: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
@@ -242,7 +247,9 @@ impl PcpClient {
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
             // Some other host, or another port of the server: silence (RFC 6887 §8.3).
             Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
+            Input::Closed => self.open = false,
             Input::Source(source) => {
+                self.open = true;
                 if source == self.source {
                     // A new socket all the same: nothing has got through for a while.
                     return self.nudge(now, entropy);
@@ -392,7 +399,9 @@ impl PcpClient {
 
     fn on_multicast(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
         match Response::parse(bytes) {
-            Ok(response) if matches!(response.body, Body::Announce) => self.on_announce(now, &response, entropy),
+            Ok(response) if matches!(response.body, Body::Announce) => {
+                self.on_announce(now, &response, entropy);
+            }
             _ => self.ignored += 1,
         }
     }
@@ -432,7 +441,14 @@ impl PcpClient {
         grants && !deleting && map.external_addr.to_ipv4_mapped().is_none()
     }
 
-    fn on_map(&mut self, now: Instant, id: FlowId, map: MapData, response: &Response, entropy: &mut dyn Entropy) {
+    fn on_map(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        map: MapData,
+        response: &Response,
+        entropy: &mut dyn Entropy,
+    ) {
         self.heard(now, entropy);
         self.check_epoch(now, response.epoch, Some(id), entropy);
         if response.result == ResultCode::SUCCESS {
@@ -442,7 +458,14 @@ impl PcpClient {
         }
     }
 
-    fn on_success(&mut self, now: Instant, id: FlowId, map: MapData, lifetime: u32, entropy: &mut dyn Entropy) {
+    fn on_success(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        map: MapData,
+        lifetime: u32,
+        entropy: &mut dyn Entropy,
+    ) {
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         if let Phase::Deleting { sent, .. } = flow.phase {
             // A server may keep a deleted mapping for its idle time and say so (RFC 6887 §15); a late answer to the
@@ -471,7 +494,14 @@ impl PcpClient {
         self.outputs.push_back(Output::Granted(id, grant));
     }
 
-    fn on_error(&mut self, now: Instant, id: FlowId, result: ResultCode, lifetime: u32, entropy: &mut dyn Entropy) {
+    fn on_error(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        result: ResultCode,
+        lifetime: u32,
+        entropy: &mut dyn Entropy,
+    ) {
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         let deleting = matches!(flow.phase, Phase::Deleting { .. });
@@ -498,7 +528,9 @@ impl PcpClient {
                 self.remove(id);
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
             }
-            (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL && flow.want.strict && !flow.any_address => {
+            (_, Some(_))
+                if result == ResultCode::CANNOT_PROVIDE_EXTERNAL && flow.want.strict && !flow.any_address =>
+            {
                 // PREFER_FAILURE insists on the address too (RFC 6887 §13.2). Its owner asked for a port only.
                 flow.any_address = true;
                 flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
@@ -569,7 +601,13 @@ impl PcpClient {
         }
     }
 
-    fn check_epoch(&mut self, now: Instant, epoch: u32, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+    fn check_epoch(
+        &mut self,
+        now: Instant,
+        epoch: u32,
+        confirmed: Option<FlowId>,
+        entropy: &mut dyn Entropy,
+    ) {
         if self.epoch.is_consistent(now, epoch) {
             return;
         }
@@ -585,7 +623,13 @@ impl PcpClient {
     }
 
     /// Asks again for every mapping but `confirmed`, each after a random wait from `start` on (RFC 6887 §14.1.3).
-    fn recover(&mut self, now: Instant, start: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+    fn recover(
+        &mut self,
+        now: Instant,
+        start: Instant,
+        confirmed: Option<FlowId>,
+        entropy: &mut dyn Entropy,
+    ) {
         for (&id, flow) in &mut self.flows {
             if Some(id) == confirmed {
                 continue;
@@ -615,6 +659,9 @@ impl PcpClient {
     fn transmit(&mut self, now: Instant, id: FlowId) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.sent_at = now;
+        if !self.open {
+            return;
+        }
         let request = self.request(&self.flows[&id]);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;

@@ -60,7 +60,9 @@ mod tests {
     #[test]
     fn no_attempt_is_ever_past_the_lifetime() {
         for attempt in [30, 100, u32::MAX] {
-            assert!(renewal_delay(Duration::from_secs(86400), attempt, ALMOST_ONE) <= Duration::from_secs(86400));
+            assert!(
+                renewal_delay(Duration::from_secs(86400), attempt, ALMOST_ONE) <= Duration::from_secs(86400)
+            );
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
-    Body, Filter, MapData, NO_ADDR_V4, Nonce, Opcode, PcpOption, PeerData, Protocol, Request, Response, ResultCode,
+    Body, Filter, MapData, NO_ADDR_V4, Nonce, Opcode, PcpOption, PeerData, Protocol, Request, Response,
+    ResultCode,
 };
 
 use super::*;
@@ -184,7 +185,8 @@ fn golden_map_request() {
 fn options_and_fields_by_what_is_wanted() {
     let third_party = PcpOption::ThirdParty(LAN_HOST.to_ipv6_mapped());
     let peer = Ipv4Addr::new(203, 0, 113, 9);
-    let filter = PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() });
+    let filter =
+        PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() });
     for (want, lifetime, port, options) in [
         (want(), 3600, 8080, vec![PcpOption::PreferFailure]),
         // AddAnyPortMapping: a suggestion.
@@ -303,7 +305,8 @@ fn renewals_by_the_granted_lifetime() {
             assert!((from * 1000..=to * 1000).contains(at), "seed {seed}: {at} ms not in {from}..{to} s");
         }
         assert!(renewals.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 4000), "seed {seed}");
-        let map = MapData { external_port: 40_000, external_addr: EXTERNAL.to_ipv6_mapped(), ..map_of(&request) };
+        let map =
+            MapData { external_port: 40_000, external_addr: EXTERNAL.to_ipv6_mapped(), ..map_of(&request) };
         let expected = Request { body: Body::Map(map), options: vec![PcpOption::PreferFailure], ..request };
         assert!(renewals.iter().all(|(_, renewal)| *renewal == expected), "seed {seed}");
         assert_eq!(out.last(), Some(&(320_000, Output::Lost(FLOW))), "seed {seed}");
@@ -318,7 +321,8 @@ fn a_renewal_is_granted_anew() {
     let renewal = sent(&rig.run(250_000)).remove(0).1;
     let out = rig.answer(&rig.success(&renewal, 100));
     let since = Instant::from_secs(250);
-    let grant = Grant { external: SocketAddrV4::new(EXTERNAL, 8080), lifetime: Duration::from_secs(100), since };
+    let grant =
+        Grant { external: SocketAddrV4::new(EXTERNAL, 8080), lifetime: Duration::from_secs(100), since };
     assert_eq!(out, [Output::Granted(FLOW, grant)]);
     assert_eq!(rig.client.grant(FLOW), Some(grant));
     let (at, _) = sent(&rig.run(400_000)).remove(0);
@@ -442,8 +446,10 @@ fn what_is_never_believed() {
             (server(), bytes)
         }
     };
-    let other_source: Forge = |rig, request| ("192.0.2.2:5351".parse().unwrap(), rig.success(request, 9).to_bytes());
-    let other_port: Forge = |rig, request| ("192.0.2.1:5350".parse().unwrap(), rig.success(request, 9).to_bytes());
+    let other_source: Forge =
+        |rig, request| ("192.0.2.2:5351".parse().unwrap(), rig.success(request, 9).to_bytes());
+    let other_port: Forge =
+        |rig, request| ("192.0.2.1:5350".parse().unwrap(), rig.success(request, 9).to_bytes());
     let request_back: Forge = |_, request| (server(), request.to_bytes());
     type Row<'a> = (&'a str, Box<dyn Fn(&Rig, &Request) -> (SocketAddr, Vec<u8>)>);
     let rows: Vec<Row<'_>> = vec![
@@ -492,11 +498,14 @@ fn what_is_never_believed() {
                 response.result = ResultCode::NOT_AUTHORIZED;
             })),
         ),
-        ("an ANNOUNCE that is refused", Box::new(map(|_, response| {
-            response.body = Body::Announce;
-            response.options.clear();
-            response.result = ResultCode::UNSUPP_OPCODE;
-        }))),
+        (
+            "an ANNOUNCE that is refused",
+            Box::new(map(|_, response| {
+                response.body = Body::Announce;
+                response.options.clear();
+                response.result = ResultCode::UNSUPP_OPCODE;
+            })),
+        ),
     ];
     for (what, forge) in rows {
         let mut rig = Rig::new();
@@ -545,7 +554,8 @@ fn a_mapping_update_is_a_renewal() {
     let Body::Map(map) = &mut update.body else { unreachable!() };
     map.external_port = 9090;
     let since = Instant::from_secs(5);
-    let grant = Grant { external: SocketAddrV4::new(EXTERNAL, 9090), lifetime: Duration::from_secs(600), since };
+    let grant =
+        Grant { external: SocketAddrV4::new(EXTERNAL, 9090), lifetime: Duration::from_secs(600), since };
     assert_eq!(rig.answer(&update), [Output::Granted(FLOW, grant)]);
 }
 
@@ -558,8 +568,10 @@ fn four_mappings() -> (Rig, Vec<Request>) {
     for n in 0..4 {
         let port = 8000 + u16::try_from(n).unwrap();
         let strict = n != 3;
-        let request =
-            rig.ask(FlowId(n), Want { internal_port: port, external_port: port, strict, lease_ends: None, ..want() });
+        let request = rig.ask(
+            FlowId(n),
+            Want { internal_port: port, external_port: port, strict, lease_ends: None, ..want() },
+        );
         rig.answer(&rig.success(&request, 86_400));
         requests.push(request);
     }
@@ -653,6 +665,27 @@ fn a_refused_recovery_is_tried_again() {
     assert_eq!(map_of(&again).nonce, map_of(&request).nonce);
 }
 
+/// A recovery that has to wait (at most one in 10 s) comes all the same before the mapping ends.
+#[test]
+fn recovery_comes_before_the_end() {
+    for seed in 0..20 {
+        let mut rig = Rig::with_seed(seed);
+        let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
+        rig.answer(&rig.success(&request, 3600));
+        rig.run(100_000);
+        rig.epoch = 0;
+        let bytes = rig.announce(100);
+        assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [Output::StateLost]);
+        let (_, again) = sent(&rig.run(105_000)).remove(0);
+        rig.answer(&rig.success(&again, 6)); // it ends at 111 s
+        rig.run(106_000);
+        let bytes = rig.announce(5000);
+        assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [Output::StateLost]);
+        assert_eq!(sent(&rig.run(108_500)).len(), 1, "seed {seed}: not at 110 s or later");
+        assert!(rig.client.has(FLOW));
+    }
+}
+
 /// Security policy: recovery at most every 10 s; a server whose epochs make no sense causes no storm.
 #[test]
 fn recovery_is_bounded() {
@@ -667,7 +700,8 @@ fn recovery_is_bounded() {
             losses += rig.answer(&answer).iter().filter(|output| **output == Output::StateLost).count();
         }
         let bytes = rig.announce(if second % 2 == 0 { 5_000_000 } else { 0 });
-        losses += rig.input(Input::Multicast(server(), &bytes)).iter().filter(|o| **o == Output::StateLost).count();
+        losses +=
+            rig.input(Input::Multicast(server(), &bytes)).iter().filter(|o| **o == Output::StateLost).count();
     }
     assert!((2..=7).contains(&losses), "{losses}");
     assert!((8..=7 * 4).contains(&asked), "{asked}");
@@ -683,7 +717,8 @@ fn announcements_of_others_are_ignored() {
     for from in ["192.0.2.2:5351", "192.0.2.1:5350"] {
         assert_eq!(rig.input(Input::Multicast(from.parse().unwrap(), &bytes)), []);
     }
-    let map = Response { body: Body::Map(map_of(&rig.ask(FLOW, want()))), ..Response::parse(&bytes).unwrap() };
+    let map =
+        Response { body: Body::Map(map_of(&rig.ask(FLOW, want()))), ..Response::parse(&bytes).unwrap() };
     assert_eq!(rig.input(Input::Multicast(server(), &map.to_bytes())), [], "no MAP response by multicast");
     assert_eq!(rig.client.ignored(), 3);
     rig.input(Input::Forget(FLOW));
@@ -810,7 +845,8 @@ fn a_delete_is_repeated_until_it_is_confirmed() {
     assert_eq!((again[0].0, again[1].0), (11_000, 13_000), "decision 1: somebody waits");
     assert!(again.iter().all(|(_, request)| *request == expected));
     assert_schedule(13_000, 3000, &again[2..]);
-    let confirmed = Response { lifetime: 0, body: Body::Map(map), ..rig.error(&expected, ResultCode::SUCCESS, 0) };
+    let confirmed =
+        Response { lifetime: 0, body: Body::Map(map), ..rig.error(&expected, ResultCode::SUCCESS, 0) };
     let out = rig.answer(&confirmed);
     assert_eq!(out.last(), Some(&Output::Deleted(FLOW)));
     assert!(!rig.client.has(FLOW));
@@ -924,6 +960,19 @@ fn a_new_socket_nudges_what_waits() {
     rig.run(1_000_000);
     assert_eq!(rig.input(Input::Source(IpAddr::V4(SOURCE))), []);
     assert_eq!(sent(&rig.run(1_001_000)).len(), 1);
+}
+
+/// Without a socket nothing is sent, and silence says nothing of the server; timetables go on.
+#[test]
+fn a_closed_socket() {
+    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
+    assert_eq!(rig.input(Input::Closed), []);
+    assert_eq!(rig.run(399_999), []);
+    assert_eq!(rig.client.is_answering(), Some(true));
+    assert_eq!(rig.run(400_000), [(400_000, Output::Lost(FLOW))]);
+    rig.input(Input::Source(IpAddr::V4(SOURCE)));
+    assert_eq!(sent(&rig.run(401_000)).len(), 1);
 }
 
 /// RFC 6887 §11.2.1 holds for what is nudged, too: renewals stay 4 s apart.

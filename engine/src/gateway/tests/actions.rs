@@ -112,7 +112,11 @@ fn both_error_columns() {
                 for wanted in [port(8080), any(8080)] {
                     let mut lab = Lab::up(nat);
                     lab.script = [refuse].into();
-                    assert_eq!(lab.add(ALICE, version, wanted), Err(code), "{result} to {wanted:?}, :{version}");
+                    assert_eq!(
+                        lab.add(ALICE, version, wanted),
+                        Err(code),
+                        "{result} to {wanted:?}, :{version}"
+                    );
                     assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
                     lab.pass(60);
                     assert_eq!(lab.add(ALICE, version, port(8080)), done(), "nothing was left behind");
@@ -278,7 +282,8 @@ fn what_policy_refuses() {
             lab.effects.clear();
             assert_eq!(lab.add(ALICE, version, wanted), Err(code), "{wanted:?}");
             let internal = at(wanted.client.unwrap_or(ALICE), wanted.internal);
-            let told = Notice::Denied(IpAddr::V4(ALICE), Protocol::TCP, Some(wanted.external), internal, denied);
+            let told =
+                Notice::Denied(IpAddr::V4(ALICE), Protocol::TCP, Some(wanted.external), internal, denied);
             assert_eq!(lab.notices(), [told]);
             assert!(matches!(lab.seen()[..], [Effect::Reply { .. }]));
         }
@@ -449,12 +454,15 @@ fn every_action_of_the_table_is_answered() {
             let mut lab = Lab::up(NatMode::Own);
             assert_eq!(lab.add(ALICE, 2, port(8080)), done());
             let Action { name, inputs, outputs, .. } = action;
-            let args: Vec<(&str, &str)> = inputs.iter().map(|input| (input.name, usual(input.name))).collect();
+            let args: Vec<(&str, &str)> =
+                inputs.iter().map(|input| (input.name, usual(input.name))).collect();
             for version in [1, 2] {
                 let heard = lab.call(ALICE, version, name, &args);
                 match heard {
                     Ok(values) => assert_eq!(values.len(), outputs.len(), "{name}"),
-                    Err(code) => assert!(UpnpError::from_code(code).is_some() && code != 401, "{name}: {code}"),
+                    Err(code) => {
+                        assert!(UpnpError::from_code(code).is_some() && code != 401, "{name}: {code}");
+                    }
                 }
             }
         }

@@ -51,7 +51,10 @@ fn no_nat_step_by_step() {
     assert_eq!(sent, request(W, map(map_of(&sent).nonce, 9090, 8080), 3600, &options));
     let seen = lab.seen();
     assert!(matches!(&seen[..], [Effect::Send { .. }, Effect::Reply { answer: Ok(_), .. }]), "{seen:?}");
-    assert_eq!((lab.mapped(), lab.upstream()), (vec![(8080, at(ALICE, 9090))], vec![(8080, at(ALICE, 9090))]));
+    assert_eq!(
+        (lab.mapped(), lab.upstream()),
+        (vec![(8080, at(ALICE, 9090))], vec![(8080, at(ALICE, 9090))])
+    );
 }
 
 /// AddAnyPortMapping has no PREFER_FAILURE, and answers with the assigned port.
@@ -199,7 +202,10 @@ fn overwriting_while_the_nat_is_at_work() {
     assert_eq!((lab.heard(first), lab.heard(third)), (None, None));
     lab.release_nat();
     assert_eq!([first, second, third].map(|id| lab.heard(id)), [Some(done()), Some(done()), Some(done())]);
-    assert_eq!((lab.rules.clone(), lab.mapped()), (vec![tcp(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))]));
+    assert_eq!(
+        (lab.rules.clone(), lab.mapped()),
+        (vec![tcp(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))])
+    );
 
     let moved = lab.start_add(ALICE, 2, port(8080).to(9090));
     let deleted = lab.start_delete(ALICE, 2, 8080);
@@ -210,7 +216,10 @@ fn overwriting_while_the_nat_is_at_work() {
     assert_eq!(lab.add(BOB, 2, port(8080)), done());
     lab.release_nat();
     assert_eq!(lab.heard(moved), Some(Err(501)));
-    assert_eq!((lab.rules.clone(), lab.mapped()), (vec![tcp(8080, at(BOB, 8080))], vec![(8080, at(BOB, 8080))]));
+    assert_eq!(
+        (lab.rules.clone(), lab.mapped()),
+        (vec![tcp(8080, at(BOB, 8080))], vec![(8080, at(BOB, 8080))])
+    );
 }
 
 /// T-4 without a NAT: delete, then add; the same external port, by the server's hold exempt only for the same client.
@@ -222,9 +231,13 @@ fn overwriting_without_nat() {
     lab.seen();
     let id = lab.start_add(ALICE, 2, port(8080).to(9090));
     assert_eq!(lab.heard(id), Some(done()));
-    let sent: Vec<(u32, u16)> = lab.sent().iter().map(|(_, r)| (r.lifetime, map_of(r).internal_port)).collect();
+    let sent: Vec<(u32, u16)> =
+        lab.sent().iter().map(|(_, r)| (r.lifetime, map_of(r).internal_port)).collect();
     assert_eq!(sent, [(0, 8080), (3600, 9090)]);
-    assert_eq!((lab.mapped(), lab.upstream()), (vec![(8080, at(ALICE, 9090))], vec![(8080, at(ALICE, 9090))]));
+    assert_eq!(
+        (lab.mapped(), lab.upstream()),
+        (vec![(8080, at(ALICE, 9090))], vec![(8080, at(ALICE, 9090))])
+    );
 }
 
 /// T-4, the rest of it: "on failure re-add the old one and answer 718"; with what was left of its lease.
@@ -245,7 +258,10 @@ fn a_failed_overwriting_restores_what_was_there() {
             let old = vec![(8080, at(ALICE, 8080))];
             assert_eq!((lab.mapped(), lab.upstream()), (old.clone(), old));
             let mapping = lab.gateway.mappings(lab.instant()).next().unwrap();
-            assert_eq!((mapping.description.as_str(), mapping.lease_left), ("old", Some(Duration::from_secs(3000))));
+            assert_eq!(
+                (mapping.description.as_str(), mapping.lease_left),
+                ("old", Some(Duration::from_secs(3000)))
+            );
         }
     }
     // What cannot be restored is told.
@@ -274,12 +290,18 @@ fn an_overwriting_that_is_not_answered() {
     assert_eq!((lab.heard(id), lab.heard(again)), (Some(Err(501)), Some(Err(501))));
     lab.silent = false;
     lab.pass(120);
-    assert_eq!((lab.mapped(), lab.upstream()), (vec![(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))]));
+    assert_eq!(
+        (lab.mapped(), lab.upstream()),
+        (vec![(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))])
+    );
     assert_eq!(lab.gateway.mappings(lab.instant()).next().unwrap().health, Health::Active);
 
     lab.script = [Reaction::Refuse(ResultCode::NOT_AUTHORIZED, 600)].into();
     assert_eq!(lab.add(ALICE, 2, port(8080).to(9090)), Err(606));
-    assert_eq!((lab.mapped(), lab.upstream()), (vec![(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))]));
+    assert_eq!(
+        (lab.mapped(), lab.upstream()),
+        (vec![(8080, at(ALICE, 8080))], vec![(8080, at(ALICE, 8080))])
+    );
 
     // without an uplink nothing is begun.
     lab.event(Event::Wan(wan(&[])));
@@ -316,12 +338,19 @@ fn a_refused_delete_puts_the_rule_back() {
     lab.script = [Reaction::Refuse(ResultCode::NOT_AUTHORIZED, 600)].into();
     assert_eq!(lab.delete(ALICE, 1, 8080), Err(718));
     lab.rules.clear();
-    let tickets: Vec<NatTicket> = lab.effects.iter().filter_map(|(_, effect)| match effect {
-        Effect::Nat { ticket, .. } => Some(*ticket),
-        _ => None,
-    }).collect();
+    let tickets: Vec<NatTicket> = lab
+        .effects
+        .iter()
+        .filter_map(|(_, effect)| match effect {
+            Effect::Nat { ticket, .. } => Some(*ticket),
+            _ => None,
+        })
+        .collect();
     lab.held.clear();
-    lab.event(Event::Nat { ticket: *tickets.last().unwrap(), outcome: Err(NatFailure::Kernel("gone".into())) });
+    lab.event(Event::Nat {
+        ticket: *tickets.last().unwrap(),
+        outcome: Err(NatFailure::Kernel("gone".into())),
+    });
     assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]));
     assert!(lab.notices().iter().any(|notice| matches!(notice, Notice::Removed(_, Cause::LocalNat))));
 }

@@ -1,1 +1,219 @@
+//! Mappings through time: leases against lifetimes, renewals, losses, moves (RFC 6970 §5.9, decisions 14 and 15).
 
+use super::*;
+use crate::notice::Cause;
+use crate::table::Health;
+
+/// What the control point asked for is left, what the provider granted is left.
+fn left(lab: &Lab) -> (Option<u64>, u64) {
+    let mapping = lab.gateway.mappings(lab.instant()).next().expect("there is one");
+    (mapping.lease_left.map(|left| left.as_secs()), mapping.lifetime_left.as_secs())
+}
+
+/// decision 14: two timers. A short lifetime is renewed until the lease ends, the last time only for the
+/// remainder; then everything goes: entry, rule, upstream mapping.
+#[test]
+fn a_long_lease_of_short_lifetimes() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        lab.provider().config_mut().longest = 300;
+        assert_eq!(lab.add(ALICE, 2, Add { lease: 3600, ..port(8080) }), done());
+        assert_eq!(left(&lab), (Some(3600), 300));
+        let start = lab.now;
+        for second in 1..3600 {
+            lab.run(start + second * 1000);
+            let (lease, lifetime) = left(&lab);
+            assert_eq!(lease, Some(3600 - second));
+            assert!(lifetime > 300 * 3 / 8 - 2 || second > 3300, "renewed before 5/8: {lifetime}");
+            assert_eq!(lab.upstream().len(), 1);
+        }
+        let asked: Vec<(u64, u32)> =
+            lab.sent().iter().map(|(at, r)| ((at - start) / 1000, r.lifetime)).collect();
+        assert!(asked.len() > 18, "{asked:?}");
+        // none of this is heard by the control point; each asks for what is left of the lease.
+        assert_eq!(lab.seen().iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count(), 1);
+        assert!(
+            asked.iter().all(|&(at, lifetime)| u64::from(lifetime).abs_diff(3600 - at) <= 1),
+            "{asked:?}"
+        );
+        assert_eq!(lab.rules.len(), usize::from(nat == NatMode::Own));
+        lab.run(start + 3_600_000);
+        assert_eq!((lab.mapped(), lab.upstream(), lab.rules.len()), (vec![], vec![], 0));
+        let gone = lab.notices().into_iter().any(|n| matches!(n, Notice::Removed(_, Cause::LeaseEnded)));
+        assert!(gone);
+        lab.seen();
+        lab.pass(10_000);
+        assert_eq!(lab.sent(), []);
+    }
+}
+
+/// the answer to AddPortMapping says nothing of the lifetime, and listings tell the lease. iwf.md 2.5: a server
+/// grants more than was asked; the lease ends it all the same.
+#[test]
+fn a_short_lease_of_a_long_lifetime() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 2, Add { lease: 30, ..port(8080) }), done());
+    assert_eq!(left(&lab), (Some(30), 120));
+    let specific = |lab: &mut Lab| lab.call(BOB, 1, "GetSpecificPortMappingEntry", &borrowed(&key(8080)));
+    lab.run(lab.now + 29_500);
+    assert_eq!(specific(&mut lab).unwrap()[4], "1", "not 0, which means for ever");
+    lab.run(lab.now + 500);
+    assert_eq!(specific(&mut lab), Err(714));
+    assert_eq!((lab.upstream(), lab.rules.len()), (vec![], 0));
+}
+
+/// R-32, T-1 and A-3: for ever on :1 is asked as 2^32 - 1 and renewed for ever; on :2 it is a week.
+#[test]
+fn lease_0() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    assert_eq!(lab.add(ALICE, 2, Add { lease: 0, ..port(8081) }), done());
+    let asked: Vec<u32> = lab.sent().iter().map(|(_, request)| request.lifetime).collect();
+    assert_eq!(asked, [u32::MAX, 604_800]);
+    lab.pass(604_799);
+    assert_eq!(lab.mapped().len(), 2);
+    lab.pass(1);
+    assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
+    lab.pass(30 * 86_400);
+    assert_eq!((lab.mapped().len(), lab.upstream().len()), (1, 1));
+    assert_eq!(left(&lab).0, None);
+}
+
+/// Its owner asks again: the lease starts anew, longer or shorter, without an exchange at that moment.
+#[test]
+fn a_lease_that_is_asked_for_again() {
+    for (again, kept_at_90, kept_at_200) in [(3600, true, true), (60, false, false), (100, true, false)] {
+        let mut lab = Lab::up(NatMode::None);
+        assert_eq!(lab.add(ALICE, 2, Add { lease: 180, ..port(8080) }), done());
+        lab.pass(30);
+        lab.seen();
+        assert_eq!(lab.add(ALICE, 2, Add { lease: again, ..port(8080) }), done());
+        assert_eq!((lab.sent(), left(&lab).0), (vec![], Some(u64::from(again))));
+        lab.pass(59);
+        assert_eq!(lab.mapped().len(), 1, "{again}");
+        lab.pass(2);
+        assert_eq!(lab.mapped().len(), usize::from(kept_at_90), "{again}");
+        lab.pass(110);
+        assert_eq!(
+            (lab.mapped().len(), lab.upstream().len()),
+            (usize::from(kept_at_200), usize::from(kept_at_200))
+        );
+    }
+}
+
+/// Decision 15: a renewal that is refused, or not answered: degraded, tried again; gone with the lifetime, once told.
+#[test]
+fn a_mapping_that_cannot_be_kept() {
+    for silent in [false, true] {
+        let mut lab = Lab::up(NatMode::Own);
+        lab.provider().config_mut().longest = 400;
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        let before = lab.status().system_update_id;
+        lab.silent = silent;
+        lab.script = [Reaction::Refuse(ResultCode::NETWORK_FAILURE, 30); 20].into();
+        lab.pass(260);
+        let health = lab.gateway.mappings(lab.instant()).next().unwrap().health;
+        assert_eq!(health, if silent { Health::Active } else { Health::Degraded });
+        assert_eq!(lab.rules.len(), 1, "it stands until its lifetime ends");
+        lab.pass(139);
+        assert_eq!(lab.mapped().len(), 1);
+        lab.pass(1);
+        assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
+        assert_eq!(lab.status().system_update_id, before + 1);
+        let told = |n: &Notice| matches!(n, Notice::Removed(_, Cause::LostUpstream));
+        assert_eq!(lab.notices().iter().filter(|n| told(n)).count(), 1);
+        assert!(lab.sent().len() >= 4, "{:?}", lab.sent().len());
+    }
+    // A renewal that works again mends it.
+    let mut lab = Lab::up(NatMode::Own);
+    lab.provider().config_mut().longest = 400;
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    lab.script = [Reaction::Refuse(ResultCode::NETWORK_FAILURE, 30)].into();
+    lab.pass(330);
+    assert_eq!(lab.gateway.mappings(lab.instant()).next().unwrap().health, Health::Active);
+}
+
+/// Decision 15: a mapping that comes back on another port is gone if AddPortMapping made it, and is updated in place if
+/// AddAnyPortMapping did; on another address it is updated in both cases.
+#[test]
+fn a_mapping_that_moves() {
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 8);
+    for nat in BOTH {
+        for (wanted, to, expected) in [
+            (port(8080), SocketAddrV4::new(E, 9999), None),
+            (any(8080), SocketAddrV4::new(E, 9999), Some(9999)),
+            (port(8080), SocketAddrV4::new(elsewhere, 8080), Some(8080)),
+            (any(8080), SocketAddrV4::new(elsewhere, 9999), Some(9999)),
+            (any(8080), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 9999), None),
+            (any(8080), SocketAddrV4::new(E, 0), None),
+            (any(8080), SocketAddrV4::new(E, 7777), None), // another mapping of ours has it
+        ] {
+            let mut lab = Lab::up(nat);
+            lab.provider().config_mut().longest = 400;
+            assert!(lab.add(ALICE, 2, wanted).is_ok());
+            lab.pass(10);
+            assert_eq!(lab.add(BOB, 1, Add { lease: 0, ..port(7777) }), done());
+            let before = lab.status().system_update_id;
+            lab.script = [Reaction::Grant(*to.ip(), to.port())].into();
+            lab.run(10_000 + 250_000);
+            let what = format!("{nat:?} {wanted:?} to {to}");
+            let mine: Vec<u16> =
+                lab.mapped().into_iter().filter(|(_, at)| *at.ip() == ALICE).map(|(port, _)| port).collect();
+            assert_eq!(mine, expected.into_iter().collect::<Vec<_>>(), "{what}");
+            assert_eq!(lab.status().system_update_id, before + 1, "{what}");
+            let rules = 1 + usize::from(expected.is_some());
+            assert_eq!(lab.rules.len(), if nat == NatMode::Own { rules } else { 0 }, "{what}");
+            if expected.is_none() {
+                assert!(!lab.upstream().iter().any(|(_, at)| at.port() == 8080), "{what}: given back");
+            }
+            let address = lab.connection().1;
+            let told = if *to.ip() == elsewhere && expected.is_some() { elsewhere } else { E };
+            assert_eq!(address, told.to_string(), "{what}: R-42");
+        }
+    }
+}
+
+/// R-38, decision 16: the server loses its state; everything is there again within recovery_wait, by the same nonces.
+#[test]
+fn a_server_that_loses_its_state() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        for n in 0..20 {
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8000 + n) }), done());
+        }
+        lab.pass(1000);
+        lab.effects.clear();
+        let before = (lab.mapped(), lab.upstream());
+        let now = lab.instant();
+        let announcement = lab.provider().lose_state(now);
+        assert_eq!(lab.upstream(), []);
+        lab.event(Event::Announcement { from: server(), bytes: &announcement });
+        assert!(lab.notices().contains(&Notice::StateLost(server(), 20)));
+        assert_eq!(lab.sent(), [], "not all at once");
+        lab.run(lab.now + 5000);
+        assert_eq!((lab.mapped(), lab.upstream()), before);
+        let times: Vec<u64> = lab.sent().iter().map(|(at, _)| *at).collect();
+        assert_eq!(times.len(), 20);
+        let early = times.iter().filter(|&&at| at < lab.now - 2500).count();
+        assert!((3..=17).contains(&early), "uniform over the five seconds: {times:?}");
+        assert!(!lab.seen().iter().any(|effect| matches!(effect, Effect::Nat { .. })), "the rules stand");
+        assert_eq!(lab.status().system_update_id, 20, "nothing has changed");
+    }
+}
+
+/// Security policy: an announcement of somebody else changes nothing.
+#[test]
+fn somebody_elses_announcement() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+    lab.pass(100);
+    lab.effects.clear();
+    let now = lab.instant();
+    let forged = lab.provider().lose_state(now);
+    for from in ["192.0.2.66:5351", "192.0.2.1:5350"] {
+        lab.event(Event::Announcement { from: from.parse().unwrap(), bytes: &forged });
+        lab.event(Event::Uplink { from: from.parse().unwrap(), bytes: &forged });
+    }
+    lab.pass(10);
+    assert_eq!((lab.sent(), lab.status().ignored_upstream), (vec![], 4));
+}
