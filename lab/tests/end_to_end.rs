@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use lab::capture::{Capture, MapMessage, Packet};
 use lab::netns::{
-    self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, Process, ROUTER_LAN, ROUTER_WAN, WAN_INTERFACE,
+    self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, Process, ROUTER_LAN, ROUTER_WAN,
+    WAN_INTERFACE,
 };
 use lab::provider::{Options, Provider};
 use lab::subject::{self, HTTP_PORT, Subject};
@@ -541,7 +542,8 @@ fn status_and_mappings_are_shown_as_tables_and_as_json() {
     control_point.adds(8080, 9090, "UDP", 3600);
     let socket = network.directory().join("control.sock").display().to_string();
     let asked = |arguments: &[&str]| {
-        let output = network.command(Host::Router, program).args(arguments).args(["--socket", &socket]).output();
+        let output =
+            network.command(Host::Router, program).args(arguments).args(["--socket", &socket]).output();
         let output = output.expect("it runs");
         assert!(output.status.success(), "{}", netns::text(&output));
         String::from_utf8(output.stdout).expect("text")
@@ -568,7 +570,8 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     std::fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
     std::fs::write(&file, subject::configuration(&network, NAT, "")).expect("the directory is ours");
     let fails = |wrapper: &[&str], code: i32, words: &str| {
-        let mut command = network.command(Host::Router, wrapper.first().map_or(program.as_os_str(), |w| w.as_ref()));
+        let mut command =
+            network.command(Host::Router, wrapper.first().map_or(program.as_os_str(), |w| w.as_ref()));
         if let Some((_, more)) = wrapper.split_first() {
             command.args(more).arg(program);
         }

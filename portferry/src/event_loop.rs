@@ -645,3 +645,39 @@ fn report(gateway: &Gateway, question: Question) -> String {
     };
     json.expect("plain values become JSON")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::KernelEntropy;
+
+    #[tokio::test]
+    async fn what_is_due_goes_before_a_flood_of_datagrams() {
+        let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
+        let config = Config::parse(std::path::Path::new("test"), text).unwrap();
+        let device = crate::run::device(&config, &crate::state::Identity::random());
+        let devices = engine::device::Devices::new(&device);
+        let mut gateway = Gateway::new(config.engine(device), Box::new(KernelEntropy));
+        let (_signals, received) = mpsc::channel(1);
+        let links = Links::Fixed(Snapshot::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut shell = Shell::new(config, None, devices, "test", links, received);
+        let addr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 1));
+        let lan = LanInterface {
+            index: 1,
+            name: "lan".into(),
+            addresses: vec![InterfaceAddress { addr, prefix_len: 24 }],
+        };
+        gateway.handle(now(), Event::Lan(vec![lan]));
+        while gateway.poll_effect().is_some() {}
+        let queue = shell.datagrams.0.clone();
+        let from = SocketAddr::new(addr, 1900);
+        while queue.try_send(Datagram::Ssdp { interface: 1, from, bytes: Vec::new() }).is_ok() {}
+        // The first announcements come within 100 ms.
+        let due = gateway.next_timeout().expect("announcements are due");
+        while now() < due {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        shell.wait(&mut gateway).await.unwrap();
+        assert!(matches!(gateway.poll_effect(), Some(Effect::Ssdp { .. })), "the announcements are out");
+    }
+}

@@ -195,20 +195,23 @@ async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, conte
     }
 }
 
+/// Whether a method that is wrong here is one of HTTP's or UPnP's: 405, else 501 (H-3).
 fn is_known(method: &Method) -> bool {
-    matches!(method.as_str(), "M-POST" | "SUBSCRIBE" | "UNSUBSCRIBE")
-        || matches!(
-            *method,
-            Method::GET
-                | Method::HEAD
-                | Method::POST
-                | Method::PUT
-                | Method::DELETE
-                | Method::OPTIONS
-                | Method::PATCH
-                | Method::TRACE
-                | Method::CONNECT
-        )
+    matches!(
+        method.as_str(),
+        "GET"
+            | "HEAD"
+            | "POST"
+            | "PUT"
+            | "DELETE"
+            | "OPTIONS"
+            | "PATCH"
+            | "TRACE"
+            | "CONNECT"
+            | "M-POST"
+            | "SUBSCRIBE"
+            | "UNSUBSCRIBE"
+    )
 }
 
 fn description(headers: &HeaderMap, text: &str) -> Answer {
@@ -395,5 +398,103 @@ mod tests {
         ] {
             assert_eq!(is_form(&HeaderValue::from_static(kind)), form, "{kind}");
         }
+    }
+
+    fn context() -> Arc<Context> {
+        let devices = Devices::new(&engine::device::DeviceConfig {
+            seed: [7; 16],
+            boot_id: 1,
+            friendly_name: "test".into(),
+            http_port: 5431,
+            igd_version: engine::device::IgdVersion::Auto,
+            server: "a/1 UPnP/1.1 b/2".into(),
+            version: "1".into(),
+        });
+        let (gateway, _) = mpsc::channel(1);
+        let server = HeaderValue::from_static("a/1 UPnP/1.1 b/2");
+        Arc::new(Context { devices, server, gateway, connections: Mutex::default() })
+    }
+
+    #[test]
+    fn a_host_that_is_turned_away_is_not_remembered() {
+        let context = context();
+        let host = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+        let places: Vec<Place> =
+            (0..CONNECTIONS).filter_map(|n| Place::take(&context, host(n / CONNECTIONS_PER_HOST))).collect();
+        assert_eq!(places.len(), CONNECTIONS);
+        assert!(Place::take(&context, host(200)).is_none(), "all places are taken");
+        assert_eq!(context.connections.lock().unwrap().len(), CONNECTIONS / CONNECTIONS_PER_HOST);
+        drop(places);
+        assert!(context.connections.lock().unwrap().is_empty());
+        let own: Vec<Place> = (0..CONNECTIONS).filter_map(|_| Place::take(&context, host(1))).collect();
+        assert_eq!(own.len(), CONNECTIONS_PER_HOST);
+        assert!(Place::take(&context, host(2)).is_some(), "another host is served");
+    }
+
+    /// H-1, H-3, H-5, H-6, C-9, on a real connection: one row a request.
+    #[tokio::test]
+    async fn statuses_of_requests_as_they_come() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let context = context();
+        let identity = context.devices.identity();
+        let control = Service::WanIpConnection.control_path(Face::V1, &identity.url_token);
+        let server = tokio::spawn(serve(listener, own, |_| true, context.clone()));
+        let action = "SOAPACTION: urn:schemas-upnp-org:service:WANIPConnection:1#GetStatusInfo\r\n";
+        let long = "x".repeat(MAX_HEAD + 1);
+        for (line, headers, body, status) in [
+            ("GET /v1/igd.xml HTTP/1.1", String::new(), "", 200),
+            ("HEAD /v2/igd.xml HTTP/1.0", String::new(), "", 200),
+            (&*format!("GET http://{own}/v1/igd.xml HTTP/1.1"), String::new(), "", 200),
+            ("GET http://rebind.example/v1/igd.xml HTTP/1.1", String::new(), "", 403),
+            ("GET /v1/igd.xml HTTP/1.1", "Origin: http://evil.example\r\n".into(), "", 403),
+            ("GET /nothing HTTP/1.1", String::new(), "", 404),
+            ("POST /v1/igd.xml HTTP/1.1", "Content-Length: 0\r\n".into(), "", 405),
+            ("M-POST /v1/igd.xml HTTP/1.1", "Content-Length: 0\r\n".into(), "", 405),
+            ("JUMP /v1/igd.xml HTTP/1.1", String::new(), "", 501),
+            ("GET /v1/igd.xml HTTP/1.1", format!("X: {long}\r\n"), "", 431),
+            (&*format!("GET {control} HTTP/1.1"), action.into(), "", 405),
+            (&*format!("POST {control} HTTP/1.1"), action.into(), "", 411),
+            (&*format!("POST {control} HTTP/1.1"), "Content-Length: 4\r\n".into(), "<a/>", 400),
+            (&*format!("POST {control} HTTP/1.1"), format!("{action}Content-Length: 4\r\n"), "<a/>", 400),
+            (
+                &*format!("POST {control} HTTP/1.1"),
+                format!("{action}Content-Length: 4\r\nContent-Length: 5\r\n"),
+                "<a/>",
+                400,
+            ),
+            (
+                &*format!("POST {control} HTTP/1.1"),
+                format!("{action}Transfer-Encoding: chunked\r\n"),
+                "4\r\n<a/>\r\n0\r\n\r\n",
+                400,
+            ),
+            (
+                &*format!("POST {control} HTTP/1.1"),
+                format!("{action}Content-Type: text/plain\r\nContent-Length: 4\r\n"),
+                "<a/>",
+                403,
+            ),
+            (
+                &*format!("POST {control} HTTP/1.1"),
+                format!("{action}Content-Length: 70000\r\n"),
+                &"x".repeat(70_000),
+                413,
+            ),
+            ("gibberish", String::new(), "", 400),
+        ] {
+            let mut stream = TcpStream::connect(own).await.unwrap();
+            let request = format!("{line}\r\nHost: {own}\r\nConnection: close\r\n{headers}\r\n{body}");
+            // The answer may come, and the connection go, before all is written.
+            let _ = stream.write_all(request.as_bytes()).await;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            let code =
+                std::str::from_utf8(&answer).unwrap().split(' ').nth(1).and_then(|code| code.parse().ok());
+            assert_eq!(code, Some(status), "{line}");
+        }
+        server.abort();
     }
 }

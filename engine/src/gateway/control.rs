@@ -10,7 +10,8 @@ use wire::pcp::Protocol;
 use wire::services::{ActionId, Face, Service, Value, Variable};
 use wire::soap::{self, Call};
 
-use super::mappings::{Waiter, v4};
+use super::mappings::v4;
+use super::waiting::Waiter;
 use super::{Alarm, ControlRequest, Counters, Effect, Gateway, RequestId};
 use crate::igd::{Asked, Entry, MappingAction, Range, mapping_action, upnp_error};
 use crate::request::Refusal;

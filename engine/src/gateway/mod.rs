@@ -7,6 +7,8 @@
 mod control;
 mod link;
 mod mappings;
+mod pending;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,9 @@ use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
 
 use control::Counting;
-use mappings::{DeleteJob, NatPurpose, Pending, Waiter};
+use mappings::{DeleteJob, NatPurpose};
+use pending::Pending;
+use waiting::Waiter;
 
 /// Handle of a control request that waits for its answer; the caller numbers them.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

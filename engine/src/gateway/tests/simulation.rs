@@ -231,11 +231,10 @@ fn no_nat() {
     }
 }
 
-/// `PF_SEEDS=1000 cargo test -p engine sweep -- --ignored` for a longer search.
+/// `PF_SEEDS=1000 cargo test -p engine sweep` for a longer search.
 #[test]
-#[ignore = "long"]
 fn sweep() {
-    let seeds = option_env!("PF_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
+    let seeds = option_env!("PF_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(1);
     for seed in 1000..1000 + seeds {
         for nat in BOTH {
             let run = std::panic::catch_unwind(|| Simulation::new(nat, seed).run(2, 400));
