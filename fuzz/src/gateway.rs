@@ -120,7 +120,7 @@ pub fn gateway_events(data: &[u8]) {
     };
     run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses: vec![link] }]));
     run.wan(Some(2));
-    while !run.octets.left.is_empty() {
+    while !run.octets.left.is_empty() && !run.stopped {
         run.step();
         run.check();
     }
@@ -431,6 +431,9 @@ impl Run<'_> {
             Effect::Stopped => {
                 assert!(self.stopping && !self.stopped, "the gateway stops once, when told to");
                 self.stopped = true;
+                let unanswered = self.asked.keys().find(|&id| !self.counting.contains(id));
+                assert_eq!(unanswered, None, "whoever waits is answered before the end");
+                self.asked.clear(); // the connections end with the caller
             }
         }
         None
