@@ -58,11 +58,18 @@ tests() {
 
 check() {
     rust
-    cargo fmt --version >/dev/null 2>&1 || install rustfmt-web || say "SKIPPED formatting: rustfmt is missing"
-    cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy || say "SKIPPED lints: clippy is missing"
-    cargo fmt --all --check
-    cargo clippy --locked --workspace --all-targets -- -D warnings
-    cargo clippy --locked -p fuzz --all-targets --features libfuzzer -- -D warnings
+    if cargo fmt --version >/dev/null 2>&1 || install rustfmt-web; then
+        cargo fmt --all --check
+    else
+        say "SKIPPED formatting: rustfmt is missing"
+    fi
+    if cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy; then
+        command -v c++ >/dev/null || install g++ # the fuzzing runtime
+        cargo clippy --locked --workspace --all-targets -- -D warnings
+        cargo clippy --locked -p fuzz --all-targets --features libfuzzer -- -D warnings
+    else
+        say "SKIPPED lints: clippy is missing"
+    fi
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
     if ! cargo deny --version >/dev/null 2>&1; then
         say "installing cargo-deny (some minutes, once)"

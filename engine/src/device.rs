@@ -34,8 +34,10 @@ impl IgdVersion {
 /// An installation's names and numbers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeviceConfig {
-    /// Random once, then kept: device names and the hidden part of the control URLs come from it.
+    /// Random once, then kept: device names come from it, so it is no secret.
     pub seed: [u8; 16],
+    /// Random once, then kept: the part of the control URLs that a web page cannot know.
+    pub token: [u8; 16],
     /// Greater at each start (UDA 1.1, BOOTID.UPNP.ORG).
     pub boot_id: u32,
     /// What people see in their file manager.
@@ -61,7 +63,6 @@ pub struct Devices {
 impl Devices {
     /// Renders everything.
     pub fn new(config: &DeviceConfig) -> Self {
-        let token = Uuid::derive(config.seed, "control URL").to_string().replace('-', "");
         let mut identity = Identity {
             friendly_name: config.friendly_name.clone(),
             manufacturer: "portferry".into(),
@@ -72,8 +73,8 @@ impl Devices {
             v1: Udns::derive(config.seed, Face::V1),
             v2: Udns::derive(config.seed, Face::V2),
             presentation_url: None,
-            url_token: token,
-            eventing: false,
+            url_token: Uuid(config.token).to_string().replace('-', ""),
+            eventing: true,
             config_id: 0,
         };
         identity.config_id = identity.derive_config_id();

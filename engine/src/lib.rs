@@ -7,6 +7,7 @@
 pub mod device;
 pub mod entropy;
 pub mod gateway;
+pub mod gena;
 pub mod igd;
 pub mod nat;
 pub mod notice;

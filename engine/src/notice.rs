@@ -207,10 +207,12 @@ impl fmt::Display for Notice {
                 "PCP server {server} gave {} {got} where only port {wanted} was asked for; given back",
                 name(*protocol)
             ),
-            Notice::NatFailed(error) => write!(
-                f,
-                "the kernel refused a change of this router's NAT ({error}); see whether another program removed the table, and restart portferry"
-            ),
+            Notice::NatFailed(error) => {
+                write!(
+                    f,
+                    "the kernel refused a change of this router's NAT ({error}); does `nft list ruleset` work?"
+                )
+            }
             Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
             Notice::NoExternalAddress => write!(f, "the external address is unknown"),
             Notice::Answering(server) => write!(f, "PCP server {server} answers"),

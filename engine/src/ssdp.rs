@@ -99,9 +99,10 @@ impl SsdpServer {
 
     /// The LAN interfaces are these now. What is new is announced; an address that changed is a new start
     /// (BOOTID) for whoever knows the old one.
-    pub fn set_interfaces(&mut self, now: Instant, lan: &[LanInterface], entropy: &mut dyn Entropy) {
+    /// True when it was one: subscriptions to events are over then.
+    pub fn set_interfaces(&mut self, now: Instant, lan: &[LanInterface], entropy: &mut dyn Entropy) -> bool {
         if self.stopped {
-            return;
+            return false;
         }
         let before = std::mem::take(&mut self.interfaces);
         self.interfaces = lan
@@ -123,9 +124,10 @@ impl SsdpServer {
             before.iter().any(|old| old.index == interface.index && old.links == interface.links)
         };
         if self.interfaces.iter().all(known) {
-            return;
+            return false;
         }
-        if self.announced {
+        let again = self.announced;
+        if again {
             self.boot_id = (self.boot_id + 1) & 0x7fff_ffff;
         }
         self.announced = true;
@@ -136,6 +138,7 @@ impl SsdpServer {
         self.announce(start, true);
         self.announce(start + SECOND_SET, true);
         self.refresh = Some(start + REFRESH_FROM + entropy.up_to(REFRESH_TO - REFRESH_FROM));
+        again
     }
 
     /// Reads a datagram that came in by `interface`.

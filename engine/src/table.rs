@@ -68,6 +68,14 @@ impl Mapping {
     }
 }
 
+/// What one host has.
+#[derive(Debug)]
+struct HostMappings {
+    count: usize,
+    /// The external address of the last answer about one of them.
+    external: Ipv4Addr,
+}
+
 #[derive(Debug)]
 struct Slot {
     mapping: Mapping,
@@ -81,7 +89,8 @@ pub struct MappingTable {
     /// The order that GetGenericPortMappingEntry counts in: no gaps, and a removal moves only the last entry.
     order: Vec<Key>,
     by_flow: BTreeMap<FlowId, Key>,
-    by_host: BTreeMap<Ipv4Addr, usize>,
+    by_host: BTreeMap<Ipv4Addr, HostMappings>,
+    host_addresses_changed: u32,
     by_internal: BTreeSet<(Protocol, SocketAddrV4, u16)>,
 }
 
@@ -98,7 +107,28 @@ impl MappingTable {
 
     /// How many of them lead to `host`.
     pub fn held_by(&self, host: Ipv4Addr) -> usize {
-        self.by_host.get(&host).copied().unwrap_or(0)
+        self.by_host.get(&host).map_or(0, |mappings| mappings.count)
+    }
+
+    /// The external address as `host` knows it: that of the last answer about one of its mappings (RFC 6970 §4.1).
+    pub fn external_of(&self, host: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.by_host.get(&host).map(|mappings| mappings.external)
+    }
+
+    /// Counts up whenever [`external_of`](Self::external_of) of any host has changed.
+    pub fn host_addresses_changed(&self) -> u32 {
+        self.host_addresses_changed
+    }
+
+    /// The PCP server has answered about the mapping with this key.
+    pub fn note_external(&mut self, key: Key) {
+        let Some(slot) = self.by_key.get(&key) else { return };
+        let (host, external) = (*slot.mapping.internal.ip(), *slot.mapping.external.ip());
+        let mappings = self.by_host.get_mut(&host).expect("every mapping is counted for its host");
+        if mappings.external != external {
+            mappings.external = external;
+            self.host_addresses_changed = self.host_addresses_changed.wrapping_add(1);
+        }
     }
 
     /// The mapping with this key.
@@ -141,10 +171,13 @@ impl MappingTable {
         let key = mapping.key();
         debug_assert!(!self.by_key.contains_key(&key), "the caller looks before it inserts");
         self.by_flow.insert(mapping.flow, key);
-        *self.by_host.entry(*mapping.internal.ip()).or_default() += 1;
+        let external = *mapping.external.ip();
+        let host = self.by_host.entry(*mapping.internal.ip()).or_insert(HostMappings { count: 0, external });
+        host.count += 1;
         self.by_internal.insert((key.protocol, mapping.internal, key.external_port));
         self.order.push(key);
         self.by_key.insert(key, Slot { mapping, position: self.order.len() - 1 });
+        self.note_external(key);
     }
 
     /// Changes a mapping in place; its key, flow and internal client must stay (see [`rekey`](Self::rekey) and
@@ -199,9 +232,10 @@ impl MappingTable {
         self.by_internal.remove(&(key.protocol, mapping.internal, key.external_port));
         let host = *mapping.internal.ip();
         let held = self.by_host.get_mut(&host).expect("every mapping is counted for its host");
-        *held -= 1;
-        if *held == 0 {
+        held.count -= 1;
+        if held.count == 0 {
             self.by_host.remove(&host);
+            self.host_addresses_changed = self.host_addresses_changed.wrapping_add(1);
         }
         Some(mapping)
     }
@@ -235,7 +269,7 @@ mod tests {
     fn check(table: &MappingTable) {
         assert_eq!(table.order.len(), table.by_key.len());
         assert_eq!(table.order.len(), table.by_flow.len());
-        assert_eq!(table.order.len(), table.by_host.values().sum::<usize>());
+        assert_eq!(table.order.len(), table.by_host.values().map(|host| host.count).sum::<usize>());
         assert_eq!(table.order.len(), table.by_internal.len());
         for (position, key) in table.order.iter().enumerate() {
             let slot = &table.by_key[key];

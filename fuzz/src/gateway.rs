@@ -12,10 +12,13 @@ use engine::gateway::{
     Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatMode, NatTicket, RequestId,
     Wan,
 };
+use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::{InterfaceAddress, Policy};
 use engine::table::Health;
 use engine::time::{Duration, Instant};
+use wire::description::Uuid;
+use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
 use wire::services::{Face, Service};
 use wire::{soap, ssdp};
@@ -66,6 +69,10 @@ struct Run<'a> {
     /// Requests that wait for their answers; counters wait for the shell, so they have no time limit.
     asked: BTreeMap<RequestId, Instant>,
     counting: BTreeSet<RequestId>,
+    subscribing: Option<RequestId>,
+    sids: Vec<Uuid>,
+    /// Events on their way.
+    notified: BTreeSet<Uuid>,
     next_request: u64,
     outcomes: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     rules: BTreeMap<(Protocol, u16), NatRule>,
@@ -90,6 +97,7 @@ pub fn gateway_events(data: &[u8]) {
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
         device: DeviceConfig {
             seed: [7; 16],
+            token: [7; 16],
             boot_id: 1,
             friendly_name: "Router".to_owned(),
             http_port: 5000,
@@ -110,6 +118,9 @@ pub fn gateway_events(data: &[u8]) {
         requests: VecDeque::new(),
         asked: BTreeMap::new(),
         counting: BTreeSet::new(),
+        subscribing: None,
+        sids: Vec::new(),
+        notified: BTreeSet::new(),
         next_request: 0,
         outcomes: VecDeque::new(),
         rules: BTreeMap::new(),
@@ -141,7 +152,8 @@ impl Run<'_> {
             }
             2..=4 => self.ask_for_mapping(),
             5 => self.ask_anything(),
-            6 | 7 => self.answer(),
+            6 => self.answer(),
+            7 => self.subscribe(),
             8 => {
                 let length = usize::from(self.octets.next());
                 let bytes = self.octets.take(length);
@@ -343,6 +355,37 @@ impl Run<'_> {
         self.handle(Event::Wan(self.wan.clone()));
     }
 
+    /// Everything about events: subscribe, renew, end, and what became of one.
+    fn subscribe(&mut self) {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        let from = IpAddr::from([192, 168, 1, 10 + self.octets.next() % 3]);
+        let service = self.octets.one_of(&Service::ALL);
+        let of = (self.octets.one_of(&Face::ALL), service);
+        let timeout = Duration::from_secs(1800);
+        let which = usize::from(self.octets.next());
+        let sid = self.sids.get(which % self.sids.len().max(1)).copied().unwrap_or(Uuid([1; 16]));
+        let subscribe = match self.octets.next() % 6 {
+            0 | 1 => {
+                let urls = [format!("http://{from}:5000/e"), "http://203.0.113.9/".to_owned()];
+                let callbacks = urls.iter().filter_map(|url| CallbackUrl::parse(url)).collect();
+                Subscribe::New { callbacks, timeout }
+            }
+            2 => Subscribe::Renew { sid, timeout },
+            3 => {
+                self.subscribing = Some(request);
+                return self.handle(Event::Unsubscribe { request, from, service, sid });
+            }
+            _ => {
+                let delivery = self.octets.one_of(&[Delivery::Done, Delivery::Failed, Delivery::Unknown]);
+                self.notified.remove(&sid);
+                return self.handle(Event::Delivered { sid, delivery });
+            }
+        };
+        self.subscribing = Some(request);
+        self.handle(Event::Subscribe { request, from, of, subscribe });
+    }
+
     fn search(&mut self) {
         let shape = self.octets.next();
         let from = SocketAddr::from(([192, 168, 1, 10 + shape % 4], 40_000));
@@ -407,6 +450,16 @@ impl Run<'_> {
                 assert_ne!(read, Err(soap::AnswerError::Malformed), "{text}");
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
+            Effect::Subscribed { request, answer } => {
+                assert_eq!(self.subscribing.take(), Some(request));
+                if let Ok(Some((sid, _))) = answer {
+                    self.sids.push(sid);
+                }
+            }
+            Effect::Notify(event) => {
+                assert!(event.body.len() < 4096 && event.callbacks.iter().all(|url| url.port == 5000));
+                assert!(self.notified.insert(event.sid), "one event of a subscription is on its way");
+            }
             Effect::OpenUplink { server } => {
                 (self.opening, self.open) = (Some(server), false);
             }

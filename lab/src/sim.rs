@@ -90,6 +90,7 @@ impl Default for Setup {
     fn default() -> Self {
         let device = DeviceConfig {
             seed: [7; 16],
+            token: [7; 16],
             boot_id: 1,
             friendly_name: "Router".to_owned(),
             http_port: 5000,
@@ -521,6 +522,9 @@ impl World {
                     self.violation(wrong);
                 }
                 self.post(self.nat.takes, Parcel::Nat { ticket, outcome });
+            }
+            Effect::Subscribed { .. } | Effect::Notify(_) => {
+                self.violation("an event, though no host of this world subscribes".to_owned());
             }
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");

@@ -516,6 +516,28 @@ fn a_reload_takes_in_what_is_good_and_refuses_what_is_not() {
 }
 
 #[test]
+fn a_subscriber_hears_of_every_change() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let gateway = format!("{ROUTER_LAN}:{HTTP_PORT}");
+    let mut subscriber =
+        network.spawn(Host::Lan2, "subscriber", PROBE, ["subscribe", &gateway, "/v2/igd.xml"]);
+    subscriber.await_log("HTTP/1.1 200 OK", 5 * SECOND);
+    subscriber.await_log("event 0: ", 2 * SECOND); // K-10
+    subscriber.await_log("ConnectionStatus=Connected", SECOND);
+    subscriber.await_log(&format!("ExternalIPAddress={EXTERNAL}"), SECOND);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    subscriber.await_log("event 1: PortMappingNumberOfEntries=1 SystemUpdateID=1", 2 * SECOND);
+    control_point.deletes(8080, "TCP");
+    subscriber.await_log("event 2: PortMappingNumberOfEntries=0 SystemUpdateID=2", 2 * SECOND);
+    network.run(Host::Router, "ip", ["link", "set", WAN_INTERFACE, "down"]);
+    subscriber.await_log("event 3: ConnectionStatus=Disconnected ExternalIPAddress=", 2 * SECOND);
+}
+
+#[test]
 fn a_flushed_ruleset_is_made_anew_with_the_next_mapping() {
     let Some(subject) = interworking_subject() else { return };
     let network = Network::new(CASCADED);

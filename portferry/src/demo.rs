@@ -84,15 +84,13 @@ async fn play(once: bool) -> Result<(), Failure> {
         Config::parse(Path::new("demo"), &text).expect("the demonstration's configuration is good");
     config.wan.interface.0 = "lo".to_owned();
     let device = run::device(&config, &Identity::random());
-    let server_header = device.server.clone();
-    let devices = engine::device::Devices::new(&device);
-    let mut engine_config = config.engine(device);
+    let mut engine_config = config.engine(device.clone());
     engine_config.policy.loopback_lan = true;
     let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy));
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));
-    let shell = Shell::new(config, None, devices, &server_header, links, received);
+    let shell = Shell::new(config, None, device, links, received);
     let asked = shell.asked();
     let interrupted = interrupt()?;
     let script = async {

@@ -5,25 +5,29 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 
+use engine::device::{DeviceConfig, Devices};
 use engine::gateway::{
     ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatTicket, RequestId, Wan,
 };
+use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::InterfaceAddress;
 use engine::time::{Duration, Instant};
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use wire::description::Uuid;
 use wire::error::UpnpError;
 
 use crate::clock::now;
 use crate::config::{Config, NatMode};
 use crate::control::{Asked, MappingReport, Question, StatusReport};
 use crate::exit::Failure;
-use crate::http;
+use crate::http::{self, What};
 use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
+use crate::notify;
 use crate::sockets::{self, Reading};
 
 /// How long until a socket that could not be opened is tried again.
@@ -118,9 +122,13 @@ pub enum Signal {
     Stop,
 }
 
+/// Both ends of a channel whose senders are made here.
+type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
 /// Everything that touches the system.
 pub struct Shell {
     config: Config,
+    device: DeviceConfig,
     reload: Option<std::path::PathBuf>,
     links: Links,
     wan_index: Option<u32>,
@@ -129,14 +137,17 @@ pub struct Shell {
     retry: Option<Instant>,
     nft: Option<Nft>,
     uplink: Option<Reading>,
-    announcements: Option<(u32, Reading)>,
+    /// The WAN interface that announcements were to be heard on, and the socket, unless it could not be opened.
+    announcements: Option<(u32, Option<Reading>)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
+    subscribing: BTreeMap<RequestId, oneshot::Sender<http::Subscribed>>,
     next_request: u64,
     outcomes: VecDeque<Outcome>,
     notices: Notices,
     context: Arc<http::Context>,
-    control: mpsc::Receiver<http::Control>,
-    datagrams: (mpsc::Sender<Datagram>, mpsc::Receiver<Datagram>),
+    control: mpsc::Receiver<http::Incoming>,
+    delivered: Both<(Uuid, Delivery)>,
+    datagrams: Both<Datagram>,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
     signals: mpsc::Receiver<Signal>,
@@ -144,25 +155,25 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// A shell for `gateway`'s devices. `reload` is the file that [`Signal::Reload`] reads.
+    /// A shell for the gateway of `device`. `reload` is the file that [`Signal::Reload`] reads.
     pub fn new(
         config: Config,
         reload: Option<std::path::PathBuf>,
-        devices: engine::device::Devices,
-        server: &str,
+        device: DeviceConfig,
         links: Links,
         signals: mpsc::Receiver<Signal>,
     ) -> Self {
         let (gateway, control) = mpsc::channel(256);
         let (asked_sender, asked) = mpsc::channel(16);
         let context = http::Context {
-            devices,
-            server: HeaderValue::from_str(server).unwrap_or(HeaderValue::from_static("portferry")),
+            devices: Devices::new(&device),
+            server: HeaderValue::from_str(&device.server).unwrap_or(HeaderValue::from_static("portferry")),
             gateway,
             connections: Mutex::default(),
         };
         Self {
             config,
+            device,
             reload,
             links,
             wan_index: None,
@@ -172,11 +183,13 @@ impl Shell {
             uplink: None,
             announcements: None,
             waiting: BTreeMap::new(),
+            subscribing: BTreeMap::new(),
             next_request: 0,
             outcomes: VecDeque::new(),
             notices: Notices::default(),
             context: Arc::new(context),
             control,
+            delivered: mpsc::channel(64),
             datagrams: mpsc::channel(1024),
             asked,
             asked_sender,
@@ -256,12 +269,9 @@ impl Shell {
                     self.retry = Some(now() + RETRY);
                 }
             },
-            Some(request) = self.control.recv() => {
-                self.next_request += 1;
-                let id = RequestId(self.next_request);
-                self.waiting.insert(id, request.reply);
-                let http::Control { from, face, request, .. } = request;
-                gateway.handle(now(), Event::Control(ControlRequest { id, from, face, request }));
+            Some(incoming) = self.control.recv() => self.take_in(gateway, incoming),
+            Some((sid, delivery)) = self.delivered.1.recv() => {
+                gateway.handle(now(), Event::Delivered { sid, delivery });
             }
             Some(datagram) = self.datagrams.1.recv() => {
                 let event = match &datagram {
@@ -276,6 +286,28 @@ impl Shell {
             () = sleep => {} // the next turn sees what is due
         }
         Ok(())
+    }
+
+    /// Hands a request of a control point to the gateway.
+    fn take_in(&mut self, gateway: &mut Gateway, incoming: http::Incoming) {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        let from = incoming.from;
+        let event = match incoming.what {
+            What::Control(face, request, reply) => {
+                self.waiting.insert(id, reply);
+                Event::Control(ControlRequest { id, from, face, request })
+            }
+            What::Subscribe(of, subscribe, reply) => {
+                self.subscribing.insert(id, reply);
+                Event::Subscribe { request: id, from, of, subscribe }
+            }
+            What::Unsubscribe(service, sid, reply) => {
+                self.subscribing.insert(id, reply);
+                Event::Unsubscribe { request: id, from, service, sid }
+            }
+        };
+        gateway.handle(now(), event);
     }
 
     /// Looks at the interfaces again, opens and closes sockets, and tells the gateway.
@@ -444,14 +476,11 @@ impl Shell {
         let wrap = |from, bytes| Datagram::Announcement { from, bytes };
         let reading = sockets::announcements(&self.config.wan.interface.0, index)
             .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
-        self.announcements = match reading {
-            Ok(reading) => Some((index, reading)),
-            Err(error) => {
-                // The epoch in ordinary answers tells the same, only later.
-                tracing::warn!("cannot listen for the PCP server's announcements: {error}");
-                None
-            }
-        };
+        if let Err(error) = &reading {
+            // The epoch in ordinary answers tells the same, only later.
+            tracing::warn!("cannot listen for the PCP server's announcements: {error}");
+        }
+        self.announcements = Some((index, reading.ok()));
     }
 
     async fn perform(&mut self, effect: Effect) {
@@ -461,6 +490,19 @@ impl Shell {
                     // The control point may have hung up.
                     let _ = reply.send(answer);
                 }
+            }
+            Effect::Subscribed { request, answer } => {
+                if let Some(reply) = self.subscribing.remove(&request) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Notify(event) => {
+                // A slow subscriber delays nobody; the gateway keeps one event for each on its way.
+                let delivered = self.delivered.0.clone();
+                tokio::spawn(async move {
+                    let delivery = notify::deliver(&event).await;
+                    let _ = delivered.send((event.sid, delivery)).await;
+                });
             }
             Effect::ReadCounters { request } => {
                 let counters = match self.wan_index {
@@ -561,16 +603,7 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
-        let device = engine::device::DeviceConfig {
-            seed: [0; 16],
-            boot_id: 0,
-            friendly_name: String::new(),
-            http_port: 0,
-            igd_version: engine::device::IgdVersion::Auto,
-            server: String::new(),
-            version: String::new(),
-        };
-        gateway.handle(now(), Event::Reconfigure(Box::new(self.config.engine(device))));
+        gateway.handle(now(), Event::Reconfigure(Box::new(self.config.engine(self.device.clone()))));
         while let Some(effect) = gateway.poll_effect() {
             self.perform(effect).await;
         }
@@ -656,11 +689,10 @@ mod tests {
         let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
         let config = Config::parse(std::path::Path::new("test"), text).unwrap();
         let device = crate::run::device(&config, &crate::state::Identity::random());
-        let devices = engine::device::Devices::new(&device);
-        let mut gateway = Gateway::new(config.engine(device), Box::new(KernelEntropy));
+        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy));
         let (_signals, received) = mpsc::channel(1);
         let links = Links::Fixed(Snapshot::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let mut shell = Shell::new(config, None, devices, "test", links, received);
+        let mut shell = Shell::new(config, None, device, links, received);
         let addr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 1));
         let lan = LanInterface {
             index: 1,

@@ -11,14 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::device::Devices;
+use engine::gena::SubscribeError;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use wire::description::Uuid;
 use wire::error::UpnpError;
+use wire::gena::{self, GenaError, Subscribe};
 use wire::services::{Face, Resource, Service};
 use wire::soap::{self, SoapError};
 
@@ -28,28 +31,44 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// A connection ends after this, whatever it does: a slow reader holds nothing for ever.
-const CONNECTION_TIME: Duration = Duration::from_secs(120);
+/// A connection takes no new request after this, whatever it does …
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// … and then has this long for the last answer: a slow reader holds nothing for ever.
+const WRITE_TIME: Duration = Duration::from_secs(10);
 const CONNECTIONS_PER_HOST: usize = 32;
 const CONNECTIONS: usize = 256;
 
 const XML: HeaderValue = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
 const EXT: HeaderName = HeaderName::from_static("ext");
 const SOAPACTION: HeaderName = HeaderName::from_static("soapaction");
+const CALLBACK: HeaderName = HeaderName::from_static("callback");
+const NT: HeaderName = HeaderName::from_static("nt");
+const SID: HeaderName = HeaderName::from_static("sid");
+const TIMEOUT: HeaderName = HeaderName::from_static("timeout");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// A control request on its way to the gateway.
+/// A request on its way to the gateway.
 #[derive(Debug)]
-pub struct Control {
+pub struct Incoming {
     /// The control point.
     pub from: IpAddr,
-    /// The root device that it speaks to.
-    pub face: Face,
     /// What it wants.
-    pub request: soap::Request,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<String, UpnpError>>,
+    pub what: What,
 }
+
+/// What a control point wants, and where the answer goes.
+#[derive(Debug)]
+pub enum What {
+    /// Control of a service.
+    Control(Face, soap::Request, oneshot::Sender<Result<String, UpnpError>>),
+    /// Events of a service.
+    Subscribe((Face, Service), Subscribe, oneshot::Sender<Subscribed>),
+    /// No more of them.
+    Unsubscribe(Service, Uuid, oneshot::Sender<Subscribed>),
+}
+
+/// The subscription and the time it is granted for; nothing for one that has ended.
+pub type Subscribed = Result<Option<(Uuid, Duration)>, SubscribeError>;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -59,7 +78,7 @@ pub struct Context {
     /// The SERVER header.
     pub server: HeaderValue,
     /// The way to the gateway.
-    pub gateway: mpsc::Sender<Control>,
+    pub gateway: mpsc::Sender<Incoming>,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
 }
@@ -137,8 +156,17 @@ async fn connection(stream: TcpStream, own: SocketAddr, peer: IpAddr, place: Pla
         // Some control points close their sending side once the request is out.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = match tokio::time::timeout(CONNECTION_TIME, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            // The answer under way is finished, if the peer reads it.
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(WRITE_TIME, connection).await.unwrap_or(Ok(()))
+        }
+    };
     // An error is the peer's: it went away, sent what is no HTTP (hyper has answered 400), or was too slow.
-    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+    if let Err(error) = ended {
         tracing::debug!("connection of {peer}: {error}");
     }
 }
@@ -164,7 +192,12 @@ fn not_allowed(allowed: &'static str) -> Answer {
     response
 }
 
-async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, context: &Context) -> Answer {
+async fn answer(
+    request: Request<hyper::body::Incoming>,
+    own: SocketAddr,
+    peer: IpAddr,
+    context: &Context,
+) -> Answer {
     if let Err(code) = guard(request.headers(), request.version(), own) {
         return status(code);
     }
@@ -190,8 +223,12 @@ async fn answer(request: Request<Incoming>, own: SocketAddr, peer: IpAddr, conte
             _ if is_known(&method) => not_allowed("POST"),
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
-        // The descriptions name no event URL as long as there is no eventing.
-        Resource::Event(..) => status(StatusCode::NOT_FOUND),
+        Resource::Event(service, face) => match method.as_str() {
+            "SUBSCRIBE" => subscribe(request.headers(), service, face, peer, context).await,
+            "UNSUBSCRIBE" => unsubscribe(request.headers(), service, peer, context).await,
+            _ if is_known(&method) => not_allowed("SUBSCRIBE, UNSUBSCRIBE"),
+            _ => status(StatusCode::NOT_IMPLEMENTED),
+        },
     }
 }
 
@@ -255,7 +292,7 @@ fn is_own(host: &str, own: SocketAddr) -> bool {
 }
 
 async fn control(
-    request: Request<Incoming>,
+    request: Request<hyper::body::Incoming>,
     service: Service,
     face: Face,
     peer: IpAddr,
@@ -285,13 +322,62 @@ async fn control(
         Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
         Err(SoapError::Upnp(error)) => return envelope(Err(error)),
     };
-    let (reply, waiting) = oneshot::channel();
-    if context.gateway.send(Control { from: peer, face, request, reply }).await.is_err() {
-        return status(StatusCode::SERVICE_UNAVAILABLE);
+    match ask(context, peer, |reply| What::Control(face, request, reply)).await {
+        Some(answer) => envelope(answer),
+        None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
-    match waiting.await {
-        Ok(answer) => envelope(answer),
-        Err(_) => status(StatusCode::SERVICE_UNAVAILABLE),
+}
+
+/// Asks the gateway; nothing when it is stopping.
+async fn ask<T>(context: &Context, from: IpAddr, what: impl FnOnce(oneshot::Sender<T>) -> What) -> Option<T> {
+    let (reply, waiting) = oneshot::channel();
+    context.gateway.send(Incoming { from, what: what(reply) }).await.ok()?;
+    waiting.await.ok()
+}
+
+async fn subscribe(
+    headers: &HeaderMap,
+    service: Service,
+    face: Face,
+    peer: IpAddr,
+    context: &Context,
+) -> Answer {
+    let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    match Subscribe::parse(value(CALLBACK), value(NT), value(SID), value(TIMEOUT)) {
+        Ok(subscribe) => {
+            subscribed(ask(context, peer, |reply| What::Subscribe((face, service), subscribe, reply)).await)
+        }
+        Err(error) => gena_error(error),
+    }
+}
+
+async fn unsubscribe(headers: &HeaderMap, service: Service, peer: IpAddr, context: &Context) -> Answer {
+    let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    match gena::parse_unsubscribe(value(CALLBACK), value(NT), value(SID)) {
+        Ok(sid) => subscribed(ask(context, peer, |reply| What::Unsubscribe(service, sid, reply)).await),
+        Err(error) => gena_error(error),
+    }
+}
+
+fn gena_error(error: GenaError) -> Answer {
+    status(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST))
+}
+
+fn subscribed(answer: Option<Subscribed>) -> Answer {
+    match answer {
+        Some(Ok(None)) => status(StatusCode::OK),
+        Some(Ok(Some((sid, timeout)))) => {
+            let mut response = status(StatusCode::OK);
+            let headers = response.headers_mut();
+            for (name, value) in
+                [(SID, format!("uuid:{sid}")), (TIMEOUT, format!("Second-{}", timeout.as_secs()))]
+            {
+                headers.insert(name, HeaderValue::try_from(value).expect("digits, letters and dashes"));
+            }
+            response
+        }
+        Some(Err(SubscribeError::PreconditionFailed)) => status(StatusCode::PRECONDITION_FAILED),
+        Some(Err(SubscribeError::TooMany)) | None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
@@ -403,6 +489,7 @@ mod tests {
     fn context() -> Arc<Context> {
         let devices = Devices::new(&engine::device::DeviceConfig {
             seed: [7; 16],
+            token: [7; 16],
             boot_id: 1,
             friendly_name: "test".into(),
             http_port: 5431,

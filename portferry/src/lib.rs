@@ -12,6 +12,7 @@ pub mod log;
 pub mod memory_nat;
 pub mod netlink;
 pub mod nft;
+pub mod notify;
 pub mod run;
 pub mod sockets;
 pub mod state;

@@ -64,8 +64,9 @@ pub struct Interface {
     pub name: String,
     /// Switched on, and with a carrier or of a kind that can't tell.
     pub up: bool,
-    /// Its own addresses of both families with their prefix lengths, in ascending order; IPv6 addresses only once they
-    /// are known to be unique.
+    /// Its own addresses of both families with their prefix lengths, IPv4 first; IPv6 addresses only once they are known
+    /// to be unique. Within a family the order is the kernel's: the first IPv4 address is the source of what goes to a
+    /// multicast group by this interface.
     pub addresses: Vec<(IpAddr, u8)>,
     /// Its Ethernet address, if it has one that isn't all zero.
     pub mac: Option<[u8; 6]>,
@@ -142,7 +143,7 @@ impl Netlink {
             addresses(&mut socket, &mut interfaces).await?;
             let mut default_routes = default_routes(&mut socket).await?;
             let mut interfaces: Vec<_> = interfaces.into_values().collect();
-            interfaces.iter_mut().for_each(|one| one.addresses.sort_unstable());
+            interfaces.iter_mut().for_each(|one| one.addresses.sort_by_key(|(addr, _)| addr.is_ipv6()));
             default_routes.sort_unstable_by_key(|route| (route.metric, route.interface, route.gateway));
             Ok(Snapshot { interfaces, default_routes })
         })

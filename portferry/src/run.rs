@@ -27,6 +27,7 @@ pub fn server_header() -> String {
 pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
     DeviceConfig {
         seed: identity.seed,
+        token: identity.token,
         boot_id: identity.boot_id,
         friendly_name: config.igd.friendly_name.clone(),
         http_port: config.lan.http_port.0,
@@ -55,16 +56,14 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
     let identity = Identity::next_start(&config.state.directory)?;
     let device = device(&config, &identity);
-    let server = device.server.clone();
-    let devices = engine::device::Devices::new(&device);
-    let mut gateway = Gateway::new(config.engine(device), Box::new(KernelEntropy));
+    let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy));
     let (signals, received) = mpsc::channel(4);
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let links = Links::Kernel(netlink);
     let socket = config.control.socket.clone();
-    let shell = Shell::new(config, Some(path.to_owned()), devices, &server, links, received);
+    let shell = Shell::new(config, Some(path.to_owned()), device, links, received);
     let control = control::Server::start(&socket, shell.asked())?;
     shell.run(&mut gateway).await?;
     drop(control);

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 
-/// Random once; device names and the hidden part of the control URLs come from it.
+/// Random once, then kept.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// 16 random octets.
+    /// Device names come from it.
     pub seed: [u8; 16],
+    /// The hidden part of the control URLs.
+    pub token: [u8; 16],
     /// One more at each start (BOOTID.UPNP.ORG).
     pub boot_id: u32,
 }
@@ -23,9 +25,11 @@ const FILE: &str = "identity.json";
 impl Identity {
     /// A new one.
     pub fn random() -> Self {
-        let mut seed = [0; 16];
-        getrandom::fill(&mut seed).expect("the kernel gives random octets");
-        Self { seed, boot_id: 1 }
+        let [mut seed, mut token] = [[0; 16]; 2];
+        for octets in [&mut seed, &mut token] {
+            getrandom::fill(octets).expect("the kernel gives random octets");
+        }
+        Self { seed, token, boot_id: 1 }
     }
 
     /// Reads the one in `directory`, counts the start, and writes it back; makes a new one where there is none.

@@ -454,6 +454,12 @@ fn interfaces_addresses_and_routes_are_watched() {
             interface(&snapshot, "wan0").addresses.contains(&(Ipv4Addr::new(198, 51, 100, 77).into(), 25))
         );
 
+        // What is announced on an interface names the address that it leaves from (K-5): the kernel's first.
+        run("ip", &["addr", "add", "1.0.0.1/24", "dev", "wan0"]);
+        netlink.changed().await.unwrap();
+        let snapshot = netlink.snapshot().await.unwrap();
+        assert_eq!(interface(&snapshot, "wan0").addresses[0], (IpAddr::V4(WAN), 24));
+
         run("ip", &["route", "add", "203.0.113.0/24", "via", "198.51.100.2"]);
         assert!(quiet(&mut netlink).await, "only default routes count");
         let both = ["nexthop", "via", "198.51.100.3", "nexthop", "via", "inet6", "fe80::1", "dev", "lan0"];

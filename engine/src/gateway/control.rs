@@ -32,7 +32,7 @@ impl Gateway {
             }
             soap::Request::Query { service, variable } => {
                 let answer = self
-                    .variable(now, face, service, variable)
+                    .variable(now, face, service, variable, from.to_canonical())
                     .map(|value| soap::query_response(&value))
                     .ok_or(UpnpError::INVALID_VAR);
                 self.effects.push_back(Effect::Reply { request: id, answer });
@@ -47,7 +47,7 @@ impl Gateway {
             Some(Err(error)) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
             None if counter(&call).is_some() => self.count(now, id, Counting::Call(call)),
             None => {
-                let answer = self.simple(now, face, &call).map(|values| call.response(&values));
+                let answer = self.simple(now, face, from, &call).map(|values| call.response(&values));
                 self.effects.push_back(Effect::Reply { request: id, answer });
             }
         }
@@ -119,7 +119,7 @@ impl Gateway {
     }
 
     /// The actions that neither touch mappings nor need anything from outside.
-    fn simple(&self, now: Instant, face: Face, call: &Call) -> Result<Vec<Value>, UpnpError> {
+    fn simple(&self, now: Instant, face: Face, from: IpAddr, call: &Call) -> Result<Vec<Value>, UpnpError> {
         let two = call.version >= 2;
         Ok(match call.action.id {
             ActionId::GetConnectionTypeInfo => vec![IP_ROUTED.into(), IP_ROUTED.into()],
@@ -127,7 +127,7 @@ impl Gateway {
                 vec![self.connection_status().into(), "ERROR_NONE".into(), Value::Number(self.uptime(now))]
             }
             ActionId::GetNatRsipStatus => vec![Value::Boolean(false), Value::Boolean(true)],
-            ActionId::GetExternalIpAddress => vec![Value::Text(self.external_text())],
+            ActionId::GetExternalIpAddress => vec![Value::Text(self.external_text(from))],
             // Spec A-15: a control point starts and ends nothing here.
             ActionId::RequestConnection if self.is_connected() => Vec::new(),
             ActionId::RequestConnection => return Err(UpnpError::CONNECTION_SETUP_FAILED),
@@ -202,7 +202,14 @@ impl Gateway {
 
     /// QueryStateVariable (K-9): every variable of the service has a value; those that are only the types of
     /// arguments have that of their type's default.
-    fn variable(&self, now: Instant, face: Face, service: Service, variable: &Variable) -> Option<Value> {
+    pub(super) fn variable(
+        &self,
+        now: Instant,
+        face: Face,
+        service: Service,
+        variable: &Variable,
+        from: IpAddr,
+    ) -> Option<Value> {
         let newest = || self.table.nth(self.table.len().checked_sub(1)?);
         Some(match (service, variable.name) {
             (Service::Layer3Forwarding, _) => {
@@ -222,7 +229,7 @@ impl Gateway {
                 "LastConnectionError" => "ERROR_NONE".into(),
                 "RSIPAvailable" | "A_ARG_TYPE_Manage" => Value::Boolean(false),
                 "NATEnabled" | "PortMappingEnabled" => Value::Boolean(true),
-                "ExternalIPAddress" => Value::Text(self.external_text()),
+                "ExternalIPAddress" => Value::Text(self.external_text(from)),
                 "PortMappingNumberOfEntries" => {
                     Value::Number(u32::try_from(self.table.len().min(65_535)).unwrap_or(65_535))
                 }
@@ -244,7 +251,7 @@ impl Gateway {
         })
     }
 
-    fn connection_status(&self) -> &'static str {
+    pub(super) fn connection_status(&self) -> &'static str {
         if self.is_connected() { "Connected" } else { "Disconnected" }
     }
 
@@ -253,11 +260,14 @@ impl Gateway {
         since.map_or(0, |since| u32::try_from((now - since).as_secs()).unwrap_or(u32::MAX))
     }
 
-    fn external_text(&self) -> String {
-        self.external.map_or(String::new(), |addr| addr.to_string())
+    /// kept for each control point; one that has no mapping sees the gateway's own.
+    fn external_text(&self, from: IpAddr) -> String {
+        let own = v4(from).and_then(|host| self.table.external_of(host));
+        // Without an uplink nobody has an external address, whatever mappings wait for its return.
+        self.external.map_or(String::new(), |addr| own.unwrap_or(addr).to_string())
     }
 
-    fn link_status(&self) -> &'static str {
+    pub(super) fn link_status(&self) -> &'static str {
         if self.wan.up { "Up" } else { "Down" }
     }
 

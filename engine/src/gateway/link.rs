@@ -299,6 +299,7 @@ impl Gateway {
         }
         self.stopping = true;
         self.ssdp.stop(now);
+        self.subscriptions.clear(); // a byebye says so (E-9)
         self.refuse_all_pending(now);
         self.end_probe(now);
         let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();

@@ -103,6 +103,7 @@ impl Gateway {
             mapping.lifetime_ends = grant.ends();
             mapping.health = Health::Active;
         });
+        self.table.note_external(key);
         let renewed = self.table.find(key).expect("it was found above").clone();
         if grant.external == mapping.external {
             self.notice(Notice::Renewed(renewed));

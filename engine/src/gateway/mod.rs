@@ -5,6 +5,7 @@
 //! all of that is its caller's.
 
 mod control;
+mod events;
 mod link;
 mod mappings;
 mod pending;
@@ -16,12 +17,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use wire::description::Uuid;
 use wire::error::UpnpError;
-use wire::services::Face;
+use wire::services::{Face, Service};
 use wire::soap;
 
 use crate::device::{DeviceConfig, Devices};
 use crate::entropy::Entropy;
+use crate::gena::{Delivery, Notification, SubscribeError, Subscriptions};
 use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
 use crate::notice::Notice;
 use crate::policy::{InterfaceAddress, Policy};
@@ -187,6 +190,35 @@ pub enum Event<'a> {
         /// The counters.
         counters: Option<Counters>,
     },
+    /// A control point subscribes to a service's variables, or renews that.
+    Subscribe {
+        /// The caller's handle for it.
+        request: RequestId,
+        /// The control point.
+        from: IpAddr,
+        /// The root device and the service.
+        of: (Face, Service),
+        /// The headers.
+        subscribe: wire::gena::Subscribe,
+    },
+    /// A control point ends its subscription.
+    Unsubscribe {
+        /// The caller's handle for it.
+        request: RequestId,
+        /// The control point.
+        from: IpAddr,
+        /// The service.
+        service: Service,
+        /// The subscription.
+        sid: Uuid,
+    },
+    /// What became of an [`Effect::Notify`].
+    Delivered {
+        /// The subscription.
+        sid: Uuid,
+        /// What became of it.
+        delivery: Delivery,
+    },
     /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.
     Reconfigure(Box<Config>),
     /// Take everything back and stop.
@@ -203,6 +235,15 @@ pub enum Effect {
         /// The envelope of a success, or the error.
         answer: Result<String, UpnpError>,
     },
+    /// Answer a [`Event::Subscribe`] or [`Event::Unsubscribe`].
+    Subscribed {
+        /// The request's handle.
+        request: RequestId,
+        /// The subscription and the time it is granted for; nothing for one that has ended.
+        answer: Result<Option<(Uuid, Duration)>, SubscribeError>,
+    },
+    /// Deliver an event to a subscriber.
+    Notify(Notification),
     /// Read the traffic counters of the WAN interface.
     ReadCounters {
         /// The request that waits for them.
@@ -294,6 +335,9 @@ pub struct Gateway {
     /// [`Effect::Stopped`] is out.
     said_stopped: bool,
     ssdp: SsdpServer,
+    subscriptions: Subscriptions,
+    /// What subscribers were told, or are about to be.
+    evented: events::Evented,
     timers: Timers<Alarm>,
     effects: VecDeque<Effect>,
 }
@@ -340,6 +384,8 @@ impl Gateway {
             stopped: false,
             said_stopped: false,
             ssdp,
+            subscriptions: Subscriptions::default(),
+            evented: events::Evented::default(),
             timers: Timers::default(),
             effects: VecDeque::new(),
         }
@@ -360,7 +406,9 @@ impl Gateway {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
                 self.lan = lan;
-                self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy);
+                if self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy) {
+                    self.subscriptions.clear(); // a new BOOTID says so (E-9)
+                }
             }
             Event::Wan(wan) => self.on_wan(now, wan),
             Event::Control(request) => self.on_control(now, request),
@@ -373,10 +421,18 @@ impl Gateway {
             Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
             Event::Counters { request, counters } => self.on_counters(request, counters),
+            Event::Subscribe { request, from, of, subscribe } => {
+                self.on_subscribe(now, request, from, of, subscribe);
+            }
+            Event::Unsubscribe { request, from, service, sid } => {
+                self.on_unsubscribe(request, from, service, sid);
+            }
+            Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
             Event::Reconfigure(config) => self.on_reconfigure(now, *config),
             Event::Stop => self.on_stop(now),
         }
         self.drain_uplink(now);
+        self.tell_subscribers(now);
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             self.effects.push_back(Effect::Ssdp { interface, to, bytes });
         }
@@ -398,7 +454,8 @@ impl Gateway {
             return None;
         }
         let uplink = self.uplink.as_ref().and_then(PcpClient::next_timeout);
-        [self.timers.next(), uplink, self.ssdp.next_timeout()].into_iter().flatten().min()
+        let subscriptions = self.subscriptions.next_timeout();
+        [self.timers.next(), uplink, self.ssdp.next_timeout(), subscriptions].into_iter().flatten().min()
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -414,6 +471,7 @@ impl Gateway {
             }
         }
         self.ssdp.on_timeout(now, &mut *self.entropy);
+        self.subscriptions.on_timeout(now);
         self.input(now, crate::uplink::Input::Timeout);
     }
 

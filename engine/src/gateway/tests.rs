@@ -3,6 +3,7 @@
 
 mod actions;
 mod deployments;
+mod eventing;
 mod life;
 mod links;
 mod simulation;
@@ -43,6 +44,7 @@ fn config(nat: NatMode) -> Config {
         policy: Policy::default(),
         device: DeviceConfig {
             seed: [7; 16],
+            token: [7; 16],
             boot_id: 1,
             friendly_name: "portferry".into(),
             http_port: 5000,
@@ -122,6 +124,9 @@ struct Lab {
     /// Everything that the gateway wanted, and when.
     effects: Vec<(u64, Effect)>,
     heard: BTreeMap<RequestId, Heard>,
+    subscribed: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
+    /// Events that were sent, and when.
+    events: Vec<(u64, Notification)>,
     next_id: u64,
 }
 
@@ -151,6 +156,8 @@ impl Lab {
             mute: false,
             effects: Vec::new(),
             heard: BTreeMap::new(),
+            subscribed: BTreeMap::new(),
+            events: Vec::new(),
             next_id: 0,
         }
     }
@@ -235,6 +242,13 @@ impl Lab {
                 Effect::Stopped => {
                     assert_eq!(self.gateway.poll_effect(), None, "Stopped is the last effect");
                 }
+                Effect::Subscribed { request, answer } => {
+                    assert!(
+                        self.subscribed.insert(request, answer).is_none(),
+                        "{request:?} is answered once"
+                    );
+                }
+                Effect::Notify(event) => self.events.push((self.now, event)),
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
         }

@@ -13,6 +13,7 @@ const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 fn config(igd_version: IgdVersion) -> DeviceConfig {
     DeviceConfig {
         seed: [7; 16],
+        token: [7; 16],
         boot_id: 41,
         friendly_name: "portferry".into(),
         http_port: 5000,

@@ -386,7 +386,7 @@ impl PcpClient {
             return;
         };
         match &response.body {
-            Body::Announce => self.on_announce(now, &response, entropy),
+            Body::Announce => self.on_announce(now, &response, false, entropy),
             Body::Map(map) => match self.matching(map, &response) {
                 Some(id) if !self.is_of_another_family(id, map, &response) => {
                     self.on_map(now, id, *map, &response, entropy);
@@ -400,19 +400,28 @@ impl PcpClient {
     fn on_multicast(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
         match Response::parse(bytes) {
             Ok(response) if matches!(response.body, Body::Announce) => {
-                self.on_announce(now, &response, entropy);
+                let younger = self.is_younger_than_a_grant(now, response.epoch);
+                self.on_announce(now, &response, younger, entropy);
             }
             _ => self.ignored += 1,
         }
     }
 
-    fn on_announce(&mut self, now: Instant, response: &Response, entropy: &mut dyn Entropy) {
+    /// Whether the server has started after it gave a mapping that counts as held. Its clock may be a sixteenth slower
+    /// than ours (RFC 6887 §8.5), and both count whole seconds.
+    fn is_younger_than_a_grant(&self, now: Instant, epoch: u32) -> bool {
+        let oldest = u64::from(epoch) + u64::from(epoch) / 16 + 1;
+        let mut held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
+        held.any(|flow| flow.grant.is_some_and(|grant| (now - grant.since).as_secs() > oldest))
+    }
+
+    fn on_announce(&mut self, now: Instant, response: &Response, lost: bool, entropy: &mut dyn Entropy) {
         if response.result != ResultCode::SUCCESS {
             self.ignored += 1;
             return;
         }
         self.heard(now, entropy);
-        self.check_epoch(now, response.epoch, None, entropy);
+        self.check_epoch(now, response.epoch, lost, None, entropy);
     }
 
     /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.
@@ -450,7 +459,7 @@ impl PcpClient {
         entropy: &mut dyn Entropy,
     ) {
         self.heard(now, entropy);
-        self.check_epoch(now, response.epoch, Some(id), entropy);
+        self.check_epoch(now, response.epoch, false, Some(id), entropy);
         if response.result == ResultCode::SUCCESS {
             self.on_success(now, id, map, response.lifetime, entropy);
         } else {
@@ -601,14 +610,16 @@ impl PcpClient {
         }
     }
 
+    /// `lost`: something else than the epoch says so.
     fn check_epoch(
         &mut self,
         now: Instant,
         epoch: u32,
+        lost: bool,
         confirmed: Option<FlowId>,
         entropy: &mut dyn Entropy,
     ) {
-        if self.epoch.is_consistent(now, epoch) {
+        if self.epoch.is_consistent(now, epoch) && !lost {
             return;
         }
         let start = match self.recovered {

@@ -637,6 +637,22 @@ fn a_lost_state_is_made_anew() {
     }
 }
 
+/// A server that restarts within seconds of its start shows nothing in its epoch (RFC 6887 §8.5 leaves 2 s of margin). But
+/// it announces only after a loss (§14.1.2), and one that is younger than a mapping has lost it.
+#[test]
+fn an_announcement_by_a_server_younger_than_a_mapping_is_a_loss() {
+    let mut rig = Rig::new();
+    rig.epoch = 0;
+    let request = rig.ask(FLOW, want());
+    rig.answer(&rig.success(&request, 3600));
+    rig.now = 2_900;
+    let bytes = rig.announce(0);
+    assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [], "an ordinary answer within the margin");
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::StateLost]);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [], "and its repetition says no more");
+    assert_eq!(by_port(&rig.run(8_000)), [asked_again(&request)]);
+}
+
 /// A recovery that is not answered is repeated on the schedule of the RFC.
 #[test]
 fn recovery_is_repeated() {

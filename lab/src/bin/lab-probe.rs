@@ -6,6 +6,7 @@
 //! | `tcp-send ADDRESS TEXT MS`, `udp-send ADDRESS TEXT MS` | sends and prints the answer; exit code 1 without one |
 //! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
+//! | `subscribe ADDRESS PATH` | SUBSCRIBE at the event URL of WANIPConnection in that description; prints each event's SEQ, names and values |
 //! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ["udp-send", address, text, wait] => udp_send(address, text, millis(wait)),
         ["search", target, wait] => search(target, millis(wait)),
         ["get", address, path] => get(address, path),
+        ["subscribe", address, path] => subscribe(address, path),
         ["udp-blast", from, to] => udp_blast(from, to),
         ["tcp-blast", address] => tcp_blast(address),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "see the first lines of lab-probe.rs")),
@@ -130,6 +132,51 @@ fn get(address: &str, path: &str) -> io::Result<()> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     io::stdout().write_all(&answer)
+}
+
+fn subscribe(address: &str, path: &str) -> io::Result<()> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let ask = |head: String| -> io::Result<(String, SocketAddr)> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok((answer, stream.local_addr()?))
+    };
+    let (answer, own) = ask(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
+    let (_, description) = answer.split_once("\r\n\r\n").ok_or_else(|| invalid("no description"))?;
+    let device =
+        wire::description::parse(description.as_bytes()).map_err(|_| invalid("a bad description"))?;
+    let service = device.services.iter().find(|service| service.service_type.contains(":WANIPConnection:"));
+    let events = &service.ok_or_else(|| invalid("no WANIPConnection"))?.event_url;
+    let listener = TcpListener::bind((own.ip(), 0))?;
+    let callback = listener.local_addr()?;
+    let (answer, _) = ask(format!(
+        "SUBSCRIBE {events} HTTP/1.1\r\nHost: {address}\r\nCALLBACK: <http://{callback}/e>\r\nNT: upnp:event\r\n\
+         TIMEOUT: Second-540\r\nConnection: close\r\n\r\n"
+    ))?;
+    println!("{}", answer.lines().next().unwrap_or_default());
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut request = String::new();
+        while !request.contains("propertyset>") || !request.trim_end().ends_with("</e:propertyset>") {
+            let mut part = [0; 2048];
+            match stream.read(&mut part)? {
+                0 => break,
+                len => request.push_str(&String::from_utf8_lossy(&part[..len])),
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        let (head, body) = request.split_once("\r\n\r\n").unwrap_or((&request, ""));
+        let seq = head.lines().find_map(|line| line.strip_prefix("SEQ: ")).unwrap_or("?");
+        let properties =
+            wire::gena::parse_property_set(body.as_bytes()).map_err(|_| invalid("a bad event"))?;
+        let properties: Vec<String> =
+            properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        println!("event {seq}: {}", properties.join(" "));
+    }
 }
 
 fn udp_blast(from: &str, to: &str) -> io::Result<()> {

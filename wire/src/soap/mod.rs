@@ -156,7 +156,9 @@ pub fn decode(
     body: &[u8],
 ) -> Result<Request, SoapError> {
     let header = soapaction.map(unquote).filter(|value| !value.is_empty()).ok_or(SoapError::BadRequest)?;
-    let document = Document::parse(body, MAX_ELEMENTS).map_err(|_| SoapError::BadRequest)?;
+    // Descriptions come in any encoding (K-13): what is no UTF-8 is replaced, never refused.
+    let body = String::from_utf8_lossy(body);
+    let document = Document::parse(body.as_bytes(), MAX_ELEMENTS).map_err(|_| SoapError::BadRequest)?;
     let element = only_body_element(&document).ok_or(SoapError::BadRequest)?;
     let (spoken, name) = header.rsplit_once('#').ok_or(UpnpError::INVALID_ACTION)?;
     if element.name() != name {
