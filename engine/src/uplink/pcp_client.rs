@@ -408,11 +408,11 @@ impl PcpClient {
     }
 
     /// Whether the server has started after it gave a mapping that counts as held. Its clock may be a sixteenth slower
-    /// than ours (RFC 6887 §8.5), and both count whole seconds.
+    /// than ours (RFC 6887 §8.5), and it counts whole seconds.
     fn is_younger_than_a_grant(&self, now: Instant, epoch: u32) -> bool {
-        let oldest = u64::from(epoch) + u64::from(epoch) / 16 + 1;
+        let oldest = Duration::from_secs(u64::from(epoch) + u64::from(epoch) / 16 + 1);
         let mut held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
-        held.any(|flow| flow.grant.is_some_and(|grant| (now - grant.since).as_secs() > oldest))
+        held.any(|flow| flow.grant.is_some_and(|grant| now - grant.since > oldest))
     }
 
     fn on_announce(&mut self, now: Instant, response: &Response, lost: bool, entropy: &mut dyn Entropy) {

@@ -643,9 +643,9 @@ fn a_lost_state_is_made_anew() {
 fn an_announcement_by_a_server_younger_than_a_mapping_is_a_loss() {
     let mut rig = Rig::new();
     rig.epoch = 0;
-    let request = rig.ask(FLOW, want());
+    let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
     rig.answer(&rig.success(&request, 3600));
-    rig.now = 2_900;
+    rig.now = 1_001;
     let bytes = rig.announce(0);
     assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [], "an ordinary answer within the margin");
     assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::StateLost]);
