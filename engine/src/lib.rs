@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod gateway;
 pub mod gena;
 pub mod igd;
+pub mod journal;
 pub mod nat;
 pub mod notice;
 pub mod policy;

@@ -96,6 +96,15 @@ impl NatPorts {
         self.used.len()
     }
 
+    /// Takes this very port for a mapping of before; false when it is taken.
+    pub fn claim(&mut self, protocol: Protocol, port: u16, flow: FlowId) -> bool {
+        let free = !self.used.contains_key(&(protocol, port));
+        if free {
+            self.used.insert((protocol, port), flow);
+        }
+        free
+    }
+
     /// Gives a port back.
     pub fn release(&mut self, protocol: Protocol, port: u16) {
         self.used.remove(&(protocol, port));

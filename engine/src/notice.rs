@@ -64,6 +64,10 @@ pub enum Notice {
     OtherPort(SocketAddr, Protocol, u16, SocketAddrV4),
     /// The kernel refused a change.
     NatFailed(String),
+    /// Mappings of before the start, so many, stand again.
+    Restored(usize),
+    /// What has to survive a crash could not be stored.
+    StoreFailed(String),
     /// The external address is known, or another one.
     ExternalAddress(Ipv4Addr),
     /// No external address any more.
@@ -157,6 +161,7 @@ impl Notice {
             | Notice::Moved(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
+            | Notice::Restored(_)
             | Notice::ExternalAddress(_)
             | Notice::Answering(_) => Level::Info,
             _ => Level::Warning,
@@ -213,6 +218,13 @@ impl fmt::Display for Notice {
                     "the kernel refused a change of this router's NAT ({error}); does `nft list ruleset` work?"
                 )
             }
+            Notice::Restored(mappings) => {
+                write!(f, "{mappings} mappings of before the start; asking the provider for them again")
+            }
+            Notice::StoreFailed(error) => write!(
+                f,
+                "the state cannot be written ({error}): mappings made now do not survive a crash; is the file system full ([state] directory)?"
+            ),
             Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
             Notice::NoExternalAddress => write!(f, "the external address is unknown"),
             Notice::Answering(server) => write!(f, "PCP server {server} answers"),

@@ -93,6 +93,7 @@ pub fn gateway_events(data: &[u8]) {
         servers: Vec::new(),
         answer_within: ANSWER_WITHIN,
         recovery_wait: Duration::from_secs(5),
+        service_wait: Duration::from_secs(30),
         external_address_probe: mode & 2 == 0,
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
         device: DeviceConfig {
@@ -450,6 +451,7 @@ impl Run<'_> {
                 assert_ne!(read, Err(soap::AnswerError::Malformed), "{text}");
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
+            Effect::Store(_) => {}
             Effect::Subscribed { request, answer } => {
                 assert_eq!(self.subscribing.take(), Some(request));
                 if let Ok(Some((sid, _))) = answer {

@@ -103,6 +103,7 @@ impl Default for Setup {
             servers: Vec::new(),
             answer_within: Duration::from_millis(3500),
             recovery_wait: Duration::from_secs(5),
+            service_wait: Duration::from_secs(30),
             external_address_probe: true,
             policy: Policy::default(),
             device,
@@ -526,6 +527,7 @@ impl World {
             Effect::Subscribed { .. } | Effect::Notify(_) => {
                 self.violation("an event, though no host of this world subscribes".to_owned());
             }
+            Effect::Store(_) => {}
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);

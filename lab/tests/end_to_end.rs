@@ -516,6 +516,28 @@ fn a_reload_takes_in_what_is_good_and_refuses_what_is_not() {
 }
 
 #[test]
+fn a_killed_daemon_comes_back_with_its_mappings() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    drop(daemon); // SIGKILL
+
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let list = control_point.upnpc(&["-l"]);
+    assert!(list.contains(&format!("TCP  8080->{LAN1}:8080")), "{list}");
+    reaches(&network, TCP, 8080, "lan1");
+    // The provider lets only the nonce that made it delete a mapping: it was kept.
+    control_point.deletes(8080, "TCP");
+    assert_eq!(provider.forwarding(TCP, 8080), None);
+    reaches_nobody(&network, TCP, 8080);
+}
+
+#[test]
 fn a_subscriber_hears_of_every_change() {
     let Some(subject) = interworking_subject() else { return };
     let network = Network::new(CASCADED);

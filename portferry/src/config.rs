@@ -88,6 +88,8 @@ pub struct Uplink {
     pub answer_within: Seconds,
     /// Mappings are asked for again within so many seconds after the provider lost its state.
     pub recovery_wait: Seconds,
+    /// After a start, stored mappings are asked for again within so many seconds.
+    pub service_wait: Seconds,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
 }
@@ -98,6 +100,7 @@ impl Default for Uplink {
             servers: Vec::new(),
             answer_within: Seconds(3.5),
             recovery_wait: Seconds(5.0),
+            service_wait: Seconds(30.0),
             external_address_probe: true,
         }
     }
@@ -397,6 +400,7 @@ impl Config {
             servers: self.uplink.servers.iter().map(|server| server.0).collect(),
             answer_within: self.uplink.answer_within.duration(),
             recovery_wait: self.uplink.recovery_wait.duration(),
+            service_wait: self.uplink.service_wait.duration(),
             external_address_probe: self.uplink.external_address_probe,
             policy: engine::policy::Policy {
                 lowest_port: self.policy.lowest_port.0,
@@ -604,6 +608,7 @@ mod tests {
             "nat",
             "servers",
             "answer_within",
+            "service_wait",
             "recovery_wait",
             "external_address_probe",
             "table",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
@@ -29,6 +30,7 @@ use crate::netlink::{Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::notify;
 use crate::sockets::{self, Reading};
+use crate::store::Store;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -55,6 +57,7 @@ enum Outcome {
     Counters(RequestId, Option<Counters>),
     UplinkOpened(SocketAddr, IpAddr),
     UplinkFailed(SocketAddr, String),
+    StoreFailed(String),
 }
 
 /// Where the interfaces' state comes from.
@@ -129,8 +132,11 @@ type Both<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 pub struct Shell {
     config: Config,
     device: DeviceConfig,
-    reload: Option<std::path::PathBuf>,
+    reload: Option<PathBuf>,
     links: Links,
+    /// Where to keep what survives a crash, until that is open; nowhere in the demonstration.
+    state: Option<PathBuf>,
+    store: Option<Store>,
     wan_index: Option<u32>,
     lan: BTreeMap<(u32, String), LanSockets>,
     /// What could not be opened and is tried again then.
@@ -158,7 +164,7 @@ impl Shell {
     /// A shell for the gateway of `device`. `reload` is the file that [`Signal::Reload`] reads.
     pub fn new(
         config: Config,
-        reload: Option<std::path::PathBuf>,
+        reload: Option<PathBuf>,
         device: DeviceConfig,
         links: Links,
         signals: mpsc::Receiver<Signal>,
@@ -176,6 +182,8 @@ impl Shell {
             device,
             reload,
             links,
+            state: None,
+            store: None,
             wan_index: None,
             lan: BTreeMap::new(),
             retry: None,
@@ -198,6 +206,11 @@ impl Shell {
         }
     }
 
+    /// Keeps what has to survive a crash in `directory`.
+    pub fn with_state(self, directory: PathBuf) -> Self {
+        Self { state: Some(directory), ..self }
+    }
+
     /// The way to the gateway for the control socket.
     pub fn asked(&self) -> mpsc::Sender<Asked> {
         self.asked_sender.clone()
@@ -210,6 +223,9 @@ impl Shell {
         // one that is running.
         if self.config.wan.nat == NatMode::Nftables {
             self.nft = Some(open_nft(&self.config).await?);
+        }
+        if let Some(directory) = self.state.take() {
+            self.restore(gateway, &directory).await?;
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
@@ -226,6 +242,25 @@ impl Shell {
             }
             self.wait(gateway).await?;
         }
+    }
+
+    /// Tells the gateway what survived, before it hears that there is a way to the provider.
+    async fn restore(&mut self, gateway: &mut Gateway, directory: &Path) -> Result<(), Failure> {
+        let (store, loaded) = Store::open(directory).map_err(|error| {
+            Failure::cannot_create(format!(
+                "cannot keep mappings in {}: {error}; portferry has to be able to write there ([state] directory)",
+                directory.display()
+            ))
+        })?;
+        self.store = Some(store);
+        if loaded.damaged > 0 {
+            tracing::warn!("{} damaged lines of stored mappings were passed over", loaded.damaged);
+        }
+        while let Some(effect) = gateway.poll_effect() {
+            self.perform(effect).await;
+        }
+        gateway.handle(now(), Event::Restore { mappings: loaded.mappings, probe: loaded.probe });
+        Ok(())
     }
 
     /// Waits for one thing to happen, and tells the gateway.
@@ -533,6 +568,13 @@ impl Shell {
                 let outcome = self.change_nat(change).await;
                 self.outcomes.push_back(Outcome::Nat(ticket, outcome));
             }
+            Effect::Store(record) => {
+                if let Some(store) = &mut self.store
+                    && let Err(error) = store.append(&record)
+                {
+                    self.outcomes.push_back(Outcome::StoreFailed(error.to_string()));
+                }
+            }
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
         }
@@ -578,7 +620,7 @@ impl Shell {
         let mut result = nft.apply(&[change]).await;
         if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             // Somebody flushed the whole ruleset, as a restarted firewall does.
-            result = restore(nft).await;
+            result = make_anew(nft).await;
             if result.is_ok() {
                 tracing::warn!("the table of this router's NAT was gone (nft flush ruleset?); made anew");
                 result = nft.apply(&[change]).await;
@@ -641,7 +683,7 @@ async fn open_nft(config: &Config) -> Result<Nft, Failure> {
 }
 
 /// Makes the table anew, with everything that was in it.
-async fn restore(nft: &mut Nft) -> std::io::Result<()> {
+async fn make_anew(nft: &mut Nft) -> std::io::Result<()> {
     let rules: Vec<Change> = nft.rules().map(Change::Add).collect();
     *nft = Nft::open(nft.config().clone()).await?;
     for some in rules.chunks(MAX_CHANGES) {
@@ -656,6 +698,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::Counters(request, counters) => Event::Counters { request, counters },
         Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
         Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
+        Outcome::StoreFailed(error) => Event::StoreFailed(error),
     }
 }
 

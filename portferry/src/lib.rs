@@ -16,4 +16,5 @@ pub mod notify;
 pub mod run;
 pub mod sockets;
 pub mod state;
+pub mod store;
 pub mod table;

@@ -63,7 +63,8 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let links = Links::Kernel(netlink);
     let socket = config.control.socket.clone();
-    let shell = Shell::new(config, Some(path.to_owned()), device, links, received);
+    let state = config.state.directory.clone();
+    let shell = Shell::new(config, Some(path.to_owned()), device, links, received).with_state(state);
     let control = control::Server::start(&socket, shell.asked())?;
     shell.run(&mut gateway).await?;
     drop(control);

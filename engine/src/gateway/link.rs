@@ -18,7 +18,7 @@ const PROBE_LIFETIME: u32 = 600;
 /// When a server that gives an external address of no use is asked again.
 const UNUSABLE_RETRY: Duration = Duration::from_secs(300);
 /// The discard port (RFC 6970 §4.2).
-const DISCARD: u16 = 9;
+pub(super) const DISCARD: u16 = 9;
 
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
@@ -101,8 +101,13 @@ impl Gateway {
             self.abandon_deletes(now);
             self.strays.clear();
             self.release_probe_port();
-            self.probe = Probe::default();
-            self.uplink = Some(PcpClient::new(server, source, self.config.recovery_wait));
+            self.probe = Probe { stored: self.probe.stored, ..Probe::default() };
+            let mut client = PcpClient::new(server, source, self.config.recovery_wait);
+            let restored = std::mem::take(&mut self.restored);
+            for (want, nonce) in restored.nonces {
+                client.remember(&want, nonce);
+            }
+            self.uplink = Some(client);
             let mappings: Vec<(FlowId, Instant, Want)> = self
                 .table
                 .iter()
@@ -110,7 +115,12 @@ impl Gateway {
                 .collect();
             for (flow, lifetime_ends, want) in mappings {
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
-                self.input(now, Input::Ask(flow, want));
+                let wait = if restored.flows.contains(&flow) {
+                    self.entropy.up_to(self.config.service_wait)
+                } else {
+                    Duration::ZERO
+                };
+                self.input(now, Input::AskAt(now + wait, flow, want));
             }
             self.ask_again(now);
             self.stop_if_done();
@@ -198,22 +208,13 @@ impl Gateway {
             DISCARD
         };
         self.probe.flow = Some(flow);
-        let want = Want {
-            third_party: None,
-            protocol: Protocol::UDP,
-            internal_port,
-            external_port: 0,
-            strict: false,
-            lease_ends: None,
-            longest: PROBE_LIFETIME,
-            remote_peer: None,
-            urgent: false,
-        };
+        let want = probe_want(internal_port);
         self.input(now, Input::Ask(flow, want));
     }
 
     fn on_probe_granted(&mut self, now: Instant, server: SocketAddr, addr: Ipv4Addr) {
         if crate::policy::is_usable_external(addr) {
+            self.store_probe();
             return self.learn_external(now, addr);
         }
         self.notice(Notice::UnusableExternal(server, addr));
@@ -321,5 +322,20 @@ impl Gateway {
     pub(super) fn finish_stop(&mut self) {
         self.stopped = true;
         self.timers.cancel(Alarm::Stop);
+    }
+}
+
+/// What is asked for to learn the external address.
+pub(super) fn probe_want(internal_port: u16) -> Want {
+    Want {
+        third_party: None,
+        protocol: Protocol::UDP,
+        internal_port,
+        external_port: 0,
+        strict: false,
+        lease_ends: None,
+        longest: PROBE_LIFETIME,
+        remote_peer: None,
+        urgent: false,
     }
 }

@@ -51,6 +51,10 @@ impl Gateway {
         let mapping = self.table.find(key).expect("the caller found it").clone();
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(mapping.flow, lease_ends));
+        if mapping.health == Health::Degraded {
+            self.input(now, Input::Hurry(mapping.flow));
+        }
+        self.store(now, &mapping);
         self.system_update_id = self.system_update_id.wrapping_add(1);
         self.notice(Notice::Changed(mapping));
     }
@@ -108,6 +112,8 @@ impl Gateway {
         if grant.external == mapping.external {
             self.notice(Notice::Renewed(renewed));
         } else {
+            self.unstore(mapping);
+            self.store(now, &renewed);
             self.notice(Notice::Moved(renewed, mapping.external));
         }
     }
@@ -256,6 +262,7 @@ impl Gateway {
         self.strays.remove(&flow);
         let next = self.find_pending(|pending| pending.stage == Stage::Clearing(flow));
         if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            self.unstore(&mapping);
             self.take_out(&mapping);
             if next.is_none() {
                 self.notice(Notice::Removed(mapping, Cause::Deleted));
@@ -359,12 +366,16 @@ impl Gateway {
         if let (Some(rule), true) = (self.rule(&mapping), mapping.health != Health::Deleting) {
             self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
         }
+        if cause != Cause::LeaseEnded {
+            self.unstore(&mapping); // the end of the lease is stored already
+        }
         self.take_out(&mapping);
         self.give_back(now, mapping.flow);
         self.finish_deletes(mapping.flow, None);
         self.notice(Notice::Removed(mapping, cause));
     }
 
+    /// Forgets a mapping here.
     pub(super) fn take_out(&mut self, mapping: &Mapping) {
         self.table.remove(mapping.key());
         self.timers.cancel(Alarm::Lease(mapping.flow));

@@ -9,6 +9,7 @@ mod events;
 mod link;
 mod mappings;
 mod pending;
+mod restore;
 mod waiting;
 
 #[cfg(test)]
@@ -19,12 +20,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
+use wire::pcp::Nonce;
 use wire::services::{Face, Service};
 use wire::soap;
 
 use crate::device::{DeviceConfig, Devices};
 use crate::entropy::Entropy;
 use crate::gena::{Delivery, Notification, SubscribeError, Subscriptions};
+use crate::journal::{Record, StoredMapping};
 use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
 use crate::notice::Notice;
 use crate::policy::{InterfaceAddress, Policy};
@@ -68,6 +71,8 @@ pub struct Config {
     pub answer_within: Duration,
     /// Mappings are asked for again within this time after the server lost its state.
     pub recovery_wait: Duration,
+    /// Mappings of before a restart are asked for again within this time (PCP_SERVICE_WAIT).
+    pub service_wait: Duration,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
     /// Who may map what.
@@ -133,6 +138,15 @@ pub struct ControlRequest {
 pub enum Event<'a> {
     /// [`Gateway::next_timeout`] has come.
     Timeout,
+    /// What was stored when the gateway last ran; before the first [`Event::UplinkOpened`].
+    Restore {
+        /// The mappings, the rest of their leases as of now.
+        mappings: Vec<StoredMapping>,
+        /// The nonce of the mapping that tells the external address.
+        probe: Option<Nonce>,
+    },
+    /// Storing failed, in the system's own words.
+    StoreFailed(String),
     /// The LAN interfaces are these now.
     Lan(Vec<LanInterface>),
     /// The WAN interface is this now.
@@ -279,6 +293,8 @@ pub enum Effect {
         /// The change.
         change: NatChange,
     },
+    /// Store this before any later effect is carried out: an answer that follows counts on it.
+    Store(Record),
     /// Tell the person who runs the router.
     Notice(Notice),
     /// Everything is taken back: the caller may end.
@@ -320,6 +336,8 @@ pub struct Gateway {
     pending: BTreeMap<FlowId, Pending>,
     /// Flows that are only kept until their delete is confirmed.
     strays: BTreeSet<FlowId>,
+    /// What was stored and the PCP client has not been told yet.
+    restored: restore::Restored,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
     counting: BTreeMap<RequestId, Counting>,
@@ -350,6 +368,8 @@ struct Probe {
     high_port: bool,
     /// The high port, as long as it is in use.
     taken: Option<u16>,
+    /// The nonce that was stored.
+    stored: Option<Nonce>,
 }
 
 impl Gateway {
@@ -371,6 +391,7 @@ impl Gateway {
             table: MappingTable::default(),
             pending: BTreeMap::new(),
             strays: BTreeSet::new(),
+            restored: restore::Restored::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
             counting: BTreeMap::new(),
@@ -410,6 +431,8 @@ impl Gateway {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
             }
+            Event::Restore { mappings, probe } => self.on_restore(now, mappings, probe),
+            Event::StoreFailed(error) => self.notice(Notice::StoreFailed(error)),
             Event::Wan(wan) => self.on_wan(now, wan),
             Event::Control(request) => self.on_control(now, request),
             Event::Ssdp { interface, from, bytes } => {

@@ -342,6 +342,7 @@ impl Gateway {
         self.system_update_id = self.system_update_id.wrapping_add(1);
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(flow, mapping.lease_ends));
+        self.store(now, &mapping);
         for id in pending.waiters {
             self.answer_added(id, grant.external);
         }

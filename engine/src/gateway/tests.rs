@@ -6,6 +6,7 @@ mod deployments;
 mod eventing;
 mod life;
 mod links;
+mod restart;
 mod simulation;
 mod trouble;
 
@@ -40,6 +41,7 @@ fn config(nat: NatMode) -> Config {
         servers: vec![server()],
         answer_within: Duration::from_millis(3500),
         recovery_wait: Duration::from_secs(5),
+        service_wait: Duration::from_secs(30),
         external_address_probe: true,
         policy: Policy::default(),
         device: DeviceConfig {
@@ -124,6 +126,9 @@ struct Lab {
     /// Everything that the gateway wanted, and when.
     effects: Vec<(u64, Effect)>,
     heard: BTreeMap<RequestId, Heard>,
+    /// What a crash would leave.
+    store: BTreeMap<(Protocol, u16), StoredMapping>,
+    probe_nonce: Option<Nonce>,
     subscribed: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     /// Events that were sent, and when.
     events: Vec<(u64, Notification)>,
@@ -156,6 +161,8 @@ impl Lab {
             mute: false,
             effects: Vec::new(),
             heard: BTreeMap::new(),
+            store: BTreeMap::new(),
+            probe_nonce: None,
             subscribed: BTreeMap::new(),
             events: Vec::new(),
             next_id: 0,
@@ -249,8 +256,21 @@ impl Lab {
                     );
                 }
                 Effect::Notify(event) => self.events.push((self.now, event)),
+                Effect::Store(record) => self.stored(record),
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
+        }
+    }
+
+    fn stored(&mut self, record: Record) {
+        match record {
+            Record::Put(mapping) => {
+                self.store.insert((mapping.protocol, mapping.external.port()), mapping);
+            }
+            Record::Remove(protocol, port) => {
+                self.store.remove(&(protocol, port));
+            }
+            Record::Probe(nonce) => self.probe_nonce = Some(nonce),
         }
     }
 

@@ -81,6 +81,8 @@ impl Grant {
 pub enum Input<'a> {
     /// Get and keep a mapping.
     Ask(FlowId, Want),
+    /// Get and keep a mapping, beginning at that time.
+    AskAt(Instant, FlowId, Want),
     /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
     Hurry(FlowId),
     /// The lease of a kept mapping has another end now.
@@ -225,6 +227,16 @@ impl PcpClient {
         self.ignored
     }
 
+    /// What the server knows the owner of `flow` by.
+    pub fn nonce(&self, flow: FlowId) -> Option<Nonce> {
+        self.flows.get(&flow).map(|flow| flow.nonce)
+    }
+
+    /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
+    pub fn remember(&mut self, want: &Want, nonce: Nonce) {
+        self.nonces.keep(client(want), nonce);
+    }
+
     /// What stands for `flow`, if anything.
     pub fn grant(&self, flow: FlowId) -> Option<Grant> {
         self.flows.get(&flow)?.grant
@@ -238,7 +250,8 @@ impl PcpClient {
     /// Takes in one event; the outputs come from [`poll_output`](Self::poll_output).
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
         match input {
-            Input::Ask(id, want) => self.ask(now, id, want, entropy),
+            Input::Ask(id, want) => self.ask(now, now, id, want, entropy),
+            Input::AskAt(at, id, want) => self.ask(now, at, id, want, entropy),
             Input::Hurry(id) => self.hurry(now, id, entropy),
             Input::Extend(id, lease_ends) => self.extend(now, id, lease_ends, entropy),
             Input::Delete(id) => self.delete(now, id, entropy),
@@ -277,7 +290,7 @@ impl PcpClient {
         self.timers.next()
     }
 
-    fn ask(&mut self, now: Instant, id: FlowId, want: Want, entropy: &mut dyn Entropy) {
+    fn ask(&mut self, now: Instant, at: Instant, id: FlowId, want: Want, entropy: &mut dyn Entropy) {
         if let Some((until, result)) = self.hold {
             if now < until {
                 self.outputs.push_back(Output::Refused(id, result, until - now));
@@ -290,12 +303,16 @@ impl PcpClient {
             entropy.fill(&mut nonce.0);
             nonce
         });
-        let requested = lifetime_to_ask(now, &want);
+        let requested = lifetime_to_ask(at, &want);
         let phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
         let flow = Flow { nonce, want, requested, grant: None, phase, any_address: false, sent_at: now };
         self.by_nonce.insert(nonce, id);
         self.flows.insert(id, flow);
-        self.on_timer(now, id, entropy);
+        if at > now {
+            self.timers.set(id, at);
+        } else {
+            self.on_timer(now, id, entropy);
+        }
     }
 
     fn hurry(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {

@@ -35,7 +35,11 @@ fn own_nat_step_by_step() {
     assert_eq!(lab.seen(), [send, Effect::Nat { ticket: ticket(2), change: install }]);
     assert_eq!(lab.heard(id), None, "not before the router's own NAT is set up");
     lab.release_nat();
-    assert!(matches!(&lab.seen()[..], [Effect::Reply { request, answer: Ok(_) }] if *request == id));
+    let seen = lab.seen();
+    assert!(
+        matches!(&seen[..], [Effect::Store(_), Effect::Reply { request, answer: Ok(_) }] if *request == id),
+        "stored, then answered: {seen:?}"
+    );
     assert_eq!(lab.heard(id), Some(done()));
     assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
     assert_eq!(lab.upstream(), [(8080, at(W, 8080))]);
@@ -50,7 +54,10 @@ fn no_nat_step_by_step() {
     let options = [PcpOption::ThirdParty(ALICE.to_ipv6_mapped()), PcpOption::PreferFailure];
     assert_eq!(sent, request(W, map(map_of(&sent).nonce, 9090, 8080), 3600, &options));
     let seen = lab.seen();
-    assert!(matches!(&seen[..], [Effect::Send { .. }, Effect::Reply { answer: Ok(_), .. }]), "{seen:?}");
+    assert!(
+        matches!(&seen[..], [Effect::Send { .. }, Effect::Store(_), Effect::Reply { answer: Ok(_), .. }]),
+        "{seen:?}"
+    );
     assert_eq!(
         (lab.mapped(), lab.upstream()),
         (vec![(8080, at(ALICE, 9090))], vec![(8080, at(ALICE, 9090))])
@@ -176,7 +183,7 @@ fn overwriting_with_own_nat() {
     let (old, new) = (tcp(8080, at(ALICE, 8080)), tcp(8080, at(ALICE, 9090)));
     let seen = lab.seen();
     assert!(
-        matches!(seen[..], [Effect::Nat { change, .. }, Effect::Reply { .. }] if change == (NatChange::Replace { old, new })),
+        matches!(seen[..], [Effect::Nat { change, .. }, Effect::Store(_), Effect::Reply { .. }] if change == (NatChange::Replace { old, new })),
         "{seen:?}"
     );
     assert_eq!((lab.rules.clone(), lab.mapped()), (vec![new], vec![(8080, at(ALICE, 9090))]));

@@ -1,0 +1,127 @@
+//! What survives a crash: written as it happens, taken up again at the next start (decisions 16 and 17).
+
+use std::collections::BTreeSet;
+
+use wire::pcp::Nonce;
+
+use super::link::{DISCARD, probe_want};
+use super::mappings::NatPurpose;
+use super::{Effect, Gateway, NatMode};
+use crate::journal::{Record, StoredMapping};
+use crate::nat::NatChange;
+use crate::notice::Notice;
+use crate::table::{Health, Key, Mapping};
+use crate::time::{Duration, Instant};
+use crate::uplink::{FlowId, Want};
+
+/// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// What was stored and waits for the first PCP server.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) flows: BTreeSet<FlowId>,
+    pub(super) nonces: Vec<(Want, Nonce)>,
+}
+
+impl Gateway {
+    /// Every stored mapping stands again at once, here and in this router's own NAT; the provider is asked as soon as
+    /// there is a way to it, and until it answers they count as degraded.
+    pub(super) fn on_restore(&mut self, now: Instant, mappings: Vec<StoredMapping>, probe: Option<Nonce>) {
+        self.probe.stored = probe;
+        if let Some(nonce) = probe {
+            self.restored.nonces.push((probe_want(DISCARD), nonce));
+        }
+        for stored in mappings {
+            self.restore(now, stored);
+        }
+        if !self.table.is_empty() {
+            self.notice(Notice::Restored(self.table.len()));
+        }
+    }
+
+    fn restore(&mut self, now: Instant, stored: StoredMapping) {
+        let key = Key { protocol: stored.protocol, external_port: stored.external.port() };
+        // Another deployment than before, or a store that somebody edited: not ours to keep.
+        let fits =
+            (self.config.nat == NatMode::Own) == stored.nat_port.is_some() && self.table.find(key).is_none();
+        let flow = self.new_flow();
+        let claimed =
+            fits && stored.nat_port.is_none_or(|port| self.nat_ports.claim(stored.protocol, port, flow));
+        if !claimed {
+            self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
+            return;
+        }
+        let mapping = Mapping {
+            protocol: stored.protocol,
+            external: stored.external,
+            internal: stored.internal,
+            nat_port: stored.nat_port,
+            remote_peer: stored.remote_peer,
+            description: stored.description,
+            strict: stored.strict,
+            created: now,
+            lease_ends: stored.lease_left.map(|left| now + left),
+            lifetime_ends: now + LONGEST,
+            health: Health::Degraded,
+            flow,
+        };
+        self.restored.flows.insert(flow);
+        self.restored.nonces.push((self.want_to_keep(&mapping), stored.nonce));
+        self.set_lease_alarm(&mapping);
+        self.table.insert(mapping.clone());
+        if let Some(rule) = self.rule(&mapping) {
+            self.change_nat(NatChange::Install(rule), NatPurpose::Reinstall(flow));
+        }
+    }
+
+    /// This mapping has to survive from now on.
+    pub(super) fn store(&mut self, now: Instant, mapping: &Mapping) {
+        let client_nonce = self.uplink.as_ref().and_then(|client| client.nonce(mapping.flow));
+        // Before the first PCP server is known, the nonce is still where it was restored to.
+        let restored = || {
+            let want = self.want_to_keep(mapping);
+            self.restored
+                .nonces
+                .iter()
+                .find(|(other, _)| is_same_client(other, &want))
+                .map(|(_, nonce)| *nonce)
+        };
+        let Some(nonce) = client_nonce.or_else(restored) else { return };
+        self.effects.push_back(Effect::Store(Record::Put(StoredMapping {
+            protocol: mapping.protocol,
+            external: mapping.external,
+            internal: mapping.internal,
+            nat_port: mapping.nat_port,
+            remote_peer: mapping.remote_peer,
+            description: mapping.description.clone(),
+            strict: mapping.strict,
+            lease_left: mapping.lease_ends.map(|end| end - now),
+            nonce,
+        })));
+    }
+
+    /// This mapping must not come back.
+    pub(super) fn unstore(&mut self, mapping: &Mapping) {
+        let key = mapping.key();
+        self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
+    }
+
+    /// The nonce of the mapping that tells the external address has to survive: with another one the server would
+    /// refuse it until the old mapping ends. Written when it is another one than before, which is once.
+    pub(super) fn store_probe(&mut self) {
+        let nonce = self.probe.flow.and_then(|flow| self.uplink.as_ref()?.nonce(flow));
+        if self.probe.high_port || nonce == self.probe.stored {
+            return;
+        }
+        if let Some(nonce) = nonce {
+            self.probe.stored = Some(nonce);
+            self.effects.push_back(Effect::Store(Record::Probe(nonce)));
+        }
+    }
+}
+
+fn is_same_client(one: &Want, other: &Want) -> bool {
+    (one.third_party, one.protocol, one.internal_port)
+        == (other.third_party, other.protocol, other.internal_port)
+}

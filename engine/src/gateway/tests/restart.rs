@@ -1,0 +1,141 @@
+//! What survives a crash (decisions 16 and 17; RFC 6970 §5.3, R-9, R-10).
+
+use super::*;
+use crate::table::Health;
+
+impl Lab {
+    /// Kill -9 and a start: the table of rules is made anew, and nothing is left but what was stored.
+    fn crash(&mut self, config: Config, seed: u64, down_for: u64) {
+        self.now += down_for;
+        self.gateway = Gateway::new(config, Box::new(SeededEntropy::new(seed)));
+        self.rules.clear();
+        self.socket = None;
+        let left = |mapping: &StoredMapping| StoredMapping {
+            lease_left: mapping.lease_left.map(|left| left.saturating_sub(Duration::from_millis(down_for))),
+            ..mapping.clone()
+        };
+        let mappings = self.store.values().map(left).collect();
+        self.event(Event::Restore { mappings, probe: self.probe_nonce });
+    }
+}
+
+/// Every acknowledged mapping is back at once, here and in our own NAT, and upstream within service_wait, by the same nonce:
+/// the server of the RFC would refuse another one.
+#[test]
+fn a_crash_loses_nothing_that_was_acknowledged() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        assert_eq!(lab.add(BOB, 2, port(9090)), done());
+        let before: Vec<_> = lab.provider().mappings().cloned().collect();
+        lab.crash(config(nat), 77, 1000);
+        let shown: Vec<_> =
+            lab.gateway.mappings(lab.instant()).map(|m| (m.external, m.internal, m.health)).collect();
+        assert_eq!(shown.len(), 2);
+        assert!(shown.iter().all(|(_, _, health)| *health == Health::Degraded));
+        assert_eq!(lab.rules.len(), if nat == NatMode::Own { 2 } else { 0 });
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(wan(&[lab.source])));
+        lab.run(lab.now + 35_000);
+        assert!(
+            lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active),
+            "{nat:?}"
+        );
+        let after: Vec<_> = lab.provider().mappings().cloned().collect();
+        let ports = |all: &[crate::provider::ProviderMapping]| -> Vec<_> {
+            all.iter().map(|m| (m.protocol, m.external, m.internal)).collect()
+        };
+        assert_eq!(ports(&after), ports(&before), "nothing twice, nothing lost, the probe included");
+        // The nonce was kept, or the server would not let go.
+        let id = lab.start_delete(ALICE, 1, 8080);
+        assert_eq!(lab.heard(id), Some(done()));
+        assert_eq!(lab.store.len(), 1);
+    }
+}
+
+/// D-9: the avalanche is spread over service_wait; whoever asks sooner is served at once.
+#[test]
+fn a_start_is_spread() {
+    let mut lab = Lab::up(NatMode::Own);
+    for n in 0..20 {
+        assert_eq!(lab.add(ALICE, 1, port(8080 + n)), done());
+    }
+    lab.crash(config(NatMode::Own), 78, 1000);
+    lab.event(Event::Lan(lan()));
+    lab.effects.clear();
+    let start = lab.now;
+    lab.event(Event::Wan(wan(&[lab.source])));
+    assert_eq!(lab.add(ALICE, 1, port(8085)), done());
+    lab.run(start + 30_000);
+    let mut sent: Vec<u64> = lab
+        .effects
+        .iter()
+        .filter(|(_, effect)| matches!(effect, Effect::Send { .. }))
+        .map(|(at, _)| at - start)
+        .collect();
+    sent.sort_unstable();
+    assert_eq!(
+        sent.iter().filter(|&&at| at < 10).count(),
+        2,
+        "the probe, and the one that was asked for: {sent:?}"
+    );
+    assert!(sent[10] > 5_000 && *sent.last().unwrap() > 20_000, "{sent:?}");
+    assert_eq!(lab.provider().mappings().count(), 21);
+}
+
+/// Leases go on while the power is off, and a mapping that the server gave away meanwhile is gone.
+#[test]
+fn what_has_ended_meanwhile_does_not_come_back() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 60, ..port(8080) }), done());
+    assert_eq!(lab.add(ALICE, 1, port(9090)), done());
+    lab.crash(config(NatMode::Own), 79, 50_000);
+    let now = lab.instant();
+    lab.provider().lose_state(now);
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[lab.source])));
+    lab.run(lab.now + 10_001);
+    let left: Vec<u16> = lab.gateway.mappings(lab.instant()).map(|mapping| mapping.external.port()).collect();
+    assert_eq!(left, [9090]);
+    assert_eq!(lab.rules.len(), 1);
+}
+
+/// Renewals change nothing that is stored; every other change does, before it is answered.
+#[test]
+fn what_is_written() {
+    let mut lab = Lab::up(NatMode::Own);
+    let writes = |lab: &Lab| lab.effects.iter().filter(|(_, e)| matches!(e, Effect::Store(_))).count();
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    let order: Vec<bool> = lab
+        .effects
+        .iter()
+        .filter_map(|(_, effect)| match effect {
+            Effect::Store(_) => Some(true),
+            Effect::Reply { .. } => Some(false),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [true, false], "stored, then acknowledged");
+    assert_eq!(lab.store[&(Protocol::TCP, 8080)].lease_left, None);
+    lab.run(lab.now + 3 * 86_400_000);
+    assert_eq!(writes(&lab), 1, "three days of renewals");
+    assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+    assert_eq!(lab.store[&(Protocol::TCP, 8080)].lease_left, Some(Duration::from_secs(3600)));
+    lab.run(lab.now + 3_600_001);
+    assert_eq!(writes(&lab), 2, "the end of a lease is not written");
+}
+
+/// Another deployment than before, doubled ports, foreign things: dropped from the store, never a panic.
+#[test]
+fn a_store_that_does_not_fit() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+    let stored = lab.store[&(Protocol::TCP, 8080)].clone();
+    let other_port =
+        StoredMapping { external: SocketAddrV4::new(*stored.external.ip(), 9999), ..stored.clone() };
+    lab.store.insert((Protocol::TCP, 9999), other_port); // the same port of our own NAT
+    lab.crash(config(NatMode::Own), 80, 0);
+    assert_eq!((lab.gateway.mappings(lab.instant()).count(), lab.store.len()), (1, 1));
+    lab.crash(config(NatMode::None), 81, 0);
+    assert_eq!((lab.gateway.mappings(lab.instant()).count(), lab.store.len()), (0, 0));
+}

@@ -1,0 +1,43 @@
+//! What has to survive a crash: the mappings that were acknowledged, and the nonces that prove they are ours.
+//!
+//! Renewals, counters and the end of leases stay out of it: they are worked out again from what is here.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use wire::pcp::{Nonce, Protocol};
+
+use crate::time::Duration;
+
+/// A mapping as it is stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredMapping {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Address and port at the provider's NAT.
+    pub external: SocketAddrV4,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV4,
+    /// The port of the router's own NAT, if there is one.
+    pub nat_port: Option<u16>,
+    /// The only remote host that may come in.
+    pub remote_peer: Option<Ipv4Addr>,
+    /// The control point's own words.
+    pub description: String,
+    /// Made by AddPortMapping.
+    pub strict: bool,
+    /// What was left of the lease when it was stored; `None` for ever.
+    pub lease_left: Option<Duration>,
+    /// What the PCP server knows the owner by.
+    pub nonce: Nonce,
+}
+
+/// One change of what is stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Record {
+    /// This mapping stands; an older one with the same protocol and external port is replaced.
+    Put(StoredMapping),
+    /// The mapping with this protocol and external port is gone.
+    Remove(Protocol, u16),
+    /// The nonce of the router's own mapping that tells the external address.
+    Probe(Nonce),
+}
