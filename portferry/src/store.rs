@@ -52,14 +52,20 @@ pub struct Store {
     file: File,
     /// Lines in the file.
     lines: usize,
-    mappings: BTreeMap<(u8, u16), Mapping>,
+    /// The number of the next line; it goes on when the file is written anew.
+    next: usize,
+    mappings: Mappings,
     probe: Option<[u8; 12]>,
 }
+
+/// What stands, each with the number of its line: a later one is newer, whatever the clock says.
+type Mappings = BTreeMap<(u8, u16), (usize, Mapping)>;
 
 /// What was stored.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Loaded {
-    /// The mappings whose leases have not ended since.
+    /// The mappings whose leases have not ended since, the newest first: where a clock that went back makes two of them
+    /// contradict each other, the newer one is right.
     pub mappings: Vec<StoredMapping>,
     /// The nonce of the mapping that tells the external address.
     pub probe: Option<Nonce>,
@@ -75,10 +81,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let (mut mappings, mut probe, mut damaged) = (BTreeMap::new(), None, 0);
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let (mut mappings, mut probe, mut damaged) = (Mappings::new(), None, 0);
+        for (number, line) in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
             match parse(line) {
-                Some(Line::Put(mapping)) => drop(mappings.insert(key(&mapping), mapping)),
+                Some(Line::Put(mapping)) => drop(mappings.insert(key(&mapping), (number, mapping))),
                 Some(Line::Remove { protocol, external_port }) => {
                     drop(mappings.remove(&(protocol, external_port)));
                 }
@@ -87,22 +93,24 @@ impl Store {
             }
         }
         let now = unix_time();
-        mappings.retain(|_, mapping| mapping.lease_at(now) != Some(0));
+        mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
         let loaded = Loaded {
-            mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
+            mappings: in_order(&mappings).into_iter().rev().map(|mapping| mapping.stored(now)).collect(),
             probe: probe.map(Nonce),
             damaged,
         };
         let (file, lines) = write_anew(directory, &mappings, probe)?;
-        Ok((Self { directory: directory.to_owned(), file, lines, mappings, probe }, loaded))
+        let next = mappings.values().map(|(number, _)| number + 1).max().unwrap_or(0);
+        Ok((Self { directory: directory.to_owned(), file, lines, next, mappings, probe }, loaded))
     }
 
     /// Stores one change; on return it survives a power cut.
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
+        self.next += 1;
         let line = match record {
             Record::Put(stored) => {
                 let mapping = Mapping::new(stored, unix_time());
-                self.mappings.insert(key(&mapping), mapping.clone());
+                self.mappings.insert(key(&mapping), (self.next, mapping.clone()));
                 Line::Put(mapping)
             }
             Record::Remove(protocol, external_port) => {
@@ -127,12 +135,12 @@ impl Store {
 }
 
 /// Writes everything that stands into a new file and puts it in the old one's place.
-fn write_anew(
-    directory: &Path,
-    mappings: &BTreeMap<(u8, u16), Mapping>,
-    probe: Option<[u8; 12]>,
-) -> io::Result<(File, usize)> {
-    let lines = mappings.values().cloned().map(Line::Put).chain(probe.map(|nonce| Line::Probe { nonce }));
+fn write_anew(directory: &Path, mappings: &Mappings, probe: Option<[u8; 12]>) -> io::Result<(File, usize)> {
+    let lines = in_order(mappings)
+        .into_iter()
+        .cloned()
+        .map(Line::Put)
+        .chain(probe.map(|nonce| Line::Probe { nonce }));
     let lines: Vec<Vec<u8>> = lines.map(|line| encode(&line)).collect::<io::Result<_>>()?;
     let new = directory.join("mappings.journal.new");
     // The nonces are what keeps others from deleting mappings.
@@ -142,6 +150,13 @@ fn write_anew(
     std::fs::rename(&new, directory.join(FILE))?;
     File::open(directory)?.sync_all()?;
     Ok((file, lines.len()))
+}
+
+/// The oldest first.
+fn in_order(mappings: &Mappings) -> Vec<&Mapping> {
+    let mut all: Vec<&(usize, Mapping)> = mappings.values().collect();
+    all.sort_by_key(|(number, _)| *number);
+    all.into_iter().map(|(_, mapping)| mapping).collect()
 }
 
 impl Mapping {
@@ -281,9 +296,9 @@ mod tests {
         }
         for _ in 0..2 {
             let loaded = directory.load();
-            assert_eq!(loaded.mappings[0], mapping(1, None));
-            assert_eq!(loaded.mappings[1].external.port(), 3);
-            let left = loaded.mappings[1].lease_left.unwrap().as_secs();
+            assert_eq!(loaded.mappings[1], mapping(1, None));
+            assert_eq!(loaded.mappings[0].external.port(), 3, "the newest first");
+            let left = loaded.mappings[0].lease_left.unwrap().as_secs();
             assert!((990..=1000).contains(&left), "{left}");
             assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damaged), (2, Some(Nonce([4; 12])), 0));
         }

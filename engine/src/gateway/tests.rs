@@ -128,6 +128,8 @@ struct Lab {
     heard: BTreeMap<RequestId, Heard>,
     /// What a crash would leave.
     store: BTreeMap<(Protocol, u16), StoredMapping>,
+    /// When each of them was stored.
+    stored_at: BTreeMap<(Protocol, u16), u64>,
     probe_nonce: Option<Nonce>,
     subscribed: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     /// Events that were sent, and when.
@@ -162,6 +164,7 @@ impl Lab {
             effects: Vec::new(),
             heard: BTreeMap::new(),
             store: BTreeMap::new(),
+            stored_at: BTreeMap::new(),
             probe_nonce: None,
             subscribed: BTreeMap::new(),
             events: Vec::new(),
@@ -265,7 +268,9 @@ impl Lab {
     fn stored(&mut self, record: Record) {
         match record {
             Record::Put(mapping) => {
-                self.store.insert((mapping.protocol, mapping.external.port()), mapping);
+                let key = (mapping.protocol, mapping.external.port());
+                self.stored_at.insert(key, self.now);
+                self.store.insert(key, mapping);
             }
             Record::Remove(protocol, port) => {
                 self.store.remove(&(protocol, port));

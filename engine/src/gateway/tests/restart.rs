@@ -5,16 +5,21 @@ use crate::table::Health;
 
 impl Lab {
     /// Kill -9 and a start: the table of rules is made anew, and nothing is left but what was stored.
-    fn crash(&mut self, config: Config, seed: u64, down_for: u64) {
+    pub(super) fn crash(&mut self, config: Config, seed: u64, down_for: u64) {
         self.now += down_for;
         self.gateway = Gateway::new(config, Box::new(SeededEntropy::new(seed)));
         self.rules.clear();
         self.socket = None;
-        let left = |mapping: &StoredMapping| StoredMapping {
-            lease_left: mapping.lease_left.map(|left| left.saturating_sub(Duration::from_millis(down_for))),
-            ..mapping.clone()
+        let now = self.now;
+        let left = |(key, mapping): (&(Protocol, u16), &StoredMapping)| {
+            let passed = Duration::from_millis(now - self.stored_at[key]);
+            let lease_left = match mapping.lease_left {
+                Some(lease) => Some(lease.checked_sub(passed).filter(|left| !left.is_zero())?),
+                None => None,
+            };
+            Some(StoredMapping { lease_left, ..mapping.clone() })
         };
-        let mappings = self.store.values().map(left).collect();
+        let mappings = self.store.iter().filter_map(left).collect();
         self.event(Event::Restore { mappings, probe: self.probe_nonce });
     }
 }
@@ -134,6 +139,7 @@ fn a_store_that_does_not_fit() {
     let other_port =
         StoredMapping { external: SocketAddrV4::new(*stored.external.ip(), 9999), ..stored.clone() };
     lab.store.insert((Protocol::TCP, 9999), other_port); // the same port of our own NAT
+    lab.stored_at.insert((Protocol::TCP, 9999), lab.now);
     lab.crash(config(NatMode::Own), 80, 0);
     assert_eq!((lab.gateway.mappings(lab.instant()).count(), lab.store.len()), (1, 1));
     lab.crash(config(NatMode::None), 81, 0);

@@ -102,6 +102,10 @@ impl Simulation {
                 }
                 None
             }
+            28 if self.roll(4) == 0 => {
+                self.crash();
+                None
+            }
             27 => {
                 self.lab.mute = self.roll(2) == 0;
                 None
@@ -123,6 +127,27 @@ impl Simulation {
             self.waiting.insert(id, self.lab.now);
         }
         self.check();
+    }
+
+    /// Kill -9 at this moment: what was acknowledged stands again, and nothing else.
+    fn crash(&mut self) {
+        let standing = |lab: &Lab| -> Vec<_> {
+            let mappings = lab.gateway.mappings(lab.instant());
+            let standing = mappings.filter(|m| m.health != Health::Deleting);
+            standing.map(|m| (m.protocol, m.external.port(), m.internal, m.nat_port, m.description)).collect()
+        };
+        let before = standing(&self.lab);
+        let nat = if self.lab.status().own_nat { NatMode::Own } else { NatMode::None };
+        let config = config(nat);
+        let seed = u64::from(self.roll(u16::MAX));
+        self.lab.held.clear();
+        self.lab.crash(config, seed, 0);
+        let after = standing(&self.lab);
+        assert!(before.iter().all(|mapping| after.contains(mapping)), "{before:?} is not all in {after:?}");
+        self.waiting.clear();
+        self.last_update_id = 0;
+        self.lab.event(Event::Lan(lan()));
+        self.lab.event(Event::Wan(wan(&[W])));
     }
 
     fn pass(&mut self, ms: u64) {
