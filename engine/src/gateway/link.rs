@@ -99,6 +99,7 @@ impl Gateway {
             // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
             self.refuse_all_pending(now);
             self.abandon_deletes(now);
+            self.refusals.forget();
             self.strays.clear();
             self.release_probe_port();
             self.probe = Probe { stored: self.probe.stored, ..Probe::default() };
@@ -163,7 +164,7 @@ impl Gateway {
                 Output::Refused(flow, result, wait) if self.probe.flow == Some(flow) => {
                     self.on_probe_refused(now, server, result, wait);
                 }
-                Output::Refused(flow, result, _) => self.on_refused(now, flow, result),
+                Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(flow, result),
                 Output::Lost(flow) if self.probe.flow == Some(flow) => {
                     self.probe.flow = None;
@@ -177,6 +178,7 @@ impl Gateway {
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
                 Output::StateLost => {
+                    self.refusals.forget();
                     let mappings = self.table.len();
                     self.notice(Notice::StateLost(server, mappings));
                 }
@@ -267,6 +269,7 @@ impl Gateway {
         }
         if self.external != Some(addr) {
             self.external = Some(addr);
+            self.refusals.forget();
             self.notice(Notice::ExternalAddress(addr));
         }
         self.note_connection(now);

@@ -13,7 +13,7 @@ use crate::notice::{Cause, Notice};
 use crate::policy::is_usable_external;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Grant, Input, Want};
 
 /// What an outcome of the router's own NAT belongs to.
@@ -118,8 +118,14 @@ impl Gateway {
         }
     }
 
-    pub(super) fn on_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
-        if self.pending.contains_key(&flow) {
+    pub(super) fn on_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode, wait: Duration) {
+        if let Some(pending) = self.pending.get(&flow) {
+            if let (ResultCode::CANNOT_PROVIDE_EXTERNAL, Some(external_port)) =
+                (result, pending.request.external_port)
+            {
+                let key = Key { protocol: pending.request.protocol, external_port };
+                self.refusals.remember(now, key, result, wait);
+            }
             self.fail(now, flow, Refusal::Upstream(result));
         } else {
             // A mapping that a new server was asked to take over.

@@ -9,6 +9,7 @@ mod events;
 mod link;
 mod mappings;
 mod pending;
+mod refusals;
 mod restore;
 mod waiting;
 
@@ -338,6 +339,7 @@ pub struct Gateway {
     strays: BTreeSet<FlowId>,
     /// What was stored and the PCP client has not been told yet.
     restored: restore::Restored,
+    refusals: refusals::Refusals,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
     counting: BTreeMap<RequestId, Counting>,
@@ -392,6 +394,7 @@ impl Gateway {
             pending: BTreeMap::new(),
             strays: BTreeSet::new(),
             restored: restore::Restored::default(),
+            refusals: refusals::Refusals::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
             counting: BTreeMap::new(),

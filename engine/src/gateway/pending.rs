@@ -75,6 +75,12 @@ impl Gateway {
         if !own_nat && self.find_pending(same_internal).is_some() {
             return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3
         }
+        let refused = request.external_port.filter(|_| request.strict).and_then(|external_port| {
+            self.refusals.find(now, Key { protocol: request.protocol, external_port })
+        });
+        if let Some(result) = refused {
+            return self.refuse_request(id, from, &request, Refusal::Upstream(result));
+        }
         match self.find_pending(same_port) {
             None => self.begin(now, vec![id], from, request, None),
             Some(_) if request.strict => self.refuse_request(id, from, &request, Refusal::Conflict),
