@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What has no business in a pure crate: a path or a word, and why.
-const FORBIDDEN: [(&str, &str); 26] = [
+const FORBIDDEN: [(&str, &str); 27] = [
+    ("std::time as", "a clock by another name"),
     ("std::time::Instant", "a clock"),
     ("std::time::SystemTime", "a clock"),
     ("SystemTime", "a clock"),
@@ -34,10 +35,13 @@ const FORBIDDEN: [(&str, &str); 26] = [
     ("HashSet", "an order that is random"),
 ];
 
+/// How an inline module of tests begins, and how it ends. Nothing follows it (see [`after_tests`]).
+const TESTS: (&str, &str) = ("#[cfg(test)]\nmod tests {", "\n}\n");
+
 /// The code of a source file: comments, the contents of strings and everything from `#[cfg(test)] mod` with a body on
 /// are blanked; lines stay where they are.
 fn code(text: &str) -> String {
-    let text = text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at]);
+    let text = text.find(TESTS.0).map_or(text, |at| &text[..at]);
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
@@ -45,6 +49,8 @@ fn code(text: &str) -> String {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |at| at + 2)
+        } else if let Some(end) = end_of_raw_string(rest).filter(|_| !code.ends_with(is_word)) {
+            end
         } else if rest.starts_with('"') {
             end_of_string(rest)
         } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
@@ -61,6 +67,26 @@ fn code(text: &str) -> String {
         }
     }
     code
+}
+
+/// What follows the inline module of tests, which is not looked at: there must be nothing.
+fn after_tests(text: &str) -> Option<&str> {
+    let (_, tests) = text.split_once(TESTS.0)?;
+    let (_, after) = tests.split_once(TESTS.1)?;
+    Some(after.trim()).filter(|after| !after.is_empty())
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Of `r"…"`, `r#"…"#` and so on, also with `b` or `c` before.
+fn end_of_raw_string(text: &str) -> Option<usize> {
+    let raw = text.strip_prefix(['b', 'c']).unwrap_or(text).strip_prefix('r')?;
+    let quoted = raw.trim_start_matches('#');
+    let content = quoted.strip_prefix('"')?;
+    let end = format!("\"{}", &raw[..raw.len() - quoted.len()]);
+    Some(content.find(&end).map_or(text.len(), |at| text.len() - content.len() + at + end.len()))
 }
 
 fn end_of_string(text: &str) -> usize {
@@ -83,11 +109,10 @@ fn findings(text: &str) -> Vec<(usize, &'static str)> {
         // `use std::{fs, net}` must not slip through: braces after a path are spelled out.
         let spelled = spell_out(code);
         for (token, _) in FORBIDDEN {
-            let word = |c: char| c.is_alphanumeric() || c == '_';
             let whole = spelled.match_indices(token).any(|(at, _)| {
                 let before = spelled[..at].chars().next_back();
                 let after = spelled[at + token.len()..].chars().next();
-                !before.is_some_and(word) && !after.is_some_and(word)
+                !before.is_some_and(is_word) && !after.is_some_and(is_word)
             });
             if whole {
                 found.push((line + 1, token));
@@ -130,6 +155,10 @@ fn wire_and_engine_are_pure() {
         assert!(files.len() >= least, "only {} files in {}", files.len(), directory.display());
         for file in files {
             let text = fs::read_to_string(&file).expect("a readable source");
+            if let Some(after) = after_tests(&text) {
+                let line = after.lines().next().unwrap_or(after);
+                wrong.push(format!("{}: after its tests: {line}", file.display()));
+            }
             for (line, token) in findings(&text) {
                 // The engine has a `Duration` from there, which is a number.
                 wrong.push(format!("{}:{line}: {token}", file.display()));
@@ -152,6 +181,14 @@ fn every_planted_sample_is_found() {
     assert_eq!(findings("use std::{fs, net::IpAddr};"), [(1, "std::fs")]);
     assert_eq!(findings("let a = \"\\\"\"; let b = '\"'; std::env::var(\"x\")"), [(1, "std::env")]);
     assert_eq!(findings("fn a() {}\n\nlet t = std::time::Instant::now();").len(), 2);
+    assert_eq!(findings("use std::time as t;"), [(1, "std::time as")]);
+    assert_eq!(findings("use std::{collections::BTreeMap, time as t};"), [(1, "std::time as")]);
+    for string in ["r#\"a \"quoted\" b\"#", "r##\"\"#\"##", "br\"\\\"", "r#\"one \" only\"#"] {
+        assert_eq!(findings(&format!("let a = {string}; std::env::args()")), [(1, "std::env")], "{string}");
+    }
+    let tests = "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\n";
+    assert_eq!(after_tests(tests), None);
+    assert_eq!(after_tests(&format!("{tests}\nfn c() {{ std::fs::read(1) }}\n")), Some("fn c() { std::fs::read(1) }"));
 }
 
 #[test]
@@ -161,6 +198,8 @@ fn comments_strings_tests_and_other_words_are_not() {
         "//! SystemTime\n",
         "/* std::env */ fn a() {}",
         "let a = \"std::thread \\\" HashMap\";",
+        "let a = r#\"a \"std::thread\" HashMap\"#;",
+        "use std::time::Duration as Time;",
         "use std::collections::BTreeMap;",
         "use std::time::Duration;",
         "use crate::time::{Duration, Instant};",

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use wire::error::UpnpError;
 use wire::pcp::{Protocol, ResultCode, SERVER_PORT};
 
 use super::{Alarm, Config, Effect, Gateway, Probe, Wan};
@@ -48,6 +49,9 @@ impl Gateway {
         let before = self.server();
         // What is burnt into descriptions, sockets and rules stays until the next start.
         self.config = Config { nat: self.config.nat, device: self.config.device.clone(), ..config };
+        if let Some(client) = &mut self.uplink {
+            client.set_recovery_wait(self.config.recovery_wait);
+        }
         if self.server() != before {
             self.open_uplink();
         }
@@ -165,6 +169,7 @@ impl Gateway {
                     self.on_probe_refused(now, server, result, wait);
                 }
                 Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
+                Output::Unrenewed(flow) => self.on_unrenewed(flow),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(flow, result),
                 Output::Lost(flow) if self.probe.flow == Some(flow) => {
                     self.probe.flow = None;
@@ -304,6 +309,10 @@ impl Gateway {
         self.stopping = true;
         self.ssdp.stop(now);
         self.subscriptions.clear(); // a byebye says so (E-9)
+        for (request, _) in std::mem::take(&mut self.counting) {
+            self.timers.cancel(Alarm::Patience(request));
+            self.effects.push_back(Effect::Reply { request, answer: Err(UpnpError::ACTION_FAILED) });
+        }
         self.refuse_all_pending(now);
         self.end_probe(now);
         let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();

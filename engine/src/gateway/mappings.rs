@@ -50,7 +50,7 @@ impl Gateway {
         self.table.repoint(key, request.internal);
         let mapping = self.table.find(key).expect("the caller found it").clone();
         self.set_lease_alarm(&mapping);
-        self.input(now, Input::Extend(mapping.flow, lease_ends));
+        self.input(now, Input::Extend(mapping.flow, lease_ends, mapping.strict));
         if mapping.health == Health::Degraded {
             self.input(now, Input::Hurry(mapping.flow));
         }
@@ -251,6 +251,11 @@ impl Gateway {
         for key in keys {
             let mapping = self.table.find(key).expect("the caller found it").clone();
             job.left.insert(mapping.flow);
+            if let Some(next) = self.find_pending(|pending| pending.stage == Stage::Clearing(mapping.flow)) {
+                // It is being replaced: what would take its place is not wanted any more either.
+                self.pending.get_mut(&next).expect("found just now").replaces = None;
+                self.fail(now, next, Refusal::Conflict);
+            }
             if mapping.health == Health::Deleting {
                 continue;
             }
@@ -332,10 +337,22 @@ impl Gateway {
 
     pub(super) fn on_lost(&mut self, now: Instant, flow: FlowId, cause: Cause) {
         self.strays.remove(&flow);
-        if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
+        if self.pending.contains_key(&flow) {
+            // Granted, and taken away again before it was acknowledged.
+            self.fail(now, flow, Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL));
+        } else if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
             self.drop_mapping(now, key, cause);
         }
         self.stop_if_done();
+    }
+
+    /// A renewal was not answered until the next one: shown, and tried again.
+    pub(super) fn on_unrenewed(&mut self, flow: FlowId) {
+        let Some(mapping) = self.table.find_flow(flow) else { return };
+        if mapping.health == Health::Active {
+            let key = mapping.key();
+            self.table.update(key, |mapping| mapping.health = Health::Degraded);
+        }
     }
 
     /// Another server was asked to take the mapping over, and has not until the first one's lifetime ended.

@@ -43,6 +43,8 @@ pub(super) struct Pending {
     pub(super) nat_port: Option<u16>,
     /// Ports of the WAN address that the router itself uses.
     pub(super) refused_ports: Vec<u16>,
+    /// The port that was wished for is somebody's: any other is asked for (AddAnyPortMapping).
+    pub(super) any_port: bool,
     pub(super) stage: Stage,
     pub(super) asked_at: Instant,
     /// It restores what was there before, so it is kept though nobody waits for it.
@@ -69,6 +71,7 @@ impl Gateway {
             |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
         let same_port = |pending: &Pending| {
             same_protocol(pending)
+                && !pending.any_port
                 && request.external_port.is_some()
                 && pending.request.external_port == request.external_port
         };
@@ -82,11 +85,11 @@ impl Gateway {
             return self.refuse_request(id, from, &request, Refusal::Upstream(result));
         }
         match self.find_pending(same_port) {
-            None => self.begin(now, vec![id], from, request, None),
+            None => self.begin(now, vec![id], from, request, false, None),
             Some(_) if request.strict => self.refuse_request(id, from, &request, Refusal::Conflict),
             // AddAnyPortMapping: any other port will do.
             Some(_) => {
-                self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None);
+                self.begin(now, vec![id], from, request, true, None);
             }
         }
     }
@@ -111,6 +114,7 @@ impl Gateway {
     pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
         let host = *request.internal.ip();
         let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
+            || self.find_own(request).is_some()
             || self.find_pending(|pending| is_same(&pending.request, request)).is_some();
         let held = self.table.held_by(host) + self.pending.values().filter(|p| p.from == from).count();
         let lan = self.lan_addresses();
@@ -175,7 +179,7 @@ impl Gateway {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
             // AddAnyPortMapping: any other port will do.
-            return self.begin(now, vec![id], from, MappingRequest { external_port: None, ..request }, None);
+            return self.begin(now, vec![id], from, request, true, None);
         }
         let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
         match self.rule(&existing) {
@@ -191,7 +195,7 @@ impl Gateway {
             }
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).
-            None => self.begin(now, vec![id], from, request, Some(existing)),
+            None => self.begin(now, vec![id], from, request, false, Some(existing)),
         }
     }
 
@@ -202,6 +206,7 @@ impl Gateway {
         waiters: Vec<RequestId>,
         from: IpAddr,
         request: MappingRequest,
+        any_port: bool,
         replaces: Option<Mapping>,
     ) {
         let flow = self.new_flow();
@@ -218,6 +223,7 @@ impl Gateway {
             waiters,
             nat_port: None,
             refused_ports: Vec::new(),
+            any_port,
             stage,
             asked_at: now,
             keep,
@@ -265,7 +271,7 @@ impl Gateway {
             third_party: pending.nat_port.is_none().then_some(*request.internal.ip()),
             protocol: request.protocol,
             internal_port: pending.nat_port.unwrap_or(request.internal.port()),
-            external_port: request.external_port.unwrap_or(0),
+            external_port: request.external_port.filter(|_| !pending.any_port).unwrap_or(0),
             strict: request.strict,
             lease_ends,
             longest: u32::MAX,
@@ -327,6 +333,12 @@ impl Gateway {
 
     /// Everything stands: into the table, and tell whoever waits.
     pub(super) fn finish(&mut self, now: Instant, flow: FlowId, grant: Grant) {
+        let pending = &self.pending[&flow];
+        let key = Key { protocol: pending.request.protocol, external_port: grant.external.port() };
+        if self.table.find(key).is_some() {
+            // The server has forgotten this grant, and given the port to another host since.
+            return self.fail(now, flow, Refusal::Conflict);
+        }
         let pending = self.pending.remove(&flow).expect("the caller found it");
         self.timers.cancel(Alarm::Background(flow));
         let request = pending.request;
@@ -347,7 +359,7 @@ impl Gateway {
         self.table.insert(mapping.clone());
         self.system_update_id = self.system_update_id.wrapping_add(1);
         self.set_lease_alarm(&mapping);
-        self.input(now, Input::Extend(flow, mapping.lease_ends));
+        self.input(now, Input::Extend(flow, mapping.lease_ends, mapping.strict));
         self.store(now, &mapping);
         for id in pending.waiters {
             self.answer_added(id, grant.external);
@@ -396,7 +408,7 @@ impl Gateway {
             };
             self.pending.insert(flow, restoring);
         } else {
-            self.begin(now, Vec::new(), pending.from, restore, None);
+            self.begin(now, Vec::new(), pending.from, restore, false, None);
         }
     }
 
@@ -432,12 +444,11 @@ impl Pending {
 /// Whether two requests are one that was sent twice; only lease and words may differ. The internal client says who
 /// sent it, for nobody maps to another host.
 fn is_same(one: &MappingRequest, other: &MappingRequest) -> bool {
-    let words = |request: &MappingRequest| MappingRequest {
-        lease: None,
-        description: String::new(),
-        ..request.clone()
+    let key = |request: &MappingRequest| {
+        let MappingRequest { protocol, internal, external_port, strict, remote_peer, .. } = *request;
+        (protocol, internal, external_port, strict, remote_peer)
     };
-    words(one) == words(other)
+    key(one) == key(other)
 }
 
 /// What would get this very mapping again.

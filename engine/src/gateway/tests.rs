@@ -120,6 +120,15 @@ struct Lab {
     held: Vec<Next>,
     /// The uplink's socket: the server it leads to.
     socket: Option<SocketAddr>,
+    /// Which of the sockets it is; what is on its way to an older one is lost.
+    generation: u64,
+    /// What delays, doubles and loses the answers of the servers, if anything does.
+    weather: Option<SeededEntropy>,
+    /// Answers on their way: when they arrive, in which order they were sent, to which socket.
+    in_flight: BTreeMap<(u64, u64), (u64, SocketAddr, Vec<u8>)>,
+    answers: u64,
+    /// The provider knew a client of ours by another nonce than the one it used.
+    wrong_nonces: usize,
     source: Ipv4Addr,
     counters: Option<Counters>,
     /// Shell that never tells the counters.
@@ -159,6 +168,11 @@ impl Lab {
             slow_nat: false,
             held: Vec::new(),
             socket: None,
+            generation: 0,
+            weather: None,
+            in_flight: BTreeMap::new(),
+            answers: 0,
+            wrong_nonces: 0,
             source: W,
             counters: Some(Counters::default()),
             mute: false,
@@ -237,13 +251,19 @@ impl Lab {
                 Effect::ReadCounters { request } if !self.mute => queue.push_back(Next::Counters(request)),
                 Effect::OpenUplink { server } => {
                     self.socket = Some(server);
+                    self.generation += 1;
                     queue.push_back(Next::Opened(server));
                 }
-                Effect::CloseUplink => self.socket = None,
+                Effect::CloseUplink => {
+                    self.socket = None;
+                    self.generation += 1;
+                }
                 Effect::Send { to, bytes } => {
                     assert_eq!(self.socket, Some(to), "only by the open socket");
-                    if let Some(answer) = self.serve(to, &bytes) {
-                        queue.push_back(Next::Datagram(to, answer));
+                    match self.serve(to, &bytes) {
+                        Some(answer) if self.weather.is_some() => self.put_in_flight(to, &answer),
+                        Some(answer) => queue.push_back(Next::Datagram(to, answer)),
+                        None => {}
                     }
                 }
                 Effect::Nat { ticket, change } => {
@@ -264,6 +284,35 @@ impl Lab {
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
         }
+    }
+
+    /// The answer arrives later than others, twice, or never.
+    fn put_in_flight(&mut self, from: SocketAddr, answer: &[u8]) {
+        let weather = self.weather.as_mut().expect("the caller looked");
+        let copies = match weather.up_to(Duration::from_millis(20)).as_millis() {
+            0 => 0,
+            1 | 2 => 2,
+            _ => 1,
+        };
+        for _ in 0..copies {
+            let longest = match weather.up_to(Duration::from_millis(20)).as_millis() {
+                0 => 6000,
+                1..5 => 1500,
+                _ => 60,
+            };
+            let delay =
+                5 + u64::try_from(weather.up_to(Duration::from_millis(longest - 5)).as_millis()).unwrap();
+            self.answers += 1;
+            let letter = (self.generation, from, answer.to_vec());
+            self.in_flight.insert((self.now + delay, self.answers), letter);
+        }
+    }
+
+    /// When something happens without anybody's doing.
+    fn next(&self) -> Option<u64> {
+        let timeout = self.gateway.next_timeout().map(Instant::as_millis);
+        let arrival = self.in_flight.first_key_value().map(|(&(at, _), _)| at);
+        timeout.into_iter().chain(arrival).min()
     }
 
     fn stored(&mut self, record: Record) {
@@ -334,7 +383,13 @@ impl Lab {
             Some(Response { result, lifetime, epoch, body, options }.to_bytes())
         };
         match reaction.unwrap_or(Reaction::Serve) {
-            Reaction::Serve => provider.handle_datagram(now, from, bytes),
+            Reaction::Serve => {
+                let answer = provider.handle_datagram(now, from, bytes);
+                let served = answer.as_deref().and_then(|answer| Response::parse(answer).ok());
+                let refused = served.is_some_and(|served| served.result == ResultCode::NOT_AUTHORIZED);
+                self.wrong_nonces += usize::from(refused);
+                answer
+            }
             Reaction::Lose => None,
             Reaction::LoseAnswer => {
                 provider.handle_datagram(now, from, bytes);
@@ -361,11 +416,24 @@ impl Lab {
     /// Lets time pass until `to`, in milliseconds.
     fn run(&mut self, to: u64) {
         let mut turns = 0;
-        while let Some(at) = self.gateway.next_timeout().map(Instant::as_millis).filter(|&at| at <= to) {
-            turns = if at > self.now { 0 } else { turns + 1 };
-            assert!(turns < 10, "it does not spin");
+        while let Some(at) = self.next().filter(|&at| at <= to) {
+            if at > self.now {
+                turns = 0;
+            }
             self.now = self.now.max(at);
-            self.event(Event::Timeout);
+            match self.in_flight.first_entry().filter(|letter| letter.key().0 <= at) {
+                Some(letter) => {
+                    let (generation, from, bytes) = letter.remove();
+                    if generation == self.generation {
+                        self.event(Event::Uplink { from, bytes: &bytes });
+                    }
+                }
+                None => {
+                    turns += 1;
+                    assert!(turns < 10, "it does not spin");
+                    self.event(Event::Timeout);
+                }
+            }
         }
         self.now = to;
         for provider in self.providers.values_mut() {

@@ -32,7 +32,7 @@ impl Gateway {
             Some((&flow, pending)) => {
                 pending.waiters.retain(|&waiter| waiter != id);
                 let (from, request) = (pending.from, pending.request.clone());
-                if pending.waiters.is_empty() {
+                if pending.waiters.is_empty() && !pending.keep {
                     self.timers.set(Alarm::Background(flow), now + BACKGROUND);
                 }
                 self.refuse_request(id, from, &request, Refusal::NoAnswer);

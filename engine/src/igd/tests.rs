@@ -75,7 +75,7 @@ fn arguments_of_add_port_mapping() {
         ("NewExternalPort", "", Err(402)),
         ("NewProtocol", "udp", Ok(MappingRequest { protocol: Protocol::UDP, ..added() })),
         ("NewProtocol", "SCTP", Err(601)),
-        ("NewProtocol", "", Err(402)),          // K-15
+        ("NewProtocol", "", Err(601)),
         ("NewInternalClient", "", Ok(added())),
         ("NewInternalClient", " 192.168.1.10 ", Ok(added())),
         ("NewInternalClient", "255.255.255.255", Err(501)), // T-11
@@ -150,7 +150,6 @@ fn keys_of_get_and_delete() {
             (key("*", "53", "UDP"), Ok(entry(None))),
             (key("1.2.3.4", "53", "UDP"), Ok(entry(Some(Ipv4Addr::new(1, 2, 3, 4))))),
             (key("", "0", "UDP"), Ok(Entry { external_port: 0, ..entry(None) })),
-            (key("", "53", ""), Err(402)),
             (key("", "53", "both"), Err(601)),
             (key("", "x", "UDP"), Err(402)),
             (key("somebody", "53", "UDP"), Err(402)),
@@ -160,6 +159,8 @@ fn keys_of_get_and_delete() {
             let got = read(version, "GetSpecificPortMappingEntry", &args);
             assert_eq!(got, expected.map(MappingAction::GetSpecific), "{args:?}");
         }
+        assert_eq!(read(version, "DeletePortMapping", &key("", "53", "")), Err(402)); // K-15
+        assert_eq!(read(version, "GetSpecificPortMappingEntry", &key("", "53", "")), Err(601));
     }
 }
 
@@ -168,7 +169,7 @@ fn keys_of_get_and_delete() {
 fn indexes_and_ranges() {
     let get = |index| read(1, "GetGenericPortMappingEntry", &[("NewPortMappingIndex", index)]);
     assert_eq!(get("65535"), Ok(MappingAction::GetGeneric(65535)));
-    assert_eq!(get("65536"), Err(601));
+    assert_eq!(get("65536"), Ok(MappingAction::GetGeneric(65_536)));
     let range = |first, last| {
         [("NewStartPort", first), ("NewEndPort", last), ("NewProtocol", "TCP"), ("NewManage", "1")]
     };

@@ -85,8 +85,8 @@ pub enum Input<'a> {
     AskAt(Instant, FlowId, Want),
     /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
     Hurry(FlowId),
-    /// The lease of a kept mapping has another end now.
-    Extend(FlowId, Option<Instant>),
+    /// Its owner asked again for a kept mapping: the lease has another end now, and it is strict or it is not.
+    Extend(FlowId, Option<Instant>, bool),
     /// Drop the mapping at the server.
     Delete(FlowId),
     /// Stop caring about the flow; nothing is sent.
@@ -112,6 +112,8 @@ pub enum Output {
     Granted(FlowId, Grant),
     /// The first request was refused, for so long; the flow is gone.
     Refused(FlowId, ResultCode, Duration),
+    /// A kept mapping's renewal was not answered; it is sent again.
+    Unrenewed(FlowId),
     /// A kept mapping was not renewed; it stands until its lifetime ends, and is asked for again.
     RenewalRefused(FlowId, ResultCode),
     /// A kept mapping has ended or was taken away; the flow is gone.
@@ -164,6 +166,8 @@ pub struct PcpClient {
     flows: BTreeMap<FlowId, Flow>,
     by_nonce: BTreeMap<Nonce, FlowId>,
     nonces: Nonces,
+    /// Flows whose delete is on the way.
+    deleting: BTreeMap<Client, FlowId>,
     timers: Timers<FlowId>,
     epoch: EpochClock,
     /// When the last recovery began, or is to begin.
@@ -189,6 +193,7 @@ impl PcpClient {
             flows: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
             nonces: Nonces::default(),
+            deleting: BTreeMap::new(),
             timers: Timers::default(),
             epoch: EpochClock::default(),
             recovered: None,
@@ -200,6 +205,11 @@ impl PcpClient {
             ignored: 0,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// From now on mappings are asked for again within this time after the server lost its state.
+    pub fn set_recovery_wait(&mut self, wait: Duration) {
+        self.recovery_wait = wait;
     }
 
     /// The server's address and port.
@@ -253,7 +263,7 @@ impl PcpClient {
             Input::Ask(id, want) => self.ask(now, now, id, want, entropy),
             Input::AskAt(at, id, want) => self.ask(now, at, id, want, entropy),
             Input::Hurry(id) => self.hurry(now, id, entropy),
-            Input::Extend(id, lease_ends) => self.extend(now, id, lease_ends, entropy),
+            Input::Extend(id, lease_ends, strict) => self.extend(now, id, lease_ends, strict, entropy),
             Input::Delete(id) => self.delete(now, id, entropy),
             Input::Forget(id) => self.remove(id),
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
@@ -298,6 +308,7 @@ impl PcpClient {
             }
             self.hold = None;
         }
+        self.take_over(&want);
         let nonce = self.nonces.take(client(&want)).unwrap_or_else(|| {
             let mut nonce = Nonce([0; 12]);
             entropy.fill(&mut nonce.0);
@@ -315,6 +326,17 @@ impl PcpClient {
         }
     }
 
+    /// The same client asks anew while the delete of its last mapping is on the way: the new request takes that mapping
+    /// over, nonce and all. Not one that insists on another port, or the old mapping would be left to nobody.
+    fn take_over(&mut self, want: &Want) {
+        let Some(&old) = self.deleting.get(&client(want)) else { return };
+        let grant = self.flows.get(&old).and_then(|flow| flow.grant);
+        if !want.strict || grant.is_none_or(|grant| grant.external.port() == want.external_port) {
+            self.remove(old);
+            self.outputs.push_back(Output::Deleted(old));
+        }
+    }
+
     fn hurry(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if let Phase::Asking { sent, .. } = &mut flow.phase {
@@ -324,9 +346,17 @@ impl PcpClient {
         }
     }
 
-    fn extend(&mut self, now: Instant, id: FlowId, lease_ends: Option<Instant>, entropy: &mut dyn Entropy) {
+    fn extend(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        lease_ends: Option<Instant>,
+        strict: bool,
+        entropy: &mut dyn Entropy,
+    ) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.want.lease_ends = lease_ends;
+        flow.want.strict = strict;
         if let Phase::Held { .. } = flow.phase {
             self.schedule_renewal(now, id, entropy);
         }
@@ -341,6 +371,7 @@ impl PcpClient {
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
         // Somebody waits: a control point, or the gateway at its end.
         flow.want.urgent = true;
+        self.deleting.insert(client(&flow.want), id);
         self.on_timer(now, id, entropy);
     }
 
@@ -373,7 +404,11 @@ impl PcpClient {
                 self.timers.set(id, wake);
             }
             Phase::Held { attempts } => {
+                if *attempts > 0 {
+                    self.outputs.push_back(Output::Unrenewed(id));
+                }
                 *attempts += 1;
+                flow.sent_at = now;
                 flow.requested = lifetime_to_ask(now, &flow.want);
                 self.schedule_renewal(now, id, entropy);
             }
@@ -389,7 +424,7 @@ impl PcpClient {
             grant.ends()
         } else {
             let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
-            due.max(now + MIN_RENEWAL_GAP).min(grant.ends())
+            due.max(flow.sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
         };
         self.timers.set(id, wake);
     }
@@ -480,7 +515,7 @@ impl PcpClient {
         if response.result == ResultCode::SUCCESS {
             self.on_success(now, id, map, response.lifetime, entropy);
         } else {
-            self.on_error(now, id, response.result, response.lifetime, entropy);
+            self.on_error(now, id, map, response.result, response.lifetime, entropy);
         }
     }
 
@@ -505,7 +540,7 @@ impl PcpClient {
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
             // Without a mapping there is nothing to keep or to delete.
-            return self.on_error(now, id, ResultCode::NETWORK_FAILURE, 0, entropy);
+            return self.on_error(now, id, map, ResultCode::NETWORK_FAILURE, 0, entropy);
         };
         let grant = Grant {
             external: SocketAddrV4::new(external, map.external_port),
@@ -524,6 +559,7 @@ impl PcpClient {
         &mut self,
         now: Instant,
         id: FlowId,
+        map: MapData,
         result: ResultCode,
         lifetime: u32,
         entropy: &mut dyn Entropy,
@@ -531,6 +567,11 @@ impl PcpClient {
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         let deleting = matches!(flow.phase, Phase::Deleting { .. });
+        if flow.any_address && !deleting && !is_no_address(map.external_addr) {
+            // Errors echo what was suggested: this one answers the request before, which still named the address.
+            self.ignored += 1;
+            return;
+        }
         if result == ResultCode::NO_RESOURCES && !deleting && lifetime > Duration::ZERO {
             self.hold = Some((now + lifetime, result));
         }
@@ -547,6 +588,7 @@ impl PcpClient {
             (Phase::Deleting { .. }, Some(_)) => {
                 flow.phase = Phase::Held { attempts: 0 };
                 flow.want.urgent = false;
+                self.deleting.remove(&client(&flow.want));
                 self.schedule_renewal(now, id, entropy);
                 self.outputs.push_back(Output::DeleteRefused(id, result));
             }
@@ -676,7 +718,11 @@ impl PcpClient {
         if let Some(flow) = self.flows.remove(&id) {
             self.by_nonce.remove(&flow.nonce);
             self.timers.cancel(id);
-            self.nonces.keep(client(&flow.want), flow.nonce);
+            let client = client(&flow.want);
+            self.nonces.keep(client, flow.nonce);
+            if self.deleting.get(&client) == Some(&id) {
+                self.deleting.remove(&client);
+            }
         }
     }
 
@@ -748,6 +794,11 @@ fn wire_addr(addr: IpAddr) -> Ipv6Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     }
+}
+
+/// Zeros of either family: no address is suggested.
+fn is_no_address(addr: Ipv6Addr) -> bool {
+    addr == NO_ADDR_V4 || addr.is_unspecified()
 }
 
 /// What the server will know the mapping by.

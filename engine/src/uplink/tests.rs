@@ -301,6 +301,8 @@ fn renewals_by_the_granted_lifetime() {
         let out = rig.run(1_000_000);
         let renewals = sent(&out);
         let windows = [(160, 200), (240, 260), (280, 290), (300, 305), (310, 313)];
+        // After the five of the windows, 10 to 7 s before the end, there is room for one more at 4 s of distance, or two.
+        assert!((6..=7).contains(&renewals.len()), "seed {seed}: {} renewals", renewals.len());
         for ((at, _), (from, to)) in renewals.iter().zip(windows) {
             assert!((from * 1000..=to * 1000).contains(at), "seed {seed}: {at} ms not in {from}..{to} s");
         }
@@ -351,10 +353,26 @@ fn an_extended_lease_is_renewed_again() {
     let lease_ends = Some(Instant::from_secs(400));
     let (mut rig, _) = Rig::holding(Want { lease_ends, ..want() }, 400);
     assert_eq!(sent(&rig.run(100_000)), []);
-    assert_eq!(rig.input(Input::Extend(FLOW, Some(Instant::from_secs(4000)))), []);
+    assert_eq!(rig.input(Input::Extend(FLOW, Some(Instant::from_secs(4000)), true)), []);
     let (at, renewal) = sent(&rig.run(250_000)).remove(0);
     assert!((200_000..250_000).contains(&at), "{at}");
     assert_eq!(u64::from(renewal.lifetime), (4_000_000 - at).div_ceil(1000));
+}
+
+/// A client that asks again every second moves the end of its lease, never the renewal.
+#[test]
+fn refreshes_do_not_starve_renewals() {
+    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 120);
+    let mut renewals = 0;
+    for second in 1..600_u64 {
+        for (_, renewal) in sent(&rig.run(second * 1000)) {
+            renewals += 1;
+            rig.answer(&rig.success(&renewal, 120));
+        }
+        assert!(rig.client.has(FLOW), "lost after {second} s");
+        rig.input(Input::Extend(FLOW, Some(Instant::from_secs(second + 3600)), true));
+    }
+    assert!((7..=11).contains(&renewals), "{renewals} in ten minutes of a lifetime of two: {request:?}");
 }
 
 /// Decision 15: a refused renewal is told, and tried again on the timetable until the lifetime ends.
@@ -929,7 +947,7 @@ fn a_forgotten_flow_is_silent() {
     assert_eq!(rig.input(Input::Forget(FLOW)), []);
     assert_eq!(rig.client.next_timeout(), None);
     assert_eq!(rig.answer(&rig.success(&request, 400)), []);
-    for input in [Input::Delete(FLOW), Input::Extend(FLOW, None), Input::Forget(FLOW), Input::Timeout] {
+    for input in [Input::Delete(FLOW), Input::Extend(FLOW, None, true), Input::Forget(FLOW), Input::Timeout] {
         assert_eq!(rig.input(input), []);
     }
 }
@@ -984,7 +1002,8 @@ fn a_closed_socket() {
     let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
     rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
     assert_eq!(rig.input(Input::Closed), []);
-    assert_eq!(rig.run(399_999), []);
+    let out = rig.run(399_999);
+    assert!(out.iter().all(|(_, output)| *output == Output::Unrenewed(FLOW)), "{out:?}");
     assert_eq!(rig.client.is_answering(), Some(true));
     assert_eq!(rig.run(400_000), [(400_000, Output::Lost(FLOW))]);
     rig.input(Input::Source(IpAddr::V4(SOURCE)));

@@ -203,12 +203,14 @@ fn only_body_element<'d, 'a>(document: &'d Document<'a>) -> Option<Element<'d, '
 fn argument(service: Service, input: &Argument, call: Element<'_, '_>) -> Result<Given, UpnpError> {
     let mut found = call.children().filter(|child| child.name() == input.name);
     let element = found.next();
-    if found.next().is_some() {
+    // A value inside an element of its own would be read as none at all, and a filter that was sent would vanish.
+    let nested = element.is_some_and(|element| element.children().next().is_some());
+    if found.next().is_some() || nested {
         return Err(UpnpError::INVALID_ARGS);
     }
     let name = input.name;
     let text = element.map_or("", |element| element.text());
-    if let Some(value) = default_of(name).filter(|_| text.trim().is_empty()) {
+    if let Some(value) = default_of(name).filter(|_| text.trim_ascii().is_empty()) {
         return Ok(Given { name, value, sent: element.is_some() });
     }
     if element.is_none() {
@@ -217,7 +219,15 @@ fn argument(service: Service, input: &Argument, call: Element<'_, '_>) -> Result
     let data_type = service.variable(input.variable).map_or(DataType::String, |variable| variable.data_type);
     let value = match (name, data_type) {
         ("NewLeaseDuration", _) => Value::Number(lease(text)),
+        ("NewProtocol", _) if text.trim_ascii().is_empty() && call.name() == "DeletePortMapping" => {
+            return Err(UpnpError::INVALID_ARGS); // K-15
+        }
         ("NewProtocol", _) => Value::Text(protocol(text)?.to_owned()),
+        // Behind the last entry like any other index.
+        ("NewPortMappingIndex", _) => Value::Number(number(text, u32::MAX).or_else(|error| match error {
+            UpnpError::VALUE_OUT_OF_RANGE => Ok(u32::MAX),
+            error => Err(error),
+        })?),
         ("NewPortMappingDescription", _) => Value::Text(description(text)),
         (_, DataType::String) => Value::Text(name_or_address(text)?),
         (_, DataType::Ui2) => Value::Number(number(text, u16::MAX.into())?),
@@ -240,7 +250,7 @@ fn default_of(name: &str) -> Option<Value> {
 
 /// Decimal digits only; blanks around them and leading zeros are fine.
 fn number(text: &str, maximum: u32) -> Result<u32, UpnpError> {
-    let digits = text.trim();
+    let digits = text.trim_ascii();
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return Err(UpnpError::INVALID_ARGS);
     }
@@ -255,10 +265,9 @@ fn lease(text: &str) -> u32 {
         .unwrap_or_else(|error| if error == UpnpError::VALUE_OUT_OF_RANGE { u32::MAX } else { 0 })
 }
 
-/// A-6, K-15.
+///
 fn protocol(text: &str) -> Result<&'static str, UpnpError> {
-    match text.trim() {
-        "" => Err(UpnpError::INVALID_ARGS),
+    match text.trim_ascii() {
         tcp if tcp.eq_ignore_ascii_case("TCP") => Ok("TCP"),
         udp if udp.eq_ignore_ascii_case("UDP") => Ok("UDP"),
         _ => Err(UpnpError::VALUE_OUT_OF_RANGE),
@@ -267,7 +276,7 @@ fn protocol(text: &str) -> Result<&'static str, UpnpError> {
 
 ///
 fn boolean(text: &str) -> Result<bool, UpnpError> {
-    let text = text.trim();
+    let text = text.trim_ascii();
     let is_one_of = |words: [&str; 3]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     if is_one_of(["1", "true", "yes"]) {
         Ok(true)
@@ -284,7 +293,7 @@ fn description(text: &str) -> String {
 }
 
 fn name_or_address(text: &str) -> Result<String, UpnpError> {
-    let text = text.trim();
+    let text = text.trim_ascii();
     if text.len() > MAX_TEXT { Err(UpnpError::STRING_TOO_LONG) } else { Ok(without_controls(text)) }
 }
 

@@ -34,7 +34,7 @@ enum Sent {
     Like(fn(&str) -> String),
     /// The good one, and one made of it.
     Twice(fn(&str) -> String),
-    /// Not UTF-8.
+    /// Content as it stands, whether or not it is text.
     Octets(&'static [u8]),
 }
 
@@ -161,6 +161,7 @@ static ROWS: &[Rows] = &[
             (WrongType, Like(|good| format!("{good}-{good}")), INVALID, "policy: digits only"),
             (WrongType, Text("\u{668}\u{660}\u{668}\u{660}"), INVALID, "policy: digits only"),
             (WrongType, Octets(b"80\xb2"), INVALID, "policy: digits only"),
+            (WrongType, Octets(b"<v>8080</v>"), INVALID, "C-6"),
             (Padded, Like(padded), Served, "uda.md 7: blanks"),
             (Padded, Like(|good| format!("000000{good}")), Served, "uda.md 7: leading zeros"),
         ],
@@ -298,6 +299,7 @@ static ROWS: &[Rows] = &[
             (TooLong, Like(long), OUTSIDE, "A-6"),
             (WrongType, Text("6"), OUTSIDE, "A-6"),
             (WrongType, Octets(b"TC\xd0"), OUTSIDE, "A-6"),
+            (WrongType, Octets(b"<v>TCP</v>"), INVALID, "C-6"),
             (OutOfRange, Text("SCTP"), OUTSIDE, "A-6"),
             (OutOfRange, Text("TCP/UDP"), OUTSIDE, "A-6"),
             (OutOfRange, Text("TCP UDP"), OUTSIDE, "A-6"),

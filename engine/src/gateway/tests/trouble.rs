@@ -365,3 +365,97 @@ fn events_out_of_order() {
         assert_eq!(stopped, 1);
     }
 }
+
+/// A control point that was told 501, whose grant came late.
+fn late_grant(lab: &mut Lab, add: Add) {
+    lab.silent = true;
+    let id = lab.start_add(ALICE, 2, add);
+    lab.pass(4);
+    assert_eq!(lab.heard(id), Some(Err(501)));
+    lab.silent = false;
+    lab.pass(6);
+    assert_eq!(lab.mapped(), []);
+    assert!(lab.upstream().len() == 1, "granted, and kept for its next try");
+}
+
+/// Invariant 3: what was granted and lost again before it was acknowledged is never acknowledged.
+#[test]
+fn a_late_grant_that_is_lost_is_not_believed() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        late_grant(&mut lab, port(8080));
+        let now = lab.instant();
+        let announcement = lab.provider().lose_state(now);
+        lab.script = [Reaction::Refuse(ResultCode::CANNOT_PROVIDE_EXTERNAL, 30); 4].into();
+        lab.event(Event::Announcement { from: server(), bytes: &announcement });
+        lab.pass(7);
+        assert_eq!(lab.add(ALICE, 2, port(8080)), Err(718), "{nat:?}");
+        assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
+    }
+}
+
+/// Two hosts never share a key: a grant that the server has forgotten loses against the mapping that it gave since.
+#[test]
+fn a_late_grant_that_was_given_to_another_host() {
+    let mut lab = Lab::up(NatMode::Own);
+    let any = Add { any: true, external: 0, ..port(8080) };
+    late_grant(&mut lab, any);
+    let given = lab.upstream()[0].0;
+    let now = lab.instant();
+    lab.provider().lose_state(now); // quietly
+    assert_eq!(lab.add(BOB, 2, port(given)), done());
+    assert_eq!(lab.add(ALICE, 2, any), Err(718));
+    assert_eq!(lab.mapped(), [(given, at(BOB, given))]);
+    assert_eq!(lab.rules.len(), 1);
+}
+
+/// The owner deletes what it is just replacing: neither the old one nor the new one is there afterwards.
+#[test]
+fn a_delete_during_an_overwriting() {
+    let mut lab = Lab::up(NatMode::None);
+    assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+    lab.silent = true;
+    let add = lab.start_add(ALICE, 2, port(8080).to(9090));
+    let delete = lab.start_delete(ALICE, 2, 8080);
+    lab.silent = false;
+    lab.pass(2);
+    assert_eq!((lab.heard(add), lab.heard(delete)), (Some(Err(718)), Some(done())));
+    lab.pass(60);
+    assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]));
+}
+
+/// Decision 2: AddAnyPortMapping for a port that another host has, sent twice, is one exchange and one mapping.
+#[test]
+fn any_port_asked_for_twice() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.add(BOB, 2, port(8080)), done());
+        lab.silent = true;
+        let first = lab.start_add(ALICE, 2, Add { any: true, ..port(8080) });
+        let second = lab.start_add(ALICE, 2, Add { any: true, ..port(8080) });
+        lab.silent = false;
+        lab.pass(2);
+        assert!(lab.heard(first).unwrap().is_ok());
+        assert_eq!(lab.heard(first), lab.heard(second), "{nat:?}");
+        assert_eq!(lab.mapped().len(), 2);
+    }
+}
+
+/// Decision 15 follows what its owner last asked for: a mapping that was refreshed by AddAnyPortMapping may move.
+#[test]
+fn a_refresh_decides_whether_the_port_counts() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+    assert!(lab.add(ALICE, 2, Add { any: true, ..port(8080) }).is_ok());
+    lab.sent();
+    let now = lab.instant();
+    let announcement = lab.provider().lose_state(now);
+    lab.event(Event::Announcement { from: server(), bytes: &announcement });
+    lab.pass(6);
+    let asked = lab.sent();
+    assert!(
+        asked.iter().any(|(_, request)| !request.options.contains(&wire::pcp::PcpOption::PreferFailure)
+            && !is_probe(request))
+    );
+    assert_eq!(lab.mapped().len(), 1);
+}
