@@ -188,7 +188,10 @@ fn every_planted_sample_is_found() {
     }
     let tests = "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\n";
     assert_eq!(after_tests(tests), None);
-    assert_eq!(after_tests(&format!("{tests}\nfn c() {{ std::fs::read(1) }}\n")), Some("fn c() { std::fs::read(1) }"));
+    assert_eq!(
+        after_tests(&format!("{tests}\nfn c() {{ std::fs::read(1) }}\n")),
+        Some("fn c() { std::fs::read(1) }")
+    );
 }
 
 #[test]

@@ -445,7 +445,8 @@ fn a_mad_provider_changes_nothing() {
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     control_point.adds(8080, 8080, "TCP", 3600);
 
-    let (request, map) = eventually("the MAP request", 5 * SECOND, || requests(&wire, TCP).into_iter().next());
+    let (request, map) =
+        eventually("the MAP request", 5 * SECOND, || requests(&wire, TCP).into_iter().next());
     provider.stop(); // its port is ours now
     let from = format!("{PROVIDER}:5351");
     for to in [request.source.to_string(), format!("{ROUTER_WAN}:5350"), format!("{ROUTER_WAN}:5351")] {

@@ -62,22 +62,22 @@ impl Gateway {
         if let Some(flow) = self.find_pending(|pending| is_same(&pending.request, &request)) {
             return self.join(now, id, flow, request);
         }
-        if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
-            return self.add_to_existing(now, id, from, request, existing);
-        }
         let own_nat = self.config.nat == NatMode::Own;
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
         let same_internal =
             |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        if !own_nat && self.find_pending(same_internal).is_some() {
+            return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3: before anything begins
+        }
+        if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
+            return self.add_to_existing(now, id, from, request, existing);
+        }
         let same_port = |pending: &Pending| {
             same_protocol(pending)
                 && !pending.any_port
                 && request.external_port.is_some()
                 && pending.request.external_port == request.external_port
         };
-        if !own_nat && self.find_pending(same_internal).is_some() {
-            return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3
-        }
         let refused = request.external_port.filter(|_| request.strict).and_then(|external_port| {
             self.refusals.find(now, Key { protocol: request.protocol, external_port })
         });

@@ -14,7 +14,7 @@ mod trouble;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Body, MapData, Protocol, Request, Response, ResultCode};
+use wire::pcp::{Body, MapData, PcpOption, Protocol, Request, Response, ResultCode};
 use wire::services::Service;
 use wire::soap::{SoapError, decode_answer, encode_call};
 
@@ -22,7 +22,7 @@ use super::*;
 use crate::device::IgdVersion;
 use crate::entropy::SeededEntropy;
 use crate::nat::NatRule;
-use crate::provider::{Provider, ProviderConfig};
+use crate::provider::{Provider, ProviderConfig, ProviderMapping};
 
 /// The router's WAN address.
 const W: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -387,7 +387,15 @@ impl Lab {
                 let answer = provider.handle_datagram(now, from, bytes);
                 let served = answer.as_deref().and_then(|answer| Response::parse(answer).ok());
                 let refused = served.is_some_and(|served| served.result == ResultCode::NOT_AUTHORIZED);
-                self.wrong_nonces += usize::from(refused);
+                let map = map_of(&request);
+                // One that insists on another port than the one whose delete is on its way does not take that over.
+                let elsewhere = |m: &ProviderMapping| {
+                    (m.protocol, m.internal.port()) == (map.protocol, map.internal_port)
+                        && m.external.port() != map.external_port
+                };
+                let insists = request.options.contains(&PcpOption::PreferFailure);
+                let meant = request.lifetime == 0 || insists && provider.mappings().any(elsewhere);
+                self.wrong_nonces += usize::from(refused && !meant);
                 answer
             }
             Reaction::Lose => None,

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use wire::pcp::PcpOption;
-
 use super::*;
 use crate::entropy::SeededEntropy;
 use crate::table::Health;
@@ -386,7 +384,7 @@ const ANSWERS: [Answers; 2] = [Answers::AtOnce, Answers::Late];
 fn own_nat() {
     for seed in 1..=2 {
         for answers in ANSWERS {
-            Simulation::new(NatMode::Own, answers, seed).run(3, 400);
+            Simulation::new(NatMode::Own, answers, seed).run(2, 300);
         }
     }
 }
@@ -395,7 +393,7 @@ fn own_nat() {
 fn no_nat() {
     for seed in 101..=102 {
         for answers in ANSWERS {
-            Simulation::new(NatMode::None, answers, seed).run(3, 400);
+            Simulation::new(NatMode::None, answers, seed).run(2, 200);
         }
     }
 }
@@ -408,7 +406,7 @@ fn sweep() {
     let mut failing = Vec::new();
     for seed in first..first + number(option_env!("PF_SEEDS")).unwrap_or(1) {
         for (nat, answers) in BOTH.into_iter().flat_map(|nat| ANSWERS.map(|answers| (nat, answers))) {
-            let run = std::panic::catch_unwind(|| Simulation::new(nat, answers, seed).run(2, 400));
+            let run = std::panic::catch_unwind(|| Simulation::new(nat, answers, seed).run(2, 300));
             if run.is_err() {
                 failing.push((seed, nat, answers));
             }

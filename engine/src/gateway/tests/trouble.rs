@@ -459,3 +459,18 @@ fn a_refresh_decides_whether_the_port_counts() {
     );
     assert_eq!(lab.mapped().len(), 1);
 }
+
+/// T-3: without a NAT of ours there is one mapping for an internal port, also while it is being asked for; a second request
+/// would carry another nonce, and the server would refuse it or the first one's repetition.
+#[test]
+fn one_question_for_one_internal_port() {
+    let mut lab = Lab::up(NatMode::None);
+    assert_eq!(lab.add(BOB, 2, port(5007)), done());
+    lab.silent = true;
+    let first = lab.start_add(ALICE, 2, port(5010).to(5006));
+    assert_eq!(lab.add(ALICE, 2, Add { any: true, ..port(5007).to(5006) }), Err(718));
+    lab.silent = false;
+    lab.pass(2);
+    assert_eq!(lab.heard(first), Some(done()));
+    assert_eq!(lab.mapped().len(), 2);
+}
