@@ -38,6 +38,8 @@ pub enum Record {
     Put(StoredMapping),
     /// The mapping with this protocol and external port is gone.
     Remove(Protocol, u16),
+    /// The lease of that mapping is over. What was stored says when, so nothing has to be written for it.
+    Ended(Protocol, u16),
     /// The nonce of the router's own mapping that tells the external address.
     Probe(Nonce),
 }

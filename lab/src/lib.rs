@@ -1,4 +1,5 @@
-//! lab
+//! The networks that portferry is tested on: simulated ones in virtual time, with a runner for scenario files (`sim`,
+//! `scenario`), and real ones in network namespaces, with software that nobody here wrote (the rest). Never shipped.
 
 pub mod capture;
 pub mod netns;

@@ -119,6 +119,11 @@ impl Store {
                 }
                 Line::Remove { protocol: protocol.0, external_port: *external_port }
             }
+            Record::Ended(protocol, external_port) => {
+                // The line in the file ends by itself; it is left out when the file is next written anew.
+                self.mappings.remove(&(protocol.0, *external_port));
+                return Ok(());
+            }
             Record::Probe(nonce) => {
                 self.probe = Some(nonce.0);
                 Line::Probe { nonce: nonce.0 }
@@ -339,6 +344,26 @@ mod tests {
         assert_eq!(stored.lease_at(now + 100), Some(0));
         assert_eq!(stored.lease_at(0), Some(100), "a clock that starts in 1970");
         assert_eq!(Mapping::new(&mapping(1, None), now).lease_at(u64::MAX), None);
+    }
+
+    /// Short leases that end by themselves leave nothing in memory, and in the file no more than its history.
+    #[test]
+    fn ended_leases_are_left_out() {
+        let directory = Directory::new("ended");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        store.append(&Record::Put(mapping(7, None))).unwrap();
+        for n in 0..2 * HISTORY {
+            let port = 1024 + u16::try_from(n).unwrap();
+            store.append(&Record::Put(mapping(port, Some(600)))).unwrap();
+            store.append(&Record::Ended(Protocol::TCP, port)).unwrap();
+        }
+        assert_eq!(store.mappings.len(), 1);
+        assert!(store.lines <= HISTORY + 4, "{}", store.lines);
+        drop(store);
+        assert!(
+            directory.load().mappings.len() <= HISTORY + 4,
+            "those not rewritten yet, until their leases end"
+        );
     }
 
     #[test]

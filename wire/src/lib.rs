@@ -1,4 +1,5 @@
-//! bytes
+//! The bytes of PCP, NAT-PMP, SSDP, SOAP, UPnP descriptions and GENA, to values and back. No time, no policy, no I/O;
+//! nothing here panics on what a peer sent.
 
 pub mod codec;
 pub mod description;

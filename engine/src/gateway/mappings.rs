@@ -8,6 +8,7 @@ use wire::pcp::ResultCode;
 use super::pending::{Pending, Stage};
 use super::{Alarm, Effect, Gateway, NatTicket, RequestId};
 use crate::igd::{Entry, Range};
+use crate::journal::Record;
 use crate::nat::{NatChange, NatFailure, NatRule};
 use crate::notice::{Cause, Notice};
 use crate::policy::is_usable_external;
@@ -389,8 +390,10 @@ impl Gateway {
         if let (Some(rule), true) = (self.rule(&mapping), mapping.health != Health::Deleting) {
             self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
         }
-        if cause != Cause::LeaseEnded {
-            self.unstore(&mapping); // the end of the lease is stored already
+        if cause == Cause::LeaseEnded {
+            self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
+        } else {
+            self.unstore(&mapping);
         }
         self.take_out(&mapping);
         self.give_back(now, mapping.flow);

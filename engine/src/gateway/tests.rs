@@ -325,6 +325,8 @@ impl Lab {
             Record::Remove(protocol, port) => {
                 self.store.remove(&(protocol, port));
             }
+            // Nothing is written: it is the lease that keeps it from coming back.
+            Record::Ended(..) => {}
             Record::Probe(nonce) => self.probe_nonce = Some(nonce),
         }
     }

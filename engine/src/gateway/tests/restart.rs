@@ -109,7 +109,12 @@ fn what_has_ended_meanwhile_does_not_come_back() {
 #[test]
 fn what_is_written() {
     let mut lab = Lab::up(NatMode::Own);
-    let writes = |lab: &Lab| lab.effects.iter().filter(|(_, e)| matches!(e, Effect::Store(_))).count();
+    let writes = |lab: &Lab| {
+        lab.effects
+            .iter()
+            .filter(|(_, e)| matches!(e, Effect::Store(record) if !matches!(record, Record::Ended(..))))
+            .count()
+    };
     assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
     let order: Vec<bool> = lab
         .effects
@@ -128,6 +133,8 @@ fn what_is_written() {
     assert_eq!(lab.store[&(Protocol::TCP, 8080)].lease_left, Some(Duration::from_secs(3600)));
     lab.run(lab.now + 3_600_001);
     assert_eq!(writes(&lab), 2, "the end of a lease is not written");
+    let ended = Effect::Store(Record::Ended(Protocol::TCP, 8080));
+    assert_eq!(lab.effects.iter().filter(|(_, effect)| *effect == ended).count(), 1, "only told");
 }
 
 /// Another deployment than before, doubled ports, foreign things: dropped from the store, never a panic.
