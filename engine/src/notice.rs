@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Protocol, ResultCode};
+use wire::pcp::{OptionCode, Protocol, ResultCode};
 
 use crate::policy::Denied;
 use crate::request::Refusal;
@@ -62,6 +62,10 @@ pub enum Notice {
     Refused(IpAddr, Protocol, Option<u16>, SocketAddrV4, Refusal),
     /// The server gave another port than the one asked for, and it was given back.
     OtherPort(SocketAddr, Protocol, u16, SocketAddrV4),
+    /// The server gave another port than the one asked for, and it is held for this control point.
+    PortHeld(SocketAddr, Protocol, u16, SocketAddrV4, IpAddr),
+    /// The server refuses an option, and serves without it.
+    Lacks(SocketAddr, OptionCode),
     /// The kernel refused a change.
     NatFailed(String),
     /// Mappings of before the start, so many, stand again.
@@ -161,6 +165,8 @@ impl Notice {
             | Notice::Moved(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
+            | Notice::PortHeld(..)
+            | Notice::Lacks(..)
             | Notice::Restored(_)
             | Notice::ExternalAddress(_)
             | Notice::Answering(_) => Level::Info,
@@ -212,6 +218,18 @@ impl fmt::Display for Notice {
                 "PCP server {server} gave {} {got} where only port {wanted} was asked for; given back",
                 name(*protocol)
             ),
+            Notice::PortHeld(server, protocol, wanted, got, host) => write!(
+                f,
+                "PCP server {server} gave {} {got} where port {wanted} was asked for; kept for a while in case {host} asks for that one",
+                name(*protocol)
+            ),
+            Notice::Lacks(server, OptionCode::PREFER_FAILURE) => write!(
+                f,
+                "PCP server {server} does not know PREFER_FAILURE; ports are asked for without it from now on, and another port than the one wanted is a conflict"
+            ),
+            Notice::Lacks(server, option) => {
+                write!(f, "PCP server {server} refuses the option {option}; it is left out from now on")
+            }
             Notice::NatFailed(error) => {
                 write!(
                     f,

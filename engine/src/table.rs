@@ -51,6 +51,8 @@ pub struct Mapping {
     pub strict: bool,
     /// When it was made.
     pub created: Instant,
+    /// When its owner last asked for it.
+    pub asked_at: Instant,
     /// When the lease that its owner asked for ends; `None` for never.
     pub lease_ends: Option<Instant>,
     /// When the lifetime that the PCP server granted ends.
@@ -255,6 +257,7 @@ mod tests {
             description: String::new(),
             strict: true,
             created: Instant::default(),
+            asked_at: Instant::default(),
             lease_ends: None,
             lifetime_ends: Instant::default(),
             health: Health::Active,

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
 use engine::gateway::{
-    Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatMode, NatTicket, RequestId,
-    Wan,
+    AddPortMapping, Config, ControlRequest, Counters, Effect, Event, Gateway, GetSpecific, LanInterface,
+    NatMode, NatTicket, RequestId, Wan,
 };
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
@@ -90,13 +90,14 @@ pub fn gateway_events(data: &[u8]) {
     let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
     let config = Config {
         nat: if mode & 1 == 0 { NatMode::Own } else { NatMode::None },
-        servers: Vec::new(),
         answer_within: ANSWER_WITHIN,
-        recovery_wait: Duration::from_secs(5),
-        service_wait: Duration::from_secs(30),
         external_address_probe: mode & 2 == 0,
+        add_port_mapping: [AddPortMapping::PreferFailure, AddPortMapping::Hold, AddPortMapping::AnyThenHold]
+            [usize::from(mode >> 2) % 3],
+        get_specific: if mode & 16 == 0 { GetSpecific::Probe } else { GetSpecific::Local },
+        optimistic_delete: mode & 32 != 0,
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
-        device: DeviceConfig {
+        ..Config::new(DeviceConfig {
             seed: [7; 16],
             token: [7; 16],
             boot_id: 1,
@@ -105,7 +106,7 @@ pub fn gateway_events(data: &[u8]) {
             igd_version: [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2][usize::from(mode >> 6) % 3],
             server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
             version: "0".to_owned(),
-        },
+        })
     };
     let mut run = Run {
         octets,

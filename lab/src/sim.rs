@@ -16,7 +16,7 @@ use engine::gateway::{
 };
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::notice::Notice;
-use engine::policy::{InterfaceAddress, Policy};
+use engine::policy::InterfaceAddress;
 use engine::provider::{Provider, ProviderConfig};
 use engine::time::{Duration, Instant};
 use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, ResultCode};
@@ -98,16 +98,7 @@ impl Default for Setup {
             server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
             version: "0".to_owned(),
         };
-        let config = Config {
-            nat: NatMode::Own,
-            servers: Vec::new(),
-            answer_within: Duration::from_millis(3500),
-            recovery_wait: Duration::from_secs(5),
-            service_wait: Duration::from_secs(30),
-            external_address_probe: true,
-            policy: Policy::default(),
-            device,
-        };
+        let config = Config::new(device);
         let delay = Duration::from_millis(10);
         Self {
             config,

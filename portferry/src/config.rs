@@ -92,6 +92,8 @@ pub struct Uplink {
     pub service_wait: Seconds,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
+    /// Tell the provider what applications call their mappings (RFC 7220).
+    pub send_descriptions: bool,
 }
 
 impl Default for Uplink {
@@ -102,6 +104,7 @@ impl Default for Uplink {
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
             external_address_probe: true,
+            send_descriptions: true,
         }
     }
 }
@@ -132,11 +135,47 @@ pub struct Igd {
     pub version: Version,
     /// What people see in their file manager.
     pub friendly_name: String,
+    /// How AddPortMapping, which wants one port or none, is carried to the provider.
+    pub add_port_mapping: AddPortMapping,
+    /// How GetSpecificPortMappingEntry learns whether a port is free.
+    pub get_specific: GetSpecific,
+    /// Answer DeletePortMappingRange before the provider has confirmed it.
+    pub optimistic_delete: bool,
+}
+
+/// `igd.add_port_mapping`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddPortMapping {
+    /// With PREFER_FAILURE.
+    #[default]
+    PreferFailure,
+    /// Without it; another port than the one that is wanted is held for who asked.
+    Hold,
+    /// With it, then any port, which is held.
+    AnyThenHold,
+}
+
+/// `igd.get_specific`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum GetSpecific {
+    /// The provider is asked for the port.
+    #[default]
+    Probe,
+    /// Portferry's own table is the answer.
+    Local,
 }
 
 impl Default for Igd {
     fn default() -> Self {
-        Self { version: Version(IgdVersion::Auto), friendly_name: "portferry gateway".into() }
+        Self {
+            version: Version(IgdVersion::Auto),
+            friendly_name: "portferry gateway".into(),
+            add_port_mapping: AddPortMapping::default(),
+            get_specific: GetSpecific::default(),
+            optimistic_delete: false,
+        }
     }
 }
 
@@ -402,6 +441,17 @@ impl Config {
             recovery_wait: self.uplink.recovery_wait.duration(),
             service_wait: self.uplink.service_wait.duration(),
             external_address_probe: self.uplink.external_address_probe,
+            add_port_mapping: match self.igd.add_port_mapping {
+                AddPortMapping::PreferFailure => engine::gateway::AddPortMapping::PreferFailure,
+                AddPortMapping::Hold => engine::gateway::AddPortMapping::Hold,
+                AddPortMapping::AnyThenHold => engine::gateway::AddPortMapping::AnyThenHold,
+            },
+            get_specific: match self.igd.get_specific {
+                GetSpecific::Probe => engine::gateway::GetSpecific::Probe,
+                GetSpecific::Local => engine::gateway::GetSpecific::Local,
+            },
+            send_descriptions: self.uplink.send_descriptions,
+            optimistic_delete: self.igd.optimistic_delete,
             policy: engine::policy::Policy {
                 lowest_port: self.policy.lowest_port.0,
                 mappings_per_host: self.policy.mappings_per_host.0,
@@ -428,6 +478,9 @@ impl Config {
         self.lan.interfaces = new.lan.interfaces;
         self.uplink = new.uplink;
         self.policy = new.policy;
+        // What descriptions say of the gateway stays.
+        let Igd { version, friendly_name, .. } = std::mem::take(&mut self.igd);
+        self.igd = Igd { version, friendly_name, ..new.igd };
         Ok(())
     }
 
@@ -440,7 +493,8 @@ impl Config {
             ("[nat]", self.nat != new.nat),
             // The rules of these two name the LAN interfaces.
             ("lan.interfaces in [nat]", self.lan.interfaces != new.lan.interfaces && self.names_lan_in_nat()),
-            ("[igd]", self.igd != new.igd),
+            ("igd.version", self.igd.version != new.igd.version),
+            ("igd.friendly_name", self.igd.friendly_name != new.igd.friendly_name),
             ("state.directory", self.state != new.state),
             ("control.socket", self.control != new.control),
             ("log.level", self.log != new.log),
@@ -561,7 +615,7 @@ mod tests {
         assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
         assert_eq!(running, parse(GOOD));
         let more = parse(&format!(
-            "{}[policy]\nlowest_port = 1\n",
+            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n",
             GOOD.replace("\"br-lan\"", "\"br-lan\", \"br1\"")
         ));
         assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
@@ -611,11 +665,15 @@ mod tests {
             "service_wait",
             "recovery_wait",
             "external_address_probe",
+            "send_descriptions",
             "table",
             "masquerade",
             "forward_filter",
             "version",
             "friendly_name",
+            "add_port_mapping",
+            "get_specific",
+            "optimistic_delete",
             "lowest_port",
             "mappings_per_host",
             "mappings",

@@ -11,7 +11,6 @@ use wire::services::{ActionId, Face, Service, Value, Variable};
 use wire::soap::{self, Call};
 
 use super::mappings::v4;
-use super::waiting::Waiter;
 use super::{Alarm, ControlRequest, Counters, Effect, Gateway, RequestId};
 use crate::igd::{Asked, Entry, MappingAction, Range, mapping_action, upnp_error};
 use crate::request::Refusal;
@@ -61,40 +60,33 @@ impl Gateway {
         call: Call,
         action: MappingAction,
     ) {
-        let asked = match action {
-            MappingAction::Add(_) => Asked::Add,
-            MappingAction::Delete(_) => Asked::Delete,
-            MappingAction::GetSpecific(_) | MappingAction::GetGeneric(_) => Asked::Specific,
-            MappingAction::DeleteRange(_) | MappingAction::List(..) => Asked::Range,
-        };
         let answer = match action {
+            MappingAction::Add(request) => {
+                self.wait(now, id, call, Asked::Add);
+                return self.add(now, id, from, request);
+            }
+            MappingAction::Delete(entry) => {
+                self.wait(now, id, call, Asked::Delete);
+                return self.delete(now, id, from, entry);
+            }
+            MappingAction::DeleteRange(range) => {
+                self.wait(now, id, call, Asked::Range);
+                return self.delete_range(now, id, from, range);
+            }
+            MappingAction::GetSpecific(entry) => return self.on_get_specific(now, id, from, call, &entry),
             MappingAction::GetGeneric(index) => {
                 self.table.nth(index).map(|m| generic_entry(now, m)).ok_or(UpnpError::ARRAY_INDEX_INVALID)
             }
-            MappingAction::GetSpecific(entry) => self
-                .specific(entry)
-                .map(|m| generic_entry(now, m).split_off(3))
-                .ok_or(upnp_error(Refusal::NoSuchEntry, asked, call.version)),
             MappingAction::List(range, most) => self
                 .listing(now, range, most)
                 .map(|text| vec![Value::Text(text)])
-                .ok_or(upnp_error(Refusal::NoSuchEntry, asked, call.version)),
-            MappingAction::Add(_) | MappingAction::Delete(_) | MappingAction::DeleteRange(_) => {
-                self.waiting.insert(id, Waiter { call, asked });
-                self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
-                return match action {
-                    MappingAction::Add(request) => self.add(now, id, from, request),
-                    MappingAction::Delete(entry) => self.delete(now, id, from, entry),
-                    MappingAction::DeleteRange(range) => self.delete_range(now, id, from, range),
-                    _ => unreachable!("the outer match has the others"),
-                };
-            }
+                .ok_or(upnp_error(Refusal::NoSuchEntry, Asked::Range, call.version)),
         };
         let answer = answer.map(|values| call.response(&values));
         self.effects.push_back(Effect::Reply { request: id, answer });
     }
 
-    fn specific(&self, entry: Entry) -> Option<&Mapping> {
+    pub(super) fn specific(&self, entry: &Entry) -> Option<&Mapping> {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
         self.table.find(key).filter(|mapping| mapping.remote_peer == entry.remote_peer)
     }
@@ -306,7 +298,7 @@ impl Counters {
 }
 
 /// The out arguments of GetGenericPortMappingEntry; those of GetSpecificPortMappingEntry are its last five.
-fn generic_entry(now: Instant, mapping: &Mapping) -> Vec<Value> {
+pub(super) fn generic_entry(now: Instant, mapping: &Mapping) -> Vec<Value> {
     vec![
         Value::Text(remote_host(mapping)),
         Value::Number(u32::from(mapping.external.port())),

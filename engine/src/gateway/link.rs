@@ -8,7 +8,7 @@ use wire::pcp::{Protocol, ResultCode, SERVER_PORT};
 use super::{Alarm, Config, Effect, Gateway, Probe, Wan};
 use crate::notice::{Cause, Notice};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Input, Output, PcpClient, Want};
+use crate::uplink::{Input, Output, PcpClient, Terms, Want};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
@@ -40,6 +40,7 @@ impl Gateway {
             self.forget_external();
             self.notice(Notice::NoWanAddress(self.wan.name.clone()));
             self.refuse_all_pending(now);
+            self.release_all(now);
         } else {
             self.open_uplink();
         }
@@ -102,6 +103,7 @@ impl Gateway {
         } else {
             // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
             self.refuse_all_pending(now);
+            self.release_all(now);
             self.abandon_deletes(now);
             self.refusals.forget();
             self.strays.clear();
@@ -113,19 +115,19 @@ impl Gateway {
                 client.remember(&want, nonce);
             }
             self.uplink = Some(client);
-            let mappings: Vec<(FlowId, Instant, Want)> = self
+            let mappings: Vec<_> = self
                 .table
                 .iter()
-                .map(|mapping| (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping)))
+                .map(|mapping| {
+                    (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping), mapping.asked_at)
+                })
                 .collect();
-            for (flow, lifetime_ends, want) in mappings {
+            let wait = if restored.any { self.config.service_wait } else { Duration::ZERO };
+            let due = now + self.entropy.up_to(wait);
+            self.input(now, Input::TurnsFrom(due));
+            for (flow, lifetime_ends, want, asked_at) in mappings {
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
-                let wait = if restored.flows.contains(&flow) {
-                    self.entropy.up_to(self.config.service_wait)
-                } else {
-                    Duration::ZERO
-                };
-                self.input(now, Input::AskAt(now + wait, flow, want));
+                self.input(now, Input::AskInTurn(flow, want, asked_at));
             }
             self.ask_again(now);
             self.stop_if_done();
@@ -170,7 +172,7 @@ impl Gateway {
                 }
                 Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
                 Output::Unrenewed(flow) => self.on_unrenewed(flow),
-                Output::RenewalRefused(flow, result) => self.on_renewal_refused(flow, result),
+                Output::RenewalRefused(flow, result) => self.on_renewal_refused(now, flow, result),
                 Output::Lost(flow) if self.probe.flow == Some(flow) => {
                     self.probe.flow = None;
                     self.release_probe_port();
@@ -195,6 +197,7 @@ impl Gateway {
                     self.notice(Notice::Silent(server));
                     self.note_connection(now);
                 }
+                Output::Lacks(option) => self.notice(Notice::Lacks(server, option)),
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }
         }
@@ -314,6 +317,7 @@ impl Gateway {
             self.effects.push_back(Effect::Reply { request, answer: Err(UpnpError::ACTION_FAILED) });
         }
         self.refuse_all_pending(now);
+        self.release_all(now);
         self.end_probe(now);
         let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
         for key in keys {
@@ -344,10 +348,13 @@ pub(super) fn probe_want(internal_port: u16) -> Want {
         protocol: Protocol::UDP,
         internal_port,
         external_port: 0,
-        strict: false,
-        lease_ends: None,
-        longest: PROBE_LIFETIME,
         remote_peer: None,
+        terms: Terms {
+            prefer_failure: false,
+            lease_ends: None,
+            longest: PROBE_LIFETIME,
+            description: String::new(),
+        },
         urgent: false,
     }
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::ResultCode;
 
-use super::pending::{Pending, Stage};
-use super::{Alarm, Effect, Gateway, NatTicket, RequestId};
+use super::pending::{Pending, Purpose, Stage};
+use super::{AddPortMapping, Alarm, Effect, Gateway, NatTicket, RequestId};
 use crate::igd::{Entry, Range};
 use crate::journal::Record;
 use crate::nat::{NatChange, NatFailure, NatRule};
@@ -15,7 +15,7 @@ use crate::policy::is_usable_external;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Want};
+use crate::uplink::{FlowId, Grant, Input, Terms, Want};
 
 /// What an outcome of the router's own NAT belongs to.
 #[derive(Debug)]
@@ -47,11 +47,12 @@ impl Gateway {
             mapping.description = request.description;
             mapping.strict = request.strict;
             mapping.lease_ends = lease_ends;
+            mapping.asked_at = now;
         });
         self.table.repoint(key, request.internal);
         let mapping = self.table.find(key).expect("the caller found it").clone();
         self.set_lease_alarm(&mapping);
-        self.input(now, Input::Extend(mapping.flow, lease_ends, mapping.strict));
+        self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
         if mapping.health == Health::Degraded {
             self.input(now, Input::Hurry(mapping.flow));
         }
@@ -67,11 +68,19 @@ impl Gateway {
             protocol: mapping.protocol,
             internal_port: mapping.nat_port.unwrap_or(mapping.internal.port()),
             external_port: mapping.external.port(),
-            strict: mapping.strict,
+            remote_peer: mapping.remote_peer,
+            terms: self.terms(mapping),
+            urgent: false,
+        }
+    }
+
+    /// The terms on which a mapping is kept.
+    pub(super) fn terms(&self, mapping: &Mapping) -> Terms {
+        Terms {
+            prefer_failure: mapping.strict && self.config.add_port_mapping != AddPortMapping::Hold,
             lease_ends: mapping.lease_ends,
             longest: u32::MAX,
-            remote_peer: mapping.remote_peer,
-            urgent: false,
+            description: self.description(&mapping.description),
         }
     }
 
@@ -80,6 +89,8 @@ impl Gateway {
             self.on_first_grant(now, flow, grant);
         } else if let Some(mapping) = self.table.find_flow(flow).cloned() {
             self.on_renewed(now, &mapping, grant);
+        } else if self.held.get(flow).is_some() {
+            self.on_held_granted(now, flow, grant);
         } else {
             self.give_back(now, flow);
         }
@@ -121,11 +132,15 @@ impl Gateway {
 
     pub(super) fn on_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode, wait: Duration) {
         if let Some(pending) = self.pending.get(&flow) {
+            let strict = pending.request.strict;
             if let (ResultCode::CANNOT_PROVIDE_EXTERNAL, Some(external_port)) =
-                (result, pending.request.external_port)
+                (result, pending.request.external_port.filter(|_| strict))
             {
                 let key = Key { protocol: pending.request.protocol, external_port };
                 self.refusals.remember(now, key, result, wait);
+            }
+            if self.pause(now, flow, result, wait) {
+                return;
             }
             self.fail(now, flow, Refusal::Upstream(result));
         } else {
@@ -164,7 +179,7 @@ impl Gateway {
                 self.fail(now, flow, Refusal::LocalNat);
             }
             (NatPurpose::Install(flow), Ok(())) => match self.pending.get(&flow) {
-                Some(pending) if pending.waiters.is_empty() && !pending.keep => {
+                Some(pending) if pending.waiters.is_empty() && pending.purpose != Purpose::Restore => {
                     self.fail(now, flow, Refusal::NoAnswer);
                 }
                 Some(Pending { stage: Stage::Installing(grant), .. }) => {
@@ -326,7 +341,11 @@ impl Gateway {
         }
     }
 
-    pub(super) fn on_renewal_refused(&mut self, flow: FlowId, result: ResultCode) {
+    pub(super) fn on_renewal_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
+        if self.pending.contains_key(&flow) {
+            // What was held for a control point, and the remote host that it named now is refused.
+            return self.fail(now, flow, Refusal::Upstream(result));
+        }
         let Some(mapping) = self.table.find_flow(flow).cloned() else { return };
         self.table.update(mapping.key(), |mapping| {
             if mapping.health == Health::Active {
@@ -343,6 +362,8 @@ impl Gateway {
             self.fail(now, flow, Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL));
         } else if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
             self.drop_mapping(now, key, cause);
+        } else {
+            self.release(now, flow);
         }
         self.stop_if_done();
     }

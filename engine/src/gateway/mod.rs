@@ -6,11 +6,13 @@
 
 mod control;
 mod events;
+mod held;
 mod link;
 mod mappings;
 mod pending;
 mod refusals;
 mod restore;
+mod specific;
 mod waiting;
 
 #[cfg(test)]
@@ -61,6 +63,30 @@ pub enum NatMode {
     None,
 }
 
+/// How AddPortMapping, which wants one port or none, is carried to the provider (draft -00, 5.7.2; decision 5).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AddPortMapping {
+    /// With PREFER_FAILURE (RFC 6970 §5.6.2, alternative 2). A server that does not know the option is served by
+    /// [`Hold`](Self::Hold) all the same.
+    #[default]
+    PreferFailure,
+    /// Without it (alternative 1): another port than the one that is wanted is a conflict to the control point, and
+    /// held for it, should it ask for that one next.
+    Hold,
+    /// With it, and after a refusal without any port (alternative 3), held as above.
+    AnyThenHold,
+}
+
+/// How GetSpecificPortMappingEntry learns whether a port is free (decision 6).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum GetSpecific {
+    /// The provider is asked for the port (RFC 6970 §5.7).
+    #[default]
+    Probe,
+    /// The own table is the answer (draft -00, 5.8).
+    Local,
+}
+
 /// What an administrator may set, and what the installation is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -76,10 +102,38 @@ pub struct Config {
     pub service_wait: Duration,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
+    /// See [`AddPortMapping`].
+    pub add_port_mapping: AddPortMapping,
+    /// See [`GetSpecific`].
+    pub get_specific: GetSpecific,
+    /// Tell the provider what control points call their mappings (RFC 7220).
+    pub send_descriptions: bool,
+    /// DeletePortMappingRange is answered before the provider has confirmed it (RFC 6970 §5.8).
+    pub optimistic_delete: bool,
     /// Who may map what.
     pub policy: Policy,
     /// What the gateway says of itself.
     pub device: DeviceConfig,
+}
+
+impl Config {
+    /// The usual settings of a router with a NAT of its own.
+    pub fn new(device: DeviceConfig) -> Self {
+        Self {
+            nat: NatMode::Own,
+            servers: Vec::new(),
+            answer_within: Duration::from_millis(3500),
+            recovery_wait: Duration::from_secs(5),
+            service_wait: Duration::from_secs(30),
+            external_address_probe: true,
+            add_port_mapping: AddPortMapping::default(),
+            get_specific: GetSpecific::default(),
+            send_descriptions: true,
+            optimistic_delete: false,
+            policy: Policy::default(),
+            device,
+        }
+    }
 }
 
 /// A LAN interface as it is now.
@@ -308,6 +362,10 @@ enum Alarm {
     Patience(RequestId),
     /// An exchange that nobody waits for any more has gone on long enough.
     Background(FlowId),
+    /// A wanted mapping that was refused for a short time may be asked for again.
+    Again(FlowId),
+    /// What is held for a control point has been held long enough.
+    Held(FlowId),
     /// A lease is over.
     Lease(FlowId),
     /// The lifetime that a former server granted is over.
@@ -340,6 +398,8 @@ pub struct Gateway {
     /// What was stored and the PCP client has not been told yet.
     restored: restore::Restored,
     refusals: refusals::Refusals,
+    held: held::HeldMappings,
+    probe_limits: specific::ProbeLimits,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
     counting: BTreeMap<RequestId, Counting>,
@@ -395,6 +455,8 @@ impl Gateway {
             strays: BTreeSet::new(),
             restored: restore::Restored::default(),
             refusals: refusals::Refusals::default(),
+            held: held::HeldMappings::default(),
+            probe_limits: specific::ProbeLimits::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
             counting: BTreeMap::new(),
@@ -489,6 +551,8 @@ impl Gateway {
             match alarm {
                 Alarm::Patience(request) => self.on_patience_over(now, request),
                 Alarm::Background(flow) => self.on_background_over(now, flow),
+                Alarm::Again(flow) => self.on_pause_over(now, flow),
+                Alarm::Held(flow) => self.release(now, flow),
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Uplink => self.open_uplink(),
@@ -559,7 +623,7 @@ impl Gateway {
     fn is_idle(&self) -> bool {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
         let outcomes = [self.counting.len(), self.nat_tickets.len(), self.repointing.len()];
-        half_way == [0; 4] && outcomes == [0; 3]
+        half_way == [0; 4] && outcomes == [0; 3] && self.held.len() == 0
     }
 
     fn notice(&mut self, notice: Notice) {

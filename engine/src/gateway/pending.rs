@@ -3,18 +3,27 @@
 
 use std::net::IpAddr;
 
+use wire::pcp::ResultCode;
+
+use super::held::Why;
 use super::mappings::NatPurpose;
-use super::{Alarm, Gateway, NatMode, RequestId};
+use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId};
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
-use crate::policy::{Denied, Facts, is_usable_external};
+use crate::policy::{Denied, Facts, InterfaceAddress, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Want};
+use crate::uplink::{FlowId, Grant, Input, PcpClient, Terms, Want};
 
-/// How long a success that came too late is kept for the same control point's next try (decision 1).
-const LATE_KEPT: Duration = Duration::from_secs(30);
+/// Requested Lifetime, in seconds, of what may turn out to be another port than the one that is wanted (decision 5).
+const SHORTENED: u32 = 60;
+/// An error's lifetime that counts as short (spec T-14).
+const SHORT: Duration = Duration::from_secs(60);
+/// A request that was refused for a short time is sent so many times more (RFC 6970 §5.6.2).
+const RETRIES: u32 = 2;
+/// What an exchange takes that is to be through before a control point loses its patience.
+const EXCHANGE: Duration = Duration::from_secs(1);
 /// How many ports of the WAN address are tried before giving up.
 const NAT_TRIES: usize = 8;
 
@@ -27,10 +36,23 @@ pub(super) enum Stage {
     Clearing(FlowId),
     /// The PCP server is asked.
     Asking,
-    /// Granted after everybody who waited was told 501.
-    Late(Grant),
+    /// It has refused for a short time, and is asked again after that.
+    Pausing,
     /// Granted; the router's own NAT is being set up.
     Installing(Grant),
+}
+
+/// What a wanted mapping is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Purpose {
+    /// A control point asked for it.
+    Add,
+    /// A control point asks whether its port is free.
+    Probe,
+    /// A control point was refused its port; it may want this one instead (decision 5, alternative 3).
+    Spare,
+    /// It restores what was there before, so it is kept though nobody waits for it.
+    Restore,
 }
 
 /// A wanted mapping that is not in the table yet.
@@ -47,8 +69,11 @@ pub(super) struct Pending {
     pub(super) any_port: bool,
     pub(super) stage: Stage,
     pub(super) asked_at: Instant,
-    /// It restores what was there before, so it is kept though nobody waits for it.
-    pub(super) keep: bool,
+    /// When the first of those who wait loses its patience.
+    pub(super) answer_by: Instant,
+    /// How often it was asked for again after a pause.
+    pub(super) retries: u32,
+    pub(super) purpose: Purpose,
     /// What to restore when this one cannot be had.
     pub(super) replaces: Option<Mapping>,
 }
@@ -62,6 +87,9 @@ impl Gateway {
         if let Some(flow) = self.find_pending(|pending| is_same(&pending.request, &request)) {
             return self.join(now, id, flow, request);
         }
+        if let Some(flow) = self.find_pending(|pending| self.may_become(pending, &request)) {
+            return self.join(now, id, flow, request);
+        }
         let own_nat = self.config.nat == NatMode::Own;
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
         let same_internal =
@@ -72,59 +100,72 @@ impl Gateway {
         if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
             return self.add_to_existing(now, id, from, request, existing);
         }
+        if self.add_from_held(now, id, from, &request) {
+            return;
+        }
+        let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
+        let refused = key.filter(|_| request.strict).and_then(|key| self.refusals.find(now, key));
+        if let Some(result) = refused {
+            return self.refuse_request(id, from, &request, Refusal::Upstream(result));
+        }
         let same_port = |pending: &Pending| {
             same_protocol(pending)
                 && !pending.any_port
                 && request.external_port.is_some()
                 && pending.request.external_port == request.external_port
         };
-        let refused = request.external_port.filter(|_| request.strict).and_then(|external_port| {
-            self.refusals.find(now, Key { protocol: request.protocol, external_port })
-        });
-        if let Some(result) = refused {
-            return self.refuse_request(id, from, &request, Refusal::Upstream(result));
+        let taken =
+            self.find_pending(same_port).is_some() || key.is_some_and(|key| self.held.at(key).is_some());
+        if taken && request.strict {
+            return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
-        match self.find_pending(same_port) {
-            None => self.begin(now, vec![id], from, request, false, None),
-            Some(_) if request.strict => self.refuse_request(id, from, &request, Refusal::Conflict),
-            // AddAnyPortMapping: any other port will do.
-            Some(_) => {
-                self.begin(now, vec![id], from, request, true, None);
-            }
-        }
+        // AddAnyPortMapping: when its wish is taken, any other port will do.
+        let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+        self.begin(now, Pending { any_port: taken, ..wanted });
+    }
+
+    /// Whether what is on its way would serve `request`: the port that its control point has just asked about.
+    fn may_become(&self, pending: &Pending, request: &MappingRequest) -> bool {
+        let port = |request: &MappingRequest| (request.protocol, request.external_port);
+        pending.purpose == Purpose::Probe
+            && pending.request.internal.ip() == request.internal.ip()
+            && port(&pending.request) == port(request)
+            && (self.config.nat == NatMode::Own || pending.request.internal == request.internal)
+            && request.remote_peer.is_none()
+            && !matches!(pending.stage, Stage::Clearing(_))
     }
 
     /// The same request again, before there is a mapping: it shares the exchange of the first.
     pub(super) fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
-        let nobody_waited = pending.waiters.is_empty();
         pending.request = request;
         pending.asked_at = now;
+        if pending.purpose == Purpose::Probe {
+            pending.purpose = Purpose::Add;
+        }
+        self.join_exchange(now, id, flow);
+    }
+
+    /// One more waits for what is on its way.
+    pub(super) fn join_exchange(&mut self, now: Instant, id: RequestId, flow: FlowId) {
+        let answer_by = now + self.config.answer_within;
+        let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        let nobody_waited = pending.waiters.is_empty();
         pending.waiters.push(id);
         self.timers.cancel(Alarm::Background(flow));
-        match pending.stage {
-            Stage::Late(grant) => self.accept(now, flow, grant),
-            // Its repetitions have become rare by now.
-            Stage::Asking if nobody_waited => self.input(now, Input::Hurry(flow)),
-            _ => {}
+        if nobody_waited {
+            pending.answer_by = answer_by;
+            if pending.stage == Stage::Asking {
+                // Its repetitions have become rare by now.
+                self.input(now, Input::Hurry(flow));
+            }
         }
     }
 
     /// What can be said before anything is sent.
     pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
-        let host = *request.internal.ip();
-        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
-            || self.find_own(request).is_some()
-            || self.find_pending(|pending| is_same(&pending.request, request)).is_some();
-        let held = self.table.held_by(host) + self.pending.values().filter(|p| p.from == from).count();
         let lan = self.lan_addresses();
-        let facts = Facts {
-            lan: &lan,
-            wan: &self.wan.addresses,
-            held_by_host: held - usize::from(replaces && held > 0),
-            held: self.table.len() + self.pending.len() - usize::from(replaces),
-        };
-        if let Err(denied) = self.config.policy.check(from, request, facts) {
+        if let Err(denied) = self.config.policy.check(from, request, self.facts(from, request, &lan)) {
             let MappingRequest { protocol, external_port, internal, .. } = *request;
             self.notice(Notice::Denied(from, protocol, external_port, internal, denied));
             return Err(match denied {
@@ -136,6 +177,36 @@ impl Gateway {
             return Err(Refusal::Stopping);
         }
         Ok(())
+    }
+
+    /// What policy has to know of the gateway to judge `request`.
+    pub(super) fn facts<'a>(
+        &'a self,
+        from: IpAddr,
+        request: &MappingRequest,
+        lan: &'a [InterfaceAddress],
+    ) -> Facts<'a> {
+        let host = *request.internal.ip();
+        let at = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
+        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
+            || self.find_own(request).is_some()
+            || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.internal.ip() == &host))
+            || self
+                .find_pending(|pending| {
+                    is_same(&pending.request, request) || self.may_become(pending, request)
+                })
+                .is_some();
+        // Everything that takes a port at the provider counts.
+        let held = self.table.held_by(host)
+            + self.held.of_host(host).count()
+            + self.pending.values().filter(|pending| pending.from == from).count();
+        let all = self.table.len() + self.held.len() + self.pending.len();
+        Facts {
+            lan,
+            wan: &self.wan.addresses,
+            held_by_host: held.saturating_sub(usize::from(replaces)),
+            held: all.saturating_sub(usize::from(replaces)),
+        }
     }
 
     /// The mapping with the external port that is asked for.
@@ -179,7 +250,8 @@ impl Gateway {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
             // AddAnyPortMapping: any other port will do.
-            return self.begin(now, vec![id], from, request, true, None);
+            let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+            return self.begin(now, Pending { any_port: true, ..wanted });
         }
         let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
         match self.rule(&existing) {
@@ -195,45 +267,49 @@ impl Gateway {
             }
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).
-            None => self.begin(now, vec![id], from, request, false, Some(existing)),
+            None => {
+                let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+                let flow = self.new_flow();
+                let (key, old) = (existing.key(), existing.flow);
+                let stage = Stage::Clearing(old);
+                self.pending.insert(flow, Pending { stage, replaces: Some(existing), ..wanted });
+                self.table.update(key, |mapping| mapping.health = Health::Deleting);
+                self.input(now, Input::Delete(old));
+            }
         }
     }
 
-    /// Starts the way of a new mapping, after the one that it replaces is out of the way.
-    pub(super) fn begin(
-        &mut self,
+    /// A wanted mapping at the beginning of its way.
+    pub(super) fn wanted(
+        &self,
         now: Instant,
-        waiters: Vec<RequestId>,
         from: IpAddr,
         request: MappingRequest,
-        any_port: bool,
-        replaces: Option<Mapping>,
-    ) {
-        let flow = self.new_flow();
-        let keep = waiters.is_empty();
-        let stage = match &replaces {
-            Some(old) => Stage::Clearing(old.flow),
-            None if self.config.nat == NatMode::Own => Stage::Reserving,
-            None => Stage::Asking,
-        };
-        let old = replaces.as_ref().map(|old| (old.key(), old.flow));
-        let pending = Pending {
+        purpose: Purpose,
+        waiters: Vec<RequestId>,
+    ) -> Pending {
+        Pending {
             request,
             from,
             waiters,
             nat_port: None,
             refused_ports: Vec::new(),
-            any_port,
-            stage,
+            any_port: false,
+            stage: if self.config.nat == NatMode::Own { Stage::Reserving } else { Stage::Asking },
             asked_at: now,
-            keep,
-            replaces,
-        };
-        self.pending.insert(flow, pending);
-        if let Some((key, old)) = old {
-            self.table.update(key, |mapping| mapping.health = Health::Deleting);
-            self.input(now, Input::Delete(old));
-        } else if stage == Stage::Reserving {
+            answer_by: now + self.config.answer_within,
+            retries: 0,
+            purpose,
+            replaces: None,
+        }
+    }
+
+    /// Starts the way of a wanted mapping.
+    pub(super) fn begin(&mut self, now: Instant, wanted: Pending) {
+        let flow = self.new_flow();
+        let reserves = wanted.stage == Stage::Reserving;
+        self.pending.insert(flow, wanted);
+        if reserves {
             self.reserve(now, flow);
         } else {
             self.ask(now, flow);
@@ -261,27 +337,43 @@ impl Gateway {
         }
     }
 
+    /// Decision 5, for the server in use: one that does not know PREFER_FAILURE is served by `hold`.
+    fn strategy(&self) -> AddPortMapping {
+        let knows = self.uplink.as_ref().is_none_or(PcpClient::takes_prefer_failure);
+        if knows { self.config.add_port_mapping } else { AddPortMapping::Hold }
+    }
+
     /// Sends the request to the PCP server.
     pub(super) fn ask(&mut self, now: Instant, flow: FlowId) {
-        let pending = self.pending.get_mut(&flow).expect("the caller has put it there");
+        let hold = self.strategy() == AddPortMapping::Hold;
+        self.pending.get_mut(&flow).expect("the caller has put it there").stage = Stage::Asking;
+        let pending = &self.pending[&flow];
         let lease_ends = pending.request.lease.map(|lease| pending.asked_at + lease);
-        pending.stage = Stage::Asking;
         let request = &pending.request;
+        let external_port = request.external_port.filter(|_| !pending.any_port);
         let want = Want {
             third_party: pending.nat_port.is_none().then_some(*request.internal.ip()),
             protocol: request.protocol,
             internal_port: pending.nat_port.unwrap_or(request.internal.port()),
-            external_port: request.external_port.filter(|_| !pending.any_port).unwrap_or(0),
-            strict: request.strict,
-            lease_ends,
-            longest: u32::MAX,
+            external_port: external_port.unwrap_or(0),
             remote_peer: request.remote_peer,
+            terms: Terms {
+                prefer_failure: request.strict && self.config.add_port_mapping != AddPortMapping::Hold,
+                lease_ends,
+                longest: if request.strict && hold { SHORTENED } else { u32::MAX },
+                description: self.description(&request.description),
+            },
             urgent: !pending.waiters.is_empty(),
         };
         if self.uplink.is_none() || !self.uplink_open || lease_ends.is_some_and(|end| end <= now) {
             return self.fail(now, flow, Refusal::NoAnswer);
         }
         self.input(now, Input::Ask(flow, want));
+    }
+
+    /// The text that the provider is told.
+    pub(super) fn description(&self, words: &str) -> String {
+        if self.config.send_descriptions { words.to_owned() } else { String::new() }
     }
 
     pub(super) fn on_first_grant(&mut self, now: Instant, flow: FlowId, grant: Grant) {
@@ -291,34 +383,95 @@ impl Gateway {
         if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
             return self.fail(now, flow, Refusal::Unusable);
         }
+        let taken = self.table.find(key).is_some();
         if let (true, Some(wanted)) = (request.strict, request.external_port)
-            && wanted != grant.external.port()
+            && wanted != key.external_port
         {
-            // T-6, K-17: a server that passes PREFER_FAILURE over.
-            if let Some(server) = self.server() {
-                self.notice(Notice::OtherPort(server, key.protocol, wanted, grant.external));
-            }
+            let hold = self.strategy() != AddPortMapping::PreferFailure && !taken && !self.stopping;
+            return self.on_other_port(now, flow, wanted, grant, hold);
+        }
+        if taken {
             return self.fail(now, flow, Refusal::Conflict);
         }
-        if self.table.find(key).is_some() {
-            return self.fail(now, flow, Refusal::Conflict);
-        }
+        self.forget_held_at(now, key);
         self.learn_external(now, *grant.external.ip());
         let pending = self.pending.get_mut(&flow).expect("it was there above");
         if let Stage::Installing(before) = &mut pending.stage {
             *before = grant; // the answer to a repetition; this router's NAT is at work already
             return;
         }
-        if pending.waiters.is_empty() && !pending.keep {
-            // Too late: the control point was told 501. It may ask again.
-            let first = !matches!(pending.stage, Stage::Late(_));
-            pending.stage = Stage::Late(grant);
-            if first {
-                self.timers.set(Alarm::Background(flow), now + LATE_KEPT);
+        match pending.purpose {
+            Purpose::Probe => {
+                for id in std::mem::take(&mut pending.waiters) {
+                    self.refuse(id, Refusal::NoSuchEntry); // the port is free
+                }
+                self.hold(now, flow, grant, Why::Probe);
             }
+            Purpose::Spare => self.hold(now, flow, grant, Why::OtherPort),
+            // Too late: the control point was told 501. It may ask again.
+            Purpose::Add if pending.waiters.is_empty() => self.hold(now, flow, grant, Why::Late),
+            Purpose::Add | Purpose::Restore => self.accept(now, flow, grant),
+        }
+    }
+
+    /// The server gave another port than the only one that is wanted (spec T-6, K-17): the control point hears 718, and
+    /// the port goes back, or is held for it (decision 5).
+    fn on_other_port(&mut self, now: Instant, flow: FlowId, wanted: u16, grant: Grant, hold: bool) {
+        let server = self.uplink.as_ref().map(PcpClient::server).expect("it has granted something");
+        let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        let (protocol, from) = (pending.request.protocol, pending.from);
+        if !hold || pending.purpose == Purpose::Restore {
+            self.notice(Notice::OtherPort(server, protocol, wanted, grant.external));
+            return self.fail(now, flow, Refusal::Conflict);
+        }
+        for id in std::mem::take(&mut pending.waiters) {
+            self.refuse(id, Refusal::Conflict);
+        }
+        self.notice(Notice::PortHeld(server, protocol, wanted, grant.external, from));
+        self.forget_held_at(now, Key { protocol, external_port: grant.external.port() });
+        self.learn_external(now, *grant.external.ip());
+        self.hold(now, flow, grant, Why::OtherPort);
+    }
+
+    /// The server has refused. For a short time, and while the control point has patience for one more exchange, that
+    /// is not the last word; `true` when it is asked again.
+    pub(super) fn pause(&mut self, now: Instant, flow: FlowId, result: ResultCode, wait: Duration) -> bool {
+        let strategy = self.strategy();
+        let Some(pending) = self.pending.get_mut(&flow) else { return false };
+        let passing = match result {
+            ResultCode::CANNOT_PROVIDE_EXTERNAL => {
+                pending.request.strict && strategy != AddPortMapping::AnyThenHold
+            }
+            ResultCode::NETWORK_FAILURE | ResultCode::NO_RESOURCES => !pending.request.strict,
+            _ => false,
+        };
+        let short = !wait.is_zero() && wait <= SHORT && now + wait + EXCHANGE <= pending.answer_by;
+        let waited_for = pending.purpose == Purpose::Add && !pending.waiters.is_empty();
+        if !(passing && short && waited_for && pending.retries < RETRIES) {
+            return false;
+        }
+        pending.retries += 1;
+        pending.stage = Stage::Pausing;
+        self.timers.set(Alarm::Again(flow), now + wait);
+        true
+    }
+
+    pub(super) fn on_pause_over(&mut self, now: Instant, flow: FlowId) {
+        if self.pending.get(&flow).is_some_and(|pending| pending.stage == Stage::Pausing) {
+            self.ask(now, flow);
+        }
+    }
+
+    /// Alternative 3 of decision 5: after a refusal any port is asked for and held.
+    pub(super) fn ask_for_a_spare(&mut self, now: Instant, refused: Pending) {
+        if self.strategy() != AddPortMapping::AnyThenHold || refused.purpose != Purpose::Add || self.stopping
+        {
             return;
         }
-        self.accept(now, flow, grant);
+        let lease = Some(Duration::from_secs(u64::from(SHORTENED)));
+        let request = MappingRequest { strict: false, external_port: None, lease, ..refused.request };
+        let wanted = self.wanted(now, refused.from, request, Purpose::Spare, Vec::new());
+        self.begin(now, wanted);
     }
 
     /// What is pending was granted and is wanted: the router's own NAT comes next, if there is one.
@@ -335,6 +488,7 @@ impl Gateway {
     pub(super) fn finish(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = &self.pending[&flow];
         let key = Key { protocol: pending.request.protocol, external_port: grant.external.port() };
+        self.forget_held_at(now, key);
         if self.table.find(key).is_some() {
             // The server has forgotten this grant, and given the port to another host since.
             return self.fail(now, flow, Refusal::Conflict);
@@ -351,6 +505,7 @@ impl Gateway {
             description: request.description,
             strict: request.strict,
             created: now,
+            asked_at: pending.asked_at,
             lease_ends: request.lease.map(|lease| pending.asked_at + lease),
             lifetime_ends: grant.ends(),
             health: Health::Active,
@@ -359,7 +514,7 @@ impl Gateway {
         self.table.insert(mapping.clone());
         self.system_update_id = self.system_update_id.wrapping_add(1);
         self.set_lease_alarm(&mapping);
-        self.input(now, Input::Extend(flow, mapping.lease_ends, mapping.strict));
+        self.input(now, Input::Extend(flow, self.terms(&mapping)));
         self.store(now, &mapping);
         for id in pending.waiters {
             self.answer_added(id, grant.external);
@@ -371,6 +526,7 @@ impl Gateway {
     pub(super) fn fail(&mut self, now: Instant, flow: FlowId, refusal: Refusal) {
         let Some(mut pending) = self.pending.remove(&flow) else { return };
         self.timers.cancel(Alarm::Background(flow));
+        self.timers.cancel(Alarm::Again(flow));
         if let Some(rule) = pending.rule() {
             if let Stage::Installing(_) = pending.stage {
                 self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
@@ -383,14 +539,19 @@ impl Gateway {
             Refusal::Upstream(_) if replaces.is_some() => Refusal::Conflict, // T-4
             refusal => refusal,
         };
-        if let Some((first, others)) = pending.waiters.split_first() {
-            for &id in others {
-                self.refuse(id, refusal);
-            }
-            self.refuse_request(*first, pending.from, &pending.request, refusal);
-        } else if pending.keep {
-            let MappingRequest { protocol, external_port, internal, .. } = pending.request;
-            self.notice(Notice::Refused(pending.from, protocol, external_port, internal, refusal));
+        let told = match pending.purpose {
+            Purpose::Add => !pending.waiters.is_empty(),
+            Purpose::Restore => true,
+            Purpose::Probe | Purpose::Spare => false,
+        };
+        if told {
+            self.notice_refusal(pending.from, &pending.request, refusal);
+        }
+        for &id in &pending.waiters {
+            self.refuse(id, refusal);
+        }
+        if refusal == Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) && replaces.is_none() {
+            return self.ask_for_a_spare(now, pending);
         }
         let Some(old) = replaces.filter(|old| old.lease_ends.is_none_or(|end| end > now)) else { return };
         let restore = request_of(now, &old);
@@ -402,19 +563,20 @@ impl Gateway {
                 waiters,
                 stage,
                 asked_at: now,
-                keep: true,
+                purpose: Purpose::Restore,
                 replaces: None,
                 ..pending
             };
             self.pending.insert(flow, restoring);
         } else {
-            self.begin(now, Vec::new(), pending.from, restore, false, None);
+            let wanted = self.wanted(now, pending.from, restore, Purpose::Restore, Vec::new());
+            self.begin(now, wanted);
         }
     }
 
     pub(super) fn refuse_all_pending(&mut self, now: Instant) {
         // What restores an older mapping goes on when there is a server again.
-        let refused = |pending: &Pending| self.stopping || !pending.keep;
+        let refused = |pending: &Pending| self.stopping || pending.purpose != Purpose::Restore;
         let flows: Vec<FlowId> =
             self.pending.iter().filter(|(_, pending)| refused(pending)).map(|(&flow, _)| flow).collect();
         for flow in flows {

@@ -1,7 +1,5 @@
 //! What survives a crash: written as it happens, taken up again at the next start (decisions 16 and 17).
 
-use std::collections::BTreeSet;
-
 use wire::pcp::Nonce;
 
 use super::link::{DISCARD, probe_want};
@@ -12,7 +10,7 @@ use crate::nat::NatChange;
 use crate::notice::Notice;
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Want};
+use crate::uplink::Want;
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -20,7 +18,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// What was stored and waits for the first PCP server.
 #[derive(Debug, Default)]
 pub(super) struct Restored {
-    pub(super) flows: BTreeSet<FlowId>,
+    /// There are mappings among it.
+    pub(super) any: bool,
     pub(super) nonces: Vec<(Want, Nonce)>,
 }
 
@@ -61,12 +60,13 @@ impl Gateway {
             description: stored.description,
             strict: stored.strict,
             created: now,
+            asked_at: now,
             lease_ends: stored.lease_left.map(|left| now + left),
             lifetime_ends: now + LONGEST,
             health: Health::Degraded,
             flow,
         };
-        self.restored.flows.insert(flow);
+        self.restored.any = true;
         self.restored.nonces.push((self.want_to_keep(&mapping), stored.nonce));
         self.set_lease_alarm(&mapping);
         self.table.insert(mapping.clone());

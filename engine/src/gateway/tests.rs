@@ -9,6 +9,8 @@ mod life;
 mod links;
 mod restart;
 mod simulation;
+mod specific;
+mod strategies;
 mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,12 +42,7 @@ fn config(nat: NatMode) -> Config {
     Config {
         nat,
         servers: vec![server()],
-        answer_within: Duration::from_millis(3500),
-        recovery_wait: Duration::from_secs(5),
-        service_wait: Duration::from_secs(30),
-        external_address_probe: true,
-        policy: Policy::default(),
-        device: DeviceConfig {
+        ..Config::new(DeviceConfig {
             seed: [7; 16],
             token: [7; 16],
             boot_id: 1,
@@ -54,7 +51,7 @@ fn config(nat: NatMode) -> Config {
             igd_version: IgdVersion::Auto,
             server: "Linux/6 UPnP/1.1 portferry/0.1".into(),
             version: "0.1".into(),
-        },
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use wire::error::UpnpError;
 use wire::services::Value;
 use wire::soap::Call;
 
+use super::pending::Purpose;
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::igd::{Asked, upnp_error};
 use crate::notice::Notice;
@@ -25,6 +26,12 @@ pub(super) struct Waiter {
 }
 
 impl Gateway {
+    /// A control point waits for the answer to `call` from now on.
+    pub(super) fn wait(&mut self, now: Instant, id: RequestId, call: Call, asked: Asked) {
+        self.waiting.insert(id, Waiter { call, asked });
+        self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
+    }
+
     /// A control point has waited as long as it can: 501. What it asked for goes on without it.
     pub(super) fn on_patience_over(&mut self, now: Instant, id: RequestId) {
         let pending = self.pending.iter_mut().find(|(_, pending)| pending.waiters.contains(&id));
@@ -32,10 +39,14 @@ impl Gateway {
             Some((&flow, pending)) => {
                 pending.waiters.retain(|&waiter| waiter != id);
                 let (from, request) = (pending.from, pending.request.clone());
-                if pending.waiters.is_empty() && !pending.keep {
+                let told = pending.purpose == Purpose::Add;
+                if pending.waiters.is_empty() && pending.purpose != Purpose::Restore {
                     self.timers.set(Alarm::Background(flow), now + BACKGROUND);
                 }
-                self.refuse_request(id, from, &request, Refusal::NoAnswer);
+                if told {
+                    self.notice_refusal(from, &request, Refusal::NoAnswer);
+                }
+                self.refuse(id, Refusal::NoAnswer);
             }
             None if self.counting.contains_key(&id) => self.on_counters(id, None),
             None => {
@@ -45,8 +56,12 @@ impl Gateway {
         }
     }
 
-    /// AddPortMapping hears nothing but success, AddAnyPortMapping its port.
+    /// AddPortMapping hears nothing but success, AddAnyPortMapping its port; and who had only asked about the port, that
+    /// it was free.
     pub(super) fn answer_added(&mut self, id: RequestId, external: SocketAddrV4) {
+        if self.waiting.get(&id).is_some_and(|waiter| waiter.asked == Asked::Specific) {
+            return self.refuse(id, Refusal::NoSuchEntry);
+        }
         self.answer(id, &[Value::Number(u32::from(external.port()))]);
     }
 
@@ -74,9 +89,13 @@ impl Gateway {
         request: &MappingRequest,
         refusal: Refusal,
     ) {
+        self.notice_refusal(from, request, refusal);
+        self.refuse(id, refusal);
+    }
+
+    pub(super) fn notice_refusal(&mut self, from: IpAddr, request: &MappingRequest, refusal: Refusal) {
         let MappingRequest { protocol, external_port, internal, .. } = *request;
         self.notice(Notice::Refused(from, protocol, external_port, internal, refusal));
-        self.refuse(id, refusal);
     }
 
     pub(super) fn answer_error(&mut self, id: RequestId, error: UpnpError) {

@@ -4,12 +4,15 @@
 //! server is asked for, kept alive or told to drop.
 
 mod epoch;
+mod flow;
 mod nonces;
 mod pcp_client;
+mod recovery;
 mod schedule;
 
 pub use epoch::EpochClock;
-pub use pcp_client::{FlowId, Grant, Input, Output, PcpClient, Want};
+pub use flow::{FlowId, Grant, Terms, Want};
+pub use pcp_client::{Input, Output, PcpClient};
 pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
 
 #[cfg(test)]

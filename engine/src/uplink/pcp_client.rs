@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{
-    self, Body, Filter, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Protocol, Request, Response,
-    ResultCode,
-};
+use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Response, ResultCode};
 
 use super::epoch::EpochClock;
+use super::flow::{Flow, FlowId, Grant, Omitted, Phase, Terms, Want, client, lifetime_to_ask, third_party};
 use super::nonces::{Client, Nonces};
+use super::recovery::Recovery;
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
@@ -31,62 +30,21 @@ const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
 /// How long a delete is repeated when it is not known what the server holds.
 const BLIND_DELETE: Duration = Duration::from_secs(30);
 
-/// One mapping at the server, from the first request to the confirmed delete.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct FlowId(pub u64);
-
-/// What the server is asked for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Want {
-    /// The LAN host that the mapping is for, sent as THIRD_PARTY; `None` when it is the packet's own source.
-    pub third_party: Option<Ipv4Addr>,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The port as the server sees it: behind the router's own NAT, that NAT's port.
-    pub internal_port: u16,
-    /// Suggested external port; 0 when any will do.
-    pub external_port: u16,
-    /// PREFER_FAILURE: this port or none. Only with a suggested port (RFC 6887 §13.2).
-    pub strict: bool,
-    /// When the lease ends; `None` for a mapping that is renewed for ever.
-    pub lease_ends: Option<Instant>,
-    /// The longest Requested Lifetime, in seconds.
-    pub longest: u32,
-    /// FILTER: the only remote address that may come in.
-    pub remote_peer: Option<Ipv4Addr>,
-    /// A control point is waiting: repeat early.
-    pub urgent: bool,
-}
-
-/// What the server gave.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Grant {
-    /// Assigned external address and port.
-    pub external: SocketAddrV4,
-    /// Granted lifetime, at most 24 hours.
-    pub lifetime: Duration,
-    /// When the answer arrived.
-    pub since: Instant,
-}
-
-impl Grant {
-    /// When the server forgets the mapping unless it is renewed.
-    pub fn ends(&self) -> Instant {
-        self.since + self.lifetime
-    }
-}
-
 /// What happens to the client.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// Get and keep a mapping.
     Ask(FlowId, Want),
-    /// Get and keep a mapping, beginning at that time.
-    AskAt(Instant, FlowId, Want),
+    /// Get and keep a mapping that stood before, when its turn comes; its owner last asked at that time.
+    AskInTurn(FlowId, Want, Instant),
+    /// The turns of those begin at this time, and not before.
+    TurnsFrom(Instant),
     /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
     Hurry(FlowId),
-    /// Its owner asked again for a kept mapping: the lease has another end now, and it is strict or it is not.
-    Extend(FlowId, Option<Instant>, bool),
+    /// Its owner asked again for a kept mapping: these are the terms now.
+    Extend(FlowId, Terms),
+    /// Another remote peer is let in to a kept mapping, and nobody else; `None` for everybody.
+    Filter(FlowId, Option<Ipv4Addr>),
     /// Drop the mapping at the server.
     Delete(FlowId),
     /// Stop caring about the flow; nothing is sent.
@@ -130,30 +88,8 @@ pub enum Output {
     Silent,
     /// The server speaks this version and not ours.
     VersionRefused(u8),
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Phase {
-    /// A request is out (or about to be: `sent` is 0) and unanswered.
-    Asking { rt: Duration, sent: u32 },
-    /// Granted; so many renewals have been tried since.
-    Held { attempts: u32 },
-    /// A delete is out; it makes no sense after `until`.
-    Deleting { rt: Duration, sent: u32, until: Instant },
-}
-
-#[derive(Clone, Debug)]
-struct Flow {
-    nonce: Nonce,
-    want: Want,
-    /// The Requested Lifetime of the datagram that is repeated.
-    requested: u32,
-    grant: Option<Grant>,
-    phase: Phase,
-    /// The server does not have the granted address any more: it is not suggested again.
-    any_address: bool,
-    /// When the last datagram went out.
-    sent_at: Instant,
+    /// The server does without this option: what it refused with it, it gave without.
+    Lacks(OptionCode),
 }
 
 /// See the module's description.
@@ -169,9 +105,12 @@ pub struct PcpClient {
     /// Flows whose delete is on the way.
     deleting: BTreeMap<Client, FlowId>,
     timers: Timers<FlowId>,
+    recovery: Recovery,
     epoch: EpochClock,
-    /// When the last recovery began, or is to begin.
+    /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recovered: Option<Instant>,
+    /// Options that the server has refused, and done what was asked without.
+    lacks: Omitted,
     unanswered: u32,
     unanswered_since: Option<Instant>,
     answering: Option<bool>,
@@ -195,8 +134,10 @@ impl PcpClient {
             nonces: Nonces::default(),
             deleting: BTreeMap::new(),
             timers: Timers::default(),
+            recovery: Recovery::default(),
             epoch: EpochClock::default(),
             recovered: None,
+            lacks: Omitted::default(),
             unanswered: 0,
             unanswered_since: None,
             answering: None,
@@ -252,6 +193,11 @@ impl PcpClient {
         self.flows.get(&flow)?.grant
     }
 
+    /// Whether the server is believed to know PREFER_FAILURE.
+    pub fn takes_prefer_failure(&self) -> bool {
+        !self.lacks.prefer_failure
+    }
+
     /// Whether there is such a flow, in whatever phase.
     pub fn has(&self, flow: FlowId) -> bool {
         self.flows.contains_key(&flow)
@@ -260,10 +206,21 @@ impl PcpClient {
     /// Takes in one event; the outputs come from [`poll_output`](Self::poll_output).
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
         match input {
-            Input::Ask(id, want) => self.ask(now, now, id, want, entropy),
-            Input::AskAt(at, id, want) => self.ask(now, at, id, want, entropy),
+            Input::Ask(id, want) => {
+                if self.add_flow(now, id, want, entropy) {
+                    self.on_timer(now, id, entropy);
+                }
+            }
+            Input::AskInTurn(id, want, used) => {
+                if self.add_flow(now, id, want, entropy) {
+                    self.flows.get_mut(&id).expect("just added").used_at = used;
+                    self.recovery.enqueue(used, id);
+                }
+            }
+            Input::TurnsFrom(due) => self.recovery.begin(now, due),
             Input::Hurry(id) => self.hurry(now, id, entropy),
-            Input::Extend(id, lease_ends, strict) => self.extend(now, id, lease_ends, strict, entropy),
+            Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
+            Input::Filter(id, peer) => self.filter(now, id, peer, entropy),
             Input::Delete(id) => self.delete(now, id, entropy),
             Input::Forget(id) => self.remove(id),
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
@@ -273,20 +230,23 @@ impl PcpClient {
             Input::Closed => self.open = false,
             Input::Source(source) => {
                 self.open = true;
-                if source == self.source {
-                    // A new socket all the same: nothing has got through for a while.
-                    return self.nudge(now, entropy);
-                }
+                let moved = source != self.source;
                 self.source = source;
-                self.epoch = EpochClock::default();
+                // A new socket at least: nothing has got through for a while.
                 self.nudge(now, entropy);
-                self.recover(now, now, None, entropy);
+                if moved {
+                    self.epoch = EpochClock::default();
+                    self.recover(now, now, None, entropy);
+                }
             }
             Input::Timeout => {
                 while let Some(id) = self.timers.pop_due(now) {
                     self.on_timer(now, id, entropy);
                 }
             }
+        }
+        while let Some(id) = self.recovery.next(now) {
+            self.on_timer(now, id, entropy);
         }
     }
 
@@ -297,14 +257,15 @@ impl PcpClient {
 
     /// When [`Input::Timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.recovery.next_timeout()].into_iter().flatten().min()
     }
 
-    fn ask(&mut self, now: Instant, at: Instant, id: FlowId, want: Want, entropy: &mut dyn Entropy) {
+    /// Takes in a flow that nothing has been sent for yet; false when the server asked to be left alone.
+    fn add_flow(&mut self, now: Instant, id: FlowId, want: Want, entropy: &mut dyn Entropy) -> bool {
         if let Some((until, result)) = self.hold {
             if now < until {
                 self.outputs.push_back(Output::Refused(id, result, until - now));
-                return;
+                return false;
             }
             self.hold = None;
         }
@@ -314,16 +275,21 @@ impl PcpClient {
             entropy.fill(&mut nonce.0);
             nonce
         });
-        let requested = lifetime_to_ask(at, &want);
-        let phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
-        let flow = Flow { nonce, want, requested, grant: None, phase, any_address: false, sent_at: now };
+        let flow = Flow {
+            nonce,
+            requested: lifetime_to_ask(now, &want.terms),
+            want,
+            grant: None,
+            phase: Phase::ASK,
+            any_address: false,
+            reset_filters: false,
+            omitted: Omitted::default(),
+            sent_at: now,
+            used_at: now,
+        };
         self.by_nonce.insert(nonce, id);
         self.flows.insert(id, flow);
-        if at > now {
-            self.timers.set(id, at);
-        } else {
-            self.on_timer(now, id, entropy);
-        }
+        true
     }
 
     /// The same client asks anew while the delete of its last mapping is on the way: the new request takes that mapping
@@ -331,7 +297,8 @@ impl PcpClient {
     fn take_over(&mut self, want: &Want) {
         let Some(&old) = self.deleting.get(&client(want)) else { return };
         let grant = self.flows.get(&old).and_then(|flow| flow.grant);
-        if !want.strict || grant.is_none_or(|grant| grant.external.port() == want.external_port) {
+        if !want.terms.prefer_failure || grant.is_none_or(|grant| grant.external.port() == want.external_port)
+        {
             self.remove(old);
             self.outputs.push_back(Output::Deleted(old));
         }
@@ -346,19 +313,30 @@ impl PcpClient {
         }
     }
 
-    fn extend(
-        &mut self,
-        now: Instant,
-        id: FlowId,
-        lease_ends: Option<Instant>,
-        strict: bool,
-        entropy: &mut dyn Entropy,
-    ) {
+    fn extend(&mut self, now: Instant, id: FlowId, terms: Terms, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        flow.want.lease_ends = lease_ends;
-        flow.want.strict = strict;
+        flow.want.terms = terms;
+        let used = std::mem::replace(&mut flow.used_at, now);
+        if self.recovery.take_out(used, id) {
+            self.recovery.enqueue(now, id);
+        }
         if let Phase::Held { .. } = flow.phase {
             self.schedule_renewal(now, id, entropy);
+        }
+    }
+
+    fn filter(&mut self, now: Instant, id: FlowId, peer: Option<Ipv4Addr>, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.want.remote_peer == peer || flow.is_deleting() {
+            return;
+        }
+        let before = std::mem::replace(&mut flow.want.remote_peer, peer);
+        flow.reset_filters |= before.is_some();
+        if flow.grant.is_some() {
+            flow.want.urgent = true;
+            flow.phase = Phase::ASK;
+            flow.requested = lifetime_to_ask(now, &flow.want.terms);
+            self.on_timer(now, id, entropy);
         }
     }
 
@@ -369,6 +347,8 @@ impl PcpClient {
         }
         let until = flow.grant.map_or(now + BLIND_DELETE, |grant| grant.ends().max(now + MIN_RENEWAL_GAP));
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
+        self.recovery.take_out(flow.used_at, id);
+        self.recovery.answered(id);
         // Somebody waits: a control point, or the gateway at its end.
         flow.want.urgent = true;
         self.deleting.insert(client(&flow.want), id);
@@ -388,6 +368,7 @@ impl PcpClient {
                 return self.outputs.push_back(Output::Deleted(id));
             }
             Phase::Asking { rt, sent } | Phase::Deleting { rt, sent, .. } => {
+                self.recovery.take_out(flow.used_at, id);
                 *rt = match (*sent, flow.want.urgent) {
                     (0, true) => IMPATIENT[0],
                     (1, true) => IMPATIENT[1],
@@ -409,7 +390,7 @@ impl PcpClient {
                 }
                 *attempts += 1;
                 flow.sent_at = now;
-                flow.requested = lifetime_to_ask(now, &flow.want);
+                flow.requested = lifetime_to_ask(now, &flow.want.terms);
                 self.schedule_renewal(now, id, entropy);
             }
         }
@@ -420,7 +401,7 @@ impl PcpClient {
     fn schedule_renewal(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get(&id) else { return };
         let (Some(grant), Phase::Held { attempts }) = (flow.grant, &flow.phase) else { return };
-        let wake = if flow.want.lease_ends.is_some_and(|end| end <= grant.ends()) {
+        let wake = if flow.want.terms.lease_ends.is_some_and(|end| end <= grant.ends()) {
             grant.ends()
         } else {
             let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
@@ -486,7 +467,7 @@ impl PcpClient {
         };
         let same = map.protocol == flow.want.protocol
             && map.internal_port == flow.want.internal_port
-            && third_party == self.third_party(&flow.want).map(|addr| addr.to_ipv6_mapped());
+            && third_party == self::third_party(&flow.want, self.source).map(|addr| addr.to_ipv6_mapped());
         // A delete was answered twice, and the same client has asked anew since.
         let late_delete = response.result == ResultCode::SUCCESS
             && (response.lifetime, map.external_port) == (0, 0)
@@ -513,9 +494,9 @@ impl PcpClient {
         self.heard(now, entropy);
         self.check_epoch(now, response.epoch, false, Some(id), entropy);
         if response.result == ResultCode::SUCCESS {
-            self.on_success(now, id, map, response.lifetime, entropy);
+            self.on_success(now, id, map, response, entropy);
         } else {
-            self.on_error(now, id, map, response.result, response.lifetime, entropy);
+            self.on_error(now, id, map, response, entropy);
         }
     }
 
@@ -524,9 +505,10 @@ impl PcpClient {
         now: Instant,
         id: FlowId,
         map: MapData,
-        lifetime: u32,
+        response: &Response,
         entropy: &mut dyn Entropy,
     ) {
+        let lifetime = response.lifetime;
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         if let Phase::Deleting { sent, .. } = flow.phase {
             // A server may keep a deleted mapping for its idle time and say so (RFC 6887 §15); a late answer to the
@@ -539,8 +521,7 @@ impl PcpClient {
         }
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
-            // Without a mapping there is nothing to keep or to delete.
-            return self.on_error(now, id, map, ResultCode::NETWORK_FAILURE, 0, entropy);
+            return self.on_error(now, id, map, response, entropy);
         };
         let grant = Grant {
             external: SocketAddrV4::new(external, map.external_port),
@@ -549,10 +530,37 @@ impl PcpClient {
         };
         flow.grant = Some(grant);
         flow.any_address = false;
+        flow.reset_filters = false;
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
+        let omitted = std::mem::take(&mut flow.omitted);
+        self.recovery.answered(id);
+        self.learn(omitted);
         self.schedule_renewal(now, id, entropy);
         self.outputs.push_back(Output::Granted(id, grant));
+    }
+
+    /// What a request was refused with and granted without is not sent to this server again.
+    fn learn(&mut self, omitted: Omitted) {
+        if omitted.prefer_failure && !self.lacks.prefer_failure {
+            self.lacks.prefer_failure = true;
+            self.outputs.push_back(Output::Lacks(OptionCode::PREFER_FAILURE));
+        }
+        if omitted.description && !self.lacks.description {
+            self.lacks.description = true;
+            self.outputs.push_back(Output::Lacks(OptionCode::DESCRIPTION));
+        }
+    }
+
+    /// The option that a refused request may be repeated without, if that is what it was refused for.
+    fn option_to_omit(&self, id: FlowId, result: ResultCode) -> Option<OptionCode> {
+        let flow = self.flows.get(&id)?;
+        match result {
+            ResultCode::UNSUPP_OPTION if flow.prefers_failure(self.lacks) => Some(OptionCode::PREFER_FAILURE),
+            // K-17: servers that do not like its length.
+            ResultCode::MALFORMED_OPTION if flow.describes(self.lacks) => Some(OptionCode::DESCRIPTION),
+            _ => None,
+        }
     }
 
     fn on_error(
@@ -560,17 +568,33 @@ impl PcpClient {
         now: Instant,
         id: FlowId,
         map: MapData,
-        result: ResultCode,
-        lifetime: u32,
+        response: &Response,
         entropy: &mut dyn Entropy,
     ) {
+        // A success without a mapping leaves nothing to keep or to delete.
+        let (result, lifetime) = match response.result {
+            ResultCode::SUCCESS => (ResultCode::NETWORK_FAILURE, 0),
+            result => (result, response.lifetime),
+        };
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
+        let omit = self.option_to_omit(id, result);
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
-        let deleting = matches!(flow.phase, Phase::Deleting { .. });
-        if flow.any_address && !deleting && !is_no_address(map.external_addr) {
-            // Errors echo what was suggested: this one answers the request before, which still named the address.
+        let deleting = flow.is_deleting();
+        let echoes = |code| response.option(code).is_some();
+        let before = flow.any_address && !deleting && !is_no_address(map.external_addr)
+            || flow.omitted.prefer_failure && echoes(OptionCode::PREFER_FAILURE)
+            || flow.omitted.description && echoes(OptionCode::DESCRIPTION);
+        if before {
+            // Errors echo what was asked: this one answers the request before, which still had what this one lacks.
             self.ignored += 1;
             return;
+        }
+        self.recovery.answered(id);
+        if let Some(option) = omit {
+            flow.omitted.prefer_failure |= option == OptionCode::PREFER_FAILURE;
+            flow.omitted.description |= option == OptionCode::DESCRIPTION;
+            flow.phase = Phase::ASK;
+            return self.on_timer(now, id, entropy);
         }
         if result == ResultCode::NO_RESOURCES && !deleting && lifetime > Duration::ZERO {
             self.hold = Some((now + lifetime, result));
@@ -597,11 +621,13 @@ impl PcpClient {
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
             }
             (_, Some(_))
-                if result == ResultCode::CANNOT_PROVIDE_EXTERNAL && flow.want.strict && !flow.any_address =>
+                if result == ResultCode::CANNOT_PROVIDE_EXTERNAL
+                    && flow.want.terms.prefer_failure
+                    && !flow.any_address =>
             {
                 // PREFER_FAILURE insists on the address too (RFC 6887 §13.2). Its owner asked for a port only.
                 flow.any_address = true;
-                flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
+                flow.phase = Phase::ASK;
                 self.on_timer(now, id, entropy);
             }
             (_, Some(_)) if result == ResultCode::CANNOT_PROVIDE_EXTERNAL => {
@@ -657,7 +683,7 @@ impl PcpClient {
         for (&id, flow) in &self.flows {
             let earliest = match flow.phase {
                 Phase::Held { attempts: 0 } => continue,
-                // The recovery after a loss is spread already.
+                // The recovery after a loss is paced.
                 Phase::Asking { sent: 0, .. } => continue,
                 Phase::Held { .. } => now.max(flow.sent_at + MIN_RENEWAL_GAP),
                 Phase::Asking { .. } | Phase::Deleting { .. } => now,
@@ -692,7 +718,7 @@ impl PcpClient {
         self.recover(now, start, confirmed, entropy);
     }
 
-    /// Asks again for every mapping but `confirmed`, each after a random wait from `start` on (RFC 6887 §14.1.3).
+    /// Asks again for every mapping but `confirmed`, in turn, after a random wait from `start` on (RFC 6887 §14.1.3).
     fn recover(
         &mut self,
         now: Instant,
@@ -700,17 +726,24 @@ impl PcpClient {
         confirmed: Option<FlowId>,
         entropy: &mut dyn Entropy,
     ) {
+        let mut due = start + entropy.up_to(self.recovery_wait);
+        let mut lost = Vec::new();
         for (&id, flow) in &mut self.flows {
             if Some(id) == confirmed {
                 continue;
             }
             if let (Phase::Held { .. }, Some(grant)) = (&flow.phase, flow.grant) {
-                flow.requested = lifetime_to_ask(now, &flow.want);
-                flow.phase = Phase::Asking { rt: Duration::ZERO, sent: 0 };
+                flow.requested = lifetime_to_ask(now, &flow.want.terms);
+                flow.phase = Phase::ASK;
                 // Not so late that the mapping ends before it was asked for.
-                let latest = now + (grant.ends() - now) / 2;
-                self.timers.set(id, (start + entropy.up_to(self.recovery_wait)).min(latest));
+                due = due.min(now + (grant.ends() - now) / 2);
+                self.timers.set(id, grant.ends());
+                lost.push((flow.used_at, id));
             }
+        }
+        self.recovery.begin(now, due);
+        for (used, id) in lost {
+            self.recovery.enqueue(used, id);
         }
     }
 
@@ -718,6 +751,8 @@ impl PcpClient {
         if let Some(flow) = self.flows.remove(&id) {
             self.by_nonce.remove(&flow.nonce);
             self.timers.cancel(id);
+            self.recovery.take_out(flow.used_at, id);
+            self.recovery.answered(id);
             let client = client(&flow.want);
             self.nonces.keep(client, flow.nonce);
             if self.deleting.get(&client) == Some(&id) {
@@ -726,17 +761,13 @@ impl PcpClient {
         }
     }
 
-    fn third_party(&self, want: &Want) -> Option<Ipv4Addr> {
-        want.third_party.filter(|&host| IpAddr::V4(host) != self.source)
-    }
-
     fn transmit(&mut self, now: Instant, id: FlowId) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.sent_at = now;
         if !self.open {
             return;
         }
-        let request = self.request(&self.flows[&id]);
+        let request = self.flows[&id].request(self.source, self.lacks);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;
         let since = *self.unanswered_since.get_or_insert(now);
@@ -746,68 +777,9 @@ impl PcpClient {
             self.outputs.push_back(Output::Silent);
         }
     }
-
-    fn request(&self, flow: &Flow) -> Request {
-        let want = &flow.want;
-        let deleting = matches!(flow.phase, Phase::Deleting { .. });
-        let mut options = Vec::new();
-        if let Some(host) = self.third_party(want) {
-            options.push(PcpOption::ThirdParty(host.to_ipv6_mapped()));
-        }
-        let (mut external_port, mut external_addr) = (0, NO_ADDR_V4);
-        if !deleting {
-            external_port = want.external_port;
-            if let Some(grant) = flow.grant {
-                external_port = grant.external.port();
-                if !flow.any_address {
-                    external_addr = grant.external.ip().to_ipv6_mapped();
-                }
-            }
-            if want.strict && external_port != 0 {
-                options.push(PcpOption::PreferFailure);
-            }
-            if let Some(peer) = want.remote_peer {
-                options.push(PcpOption::Filter(Filter {
-                    prefix_len: 128,
-                    remote_port: 0,
-                    remote_addr: peer.to_ipv6_mapped(),
-                }));
-            }
-        }
-        Request {
-            lifetime: if deleting { 0 } else { flow.requested },
-            client_addr: wire_addr(self.source),
-            body: Body::Map(MapData {
-                nonce: flow.nonce,
-                protocol: want.protocol,
-                internal_port: want.internal_port,
-                external_port,
-                external_addr,
-            }),
-            options,
-        }
-    }
-}
-
-fn wire_addr(addr: IpAddr) -> Ipv6Addr {
-    match addr {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
 }
 
 /// Zeros of either family: no address is suggested.
 fn is_no_address(addr: Ipv6Addr) -> bool {
     addr == NO_ADDR_V4 || addr.is_unspecified()
-}
-
-/// What the server will know the mapping by.
-fn client(want: &Want) -> Client {
-    (want.third_party, want.protocol, want.internal_port)
-}
-
-/// Requested Lifetime: the rest of the lease, at least a second. RFC 6970 §5.9 asks for 2^32 when the lease has no
-/// end, which the field cannot hold (spec/iwf.md, T-1).
-fn lifetime_to_ask(now: Instant, want: &Want) -> u32 {
-    want.lease_ends.map_or(u32::MAX, |end| end.secs_left(now).max(1)).min(want.longest)
 }

@@ -27,12 +27,35 @@ fn want() -> Want {
         protocol: Protocol::TCP,
         internal_port: 8080,
         external_port: 8080,
-        strict: true,
-        lease_ends: Some(Instant::from_secs(3600)),
-        longest: u32::MAX,
         remote_peer: None,
+        terms: Terms {
+            prefer_failure: true,
+            lease_ends: Some(Instant::from_secs(3600)),
+            longest: u32::MAX,
+            description: String::new(),
+        },
         urgent: true,
     }
+}
+
+/// The same until `lease_ends`.
+fn lasting(lease_ends: Option<Instant>) -> Want {
+    Want { terms: Terms { lease_ends, ..want().terms }, ..want() }
+}
+
+/// The same until its owner or the server ends it.
+fn endless() -> Want {
+    lasting(None)
+}
+
+/// Terms of a mapping that its owner has just asked for again, until then.
+fn extended(lease_ends: Option<Instant>) -> Terms {
+    lasting(lease_ends).terms
+}
+
+/// The same on other terms.
+fn with(terms: Terms) -> Want {
+    Want { terms, ..want() }
 }
 
 /// Octets 00, 01, 02 … each time: pcp.md's nonce, and a roll of nearly 0.
@@ -190,7 +213,7 @@ fn options_and_fields_by_what_is_wanted() {
     for (want, lifetime, port, options) in [
         (want(), 3600, 8080, vec![PcpOption::PreferFailure]),
         // AddAnyPortMapping: a suggestion.
-        (Want { strict: false, ..want() }, 3600, 8080, vec![]),
+        (with(Terms { prefer_failure: false, ..want().terms }), 3600, 8080, vec![]),
         // PREFER_FAILURE with port 0 would be MALFORMED_OPTION (RFC 6887 §13.2).
         (Want { external_port: 0, ..want() }, 3600, 0, vec![]),
         (
@@ -208,9 +231,9 @@ fn options_and_fields_by_what_is_wanted() {
             vec![PcpOption::PreferFailure, filter.clone()],
         ),
         // T-1: for ever is 2^32 - 1.
-        (Want { lease_ends: None, ..want() }, u32::MAX, 8080, vec![PcpOption::PreferFailure]),
-        (Want { lease_ends: None, longest: 600, ..want() }, 600, 8080, vec![PcpOption::PreferFailure]),
-        (Want { longest: 600, ..want() }, 600, 8080, vec![PcpOption::PreferFailure]),
+        (endless(), u32::MAX, 8080, vec![PcpOption::PreferFailure]),
+        (with(Terms { longest: 600, ..extended(None) }), 600, 8080, vec![PcpOption::PreferFailure]),
+        (with(Terms { longest: 600, ..want().terms }), 600, 8080, vec![PcpOption::PreferFailure]),
     ] {
         let mut rig = Rig::new();
         let request = rig.ask(FLOW, want.clone());
@@ -269,7 +292,7 @@ fn urgent_requests_are_repeated_at_1_and_3_seconds() {
 fn requests_are_repeated_on_the_schedule_of_the_rfc() {
     for seed in 0..50 {
         let mut rig = Rig::with_seed(seed);
-        let want = Want { urgent: false, lease_ends: None, ..want() };
+        let want = Want { urgent: false, ..endless() };
         let first = rig.ask(FLOW, want);
         let repeated = sent(&rig.run(10_000_000));
         assert!(repeated.len() > 15, "seed {seed}");
@@ -296,7 +319,7 @@ fn assert_schedule(start: u64, first: u64, sent: &[(u64, Request)]) {
 fn renewals_by_the_granted_lifetime() {
     for seed in 0..50 {
         let mut rig = Rig::with_seed(seed);
-        let request = rig.ask(FLOW, Want { lease_ends: None, external_port: 0, ..want() });
+        let request = rig.ask(FLOW, Want { external_port: 0, ..endless() });
         rig.answer(&rig.success(&request, 320));
         let out = rig.run(1_000_000);
         let renewals = sent(&out);
@@ -319,7 +342,7 @@ fn renewals_by_the_granted_lifetime() {
 /// Renewed, the timetable starts anew from the answer, by the new lifetime.
 #[test]
 fn a_renewal_is_granted_anew() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, _) = Rig::holding(endless(), 400);
     let renewal = sent(&rig.run(250_000)).remove(0).1;
     let out = rig.answer(&rig.success(&renewal, 100));
     let since = Instant::from_secs(250);
@@ -336,7 +359,7 @@ fn a_renewal_is_granted_anew() {
 #[test]
 fn the_last_renewal_asks_for_the_remainder() {
     let lease_ends = Some(Instant::from_secs(500));
-    let (mut rig, first) = Rig::holding(Want { lease_ends, ..want() }, 400);
+    let (mut rig, first) = Rig::holding(lasting(lease_ends), 400);
     assert_eq!(first.lifetime, 500);
     let (at, renewal) = sent(&rig.run(250_000)).remove(0);
     assert_eq!(u64::from(renewal.lifetime), 500 - at / 1000);
@@ -351,9 +374,9 @@ fn the_last_renewal_asks_for_the_remainder() {
 #[test]
 fn an_extended_lease_is_renewed_again() {
     let lease_ends = Some(Instant::from_secs(400));
-    let (mut rig, _) = Rig::holding(Want { lease_ends, ..want() }, 400);
+    let (mut rig, _) = Rig::holding(lasting(lease_ends), 400);
     assert_eq!(sent(&rig.run(100_000)), []);
-    assert_eq!(rig.input(Input::Extend(FLOW, Some(Instant::from_secs(4000)), true)), []);
+    assert_eq!(rig.input(Input::Extend(FLOW, extended(Some(Instant::from_secs(4000))))), []);
     let (at, renewal) = sent(&rig.run(250_000)).remove(0);
     assert!((200_000..250_000).contains(&at), "{at}");
     assert_eq!(u64::from(renewal.lifetime), (4_000_000 - at).div_ceil(1000));
@@ -362,7 +385,7 @@ fn an_extended_lease_is_renewed_again() {
 /// A client that asks again every second moves the end of its lease, never the renewal.
 #[test]
 fn refreshes_do_not_starve_renewals() {
-    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 120);
+    let (mut rig, request) = Rig::holding(endless(), 120);
     let mut renewals = 0;
     for second in 1..600_u64 {
         for (_, renewal) in sent(&rig.run(second * 1000)) {
@@ -370,7 +393,7 @@ fn refreshes_do_not_starve_renewals() {
             rig.answer(&rig.success(&renewal, 120));
         }
         assert!(rig.client.has(FLOW), "lost after {second} s");
-        rig.input(Input::Extend(FLOW, Some(Instant::from_secs(second + 3600)), true));
+        rig.input(Input::Extend(FLOW, extended(Some(Instant::from_secs(second + 3600)))));
     }
     assert!((7..=11).contains(&renewals), "{renewals} in ten minutes of a lifetime of two: {request:?}");
 }
@@ -378,7 +401,7 @@ fn refreshes_do_not_starve_renewals() {
 /// Decision 15: a refused renewal is told, and tried again on the timetable until the lifetime ends.
 #[test]
 fn a_refused_renewal_is_tried_again() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, _) = Rig::holding(endless(), 400);
     let renewal = sent(&rig.run(250_000)).remove(0).1;
     let out = rig.answer(&rig.error(&renewal, ResultCode::NETWORK_FAILURE, 30));
     assert_eq!(out, [Output::RenewalRefused(FLOW, ResultCode::NETWORK_FAILURE)]);
@@ -588,7 +611,11 @@ fn four_mappings() -> (Rig, Vec<Request>) {
         let strict = n != 3;
         let request = rig.ask(
             FlowId(n),
-            Want { internal_port: port, external_port: port, strict, lease_ends: None, ..want() },
+            Want {
+                internal_port: port,
+                external_port: port,
+                ..with(Terms { prefer_failure: strict, ..extended(None) })
+            },
         );
         rig.answer(&rig.success(&request, 86_400));
         requests.push(request);
@@ -661,7 +688,7 @@ fn a_lost_state_is_made_anew() {
 fn an_announcement_by_a_server_younger_than_a_mapping_is_a_loss() {
     let mut rig = Rig::new();
     rig.epoch = 0;
-    let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
+    let request = rig.ask(FLOW, endless());
     rig.answer(&rig.success(&request, 3600));
     rig.now = 1_001;
     let bytes = rig.announce(0);
@@ -674,7 +701,7 @@ fn an_announcement_by_a_server_younger_than_a_mapping_is_a_loss() {
 /// A recovery that is not answered is repeated on the schedule of the RFC.
 #[test]
 fn recovery_is_repeated() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 3600);
+    let (mut rig, _) = Rig::holding(endless(), 3600);
     rig.now = 100_000;
     let bytes = rig.announce(0);
     rig.input(Input::Datagram(server(), &bytes));
@@ -686,7 +713,7 @@ fn recovery_is_repeated() {
 /// Recovery refused for a passing reason: the mapping counts as standing until its lifetime ends.
 #[test]
 fn a_refused_recovery_is_tried_again() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 3600);
+    let (mut rig, _) = Rig::holding(endless(), 3600);
     rig.now = 100_000;
     rig.epoch = 0;
     let bytes = rig.announce(100);
@@ -704,7 +731,7 @@ fn a_refused_recovery_is_tried_again() {
 fn recovery_comes_before_the_end() {
     for seed in 0..20 {
         let mut rig = Rig::with_seed(seed);
-        let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
+        let request = rig.ask(FLOW, endless());
         rig.answer(&rig.success(&request, 3600));
         rig.run(100_000);
         rig.epoch = 0;
@@ -822,7 +849,7 @@ fn a_server_that_has_spoken_pcp_is_not_believed_to_be_another() {
     assert_eq!(rig.datagram(&nat_pmp), [], "nothing was asked");
     assert_eq!(rig.client.ignored(), 1);
 
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 86_400);
+    let (mut rig, _) = Rig::holding(endless(), 86_400);
     rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
     rig.now = 3_599_999;
     assert_eq!(rig.datagram(&nat_pmp), []);
@@ -845,7 +872,7 @@ fn version_2_refused_by_version_2_is_ignored() {
 /// RFC 6887 §7.4 and pcp.md 7: after NO_RESOURCES no new mapping is asked for; those that stand are renewed.
 #[test]
 fn no_resources_holds_new_mappings_back() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, _) = Rig::holding(endless(), 400);
     let request = rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
     let refused = |flow, secs| Output::Refused(flow, ResultCode::NO_RESOURCES, Duration::from_secs(secs));
     assert_eq!(rig.answer(&rig.error(&request, ResultCode::NO_RESOURCES, 300)), [refused(FlowId(2), 300)]);
@@ -921,12 +948,12 @@ fn a_delete_answered_with_a_lifetime() {
 /// leaves the mapping as it was.
 #[test]
 fn a_refused_delete() {
-    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, request) = Rig::holding(endless(), 400);
     rig.input(Input::Delete(FLOW));
     assert_eq!(rig.answer(&rig.error(&request, ResultCode::NO_RESOURCES, 30)), [Output::Deleted(FLOW)]);
     rig.ask(FLOW, want()); // and it is no reason to hold back
 
-    let (mut rig, request) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, request) = Rig::holding(endless(), 400);
     rig.input(Input::Delete(FLOW));
     let out = rig.answer(&rig.error(&request, ResultCode::NOT_AUTHORIZED, 400));
     assert_eq!(out, [Output::DeleteRefused(FLOW, ResultCode::NOT_AUTHORIZED)]);
@@ -947,7 +974,9 @@ fn a_forgotten_flow_is_silent() {
     assert_eq!(rig.input(Input::Forget(FLOW)), []);
     assert_eq!(rig.client.next_timeout(), None);
     assert_eq!(rig.answer(&rig.success(&request, 400)), []);
-    for input in [Input::Delete(FLOW), Input::Extend(FLOW, None, true), Input::Forget(FLOW), Input::Timeout] {
+    for input in
+        [Input::Delete(FLOW), Input::Extend(FLOW, extended(None)), Input::Forget(FLOW), Input::Timeout]
+    {
         assert_eq!(rig.input(input), []);
     }
 }
@@ -972,7 +1001,7 @@ fn silence_takes_time() {
 #[test]
 fn an_answer_after_silence_nudges_what_waits() {
     let mut rig = Rig::new();
-    let standing = rig.ask(FlowId(7), Want { internal_port: 7, lease_ends: None, ..want() });
+    let standing = rig.ask(FlowId(7), Want { internal_port: 7, ..endless() });
     rig.answer(&rig.success(&standing, 86_400));
     rig.ask(FLOW, want());
     let out = rig.run(300_000);
@@ -999,7 +1028,7 @@ fn a_new_socket_nudges_what_waits() {
 /// Without a socket nothing is sent, and silence says nothing of the server; timetables go on.
 #[test]
 fn a_closed_socket() {
-    let (mut rig, _) = Rig::holding(Want { lease_ends: None, ..want() }, 400);
+    let (mut rig, _) = Rig::holding(endless(), 400);
     rig.ask(FlowId(2), Want { internal_port: 1, ..want() });
     assert_eq!(rig.input(Input::Closed), []);
     let out = rig.run(399_999);
@@ -1015,7 +1044,7 @@ fn a_closed_socket() {
 fn nudged_renewals_keep_their_distance() {
     for seed in 0..20 {
         let mut rig = Rig::with_seed(seed);
-        let request = rig.ask(FLOW, Want { lease_ends: None, ..want() });
+        let request = rig.ask(FLOW, endless());
         rig.answer(&rig.success(&request, 3600));
         let mut last = 0;
         for second in 1..3500 {

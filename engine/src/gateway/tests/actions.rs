@@ -111,13 +111,15 @@ fn both_error_columns() {
             for (version, code) in [(1, one), (2, two)] {
                 for wanted in [port(8080), any(8080)] {
                     let mut lab = Lab::up(nat);
-                    lab.script = [refuse].into();
+                    // Once more without the option, for those that are about an option.
+                    lab.script = [refuse; 2].into();
                     assert_eq!(
                         lab.add(ALICE, version, wanted),
                         Err(code),
                         "{result} to {wanted:?}, :{version}"
                     );
                     assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
+                    lab.script.clear();
                     lab.pass(60);
                     assert_eq!(lab.add(ALICE, version, port(8080)), done(), "nothing was left behind");
                 }
@@ -139,7 +141,8 @@ fn both_error_columns() {
 /// lease is the control point's, not the provider's (2.5).
 #[test]
 fn listing_by_index_and_key() {
-    let mut lab = Lab::up(NatMode::Own);
+    let settings = Config { get_specific: GetSpecific::Local, ..config(NatMode::Own) };
+    let mut lab = Lab::up_with(settings);
     lab.provider().config_mut().longest = 600;
     for (n, host) in [(0, ALICE), (1, BOB), (2, ALICE)] {
         let lease = [3600, 0, 7200][usize::from(n)];

@@ -690,7 +690,9 @@ impl Bench {
         let good = GOOD.iter().find(|good| good.0 == action.id);
         let &(_, doing, good) = good.unwrap_or_else(|| panic!("{name} has no good request"));
         let good = good.iter().map(|&(name, value)| (name, value.to_owned())).collect();
-        let mut bench = Self { lab: Lab::up(nat), service, action, version, doing, good };
+        // The table is the answer to everything that only reads.
+        let settings = Config { get_specific: GetSpecific::Local, ..config(nat) };
+        let mut bench = Self { lab: Lab::up_with(settings), service, action, version, doing, good };
         if action.id == ActionId::SetDefaultConnectionService {
             bench.action = service.action("GetDefaultConnectionService").unwrap();
             bench.good[0].1 = bench.ask(&[]).unwrap().remove(0);

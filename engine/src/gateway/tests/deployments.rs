@@ -28,7 +28,8 @@ fn own_nat_step_by_step() {
     assert_eq!(lab.seen(), [Effect::Nat { ticket: ticket(1), change: reserve }]);
     lab.release_nat();
     let (_, sent) = lab.sent().remove(0);
-    let expected = request(W, map(map_of(&sent).nonce, 8080, 8080), 3600, &[PcpOption::PreferFailure]);
+    let options = [PcpOption::PreferFailure, PcpOption::Description(b"test".to_vec())];
+    let expected = request(W, map(map_of(&sent).nonce, 8080, 8080), 3600, &options);
     assert_eq!(sent, expected, "R-13: internal address and port are W:w; no THIRD_PARTY");
     let install = NatChange::Install(tcp(8080, at(ALICE, 8080)));
     let send = Effect::Send { to: server(), bytes: sent.to_bytes() };
@@ -51,7 +52,11 @@ fn no_nat_step_by_step() {
     let mut lab = Lab::up(NatMode::None);
     assert_eq!(lab.add(ALICE, 2, port(8080).to(9090)), done());
     let (_, sent) = lab.sent().remove(0);
-    let options = [PcpOption::ThirdParty(ALICE.to_ipv6_mapped()), PcpOption::PreferFailure];
+    let options = [
+        PcpOption::ThirdParty(ALICE.to_ipv6_mapped()),
+        PcpOption::PreferFailure,
+        PcpOption::Description(b"test".to_vec()),
+    ];
     assert_eq!(sent, request(W, map(map_of(&sent).nonce, 9090, 8080), 3600, &options));
     let seen = lab.seen();
     assert!(
