@@ -63,7 +63,7 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
 mod tests {
     use super::*;
 
-    /// Spec iwf.md section 3, the whole table, by number: PCP, IGD:1, IGD:2.
+    /// Spec iwf.md section 3, the whole table, by number: PCP, IGD:1, IGD:2; no answer is 501.
     #[test]
     fn rfc6970_4_3_both_columns() {
         for (result, one, two) in [
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// No code that IGD:2 added ever reaches a client of IGD:1, except where the action itself is an IGD:2 one.
+    /// Decision 10: no code that IGD:2 added ever reaches a client of IGD:1, except where the action itself is an IGD:2 one.
     #[test]
     fn igd1_clients_hear_igd1_codes_only() {
         let mut refusals: Vec<Refusal> = (0..=255).map(|code| Refusal::Upstream(Rc(code))).collect();
