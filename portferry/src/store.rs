@@ -1,4 +1,4 @@
-//! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
+//! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
 //!
 //! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
 //! and is passed over. When most lines are history, the file is written anew beside the old one and renamed.

@@ -1,4 +1,4 @@
-//! The interworking function itself: events in, effects out. It is the only module that knows all the others.
+//! The interworking function itself: events in, effects out. It is the only module that knows all the others.
 //!
 //! One turn is one [`Gateway::handle`], then [`Gateway::poll_effect`] until nothing is left, then sleep until
 //! [`Gateway::next_timeout`] or the next event. It never blocks, sleeps, sends, reads a clock or draws randomness:

@@ -94,7 +94,7 @@ impl Gateway {
         }
     }
 
-    /// The same request again, before there is a mapping: it shares the exchange of the first.
+    /// The same request again, before there is a mapping: it shares the exchange of the first (decision 2).
     pub(super) fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
         let nobody_waited = pending.waiters.is_empty();
@@ -110,7 +110,7 @@ impl Gateway {
         }
     }
 
-    /// What can be said before anything is sent.
+    /// What can be said before anything is sent (decision 3, D-12).
     pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
         let host = *request.internal.ip();
         let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
@@ -294,7 +294,7 @@ impl Gateway {
         if let (true, Some(wanted)) = (request.strict, request.external_port)
             && wanted != grant.external.port()
         {
-            // T-6, K-17: a server that passes PREFER_FAILURE over.
+            // T-6, K-17, decision 5: a server that passes PREFER_FAILURE over.
             if let Some(server) = self.server() {
                 self.notice(Notice::OtherPort(server, key.protocol, wanted, grant.external));
             }
@@ -331,7 +331,7 @@ impl Gateway {
         }
     }
 
-    /// Everything stands: into the table, and tell whoever waits.
+    /// Everything stands: into the table, and tell whoever waits.
     pub(super) fn finish(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = &self.pending[&flow];
         let key = Key { protocol: pending.request.protocol, external_port: grant.external.port() };

@@ -6,7 +6,7 @@ use wire::pcp::ResultCode as Rc;
 
 use crate::request::Refusal;
 
-/// RFC 6970 §4.3: PCP result, error in WANIPConnection:1, error in :2. Codes that are not here, which RFC 6970 does
+/// RFC 6970 §4.3 (R-20, T-15): PCP result, error in WANIPConnection:1, error in :2. Codes that are not here, which RFC 6970 does
 /// not know, are 501.
 pub const REFUSALS: [(Rc, E, E); 13] = [
     (Rc::UNSUPP_VERSION, E::ACTION_FAILED, E::ACTION_FAILED),

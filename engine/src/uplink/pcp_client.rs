@@ -38,7 +38,8 @@ pub struct FlowId(pub u64);
 /// What the server is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
-    /// The LAN host that the mapping is for, sent as THIRD_PARTY; `None` when it is the packet's own source.
+    /// The LAN host that the mapping is for, sent as THIRD_PARTY (R-12, decision 22); `None` when it is the
+    /// packet's own source (R-40, T-5).
     pub third_party: Option<Ipv4Addr>,
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -46,13 +47,13 @@ pub struct Want {
     pub internal_port: u16,
     /// Suggested external port; 0 when any will do.
     pub external_port: u16,
-    /// PREFER_FAILURE: this port or none. Only with a suggested port (RFC 6887 §13.2).
+    /// PREFER_FAILURE (R-18, D-8): this port or none. Only with a suggested port (RFC 6887 §13.2).
     pub strict: bool,
     /// When the lease ends; `None` for a mapping that is renewed for ever.
     pub lease_ends: Option<Instant>,
     /// The longest Requested Lifetime, in seconds.
     pub longest: u32,
-    /// FILTER: the only remote address that may come in.
+    /// FILTER (decision 25, D-7): the only remote address that may come in.
     pub remote_peer: Option<Ipv4Addr>,
     /// A control point is waiting: repeat early.
     pub urgent: bool,
@@ -95,7 +96,8 @@ pub enum Input<'a> {
     Datagram(SocketAddr, &'a [u8]),
     /// A datagram on the multicast group for announcements (RFC 6887 §14.1).
     Multicast(SocketAddr, &'a [u8]),
-    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost.
+    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost
+    ///
     Source(IpAddr),
     /// The socket is closed: nothing is sent, and nobody's silence means anything, until there is a new one.
     Closed,
@@ -128,7 +130,7 @@ pub enum Output {
     Answering,
     /// The server has not answered the last datagrams.
     Silent,
-    /// The server speaks this version and not ours.
+    /// The server speaks this version and not ours; PCP is tried again later (decision 20).
     VersionRefused(u8),
 }
 
