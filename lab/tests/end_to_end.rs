@@ -236,7 +236,7 @@ fn a_port_that_another_lan_host_holds_is_a_conflict() {
     second.adds(8080, 8080, "TCP", 3600);
 }
 
-/// R-20, T-6, decision 5: the provider's server answers SUCCESS with another port; 718, and that one is given back.
+/// T-6, decision 5: the provider's server answers SUCCESS with another port; 718, and that one is given back.
 #[test]
 fn a_port_that_another_subscriber_holds_is_a_conflict() {
     let Some(subject) = interworking_subject() else { return };

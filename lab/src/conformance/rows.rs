@@ -103,7 +103,9 @@ pub(super) fn short(text: &str) -> String {
                 Some(at) if cut.matches(mark).count() % 2 == 1 => &cut[..at],
                 _ => cut,
             });
-            format!("{} …", whole.trim_end())
+            let open = whole.matches('(').count() > whole.matches(')').count();
+            let aside = whole.rfind('(').filter(|&at| open && at > whole.len() / 2);
+            format!("{} …", whole[..aside.unwrap_or(whole.len())].trim_end())
         }
     };
     format!("{title}{rest}").replace('|', "\\|")
@@ -216,6 +218,7 @@ mod tests {
         }
         let long = format!("{}, and then `code that {}`", "word ".repeat(20), "goes on ".repeat(20));
         let cut = short(&long);
+        assert!(short(&"an aside (and ".repeat(20)).ends_with("aside …"));
         assert!(cut.ends_with(" …") && cut.chars().count() <= 152 && !cut.contains('`'), "{cut}");
     }
 }

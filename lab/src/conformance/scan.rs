@@ -30,7 +30,7 @@ pub(super) struct Findings {
     pub(super) tests: BTreeMap<RowId, Vec<Place>>,
     /// The files whose code sees to it.
     pub(super) code: BTreeMap<RowId, Vec<Place>>,
-    /// Every name of a row in any comment.
+    /// Every name of a row in any comment, and in the name of any test.
     pub(super) mentions: Vec<Mention>,
 }
 
@@ -58,9 +58,11 @@ impl Findings {
     fn rust(&mut self, path: &str, text: &str) {
         let file = source::read(text);
         for test in &file.tests {
-            let mut rows = references::find(&test.comment);
-            rows.extend(references::find_in_name(&test.name));
-            for row in rows {
+            let by_name = references::find_in_name(&test.name);
+            for &row in &by_name {
+                self.mentions.push(Mention { row, path: path.to_owned(), line: test.line });
+            }
+            for row in references::find(&test.comment).into_iter().chain(by_name) {
                 note(&mut self.tests, row, Place { name: test.name.clone(), path: path.to_owned() });
             }
         }
@@ -185,7 +187,8 @@ mod tests {
         assert_eq!(names(&found.tests), ["R-2 t_3_holds", "T-3 t_3_holds"]);
         let mentioned: Vec<(String, usize)> =
             found.mentions.iter().map(|m| (m.row.to_string(), m.line)).collect();
-        assert_eq!(mentioned, [("R-1".into(), 1), ("R-2".into(), 4), ("R-4".into(), 7)]);
+        let expected = [("T-3", 6), ("R-1", 1), ("R-2", 4), ("R-4", 7)];
+        assert_eq!(mentioned, expected.map(|(row, line)| (row.to_owned(), line)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(super) struct Comment {
 pub(super) struct Test {
     /// The function's name.
     pub(super) name: String,
+    /// The line that it begins in, from 1 on.
+    pub(super) line: usize,
     /// What stands directly above it, documentation or not, in one.
     pub(super) comment: String,
 }
@@ -79,7 +81,8 @@ pub(super) fn read(text: &str) -> File {
                 if let Some((_, Token::Word(name))) = tokens.get(at)
                     && is_test
                 {
-                    file.tests.push(Test { name: (*name).to_owned(), comment: above.join("\n") });
+                    let comment = above.join("\n");
+                    file.tests.push(Test { name: (*name).to_owned(), line: *line, comment });
                 }
                 (is_test, above) = (false, Vec::new());
             }
