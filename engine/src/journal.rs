@@ -1,4 +1,4 @@
-//! What has to survive a crash: the mappings that were acknowledged, and the nonces that prove they are ours.
+//! What has to survive a crash (R-10, D-4): the mappings that were acknowledged, and the nonces that prove they are ours.
 //!
 //! Renewals, counters and the end of leases stay out of it: they are worked out again from what is here.
 

@@ -1,5 +1,5 @@
-//! The router's own NAT as the engine sees it: which ports it uses towards the provider, and what the kernel is to
-//! be told.
+//! The router's own NAT as the engine sees it: which ports it uses towards the provider, and what the kernel
+//! is to be told.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -9,7 +9,8 @@ use wire::pcp::{CLIENT_PORT, Protocol, SERVER_PORT};
 use crate::entropy::Entropy;
 use crate::uplink::FlowId;
 
-/// One mapping of the router's own NAT: from a port of its WAN address to a LAN host.
+/// One mapping of the router's own NAT: from a port of its WAN address to a LAN host. It ends with the provider's (R-15, T-12,
+/// D-5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NatRule {
     /// TCP or UDP.

@@ -1,5 +1,5 @@
-//! Who may map what: evaluated in one place, for
-//! every protocol, before anything is sent.
+//! Who may map what (R-39, R-41, decisions 27 and 28): evaluated in one place, for every protocol, before anything is
+//! sent.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

@@ -23,7 +23,7 @@ pub struct ProviderConfig {
     pub shortest: u32,
     /// The longest lifetime that is granted, in seconds.
     pub longest: u32,
-    /// How long a freed external port goes to nobody but its last owner (RFC 6887 §15).
+    /// How long a freed external port goes to nobody but its last owner (RFC 6887 §15, D-15).
     pub hold: Duration,
     /// Whether THIRD_PARTY is allowed.
     pub third_party: bool,

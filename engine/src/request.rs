@@ -16,7 +16,7 @@ pub struct MappingRequest {
     pub internal: SocketAddrV4,
     /// The external port that is wanted; `None` when any will do.
     pub external_port: Option<u16>,
-    /// That port or none (AddPortMapping); otherwise it is a wish (AddAnyPortMapping).
+    /// That port or none (AddPortMapping, R-18); otherwise it is a wish (AddAnyPortMapping, R-16).
     pub strict: bool,
     /// How long; `None` for ever.
     pub lease: Option<Duration>,

@@ -1,4 +1,4 @@
-//! The mapping table: the one record of what is mapped. What the kernel, the PCP server, control points and the
+//! The mapping table: the one record of what is mapped. What the kernel, the PCP server, control points and the
 //! status page are told derives from it.
 //!
 //! Every operation costs at most the logarithm of the table's size, except those whose answer is a list.
@@ -53,7 +53,7 @@ pub struct Mapping {
     pub created: Instant,
     /// When its owner last asked for it.
     pub asked_at: Instant,
-    /// When the lease that its owner asked for ends; `None` for never.
+    /// When the lease that its owner asked for ends (R-33, decision 14); `None` for never.
     pub lease_ends: Option<Instant>,
     /// When the lifetime that the PCP server granted ends.
     pub lifetime_ends: Instant,

@@ -2,6 +2,7 @@
 //! `scenario`), and real ones in network namespaces, with software that nobody here wrote (the rest). Never shipped.
 
 pub mod capture;
+pub mod conformance;
 pub mod netns;
 pub mod provider;
 pub mod scenario;

@@ -40,6 +40,7 @@ const NO_NAT: &str = "none";
 
 // ── What a control point sees ──────────────────────────────────────────────────────────────────────────────────────
 
+/// a control point that knows nothing of PCP, against a PCP server that knows nothing of IGD.
 #[test]
 fn upnpc_adds_lists_refreshes_and_deletes() {
     let Some(subject) = subject() else { return };
@@ -69,6 +70,7 @@ fn upnpc_adds_lists_refreshes_and_deletes() {
     assert!(again.contains("714") || !subject.interworks(), "nothing is left to delete: {again}");
 }
 
+/// R-2, with another control point. R-16: `add-any` hears of the port that was assigned.
 #[test]
 fn igd_next_finds_adds_and_removes() {
     let Some(subject) = subject() else { return };
@@ -99,6 +101,7 @@ fn igd_next_finds_adds_and_removes() {
 
 // ── What the Internet sees ─────────────────────────────────────────────────────────────────────────────────────────
 
+/// with packets from the Internet.
 #[test]
 fn a_mapping_leads_to_its_host_and_nowhere_else() {
     let Some(subject) = interworking_subject() else { return };
@@ -109,6 +112,7 @@ fn a_mapping_leads_to_its_host_and_nowhere_else() {
     assert!(!provider.forwardings().iter().any(|f| f.external_port == 8080), "deleted upstream");
 }
 
+/// D-3: the same without a NAT in the router; nobody can tell.
 #[test]
 fn without_a_nat_a_mapping_leads_to_its_host_and_nowhere_else() {
     let Some(subject) = interworking_subject() else { return };
@@ -188,6 +192,7 @@ fn a_lease_ends(min_lifetime: u32) {
     assert!(!list.contains("8080->"), "{list}");
 }
 
+/// T-3.
 #[test]
 fn two_external_ports_lead_to_one_internal_port() {
     let Some(subject) = interworking_subject() else { return };
@@ -208,6 +213,7 @@ fn two_external_ports_lead_to_one_internal_port() {
 
 // ── Ports that are not to be had ───────────────────────────────────────────────────────────────────────────────────
 
+/// D-12, decision 3: refused here, not one packet goes upstream.
 #[test]
 fn a_port_that_another_lan_host_holds_is_a_conflict() {
     let Some(subject) = subject() else { return };
@@ -230,6 +236,7 @@ fn a_port_that_another_lan_host_holds_is_a_conflict() {
     second.adds(8080, 8080, "TCP", 3600);
 }
 
+/// T-6, decision 5: the provider's server answers SUCCESS with another port; 718, and that one is given back.
 #[test]
 fn a_port_that_another_subscriber_holds_is_a_conflict() {
     let Some(subject) = interworking_subject() else { return };
@@ -260,6 +267,7 @@ fn a_port_that_another_subscriber_holds_is_a_conflict() {
     assert_eq!(holder, Some(netns::OTHER), "the other subscriber keeps its port");
 }
 
+/// CANNOT_PROVIDE_EXTERNAL.
 #[test]
 fn a_port_that_the_provider_denies_is_a_conflict() {
     let Some(subject) = interworking_subject() else { return };
@@ -282,6 +290,7 @@ fn a_port_that_the_provider_denies_is_a_conflict() {
 
 // ── Lifetimes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// decision 14; R-4: the nonce stays.
 #[test]
 fn a_mapping_is_renewed_in_time_and_outlives_its_lifetimes() {
     let Some(subject) = interworking_subject() else { return };
@@ -293,6 +302,7 @@ fn a_mapping_is_renewed_in_time_and_outlives_its_lifetimes() {
     assert_eq!(first.option(1), None, "the router's own address needs no THIRD_PARTY");
 }
 
+/// decision 22: by THIRD_PARTY.
 #[test]
 fn without_a_nat_a_mapping_is_renewed_for_its_host() {
     let Some(subject) = interworking_subject() else { return };
@@ -343,6 +353,7 @@ fn renewed_in_time_and_outlives_its_lifetimes(
     first
 }
 
+/// R-7, decisions 1 and 2.
 #[test]
 fn a_silent_provider_costs_neither_patience_nor_others() {
     let Some(subject) = interworking_subject() else { return };
@@ -379,6 +390,7 @@ fn a_silent_provider_costs_neither_patience_nor_others() {
     eventually("service", 20 * SECOND, || add().contains("added").then_some(()));
 }
 
+/// R-38, decision 16: a real server's ANNOUNCE.
 #[test]
 fn a_provider_that_lost_its_mappings_gets_them_again() {
     let Some(subject) = interworking_subject() else { return };
@@ -524,6 +536,7 @@ fn a_reload_takes_in_what_is_good_and_refuses_what_is_not() {
     control_point.adds(8080, 8080, "TCP", 3600);
 }
 
+/// R-10, decision 16: kill -9.
 #[test]
 fn a_killed_daemon_comes_back_with_its_mappings() {
     let Some(subject) = interworking_subject() else { return };
@@ -546,6 +559,7 @@ fn a_killed_daemon_comes_back_with_its_mappings() {
     reaches_nobody(&network, TCP, 8080);
 }
 
+/// T-9.
 #[test]
 fn a_subscriber_hears_of_every_change() {
     let Some(subject) = interworking_subject() else { return };

@@ -1,4 +1,4 @@
-//! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
+//! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
 //!
 //! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
 //! and is passed over. When most lines are history, the file is written anew beside the old one and renamed.
@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 
+    /// R-10, D-4: also after a second start.
     #[test]
     fn what_was_stored_comes_back() {
         let directory = Directory::new("back");
@@ -309,7 +310,7 @@ mod tests {
         }
     }
 
-    /// A power cut leaves any prefix of the file; whatever was synced before is there, and nothing else.
+    /// R-10, decision 16: a power cut leaves any prefix of the file; whatever was synced before is there, and nothing else.
     #[test]
     fn every_prefix_of_the_file_is_good() {
         let directory = Directory::new("torn");

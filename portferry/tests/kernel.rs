@@ -77,6 +77,7 @@ table inet portferry {
 }
 ";
 
+/// R-13, R-14 and decision 24, on the way of the packets: in by the mapped port and back, by nothing else.
 #[test]
 fn mapped_traffic_passes_and_nothing_else() {
     in_router("mapped_traffic_passes_and_nothing_else", async |world| {
@@ -150,6 +151,7 @@ fn masquerade_keeps_the_external_port() {
     });
 }
 
+/// Decision 25: RemoteHost is enforced here, whatever the provider does.
 #[test]
 fn only_the_remote_peer_gets_in() {
     in_router("only_the_remote_peer_gets_in", async |world| {
@@ -242,6 +244,7 @@ fn removal_stops_flows() {
     });
 }
 
+/// T-4, decision 9: the next packet goes to the new internal client.
 #[test]
 fn replacing_moves_a_mapping() {
     in_router("replacing_moves_a_mapping", async |world| {
@@ -292,6 +295,7 @@ fn a_sender_that_was_early_is_let_in() {
     });
 }
 
+/// Decision 24: elements of a map, never rules; a change is one transaction.
 #[test]
 fn five_thousand_mappings() {
     in_router("five_thousand_mappings", async |world| {
@@ -342,6 +346,7 @@ fn five_thousand_mappings() {
     });
 }
 
+/// Decision 24: the whole table, which is ours alone; nobody else's is touched.
 #[test]
 fn the_table_is_adopted_listed_and_cleared() {
     in_router("the_table_is_adopted_listed_and_cleared", async |world| {
@@ -376,6 +381,7 @@ fn the_table_is_adopted_listed_and_cleared() {
     });
 }
 
+/// Decision 24: a transaction is atomic.
 #[test]
 fn an_error_leaves_everything_as_it_was() {
     in_router("an_error_leaves_everything_as_it_was", async |world| {

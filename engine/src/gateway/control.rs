@@ -1,6 +1,7 @@
 //! Control points' actions: what is answered from state at once, and what goes on to the life of mappings.
 //!
-//! Everything that clients poll is answered from state (decision 12): no exchange with the provider.
+//! Everything that clients poll is answered from state (decision 12), and what is mapped from the table, to
+//! everybody (decision 29): no exchange with the provider.
 
 use std::net::IpAddr;
 

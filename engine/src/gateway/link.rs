@@ -64,7 +64,7 @@ impl Gateway {
         }
     }
 
-    /// The PCP server to use (decision 19): configured, else the default router of the WAN.
+    /// The PCP server to use (decision 19, R-5): configured, else the default router of the WAN.
     pub(super) fn server(&self) -> Option<SocketAddr> {
         let configured = self.config.servers.first().copied();
         configured.or_else(|| self.wan.router.map(|router| SocketAddr::new(router, SERVER_PORT)))
@@ -203,7 +203,7 @@ impl Gateway {
         }
     }
 
-    /// Asks for the router's own mapping that tells the external address, unless it is there.
+    /// Asks for the router's own mapping that tells the external address (R-46, T-8, D-13, decision 11), unless it is there.
     pub(super) fn start_probe(&mut self, now: Instant) {
         let wanted = self.config.external_address_probe && self.uplink.is_some() && !self.stopping;
         if !wanted || self.probe.flow.is_some() {

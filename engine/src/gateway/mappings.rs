@@ -24,7 +24,7 @@ pub(super) enum NatPurpose {
     Reserve(FlowId),
     /// The rule of a pending mapping.
     Install(FlowId),
-    /// Its owner led a mapping to another internal port (spec T-4): this rule in place of that one.
+    /// Its owner led a mapping to another internal port (spec T-4, decision 9): this rule in place of that one.
     Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
@@ -96,6 +96,7 @@ impl Gateway {
         }
     }
 
+    /// The table follows the answer; no control point hears of it.
     pub(super) fn on_renewed(&mut self, now: Instant, mapping: &Mapping, grant: Grant) {
         let key = mapping.key();
         if mapping.health == Health::Deleting {
@@ -230,7 +231,7 @@ impl Gateway {
         asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
     }
 
-    /// DeletePortMapping, by the mapping's owner only.
+    /// DeletePortMapping, by the mapping's owner only (R-27, R-28, R-29, decision 7).
     pub(super) fn delete(&mut self, now: Instant, id: RequestId, from: IpAddr, entry: Entry) {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
         match self.table.find(key) {
@@ -245,7 +246,7 @@ impl Gateway {
         }
     }
 
-    /// DeletePortMappingRange: those of the range that belong to the control point (spec A-10).
+    /// DeletePortMappingRange: those of the range that belong to the control point (spec, D-10).
     pub(super) fn delete_range(&mut self, now: Instant, id: RequestId, from: IpAddr, range: Range) {
         let keys: Vec<Key> = self
             .table
@@ -368,7 +369,7 @@ impl Gateway {
         self.stop_if_done();
     }
 
-    /// A renewal was not answered until the next one: shown, and tried again.
+    /// A renewal was not answered until the next one: shown, and tried again (R-35, decision 15).
     pub(super) fn on_unrenewed(&mut self, flow: FlowId) {
         let Some(mapping) = self.table.find_flow(flow) else { return };
         if mapping.health == Health::Active {

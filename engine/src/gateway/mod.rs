@@ -1,4 +1,4 @@
-//! The interworking function itself: events in, effects out. It is the only module that knows all the others.
+//! The interworking function itself: events in, effects out. It is the only module that knows all the others.
 //!
 //! One turn is one [`Gateway::handle`], then [`Gateway::poll_effect`] until nothing is left, then sleep until
 //! [`Gateway::next_timeout`] or the next event. It never blocks, sleeps, sends, reads a clock or draws randomness:
@@ -63,7 +63,7 @@ pub enum NatMode {
     None,
 }
 
-/// How AddPortMapping, which wants one port or none, is carried to the provider (draft -00, 5.7.2; decision 5).
+/// How AddPortMapping, which wants one port or none, is carried to the provider (draft -00, 5.7.2; D-8, decision 5).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum AddPortMapping {
     /// With PREFER_FAILURE (RFC 6970 §5.6.2, alternative 2). A server that does not know the option is served by

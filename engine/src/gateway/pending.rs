@@ -135,7 +135,7 @@ impl Gateway {
             && !matches!(pending.stage, Stage::Clearing(_))
     }
 
-    /// The same request again, before there is a mapping: it shares the exchange of the first.
+    /// The same request again, before there is a mapping: it shares the exchange of the first (decision 2).
     pub(super) fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
         pending.request = request;
@@ -162,7 +162,7 @@ impl Gateway {
         }
     }
 
-    /// What can be said before anything is sent.
+    /// What can be said before anything is sent (decision 3, D-12).
     pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
         if let Err(denied) = self.config.policy.check(from, request, self.facts(from, request, &lan)) {
@@ -484,7 +484,7 @@ impl Gateway {
         }
     }
 
-    /// Everything stands: into the table, and tell whoever waits.
+    /// Everything stands: into the table, and tell whoever waits.
     pub(super) fn finish(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = &self.pending[&flow];
         let key = Key { protocol: pending.request.protocol, external_port: grant.external.port() };

@@ -1,4 +1,5 @@
-//! What survives a crash: written as it happens, taken up again at the next start (decisions 16 and 17).
+//! What survives a crash: written as it happens, taken up again at the next start (decisions 16 and 17,
+//! D-2, D-9; R-44 asks for less).
 
 use wire::pcp::Nonce;
 

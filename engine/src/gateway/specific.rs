@@ -1,4 +1,4 @@
-//! GetSpecificPortMappingEntry (RFC 6970 §5.7, decision 6). Clients ask for one port after the other until one is free,
+//! GetSpecificPortMappingEntry (RFC 6970 §5.7: R-23…R-26; T-2, decision 6). Clients ask for one port after the other until one is free,
 //! then add it; so an entry that is not ours is asked for at the provider, and what that gives is held for the
 //! AddPortMapping that follows.
 

@@ -32,7 +32,7 @@ impl Gateway {
         self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
     }
 
-    /// A control point has waited as long as it can: 501. What it asked for goes on without it.
+    /// A control point has waited as long as it can: 501 (R-7, T-7, decision 21, D-1). What it asked for goes on without it.
     pub(super) fn on_patience_over(&mut self, now: Instant, id: RequestId) {
         let pending = self.pending.iter_mut().find(|(_, pending)| pending.waiters.contains(&id));
         match pending {

@@ -6,7 +6,7 @@ use wire::pcp::ResultCode as Rc;
 
 use crate::request::Refusal;
 
-/// RFC 6970 §4.3: PCP result, error in WANIPConnection:1, error in :2. Codes that are not here, which RFC 6970 does
+/// RFC 6970 §4.3 (R-20, T-15): PCP result, error in WANIPConnection:1, error in :2. Codes that are not here, which RFC 6970 does
 /// not know, are 501.
 pub const REFUSALS: [(Rc, E, E); 13] = [
     (Rc::UNSUPP_VERSION, E::ACTION_FAILED, E::ACTION_FAILED),
@@ -63,7 +63,7 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
 mod tests {
     use super::*;
 
-    /// Spec iwf.md section 3, the whole table, by number: PCP, IGD:1, IGD:2.
+    /// Spec iwf.md section 3, the whole table, by number: PCP, IGD:1, IGD:2; no answer is 501.
     #[test]
     fn rfc6970_4_3_both_columns() {
         for (result, one, two) in [
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// No code that IGD:2 added ever reaches a client of IGD:1, except where the action itself is an IGD:2 one.
+    /// Decision 10: no code that IGD:2 added ever reaches a client of IGD:1, except where the action itself is an IGD:2 one.
     #[test]
     fn igd1_clients_hear_igd1_codes_only() {
         let mut refusals: Vec<Refusal> = (0..=255).map(|code| Refusal::Upstream(Rc(code))).collect();

@@ -53,7 +53,7 @@ fn added() -> MappingRequest {
     }
 }
 
-/// iwf.md 2.1: the variable table, one argument at a time.
+/// R-43, T-10, T-11, decision 8 and iwf.md 2.1: the variable table, one argument at a time.
 #[test]
 fn arguments_of_add_port_mapping() {
     let peer = Ipv4Addr::new(203, 0, 113, 9);
@@ -102,7 +102,7 @@ fn arguments_of_add_port_mapping() {
     );
 }
 
-/// iwf.md 2.5, A-3, decision 14 and Q-5: leases are clamped, never refused.
+/// R-32, iwf.md 2.5, A-3, decisions 10 and 14, and Q-5: leases are clamped, never refused.
 #[test]
 fn leases_by_version() {
     for (lease, one, two) in [

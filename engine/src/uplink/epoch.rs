@@ -1,4 +1,4 @@
-//! Has the server lost its state? (RFC 6887 §8.5)
+//! Has the server lost its state? (RFC 6887 §8.5; R-38, decision 16)
 
 use crate::time::Instant;
 

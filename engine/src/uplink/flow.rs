@@ -18,7 +18,8 @@ pub struct FlowId(pub u64);
 /// What the server is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
-    /// The LAN host that the mapping is for, sent as THIRD_PARTY; `None` when it is the packet's own source.
+    /// The LAN host that the mapping is for, sent as THIRD_PARTY (R-12, decision 22); `None` when it is the packet's own
+    /// source (R-40, T-5).
     pub third_party: Option<Ipv4Addr>,
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -26,7 +27,7 @@ pub struct Want {
     pub internal_port: u16,
     /// Suggested external port; 0 when any will do.
     pub external_port: u16,
-    /// FILTER: the only remote address that may come in.
+    /// FILTER (decision 25, D-7): the only remote address that may come in.
     pub remote_peer: Option<Ipv4Addr>,
     /// What may change while the mapping stands.
     pub terms: Terms,
@@ -37,14 +38,14 @@ pub struct Want {
 /// The terms on which a mapping is kept; its owner may change them as long as it stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Terms {
-    /// PREFER_FAILURE: the suggested port or none. Only with a suggested port (RFC 6887 §13.2), and left out for a
+    /// PREFER_FAILURE: the suggested port or none. Only with a suggested port (RFC 6887 §13.2), and left out for a
     /// server that does not know it.
     pub prefer_failure: bool,
     /// When the lease ends; `None` for a mapping that is renewed for ever.
     pub lease_ends: Option<Instant>,
     /// The longest Requested Lifetime, in seconds.
     pub longest: u32,
-    /// DESCRIPTION (RFC 7220), where the server takes it; empty for none.
+    /// DESCRIPTION (RFC 7220, R-45), where the server takes it; empty for none.
     pub description: String,
 }
 

@@ -1,4 +1,4 @@
-//! Nonces of mappings that are gone. A server keeps a freed external port for minutes from everybody but its last
+//! Nonces of mappings that are gone. A server keeps a freed external port for minutes from everybody but its last
 //! owner, whom it knows by internal address, internal port and nonce (RFC 6887 §15). An application that
 //! restarts deletes its port and asks for it again at once: with a new nonce it would hear "conflict" until the hold is over.
 

@@ -53,7 +53,8 @@ pub enum Input<'a> {
     Datagram(SocketAddr, &'a [u8]),
     /// A datagram on the multicast group for announcements (RFC 6887 §14.1).
     Multicast(SocketAddr, &'a [u8]),
-    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost.
+    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost
+    ///
     Source(IpAddr),
     /// The socket is closed: nothing is sent, and nobody's silence means anything, until there is a new one.
     Closed,
@@ -86,7 +87,7 @@ pub enum Output {
     Answering,
     /// The server has not answered the last datagrams.
     Silent,
-    /// The server speaks this version and not ours.
+    /// The server speaks this version and not ours; PCP is tried again later (decision 20).
     VersionRefused(u8),
     /// The server does without this option: what it refused with it, it gave without.
     Lacks(OptionCode),

@@ -1,4 +1,4 @@
-//! When a PCP client sends: retransmission (RFC 6887 §8.1.1) and renewal (§11.2.1). All randomness is an argument.
+//! When a PCP client sends: retransmission (RFC 6887 §8.1.1) and renewal (§11.2.1; R-32). All randomness is an argument.
 
 use crate::time::Duration;
 

@@ -190,7 +190,7 @@ fn hex(bytes: &[u8]) -> String {
 
 // What goes out
 
-/// pcp.md 16: client 192.0.2.10, nonce 00..0b, TCP 8080 to 8080, 3600 s, PREFER_FAILURE.
+/// and pcp.md 16: client 192.0.2.10, nonce 00..0b, TCP 8080 to 8080, 3600 s, PREFER_FAILURE.
 #[test]
 fn golden_map_request() {
     let mut rig = Rig { entropy: Box::new(Counting), ..Rig::new() };
@@ -203,7 +203,8 @@ fn golden_map_request() {
     );
 }
 
-/// iwf.md 2.2, the table of what a MAP request carries; pcp.md 16's octets of THIRD_PARTY and FILTER.
+/// T-1, T-5, decision 22 and iwf.md 2.2, the table of what a MAP request carries; pcp.md 16's octets of
+/// THIRD_PARTY and FILTER.
 #[test]
 fn options_and_fields_by_what_is_wanted() {
     let third_party = PcpOption::ThirdParty(LAN_HOST.to_ipv6_mapped());
@@ -261,7 +262,7 @@ fn octets(option: &PcpOption) -> Vec<u8> {
     request(vec![option.clone()]).to_bytes().split_off(24)
 }
 
-/// RFC 6887 §11.1: 96 random bits, another nonce for every mapping.
+/// R-4, RFC 6887 §11.1: 96 random bits, another nonce for every mapping.
 #[test]
 fn every_flow_has_its_own_nonce() {
     let mut rig = Rig::new();
@@ -287,7 +288,7 @@ fn urgent_requests_are_repeated_at_1_and_3_seconds() {
     }
 }
 
-/// RFC 6887 §8.1.1: (1 + RAND) × 3 s, then (1 + RAND) × min(2 × RTprev, 1024 s), for ever, nonce included.
+/// RFC 6887 §8.1.1: (1 + RAND) × 3 s, then (1 + RAND) × min(2 × RTprev, 1024 s), for ever, nonce included.
 #[test]
 fn requests_are_repeated_on_the_schedule_of_the_rfc() {
     for seed in 0..50 {
@@ -463,8 +464,8 @@ fn a_lifetime_of_0_is_a_failure() {
     assert!(rig.client.has(FLOW), "it stands until its lifetime ends");
 }
 
-/// RFC 6887 §8.3 and §11.4, and the security policy's never-believe row by row: ignored, counted, without an effect;
-/// the right answer afterwards is accepted.
+/// T-6, RFC 6887 §8.3 and §11.4, and the security policy's never-believe row by row: ignored, counted, without an
+/// effect; the right answer afterwards is accepted.
 #[test]
 fn what_is_never_believed() {
     let third_party = Want { third_party: Some(LAN_HOST), ..want() };
@@ -586,7 +587,7 @@ fn another_external_port_is_reported_as_it_came() {
     assert_eq!(rig.client.grant(FLOW).unwrap().external, SocketAddrV4::new(EXTERNAL, 8081));
 }
 
-/// RFC 6887 §14.2: an unsolicited MAP response is an ordinary one.
+/// RFC 6887 §14.2: an unsolicited MAP response is an ordinary one.
 #[test]
 fn a_mapping_update_is_a_renewal() {
     let (mut rig, request) = Rig::holding(want(), 3600);
@@ -653,7 +654,7 @@ fn an_epoch_in_range_changes_nothing() {
     assert_eq!(rig.answer(&rig.success(&requests[0], 86_400)).len(), 1);
 }
 
-/// RFC 6887 §8.5, §14.1.3 and R-38: a lost state is made anew within recovery_wait, by the same nonces, the assigned
+/// RFC 6887 §8.5, §14.1.3, decision 16 and R-38: a lost state is made anew within recovery_wait, by the same nonces, the assigned
 /// values, and PREFER_FAILURE where the owner counts on the port. The mapping whose answer told it is not asked again.
 #[test]
 fn a_lost_state_is_made_anew() {
@@ -889,7 +890,7 @@ fn no_resources_holds_new_mappings_back() {
 
 // Deleting
 
-/// RFC 6887 §15.1: lifetime 0, suggested fields zero, the same nonce, neither FILTER nor PREFER_FAILURE, THIRD_PARTY
+/// RFC 6887 §15.1: lifetime 0, suggested fields zero, the same nonce, neither FILTER nor PREFER_FAILURE, THIRD_PARTY
 /// as before; repeated until it is confirmed.
 #[test]
 fn a_delete_is_repeated_until_it_is_confirmed() {
@@ -931,7 +932,7 @@ fn an_unconfirmed_delete_ends_with_the_lifetime() {
     assert_eq!(out.last(), Some(&(30_000, Output::Deleted(FLOW))));
 }
 
-/// pcp.md 9: a server may keep a deleted mapping for its idle time and say so; but a late answer to the request
+/// T-15, pcp.md 9: a server may keep a deleted mapping for its idle time and say so; but a late answer to the request
 /// before looks the same, and is not believed at first.
 #[test]
 fn a_delete_answered_with_a_lifetime() {
@@ -944,7 +945,7 @@ fn a_delete_answered_with_a_lifetime() {
     assert_eq!(rig.answer(&rig.success(&request, 120)), [Output::Deleted(FLOW)]);
 }
 
-/// K-17: NO_RESOURCES is what the most deployed server says when there is nothing to delete. Any other refusal
+/// R-29, T-15, K-17: NO_RESOURCES is what the most deployed server says when there is nothing to delete. Any other refusal
 /// leaves the mapping as it was.
 #[test]
 fn a_refused_delete() {

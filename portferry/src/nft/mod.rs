@@ -1,5 +1,5 @@
-//! The router's own NAT (NAT1) and the filter in front of the LAN, as one nf_tables table of ours. Spoken to over
-//! netlink only; no `nft` process, no other program's table is ever touched.
+//! The router's own NAT (NAT1) and the filter in front of the LAN, as one nf_tables table of ours (decisions 24 and
+//! 25). Spoken to over netlink only; no `nft` process, no other program's table is ever touched.
 //!
 //! Mappings are elements of two maps, never rules, so a change costs the same however many there are. Every
 //! [`Nft::apply`] is one kernel transaction. What the table holds is kept here too: it tells what a change does to the

@@ -7,7 +7,8 @@ use wire::services::{Action, DataType};
 use super::*;
 use crate::policy::Denied;
 
-/// A-2, the whole table: against a mapping of Alice's of TCP 8080, by whom, for which remote host, how it is asked.
+/// A-2, the whole table: against a mapping of Alice's of TCP 8080, by whom, for which remote host, how it is asked. Conflicts
+/// are found here, without a packet (decision 3, D-12).
 #[test]
 fn a_2_the_whole_table() {
     let peer = "203.0.113.9";
@@ -85,7 +86,8 @@ fn identical_requests_share_one_exchange() {
     }
 }
 
-/// iwf.md 3, RFC 6970 §4.3: every PCP result, both columns, both add actions and the deletion, end to end.
+/// iwf.md 3, RFC 6970 §4.3: every PCP result, both columns, both add actions and the deletion (T-15), end to end; the same
+/// with a NAT and without (D-3).
 #[test]
 fn both_error_columns() {
     for nat in BOTH {
@@ -137,7 +139,7 @@ fn both_error_columns() {
     }
 }
 
-/// mappings are listed and found from the table, never by an exchange; what is left of the
+/// mappings are listed and found from the table, never by an exchange; what is left of the
 /// lease is the control point's, not the provider's (2.5).
 #[test]
 fn listing_by_index_and_key() {
@@ -186,7 +188,8 @@ fn listing_by_index_and_key() {
     assert_eq!(entry(&mut lab, 2), Err(713));
 }
 
-/// ranges, whose entries they hold, how many.
+/// D-10: ranges, whose entries they hold, how many; one MAP for each. Listings show everybody's
+/// (decision 29).
 #[test]
 fn ranges() {
     let mut lab = Lab::up(NatMode::Own);
@@ -264,7 +267,7 @@ fn deleting() {
     }
 }
 
-/// The security policy and decisions 27 and 28, end to end: the answer by version, and not one packet.
+/// R-39, the security policy and decisions 27 and 28, end to end: the answer by version (decision 10), and not one packet.
 #[test]
 fn what_policy_refuses() {
     let mut lab = Lab::up(NatMode::Own);
@@ -293,7 +296,7 @@ fn what_policy_refuses() {
     }
 }
 
-/// Decision 27: so many mappings a host, and in all; what a host has may be renewed, and joined, all the same.
+/// R-41, decision 27: so many mappings a host, and in all; what a host has may be renewed, and joined, all the same.
 #[test]
 fn quotas() {
     for nat in BOTH {
@@ -449,7 +452,7 @@ fn query_state_variable() {
     }
 }
 
-/// K-12: no action of the table is without an answer, and every answer has the out arguments of the table.
+/// R-3, K-12: no action of the table is without an answer, and every answer has the out arguments of the table.
 #[test]
 fn every_action_of_the_table_is_answered() {
     for service in Service::ALL {

@@ -836,6 +836,7 @@ fn for_every_action(test: fn(&mut Bench)) {
     }
 }
 
+/// T-10, T-11, R-43 and the rules that the rows name: each argument of each action, each way to write it wrongly.
 #[test]
 fn every_argument_odd() {
     for_every_action(|bench| {

@@ -17,7 +17,8 @@ fn map(nonce: wire::pcp::Nonce, internal_port: u16, external_port: u16) -> MapDa
     MapData { nonce, protocol, internal_port, external_port, external_addr }
 }
 
-/// and style.md's path of one AddPortMapping: reserve W:w, ask for it, install, answer.
+/// and the path of one AddPortMapping in ARCHITECTURE.md: reserve W:w, ask for it, install,
+/// answer. R-40: no THIRD_PARTY.
 #[test]
 fn own_nat_step_by_step() {
     let mut lab = Lab::up(NatMode::Own);
@@ -46,7 +47,8 @@ fn own_nat_step_by_step() {
     assert_eq!(lab.upstream(), [(8080, at(W, 8080))]);
 }
 
-/// R-12 and iwf.md 2.2: without a NAT, the LAN host by THIRD_PARTY, all else unaltered; nothing goes to a NAT.
+/// decision 22 and iwf.md 2.2: without a NAT, the LAN host by THIRD_PARTY, all else unaltered; nothing goes
+/// to a NAT.
 #[test]
 fn no_nat_step_by_step() {
     let mut lab = Lab::up(NatMode::None);
@@ -141,7 +143,7 @@ fn the_own_nat_refuses() {
     assert_eq!(lab.add(ALICE, 2, port(8080)), done());
 }
 
-/// 2.4 and decision 25: RemoteHost goes out as FILTER and into the router's own NAT.
+/// 2.4, D-7 and decision 25: RemoteHost goes out as FILTER and into the router's own NAT.
 #[test]
 fn remote_host() {
     for nat in BOTH {
@@ -337,7 +339,8 @@ fn an_overwriting_outlives_the_lease() {
     assert_eq!(lab.add(ALICE, 2, port(8080).to(9090)), done());
 }
 
-/// A rule whose reinstallation fails after a refused delete takes the mapping with it.
+/// T-15: the error is that of the table, and the mapping stands, rule and all. A rule whose reinstallation fails takes
+/// the mapping with it.
 #[test]
 fn a_refused_delete_puts_the_rule_back() {
     let mut lab = Lab::up(NatMode::Own);

@@ -37,7 +37,7 @@ fn set(rows: &[(&str, &str)]) -> Vec<(String, String)> {
     rows.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// E-4, K-10, and A-13: both counters of a change in one event; nothing twice, nothing left out.
+/// T-9, E-4, K-10, and A-13: both counters of a change in one event; nothing twice, nothing left out.
 #[test]
 fn a_subscriber_is_told_of_every_change_once() {
     let mut lab = Lab::up(NatMode::Own);
@@ -80,7 +80,7 @@ fn by_face_and_by_service() {
     assert_eq!(names(&lab, layer3), ["DefaultConnectionService"]);
 }
 
-/// ConnectionStatus, ExternalIPAddress and PhysicalLinkStatus follow the WAN.
+/// T-9, decision 13: ConnectionStatus, ExternalIPAddress and PhysicalLinkStatus follow the WAN.
 #[test]
 fn the_wan_is_evented() {
     let mut lab = Lab::up(NatMode::Own);
@@ -101,7 +101,7 @@ fn the_wan_is_evented() {
     assert_eq!(down[1], (link, set(&[("PhysicalLinkStatus", "Down")])));
 }
 
-/// each control point sees the address of the last answer about its own mappings.
+/// R-42, decision 12: each control point sees the address of the last answer about its own mappings; a new one is evented.
 #[test]
 fn the_external_address_is_kept_for_each_control_point() {
     let mut lab = Lab::up(NatMode::Own);

@@ -10,8 +10,9 @@ fn left(lab: &Lab) -> (Option<u64>, u64) {
     (mapping.lease_left.map(|left| left.as_secs()), mapping.lifetime_left.as_secs())
 }
 
-/// decision 14: two timers. A short lifetime is renewed until the lease ends, the last time only for the
-/// remainder; then everything goes: entry, rule, upstream mapping.
+/// decision 14: two timers. A short lifetime is renewed until the lease ends, the last time only for the
+/// remainder, and nobody hears of it; then everything goes at once: entry, rule, upstream mapping. So the entry has its
+/// lifetime, and the NAT's is that of the server (R-15, T-12, D-5).
 #[test]
 fn a_long_lease_of_short_lifetimes() {
     for nat in BOTH {
@@ -101,7 +102,8 @@ fn a_lease_that_is_asked_for_again() {
     }
 }
 
-/// Decision 15: a renewal that is refused, or not answered: degraded, tried again; gone with the lifetime, once told.
+/// R-35, decision 15: a renewal that is refused, or not answered: degraded, tried again; gone with the lifetime, once told. The
+/// rule of the router's own NAT stands as long (R-15, T-12).
 #[test]
 fn a_mapping_that_cannot_be_kept() {
     for silent in [false, true] {
@@ -135,7 +137,8 @@ fn a_mapping_that_cannot_be_kept() {
 }
 
 /// Decision 15: a mapping that comes back on another port is gone if AddPortMapping made it, and is updated in place if
-/// AddAnyPortMapping did; on another address it is updated in both cases.
+/// AddAnyPortMapping did; on another address it is updated in both cases. The table follows each answer, what control
+/// points are told follows the table (R-42, T-9).
 #[test]
 fn a_mapping_that_moves() {
     let elsewhere = Ipv4Addr::new(198, 51, 100, 8);

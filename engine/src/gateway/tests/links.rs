@@ -15,7 +15,8 @@ fn second_server() -> SocketAddr {
     "192.0.2.2:5351".parse().unwrap()
 }
 
-/// Decisions 11 and 13, R-46: the external address is known before anybody asks, by UDP 9 for ten minutes, kept alive.
+/// Decisions 11 and 13, R-46, T-8, D-13: the external address is known before anybody asks, by UDP 9 for ten minutes, kept
+/// alive.
 #[test]
 fn the_external_address_is_known_first() {
     let mut lab = Lab::new(config(NatMode::Own));
@@ -33,6 +34,7 @@ fn the_external_address_is_known_first() {
     assert_eq!(lab.call(ALICE, 1, "GetStatusInfo", &[]).unwrap()[2], "10000", "uptime");
 }
 
+/// decision 11: with the probe off the last answer tells, and nothing before the first.
 #[test]
 fn without_the_probe_the_first_mapping_tells() {
     let mut settings = config(NatMode::Own);
@@ -167,8 +169,8 @@ fn the_wan_address_changes() {
     assert_eq!(lab.upstream(), [(mapped[0].0, at(lab.source, 8081))], "the old ones have lapsed");
 }
 
-/// The settings name another server: it is asked for everything; what it has not given when the old lifetimes end is
-/// gone. Waiting control points hear 501, deletes are done.
+/// R-5, decision 19: the settings name another server: it is asked for everything; what it has not given when the old lifetimes
+/// end is gone. Waiting control points hear 501, deletes are done.
 #[test]
 fn another_server() {
     for nat in BOTH {
@@ -249,7 +251,7 @@ fn another_server_during_a_restoration() {
     assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
 }
 
-/// Decision 19: without a configured server, the WAN's default router; without either, a line that says so.
+/// decision 19: without a configured server, the WAN's default router; without either, 501.
 #[test]
 fn the_default_router_is_the_server() {
     let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });

@@ -24,8 +24,8 @@ impl Lab {
     }
 }
 
-/// Every acknowledged mapping is back at once, here and in our own NAT, and upstream within service_wait, by the same nonce:
-/// the server of the RFC would refuse another one.
+/// D-2, D-4, decisions 16 and 17: every acknowledged mapping is back at once, here and in our own NAT, and upstream
+/// within service_wait, by the same nonce: the server of the RFC would refuse another one. R-44 asks for less.
 #[test]
 fn a_crash_loses_nothing_that_was_acknowledged() {
     for nat in BOTH {
@@ -58,7 +58,7 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// D-9: the avalanche is spread over service_wait; whoever asks sooner is served at once.
+/// D-9, decision 17: the avalanche is spread over service_wait; whoever asks sooner is served at once.
 #[test]
 fn a_start_is_spread() {
     let mut lab = Lab::up(NatMode::Own);
@@ -88,7 +88,7 @@ fn a_start_is_spread() {
     assert_eq!(lab.provider().mappings().count(), 21);
 }
 
-/// Leases go on while the power is off, and a mapping that the server gave away meanwhile is gone.
+/// leases go on while the power is off, and a mapping that the server gave away meanwhile is gone.
 #[test]
 fn what_has_ended_meanwhile_does_not_come_back() {
     let mut lab = Lab::up(NatMode::Own);
@@ -105,7 +105,7 @@ fn what_has_ended_meanwhile_does_not_come_back() {
     assert_eq!(lab.rules.len(), 1);
 }
 
-/// Renewals change nothing that is stored; every other change does, before it is answered.
+/// R-10, decision 16: renewals change nothing that is stored; every other change does, before it is answered.
 #[test]
 fn what_is_written() {
     let mut lab = Lab::up(NatMode::Own);

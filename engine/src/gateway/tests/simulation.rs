@@ -380,6 +380,8 @@ impl Simulation {
 
 const ANSWERS: [Answers; 2] = [Answers::AtOnce, Answers::Late];
 
+/// table, NAT rules and the provider's table agree, whatever happens; decisions 1 and 2: each request is
+/// answered once and in time.
 #[test]
 fn own_nat() {
     for seed in 1..=2 {
@@ -389,6 +391,7 @@ fn own_nat() {
     }
 }
 
+/// the same without a NAT of the router's own.
 #[test]
 fn no_nat() {
     for seed in 101..=102 {

@@ -122,7 +122,7 @@ fn a_probe_belongs_to_who_asked() {
     }
 }
 
-/// Decision 6: `local` asks nobody. R-7: without an answer from the provider, 501.
+/// Decision 6, D-11: `local` asks nobody. R-7: without an answer from the provider, 501.
 #[test]
 fn local_and_unreachable() {
     for nat in BOTH {

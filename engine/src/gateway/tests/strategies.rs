@@ -108,7 +108,7 @@ fn d_8_alternative_3_any_then_hold() {
     }
 }
 
-/// Decision 5: a server that answers UNSUPP_OPTION to PREFER_FAILURE is served by `hold`, found out once, in the first
+/// Decision 5, D-8: a server that answers UNSUPP_OPTION to PREFER_FAILURE is served by `hold`, found out once, in the first
 /// exchange, and remembered.
 #[test]
 fn a_server_without_prefer_failure_is_served_by_hold() {
@@ -226,7 +226,7 @@ fn a_pause_ends_with_its_request() {
     assert!(lab.gateway.is_idle());
 }
 
-/// R-45, RFC 7220: the control point's words go along; a server that cannot bear them gets none (K-17); nor does any
+/// R-45, D-16, RFC 7220: the control point's words go along; a server that cannot bear them gets none (K-17); nor does any
 /// when the administrator does not want it.
 #[test]
 fn descriptions() {

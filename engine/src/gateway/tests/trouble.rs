@@ -4,8 +4,8 @@ use super::*;
 use crate::request::Refusal;
 use crate::table::Health;
 
-/// R-7, decision 1: 501 exactly at answer_within; asked at 0, 1 and 3 s; after 20 s more, given up; deleted upstream
-/// for 30 s, in case something is there.
+/// R-7, D-1, decisions 1 and 21: 501 exactly at answer_within; asked at 0, 1 and 3 s; after 20 s more, given up; deleted
+/// upstream for 30 s, in case something is there.
 #[test]
 fn a_silent_server() {
     for nat in BOTH {
@@ -100,7 +100,7 @@ fn a_late_success() {
     }
 }
 
-/// A second try while the first goes on in the background: it waits for the same exchange, its own full time.
+/// Decisions 1 and 2: a second try while the first goes on in the background waits for the same exchange, its own full time.
 #[test]
 fn a_second_try_joins_the_first() {
     let mut lab = Lab::up(NatMode::Own);
@@ -141,7 +141,7 @@ fn a_late_nat() {
     }
 }
 
-/// T-6, K-17: SUCCESS with another port to PREFER_FAILURE is no success: given back by its own nonce, and 718.
+/// T-6, K-17, decision 5: SUCCESS with another port to PREFER_FAILURE is no success: given back by its own nonce, and 718.
 #[test]
 fn a_server_that_passes_prefer_failure_over() {
     for nat in BOTH {
@@ -254,7 +254,8 @@ fn a_delete_that_is_not_answered() {
     }
 }
 
-/// a range whose deletes are answered one by one; the answer comes with the last, an error if any was refused.
+/// decision 7: a range whose deletes are answered one by one; the answer comes with the last, an error if any was
+/// refused.
 #[test]
 fn a_range_that_is_answered_piecemeal() {
     let range =

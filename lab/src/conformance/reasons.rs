@@ -1,0 +1,64 @@
+//! Why no test holds a row, or tests hold it in part only. This list shrinks: who does what a reason says is not there
+//! yet takes the reason away, and the test names the row.
+
+/// What a reason says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Why {
+    /// It will not come; no test may name the row.
+    OutOfScope,
+    /// It comes later; no test may name the row before.
+    NotYet,
+    /// Tests hold what is there; the rest comes later.
+    Part,
+}
+
+/// A reason, for one row or several.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reason {
+    pub(super) why: Why,
+    /// As comments name them.
+    pub(super) rows: &'static str,
+    /// What the page says, in Markdown.
+    pub(super) text: &'static str,
+}
+
+const fn out_of_scope(rows: &'static str, text: &'static str) -> Reason {
+    Reason { why: Why::OutOfScope, rows, text }
+}
+
+const fn not_yet(rows: &'static str, text: &'static str) -> Reason {
+    Reason { why: Why::NotYet, rows, text }
+}
+
+const fn part(rows: &'static str, text: &'static str) -> Reason {
+    Reason { why: Why::Part, rows, text }
+}
+
+/// In the order of the page.
+pub(super) const REASONS: &[Reason] = &[
+    out_of_scope(
+        "R-8",
+        "steering a firewall upstream is out of the RFC's own scope ([out-of-scope.md](out-of-scope.md)).",
+    ),
+    not_yet("R-31", "a range is answered when all its deletes are."),
+    not_yet("R-36", "`portferry release`, for a DHCP server to call (decision 18)."),
+    not_yet("D-6", "`when_unreachable = \"local\"` (decision 21)."),
+    part("D-9", "GET/NEXT."),
+    not_yet("D-14", "`optimistic_delete` (decision 7)."),
+    part("D-16", "GET/NEXT, and PCP over IPv6 to an AFTR."),
+    part("decision 7", "`optimistic_delete`."),
+    part("decision 11", "the probe's mapping is kept even while another mapping tells the address."),
+    part("decision 17", "GET/NEXT, and orphans."),
+    not_yet("decision 18", "`portferry release`."),
+    part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),
+    part("decision 20", "NAT-PMP and UPnP routers upstream."),
+    part(
+        "decision 21",
+        "without an upstream, an ordinary IGD for the router's own NAT; `when_unreachable = \"local\"`.",
+    ),
+    part("decision 22", "PCP over IPv6 to an AFTR is not tested."),
+    part("decision 24", "the hook for foreign drop policies, and `doctor`."),
+    not_yet("decision 26", "hairpin."),
+    part("decision 27", "rate limits, `allow` and `deny` rules, and one host by all of its addresses."),
+    part("decision 29", "`private_listings`."),
+];
