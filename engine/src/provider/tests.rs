@@ -77,6 +77,7 @@ fn a_mapping_is_made() {
         internal: SocketAddrV4::new(CLIENT, 8080),
         subscriber: IpAddr::V4(CLIENT),
         filters: Vec::new(),
+        description: None,
         ends: at(3605),
         nonce: Nonce([1; 12]),
     };
@@ -398,4 +399,187 @@ fn epoch_and_announce() {
     assert_eq!(ask(&mut provider, at(103), &announce), told(3));
     let got = outcome(&mut provider, at(104), &map(600, data(2, 80, 9090), &[PcpOption::PreferFailure]));
     assert_eq!(got, (ResultCode::SUCCESS, 600, 9090), "no hold is remembered either");
+}
+
+/// RFC 6887 §13.2: the error's lifetime is the remainder of the mapping in the way, or what the server likes.
+#[test]
+fn conflicts_last_as_long_as_is_set_up() {
+    for (set, taken, held, own) in
+        [(None, 590, 30, 30), (Some(5), 5, 5, 5), (Some(86_400), 86_400, 86_400, 86_400)]
+    {
+        let mut provider = provider();
+        provider.config_mut().conflict_lifetime = set;
+        outcome(&mut provider, at(0), &map(600, data(1, 8080, 9090), &[]));
+        outcome(&mut provider, at(0), &map(600, data(1, 8081, 9091), &[]));
+        outcome(&mut provider, at(1), &map(0, data(1, 8081, 0), &[]));
+        for (what, wish, lifetime) in [
+            ("taken", data(2, 8082, 9090), taken),
+            ("held", data(2, 8082, 9091), held),
+            ("its own mapping is elsewhere", data(1, 8080, 9092), own),
+        ] {
+            let got = outcome(&mut provider, at(10), &map(600, wish, &[PcpOption::PreferFailure]));
+            let expected = (ResultCode::CANNOT_PROVIDE_EXTERNAL, lifetime, wish.external_port);
+            assert_eq!(got, expected, "{set:?}, {what}");
+        }
+        let got = outcome(&mut provider, at(10), &map(600, data(2, 8082, 9090), &[]));
+        assert_eq!((got.0, got.1), (ResultCode::SUCCESS, 600), "no failure is preferred");
+    }
+}
+
+/// RFC 6887 §15 and D-15: holds that are over are forgotten, two for each new one, and holds that last are not.
+#[test]
+fn holds_do_not_pile_up() {
+    let mut provider = provider();
+    provider.config_mut().quota = 5000;
+    for port in 1..=500 {
+        outcome(&mut provider, at(0), &map(600, data(1, port, 0), &[]));
+    }
+    for port in 1..=500 {
+        outcome(&mut provider, at(1), &map(0, data(1, port, 0), &[]));
+    }
+    assert_eq!(provider.held.len(), 500);
+    for n in 0..250 {
+        outcome(&mut provider, at(121), &map(600, data(2, 1000 + n, 20_000 + n), &[]));
+        outcome(&mut provider, at(121), &map(0, data(2, 1000 + n, 0), &[]));
+    }
+    assert_eq!(provider.held.len(), 250, "the new ones");
+    let strict = |n: u16| map(600, data(3, 9, 20_000 + n), &[PcpOption::PreferFailure]);
+    assert_eq!(outcome(&mut provider, at(240), &strict(0)).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!(outcome(&mut provider, at(241), &strict(0)).0, ResultCode::SUCCESS);
+    // Its last owner may have it at once, and then it is not held: the old hold's end does not matter any more.
+    outcome(&mut provider, at(242), &map(0, data(3, 9, 0), &[]));
+    assert_eq!(outcome(&mut provider, at(300), &strict(0)).0, ResultCode::SUCCESS);
+    outcome(&mut provider, at(350), &map(0, data(3, 9, 0), &[]));
+    for n in 0..250 {
+        outcome(&mut provider, at(363), &map(600, data(2, 1000 + n, 30_000 + n), &[]));
+        outcome(&mut provider, at(363), &map(0, data(2, 1000 + n, 0), &[]));
+    }
+    let other = map(600, data(4, 10, 20_000), &[PcpOption::PreferFailure]);
+    assert_eq!(outcome(&mut provider, at(469), &other).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!(outcome(&mut provider, at(470), &other).0, ResultCode::SUCCESS);
+    let ends = std::iter::from_fn(|| provider.hold_ends.pop_due(at(10_000))).count();
+    assert_eq!(ends, provider.held.len(), "an alarm for each");
+}
+
+/// The indexes say what the mappings say, whatever has happened.
+#[test]
+fn indexes_follow_the_mappings() {
+    let mut provider = provider();
+    provider.config_mut().third_party = true;
+    (provider.config_mut().quota, provider.config_mut().longest) = (6, 900);
+    let mut dice = 1_u64;
+    let mut roll = |sides: u64| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from((dice >> 33) % sides).expect("few sides")
+    };
+    let mut refused = 0;
+    for step in 0..3000 {
+        let lifetime = 300 * u32::from(roll(4));
+        let octet = roll(2);
+        let from = if roll(2) == 0 { CLIENT } else { OTHER };
+        let third = PcpOption::ThirdParty(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
+        let options = if roll(3) == 0 { vec![third] } else { Vec::new() };
+        let wanted = data(u8::try_from(octet).expect("0 or 1"), 1 + roll(12), 9000 + roll(20));
+        let request = Request { client_addr: from.to_ipv6_mapped(), ..map(lifetime, wanted, &options) };
+        let now = at(step * 20);
+        refused += u32::from(outcome(&mut provider, now, &request).0 == ResultCode::USER_EX_QUOTA);
+        if roll(500) == 0 {
+            provider.lose_state(now);
+        }
+        let by_internal: BTreeMap<Internal, Port> = provider
+            .mappings()
+            .map(|mapping| (mapping.key(), (mapping.protocol, mapping.external.port())))
+            .collect();
+        let mut by_subscriber: BTreeMap<IpAddr, BTreeMap<Internal, Port>> = BTreeMap::new();
+        for mapping in provider.mappings() {
+            let port = (mapping.protocol, mapping.external.port());
+            by_subscriber.entry(mapping.subscriber).or_default().insert(mapping.key(), port);
+        }
+        assert_eq!(provider.by_internal, by_internal, "step {step}");
+        assert_eq!(provider.by_subscriber, by_subscriber, "step {step}");
+        assert!(by_subscriber.values().all(|own| own.len() <= 6), "step {step}");
+        assert!(provider.held.keys().all(|port| !provider.mappings.contains_key(port)), "step {step}");
+    }
+    assert!(refused > 0, "the quota has been met");
+}
+
+// DESCRIPTION (RFC 7220)
+
+fn text(octets: &[u8]) -> PcpOption {
+    PcpOption::Description(octets.to_vec())
+}
+
+fn provider_with(description: Description) -> Provider {
+    let mut provider = provider();
+    provider.config_mut().description = description;
+    provider
+}
+
+/// RFC 7220, K-17: what three kinds of server keep of a text and tell of it, in a new mapping.
+#[test]
+fn descriptions_of_three_kinds() {
+    let ascii = vec![b'a'; 200];
+    // An e with an acute accent takes two octets: here across the limit, and just within it.
+    let cut = ["a".repeat(127), "\u{e9}tude".to_owned()].concat().into_bytes();
+    let exact = ["a".repeat(126), "\u{e9}tude".to_owned()].concat().into_bytes();
+    let long = vec![b'a'; 1016];
+    for (what, sent, kept) in [
+        ("short", "seed".as_bytes(), Some("seed".as_bytes())),
+        ("no multiple of 4", b"seedX", Some(b"seedX")),
+        ("cut at 128", &ascii, Some(&ascii[..128])),
+        ("the longest", &long, Some(&long[..128])),
+        ("cut before a character", &cut, Some(&cut[..127])),
+        ("cut behind a character", &exact, Some(&exact[..128])),
+        ("not UTF-8", b"ab\xff\xfe", None),
+        ("nothing", b"", Some(b"")),
+    ] {
+        for kind in [Description::Ignored, Description::Stored, Description::Malformed] {
+            let mut provider = provider_with(kind);
+            let response = ask(&mut provider, at(0), &map(600, data(1, 80, 9090), &[text(sent)]));
+            let kept = if kind == Description::Ignored { None } else { kept };
+            if kind == Description::Malformed && !sent.len().is_multiple_of(4) {
+                let got = (response.result, response.lifetime, response.options);
+                assert_eq!(got, (ResultCode::MALFORMED_OPTION, 1800, vec![text(sent)]), "{kind:?}, {what}");
+                assert_eq!(provider.mappings().count(), 0, "{kind:?}, {what}");
+                continue;
+            }
+            let got = (response.result, response.options);
+            assert_eq!(got, (ResultCode::SUCCESS, kept.map(text).into_iter().collect()), "{kind:?}, {what}");
+            let kept = kept.filter(|kept| !kept.is_empty());
+            let stored = provider.mappings().next().and_then(|mapping| mapping.description.clone());
+            assert_eq!(stored.as_deref().map(str::as_bytes), kept, "{kind:?}, {what}");
+        }
+    }
+}
+
+/// RFC 7220: a renewal with a text changes it, with an empty one erases it, and without one leaves it.
+#[test]
+fn descriptions_change_by_renewal() {
+    let mut provider = provider_with(Description::Stored);
+    for (what, options, kept) in [
+        ("made without", vec![], None),
+        ("set", vec![text(b"one")], Some("one")),
+        ("left out", vec![], Some("one")),
+        ("changed", vec![text(b"another")], Some("another")),
+        ("not UTF-8", vec![text(b"\xc3")], Some("another")),
+        ("erased", vec![text(b"")], None),
+        ("set again, beside another option", vec![PcpOption::PreferFailure, text(b"three")], Some("three")),
+    ] {
+        let response = ask(&mut provider, at(1), &map(600, data(1, 80, 9090), &options));
+        assert_eq!(response.result, ResultCode::SUCCESS, "{what}");
+        let unread = |option: &PcpOption| *option != text(b"\xc3");
+        assert_eq!(response.options, options.into_iter().filter(unread).collect::<Vec<_>>(), "{what}");
+        let mapping = provider.mappings().next().expect("it stands");
+        assert_eq!(mapping.description.as_deref(), kept, "{what}");
+    }
+    assert!(matches!(provider.poll_event(), Some(NatEvent::Opened(_))));
+    assert_eq!(provider.poll_event(), None, "the NAT does not care");
+    // A refused request changes nothing (O-6).
+    let foreign = ask(&mut provider, at(2), &map(600, data(2, 80, 9090), &[text(b"mine now")]));
+    assert_eq!(foreign.result, ResultCode::NOT_AUTHORIZED);
+    let mapping = provider.mappings().next().expect("it stands");
+    assert_eq!(mapping.description.as_deref(), Some("three"));
+    // There is nothing to describe in a delete.
+    let deleted = ask(&mut provider, at(3), &map(0, data(1, 80, 0), &[text(b"gone")]));
+    assert_eq!((deleted.result, deleted.options), (ResultCode::SUCCESS, vec![]));
 }
