@@ -1,8 +1,8 @@
 //! A provider's side in small: a PCP server (RFC 6887, server half) on a NAT with one external address, without socket,
 //! clock or thread. The demonstration runs on it, and the tests that need a server which does what it is told.
 //!
-//! MAP and ANNOUNCE, with THIRD_PARTY, PREFER_FAILURE, FILTER and DESCRIPTION; other opcodes and mandatory options are
-//! refused as the RFC asks. It gives out ports 1024–65535.
+//! MAP and ANNOUNCE, with THIRD_PARTY, PREFER_FAILURE, FILTER and DESCRIPTION, and if it is wanted GET; other opcodes and
+//! mandatory options are refused as the RFC asks. It gives out ports 1024–65535.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +14,8 @@ use wire::pcp::{
 };
 
 use crate::time::{Duration, Instant, Timers};
+
+mod query;
 
 /// What the provider has set up.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct ProviderConfig {
     /// How long a CANNOT_PROVIDE_EXTERNAL is said to last, in seconds. `None`: as long as the mapping in the way has left,
     /// or 30 where there is none.
     pub conflict_lifetime: Option<u32>,
+    /// Whether a subscriber may list its mappings with GET ([`wire::pcp::query`]); UNSUPP_OPCODE if not.
+    pub query: bool,
 }
 
 /// What a server makes of DESCRIPTION, which it may ignore (RFC 7220).
@@ -76,6 +80,7 @@ impl ProviderConfig {
             quota: 1000,
             description: Description::Ignored,
             conflict_lifetime: None,
+            query: false,
         }
     }
 }
@@ -246,6 +251,7 @@ impl Provider {
         }
         let supported = match header.opcode {
             Opcode::ANNOUNCE | Opcode::MAP => true,
+            Opcode::GET => self.config.query,
             _ => false,
         };
         if !supported {
@@ -254,6 +260,8 @@ impl Provider {
         let request = Request::parse(payload).map_err(rejected)?;
         match request.body {
             Body::Map(map) => self.map(now, from.to_canonical(), map, &request).map_err(Some),
+            Body::Get(filters) => self.get(now, from.to_canonical(), filters, &request).map_err(Some),
+            Body::Other(..) => Err(Some(ResultCode::MALFORMED_REQUEST.into())), // A GET cut short.
             _ => Ok(self.response(now, ResultCode::SUCCESS, 0, Body::Announce, Vec::new())),
         }
     }
