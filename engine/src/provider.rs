@@ -262,6 +262,10 @@ impl Provider {
             Body::Map(map) => self.map(now, from.to_canonical(), map, &request).map_err(Some),
             Body::Get(filters) => self.get(now, from.to_canonical(), filters, &request).map_err(Some),
             Body::Other(..) => Err(Some(ResultCode::MALFORMED_REQUEST.into())), // A GET cut short.
+            // No mandatory option is for ANNOUNCE, and those that we do not process are refused (§7.3).
+            _ if request.options.iter().any(|option| option.code().is_mandatory()) => {
+                Err(Some(ResultCode::UNSUPP_OPTION.into()))
+            }
             _ => Ok(self.response(now, ResultCode::SUCCESS, 0, Body::Announce, Vec::new())),
         }
     }

@@ -112,6 +112,7 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         remote_port: 1,
         remote_addr: NO_ADDR_V4,
     };
+    let announce = |option| Request { body: Body::Announce, ..map(0, data(1, 1, 1), &[option]) }.to_bytes();
     let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
     let port_set = PcpOption::PortSet(PortSet { size: 2, first_internal_port: 8080, parity: false });
     for (what, from, bytes, expected) in [
@@ -139,6 +140,8 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         ("unknown mandatory option", CLIENT, options(&[unknown(100)]), Some(5)),
         ("unknown optional option", CLIENT, options(&[unknown(200)]), Some(0)),
         ("PORT_SET, which is optional", CLIENT, options(&[port_set]), Some(0)),
+        ("ANNOUNCE with a mandatory option", CLIENT, announce(PcpOption::PreferFailure), Some(5)),
+        ("ANNOUNCE with an optional option", CLIENT, announce(unknown(200)), Some(0)),
         ("IPv4 prefix below 96", CLIENT, options(&[filter(EXTERNAL.to_ipv6_mapped(), 95)]), Some(6)),
     ] {
         let mut provider = provider();
