@@ -1,7 +1,7 @@
 //! GET and NEXT: a client asks which mappings the server holds for it. Private use on both sides, off unless configured.
 //!
-//! The names come from draft-boucadair-pcp-failure, which has expired without numbers; the octets are those of the one
-//! public client that speaks it, the rest of this page is ours. Opcode 98, option 224 and results 192 and 193 are all
+//! The names come from draft-boucadair-pcp-failure, which has expired; the octets are those of the one public client
+//! that speaks it, the rest of this page is ours. Opcode 98, option 224 and results 192 and 193 are all
 //! from the ranges that RFC 6887 §19 leaves to private use. That client has NEXT at 131 and its results at 130 and 131,
 //! which are IANA's to assign: they are not read as ours, since an option of an RFC to come may stand there.
 //!
@@ -21,6 +21,8 @@
 //! * **Nothing to tell**, from the start or behind the last one seen: NON_EXIST_MAPPING. There is no snapshot: what is made or
 //!   deleted between two requests may be missed, but no mapping that stands all the while is, and none comes twice.
 //! * **No GET here**: UNSUPP_OPCODE.
+//!
+//! GET has no nonce of its own: an answer is matched by the server it comes from and by the filters it repeats.
 //!
 //! # Whose mappings, and whose nonces
 //!
