@@ -1,11 +1,12 @@
 //! A provider's side in small: a PCP server (RFC 6887, server half) on a NAT with one external address, without socket,
 //! clock or thread. The demonstration runs on it, and the tests that need a server which does what it is told.
 //!
-//! MAP and ANNOUNCE, with THIRD_PARTY, PREFER_FAILURE and FILTER; other opcodes and mandatory options are refused as
-//! the RFC asks. It gives out ports 1024–65535.
+//! MAP and ANNOUNCE, with THIRD_PARTY, PREFER_FAILURE, FILTER and DESCRIPTION, and if it is wanted GET; other opcodes and
+//! mandatory options are refused as the RFC asks. It gives out ports 1024–65535.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
     self, Body, CLIENT_PORT, MapData, Nonce, Opcode, PcpOption, Protocol, Rejection, Request, RequestHeader,
@@ -13,6 +14,8 @@ use wire::pcp::{
 };
 
 use crate::time::{Duration, Instant, Timers};
+
+mod query;
 
 /// What the provider has set up.
 #[derive(Clone, Debug)]
@@ -31,6 +34,26 @@ pub struct ProviderConfig {
     pub prefer_failure: PreferFailure,
     /// Mappings of one subscriber, which is one packet source.
     pub quota: usize,
+    /// What is made of DESCRIPTION.
+    pub description: Description,
+    /// How long a CANNOT_PROVIDE_EXTERNAL is said to last, in seconds. `None`: as long as the mapping in the way has left,
+    /// or 30 where there is none.
+    pub conflict_lifetime: Option<u32>,
+    /// Whether a subscriber may list its mappings with GET ([`wire::pcp::query`]); UNSUPP_OPCODE if not.
+    pub query: bool,
+}
+
+/// What a server makes of DESCRIPTION, which it may ignore (RFC 7220).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Description {
+    /// It is not looked at, and not in the answer.
+    Ignored,
+    /// The first 128 octets are kept, cut between two characters, and are in the answer. A renewal may change them, and erases
+    /// them with an empty text. What is not UTF-8 changes nothing and is not in the answer.
+    Stored,
+    /// Stored, but MALFORMED_OPTION when the length is no multiple of 4, as the most deployed server does
+    /// (spec/clients.md, K-17).
+    Malformed,
 }
 
 /// What a server makes of PREFER_FAILURE; all three are met in the field.
@@ -55,6 +78,9 @@ impl ProviderConfig {
             third_party: false,
             prefer_failure: PreferFailure::Honoured,
             quota: 1000,
+            description: Description::Ignored,
+            conflict_lifetime: None,
+            query: false,
         }
     }
 }
@@ -72,6 +98,8 @@ pub struct ProviderMapping {
     pub subscriber: IpAddr,
     /// The only remote addresses that may come in; empty for all.
     pub filters: Vec<pcp::Filter>,
+    /// A text for people, at most 128 octets, never empty.
+    pub description: Option<String>,
     /// When it ends unless it is renewed.
     pub ends: Instant,
     nonce: Nonce,
@@ -95,8 +123,14 @@ struct Held {
 
 type Port = (Protocol, u16);
 
+/// What a mapping is for: internal address, protocol and port. Lists are in this order ([`wire::pcp::query`]).
+type Internal = (Ipv6Addr, Protocol, u16);
+
 /// Remote peers of one mapping (RFC 6887 §13.3: at least one).
 const MAX_FILTERS: usize = 32;
+
+/// Octets of a text that is kept (RFC 7220: at least 128).
+const MAX_DESCRIPTION: usize = 128;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -104,11 +138,27 @@ pub struct Provider {
     config: ProviderConfig,
     started: Instant,
     mappings: BTreeMap<Port, ProviderMapping>,
-    by_internal: BTreeMap<(Protocol, SocketAddrV4), Port>,
+    by_internal: BTreeMap<Internal, Port>,
+    /// A subscriber without mappings is not in it.
+    by_subscriber: BTreeMap<IpAddr, BTreeMap<Internal, Port>>,
     held: BTreeMap<Port, Held>,
+    /// One for each of `held`.
+    hold_ends: Timers<Port>,
     ends: Timers<Port>,
     next_port: u16,
     events: VecDeque<NatEvent>,
+}
+
+/// The options of a MAP request, read.
+#[derive(Default)]
+struct MapOptions {
+    third_party: Option<IpAddr>,
+    strict: bool,
+    filters: Vec<pcp::Filter>,
+    /// An empty one erases.
+    description: Option<String>,
+    /// As the answer repeats them.
+    processed: Vec<PcpOption>,
 }
 
 struct Refused(ResultCode, u32);
@@ -127,7 +177,9 @@ impl Provider {
             started: now,
             mappings: BTreeMap::new(),
             by_internal: BTreeMap::new(),
+            by_subscriber: BTreeMap::new(),
             held: BTreeMap::new(),
+            hold_ends: Timers::default(),
             ends: Timers::default(),
             next_port: 40_000,
             events: VecDeque::new(),
@@ -167,7 +219,9 @@ impl Provider {
             self.events.push_back(NatEvent::Closed(mapping));
         }
         self.by_internal.clear();
+        self.by_subscriber.clear();
         self.held.clear();
+        self.hold_ends = Timers::default();
         self.ends = Timers::default();
         self.started = now;
         self.response(now, ResultCode::SUCCESS, 0, Body::Announce, Vec::new()).to_bytes()
@@ -195,12 +249,23 @@ impl Provider {
         if pcp::ip_from_wire(header.client_addr) != from.to_canonical() {
             return Err(Some(ResultCode::ADDRESS_MISMATCH.into()));
         }
-        if !matches!(header.opcode, Opcode::ANNOUNCE | Opcode::MAP) {
+        let supported = match header.opcode {
+            Opcode::ANNOUNCE | Opcode::MAP => true,
+            Opcode::GET => self.config.query,
+            _ => false,
+        };
+        if !supported {
             return Err(Some(ResultCode::UNSUPP_OPCODE.into()));
         }
         let request = Request::parse(payload).map_err(rejected)?;
         match request.body {
             Body::Map(map) => self.map(now, from.to_canonical(), map, &request).map_err(Some),
+            Body::Get(filters) => self.get(now, from.to_canonical(), filters, &request).map_err(Some),
+            Body::Other(..) => Err(Some(ResultCode::MALFORMED_REQUEST.into())), // A GET cut short.
+            // No mandatory option is for ANNOUNCE, and those that we do not process are refused (§7.3).
+            _ if request.options.iter().any(|option| option.code().is_mandatory()) => {
+                Err(Some(ResultCode::UNSUPP_OPTION.into()))
+            }
             _ => Ok(self.response(now, ResultCode::SUCCESS, 0, Body::Announce, Vec::new())),
         }
     }
@@ -212,30 +277,8 @@ impl Provider {
         map: MapData,
         request: &Request,
     ) -> Result<Response, Refused> {
-        let mut third_party = None;
-        let (mut strict, mut filters, mut processed) = (false, Vec::new(), Vec::new());
-        for option in &request.options {
-            match option {
-                PcpOption::ThirdParty(addr) => {
-                    if !self.config.third_party {
-                        return Err(ResultCode::UNSUPP_OPTION.into());
-                    }
-                    if pcp::ip_from_wire(*addr) == from {
-                        return Err(ResultCode::MALFORMED_REQUEST.into()); // §13.1
-                    }
-                    third_party = Some(pcp::ip_from_wire(*addr));
-                }
-                PcpOption::PreferFailure => match self.config.prefer_failure {
-                    PreferFailure::Honoured => strict = true,
-                    PreferFailure::PassedOver => {}
-                    PreferFailure::Unsupported => return Err(ResultCode::UNSUPP_OPTION.into()),
-                },
-                PcpOption::Filter(filter) => filters.push(*filter),
-                other if other.code().is_mandatory() => return Err(ResultCode::UNSUPP_OPTION.into()),
-                _ => continue,
-            }
-            processed.push(option.clone());
-        }
+        let MapOptions { third_party, strict, filters, description, processed } =
+            self.map_options(from, request)?;
         let mandatory = strict || !filters.is_empty();
         if (request.lifetime == 0 && mandatory) || (strict && map.external_port == 0) {
             return Err(ResultCode::MALFORMED_OPTION.into()); // §13.2, §13.3
@@ -249,7 +292,8 @@ impl Provider {
             return Err(ResultCode::UNSUPP_PROTOCOL.into());
         };
         let internal = SocketAddrV4::new(host, map.internal_port);
-        let existing = self.by_internal.get(&(map.protocol, internal)).copied();
+        let existing =
+            self.by_internal.get(&(host.to_ipv6_mapped(), map.protocol, map.internal_port)).copied();
         if let Some(port) = existing {
             let mapping = &self.mappings[&port];
             if mapping.nonce != map.nonce {
@@ -266,7 +310,7 @@ impl Provider {
             && strict
             && !(port.1 == map.external_port && self.is_own_address(&map))
         {
-            return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
+            return Err(self.conflict(None, now));
         }
         let before = existing.map_or(Vec::new(), |port| self.mappings[&port].filters.clone());
         let after = filters.into_iter().fold(before.clone(), add_filter);
@@ -282,6 +326,9 @@ impl Provider {
         let mapping = self.mappings.get_mut(&port).expect("found or opened just now");
         mapping.ends = ends;
         mapping.filters = after;
+        if let Some(text) = description {
+            mapping.description = Some(text).filter(|text| !text.is_empty());
+        }
         if existing.is_none() || mapping.filters != before {
             self.events.push_back(NatEvent::Opened(mapping.clone()));
         }
@@ -289,6 +336,61 @@ impl Provider {
         let assigned =
             MapData { external_port: port.1, external_addr: self.config.external.to_ipv6_mapped(), ..map };
         Ok(self.response(now, ResultCode::SUCCESS, lifetime, Body::Map(assigned), processed))
+    }
+
+    /// What the options of a MAP request ask.
+    fn map_options(&self, from: IpAddr, request: &Request) -> Result<MapOptions, Refused> {
+        let mut asked = MapOptions::default();
+        for option in &request.options {
+            match option {
+                PcpOption::ThirdParty(addr) => asked.third_party = Some(self.third_party(from, *addr)?),
+                PcpOption::PreferFailure => match self.config.prefer_failure {
+                    PreferFailure::Honoured => asked.strict = true,
+                    PreferFailure::PassedOver => {}
+                    PreferFailure::Unsupported => return Err(ResultCode::UNSUPP_OPTION.into()),
+                },
+                PcpOption::Filter(filter) => asked.filters.push(*filter),
+                PcpOption::Description(octets) => {
+                    let Some(text) = self.description(octets)?.filter(|_| request.lifetime != 0) else {
+                        continue;
+                    };
+                    asked.processed.push(PcpOption::Description(text.clone().into()));
+                    asked.description = Some(text);
+                    continue;
+                }
+                other if other.code().is_mandatory() => return Err(ResultCode::UNSUPP_OPTION.into()),
+                _ => continue,
+            }
+            asked.processed.push(option.clone());
+        }
+        Ok(asked)
+    }
+
+    /// The host that THIRD_PARTY names (RFC 6887 §13.1).
+    fn third_party(&self, from: IpAddr, addr: Ipv6Addr) -> Result<IpAddr, Refused> {
+        let host = pcp::ip_from_wire(addr);
+        if !self.config.third_party {
+            Err(ResultCode::UNSUPP_OPTION.into())
+        } else if host == from {
+            Err(ResultCode::MALFORMED_REQUEST.into())
+        } else {
+            Ok(host)
+        }
+    }
+
+    /// What is kept of a description; `None` if it is passed over (RFC 7220).
+    fn description(&self, octets: &[u8]) -> Result<Option<String>, Refused> {
+        match self.config.description {
+            Description::Ignored => return Ok(None),
+            Description::Malformed if !octets.len().is_multiple_of(4) => {
+                return Err(ResultCode::MALFORMED_OPTION.into());
+            }
+            Description::Stored | Description::Malformed => {}
+        }
+        Ok(std::str::from_utf8(octets).ok().map(|text| {
+            let end = text.floor_char_boundary(MAX_DESCRIPTION);
+            text.get(..end).unwrap_or_default().to_owned()
+        }))
     }
 
     /// Opens the suggested port, or another one (RFC 6887 §11.3).
@@ -301,17 +403,14 @@ impl Provider {
         strict: bool,
     ) -> Result<Port, Refused> {
         let protocol = map.protocol;
-        if self.mappings.values().filter(|mapping| mapping.subscriber == subscriber).count()
-            >= self.config.quota
-        {
+        if self.by_subscriber.get(&subscriber).map_or(0, BTreeMap::len) >= self.config.quota {
             return Err(ResultCode::USER_EX_QUOTA.into());
         }
         let wish = (protocol, map.external_port);
         let port = if (!strict || self.is_own_address(map)) && self.is_free(now, wish, internal, map.nonce) {
             wish
         } else if strict {
-            let left = self.mappings.get(&wish).map_or(30, |mapping| mapping.ends.secs_left(now));
-            return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, left));
+            return Err(self.conflict(self.mappings.get(&wish), now));
         } else {
             let start = self.next_port;
             let found = (start..=65535)
@@ -322,20 +421,27 @@ impl Provider {
             (protocol, found)
         };
         self.held.remove(&port);
-        self.by_internal.insert((protocol, internal), port);
-        self.mappings.insert(
-            port,
-            ProviderMapping {
-                protocol,
-                external: SocketAddrV4::new(self.config.external, port.1),
-                internal,
-                subscriber,
-                filters: Vec::new(),
-                ends: now,
-                nonce: map.nonce,
-            },
-        );
+        self.hold_ends.cancel(port);
+        let mapping = ProviderMapping {
+            protocol,
+            external: SocketAddrV4::new(self.config.external, port.1),
+            internal,
+            subscriber,
+            filters: Vec::new(),
+            description: None,
+            ends: now,
+            nonce: map.nonce,
+        };
+        self.by_internal.insert(mapping.key(), port);
+        self.by_subscriber.entry(subscriber).or_default().insert(mapping.key(), port);
+        self.mappings.insert(port, mapping);
         Ok(port)
+    }
+
+    /// CANNOT_PROVIDE_EXTERNAL, because of that mapping or of nobody's (RFC 6887 §13.2).
+    fn conflict(&self, other: Option<&ProviderMapping>, now: Instant) -> Refused {
+        let left = || other.map_or(ResultCode::SHORT, |mapping| mapping.ends.secs_left(now));
+        Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, self.config.conflict_lifetime.unwrap_or_else(left))
     }
 
     /// Whether the suggested external address is the one there is, or none.
@@ -355,10 +461,22 @@ impl Provider {
 
     fn close(&mut self, now: Instant, port: Port) {
         let Some(mapping) = self.mappings.remove(&port) else { return };
-        self.by_internal.remove(&(mapping.protocol, mapping.internal));
+        self.by_internal.remove(&mapping.key());
+        if let Entry::Occupied(mut own) = self.by_subscriber.entry(mapping.subscriber) {
+            own.get_mut().remove(&mapping.key());
+            if own.get().is_empty() {
+                own.remove();
+            }
+        }
         self.ends.cancel(port);
-        self.held.retain(|_, held| held.until > now);
+        // Two that are over go for each new one: they do not pile up, and no call has to clear a pile away.
+        for _ in 0..2 {
+            if let Some(over) = self.hold_ends.pop_due(now) {
+                self.held.remove(&over);
+            }
+        }
         let until = now + self.config.hold;
+        self.hold_ends.set(port, until);
         self.held.insert(port, Held { nonce: mapping.nonce, internal: mapping.internal, until });
         self.events.push_back(NatEvent::Closed(mapping));
     }
@@ -390,6 +508,10 @@ fn add_filter(mut filters: Vec<pcp::Filter>, filter: pcp::Filter) -> Vec<pcp::Fi
 }
 
 impl ProviderMapping {
+    fn key(&self) -> Internal {
+        (self.internal.ip().to_ipv6_mapped(), self.protocol, self.internal.port())
+    }
+
     /// Whether a packet of `remote` may come in.
     pub fn lets_in(&self, remote: Ipv4Addr) -> bool {
         let address = u128::from(remote.to_ipv6_mapped());

@@ -57,7 +57,12 @@ pub fn pcp_request(data: &[u8]) {
             if bytes.len() <= pcp::MAX_LEN {
                 assert_eq!(pcp::Request::parse(&bytes).as_ref(), Ok(&request));
             } else {
-                assert!(request.option(pcp::OptionCode::PREFIX64).is_some(), "{request:?}");
+                let grows = |option: &pcp::PcpOption| option.code() == pcp::OptionCode::PREFIX64;
+                let grew = request.options.iter().any(|option| match option {
+                    pcp::PcpOption::Next(next) => next.options.iter().any(grows),
+                    option => grows(option),
+                });
+                assert!(grew, "{request:?}");
             }
         }
         Err(Rejection::Silence) => {}

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use wire::pcp::{Filter, NO_ADDR_V4, PeerData, PortSet};
+use wire::pcp::{Filter, GetData, NO_ADDR_V4, NextMapping, OptionCode, PeerData, PortSet};
 
 use super::*;
 
@@ -77,6 +77,7 @@ fn a_mapping_is_made() {
         internal: SocketAddrV4::new(CLIENT, 8080),
         subscriber: IpAddr::V4(CLIENT),
         filters: Vec::new(),
+        description: None,
         ends: at(3605),
         nonce: Nonce([1; 12]),
     };
@@ -111,6 +112,7 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         remote_port: 1,
         remote_addr: NO_ADDR_V4,
     };
+    let announce = |option| Request { body: Body::Announce, ..map(0, data(1, 1, 1), &[option]) }.to_bytes();
     let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
     let port_set = PcpOption::PortSet(PortSet { size: 2, first_internal_port: 8080, parity: false });
     for (what, from, bytes, expected) in [
@@ -138,6 +140,8 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         ("unknown mandatory option", CLIENT, options(&[unknown(100)]), Some(5)),
         ("unknown optional option", CLIENT, options(&[unknown(200)]), Some(0)),
         ("PORT_SET, which is optional", CLIENT, options(&[port_set]), Some(0)),
+        ("ANNOUNCE with a mandatory option", CLIENT, announce(PcpOption::PreferFailure), Some(5)),
+        ("ANNOUNCE with an optional option", CLIENT, announce(unknown(200)), Some(0)),
         ("IPv4 prefix below 96", CLIENT, options(&[filter(EXTERNAL.to_ipv6_mapped(), 95)]), Some(6)),
     ] {
         let mut provider = provider();
@@ -398,4 +402,526 @@ fn epoch_and_announce() {
     assert_eq!(ask(&mut provider, at(103), &announce), told(3));
     let got = outcome(&mut provider, at(104), &map(600, data(2, 80, 9090), &[PcpOption::PreferFailure]));
     assert_eq!(got, (ResultCode::SUCCESS, 600, 9090), "no hold is remembered either");
+}
+
+/// RFC 6887 §13.2: the error's lifetime is the remainder of the mapping in the way, or what the server likes.
+#[test]
+fn conflicts_last_as_long_as_is_set_up() {
+    for (set, taken, held, own) in
+        [(None, 590, 30, 30), (Some(5), 5, 5, 5), (Some(86_400), 86_400, 86_400, 86_400)]
+    {
+        let mut provider = provider();
+        provider.config_mut().conflict_lifetime = set;
+        outcome(&mut provider, at(0), &map(600, data(1, 8080, 9090), &[]));
+        outcome(&mut provider, at(0), &map(600, data(1, 8081, 9091), &[]));
+        outcome(&mut provider, at(1), &map(0, data(1, 8081, 0), &[]));
+        for (what, wish, lifetime) in [
+            ("taken", data(2, 8082, 9090), taken),
+            ("held", data(2, 8082, 9091), held),
+            ("its own mapping is elsewhere", data(1, 8080, 9092), own),
+        ] {
+            let got = outcome(&mut provider, at(10), &map(600, wish, &[PcpOption::PreferFailure]));
+            let expected = (ResultCode::CANNOT_PROVIDE_EXTERNAL, lifetime, wish.external_port);
+            assert_eq!(got, expected, "{set:?}, {what}");
+        }
+        let got = outcome(&mut provider, at(10), &map(600, data(2, 8082, 9090), &[]));
+        assert_eq!((got.0, got.1), (ResultCode::SUCCESS, 600), "no failure is preferred");
+    }
+}
+
+/// RFC 6887 §15 and D-15: holds that are over are forgotten, two for each new one, and holds that last are not.
+#[test]
+fn holds_do_not_pile_up() {
+    let mut provider = provider();
+    provider.config_mut().quota = 5000;
+    for port in 1..=500 {
+        outcome(&mut provider, at(0), &map(600, data(1, port, 0), &[]));
+    }
+    for port in 1..=500 {
+        outcome(&mut provider, at(1), &map(0, data(1, port, 0), &[]));
+    }
+    assert_eq!(provider.held.len(), 500);
+    for n in 0..250 {
+        outcome(&mut provider, at(121), &map(600, data(2, 1000 + n, 20_000 + n), &[]));
+        outcome(&mut provider, at(121), &map(0, data(2, 1000 + n, 0), &[]));
+    }
+    assert_eq!(provider.held.len(), 250, "the new ones");
+    let strict = |n: u16| map(600, data(3, 9, 20_000 + n), &[PcpOption::PreferFailure]);
+    assert_eq!(outcome(&mut provider, at(240), &strict(0)).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!(outcome(&mut provider, at(241), &strict(0)).0, ResultCode::SUCCESS);
+    // Its last owner may have it at once, and then it is not held: the old hold's end does not matter any more.
+    outcome(&mut provider, at(242), &map(0, data(3, 9, 0), &[]));
+    assert_eq!(outcome(&mut provider, at(300), &strict(0)).0, ResultCode::SUCCESS);
+    outcome(&mut provider, at(350), &map(0, data(3, 9, 0), &[]));
+    for n in 0..250 {
+        outcome(&mut provider, at(363), &map(600, data(2, 1000 + n, 30_000 + n), &[]));
+        outcome(&mut provider, at(363), &map(0, data(2, 1000 + n, 0), &[]));
+    }
+    let other = map(600, data(4, 10, 20_000), &[PcpOption::PreferFailure]);
+    assert_eq!(outcome(&mut provider, at(469), &other).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!(outcome(&mut provider, at(470), &other).0, ResultCode::SUCCESS);
+    let ends = std::iter::from_fn(|| provider.hold_ends.pop_due(at(10_000))).count();
+    assert_eq!(ends, provider.held.len(), "an alarm for each");
+}
+
+/// The indexes say what the mappings say, whatever has happened.
+#[test]
+fn indexes_follow_the_mappings() {
+    let mut provider = provider();
+    provider.config_mut().third_party = true;
+    (provider.config_mut().quota, provider.config_mut().longest) = (6, 900);
+    let mut dice = 1_u64;
+    let mut roll = |sides: u64| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u16::try_from((dice >> 33) % sides).expect("few sides")
+    };
+    let mut refused = 0;
+    for step in 0..3000 {
+        let lifetime = 300 * u32::from(roll(4));
+        let octet = roll(2);
+        let from = if roll(2) == 0 { CLIENT } else { OTHER };
+        let third = PcpOption::ThirdParty(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
+        let options = if roll(3) == 0 { vec![third] } else { Vec::new() };
+        let wanted = data(u8::try_from(octet).expect("0 or 1"), 1 + roll(12), 9000 + roll(20));
+        let request = Request { client_addr: from.to_ipv6_mapped(), ..map(lifetime, wanted, &options) };
+        let now = at(step * 20);
+        refused += u32::from(outcome(&mut provider, now, &request).0 == ResultCode::USER_EX_QUOTA);
+        if roll(500) == 0 {
+            provider.lose_state(now);
+        }
+        let by_internal: BTreeMap<Internal, Port> = provider
+            .mappings()
+            .map(|mapping| (mapping.key(), (mapping.protocol, mapping.external.port())))
+            .collect();
+        let mut by_subscriber: BTreeMap<IpAddr, BTreeMap<Internal, Port>> = BTreeMap::new();
+        for mapping in provider.mappings() {
+            let port = (mapping.protocol, mapping.external.port());
+            by_subscriber.entry(mapping.subscriber).or_default().insert(mapping.key(), port);
+        }
+        assert_eq!(provider.by_internal, by_internal, "step {step}");
+        assert_eq!(provider.by_subscriber, by_subscriber, "step {step}");
+        assert!(by_subscriber.values().all(|own| own.len() <= 6), "step {step}");
+        assert!(provider.held.keys().all(|port| !provider.mappings.contains_key(port)), "step {step}");
+    }
+    assert!(refused > 0, "the quota has been met");
+}
+
+// DESCRIPTION (RFC 7220)
+
+fn text(octets: &[u8]) -> PcpOption {
+    PcpOption::Description(octets.to_vec())
+}
+
+fn provider_with(description: Description) -> Provider {
+    let mut provider = provider();
+    provider.config_mut().description = description;
+    provider
+}
+
+/// RFC 7220, K-17: what three kinds of server keep of a text and tell of it, in a new mapping.
+#[test]
+fn descriptions_of_three_kinds() {
+    let ascii = vec![b'a'; 200];
+    // An e with an acute accent takes two octets: here across the limit, and just within it.
+    let cut = ["a".repeat(127), "\u{e9}tude".to_owned()].concat().into_bytes();
+    let exact = ["a".repeat(126), "\u{e9}tude".to_owned()].concat().into_bytes();
+    let long = vec![b'a'; 1016];
+    for (what, sent, kept) in [
+        ("short", "seed".as_bytes(), Some("seed".as_bytes())),
+        ("no multiple of 4", b"seedX", Some(b"seedX")),
+        ("cut at 128", &ascii, Some(&ascii[..128])),
+        ("the longest", &long, Some(&long[..128])),
+        ("cut before a character", &cut, Some(&cut[..127])),
+        ("cut behind a character", &exact, Some(&exact[..128])),
+        ("not UTF-8", b"ab\xff\xfe", None),
+        ("nothing", b"", Some(b"")),
+    ] {
+        for kind in [Description::Ignored, Description::Stored, Description::Malformed] {
+            let mut provider = provider_with(kind);
+            let response = ask(&mut provider, at(0), &map(600, data(1, 80, 9090), &[text(sent)]));
+            let kept = if kind == Description::Ignored { None } else { kept };
+            if kind == Description::Malformed && !sent.len().is_multiple_of(4) {
+                let got = (response.result, response.lifetime, response.options);
+                assert_eq!(got, (ResultCode::MALFORMED_OPTION, 1800, vec![text(sent)]), "{kind:?}, {what}");
+                assert_eq!(provider.mappings().count(), 0, "{kind:?}, {what}");
+                continue;
+            }
+            let got = (response.result, response.options);
+            assert_eq!(got, (ResultCode::SUCCESS, kept.map(text).into_iter().collect()), "{kind:?}, {what}");
+            let kept = kept.filter(|kept| !kept.is_empty());
+            let stored = provider.mappings().next().and_then(|mapping| mapping.description.clone());
+            assert_eq!(stored.as_deref().map(str::as_bytes), kept, "{kind:?}, {what}");
+        }
+    }
+}
+
+/// RFC 7220: a renewal with a text changes it, with an empty one erases it, and without one leaves it.
+#[test]
+fn descriptions_change_by_renewal() {
+    let mut provider = provider_with(Description::Stored);
+    for (what, options, kept) in [
+        ("made without", vec![], None),
+        ("set", vec![text(b"one")], Some("one")),
+        ("left out", vec![], Some("one")),
+        ("changed", vec![text(b"another")], Some("another")),
+        ("not UTF-8", vec![text(b"\xc3")], Some("another")),
+        ("erased", vec![text(b"")], None),
+        ("set again, beside another option", vec![PcpOption::PreferFailure, text(b"three")], Some("three")),
+    ] {
+        let response = ask(&mut provider, at(1), &map(600, data(1, 80, 9090), &options));
+        assert_eq!(response.result, ResultCode::SUCCESS, "{what}");
+        let unread = |option: &PcpOption| *option != text(b"\xc3");
+        assert_eq!(response.options, options.into_iter().filter(unread).collect::<Vec<_>>(), "{what}");
+        let mapping = provider.mappings().next().expect("it stands");
+        assert_eq!(mapping.description.as_deref(), kept, "{what}");
+    }
+    assert!(matches!(provider.poll_event(), Some(NatEvent::Opened(_))));
+    assert_eq!(provider.poll_event(), None, "the NAT does not care");
+    // A refused request changes nothing (O-6).
+    let foreign = ask(&mut provider, at(2), &map(600, data(2, 80, 9090), &[text(b"mine now")]));
+    assert_eq!(foreign.result, ResultCode::NOT_AUTHORIZED);
+    let mapping = provider.mappings().next().expect("it stands");
+    assert_eq!(mapping.description.as_deref(), Some("three"));
+    // There is nothing to describe in a delete.
+    let deleted = ask(&mut provider, at(3), &map(0, data(1, 80, 0), &[text(b"gone")]));
+    assert_eq!((deleted.result, deleted.options), (ResultCode::SUCCESS, vec![]));
+}
+
+// GET and NEXT (wire::pcp::query)
+
+fn querying() -> Provider {
+    let mut provider = provider_with(Description::Stored);
+    provider.config_mut().query = true;
+    provider
+}
+
+fn get(filters: GetData, options: &[PcpOption]) -> Request {
+    let client_addr = CLIENT.to_ipv6_mapped();
+    Request { lifetime: 0, client_addr, body: Body::Get(filters), options: options.to_vec() }
+}
+
+/// A NEXT as a client sends it.
+fn seen(internal: Ipv4Addr, protocol: Protocol, internal_port: u16) -> PcpOption {
+    PcpOption::Next(NextMapping {
+        nonce: Nonce::default(),
+        protocol,
+        more: false,
+        internal_addr: internal.to_ipv6_mapped(),
+        external_addr: Ipv6Addr::UNSPECIFIED,
+        lifetime: 0,
+        internal_port,
+        external_port: 0,
+        options: Vec::new(),
+    })
+}
+
+fn listed(response: &Response) -> Vec<&NextMapping> {
+    let mut next = Vec::new();
+    for option in &response.options {
+        if let PcpOption::Next(mapping) = option {
+            next.push(mapping);
+        }
+    }
+    next
+}
+
+/// External ports of the list that answers `request`; `Err` is another result than SUCCESS.
+fn ports(provider: &mut Provider, request: &Request) -> Result<Vec<u16>, ResultCode> {
+    let response = ask(provider, at(10), request);
+    match response.result {
+        ResultCode::SUCCESS => Ok(listed(&response).iter().map(|next| next.external_port).collect()),
+        other => {
+            let expected = (other.recommended_lifetime(), &request.body, &request.options);
+            assert_eq!((response.lifetime, &response.body, &response.options), expected);
+            Err(other)
+        }
+    }
+}
+
+/// Off unless it is wanted: UNSUPP_OPCODE, however the request goes on; and only then is it looked at (RFC 6887 §8.2).
+#[test]
+fn get_is_an_unknown_opcode_unless_it_is_wanted() {
+    let whole = get(GetData::ALL, &[]).to_bytes();
+    let broken = [&whole[..], &[224, 0, 0, 4, 0, 0, 0, 0]].concat();
+    for (what, bytes, off, on) in [
+        ("whole", whole.clone(), 4, 192),
+        ("cut short", whole[..60].to_vec(), 4, 3),
+        ("an option that cannot be read", broken, 4, 6),
+        ("no multiple of 4", whole[..63].to_vec(), 3, 3),
+        ("another opcode of private use", [&[2, 99], &whole[2..]].concat(), 4, 4),
+    ] {
+        for (query, expected) in [(false, off), (true, on)] {
+            let mut provider = provider();
+            provider.config_mut().query = query;
+            let answer = raw(&mut provider, at(7), CLIENT, &bytes).expect("no silence");
+            assert_eq!((answer[1], answer[3]), (bytes[1] | 0x80, expected), "{what}, query {query}");
+        }
+    }
+    assert!(!ProviderConfig::new(EXTERNAL).query);
+}
+
+/// The whole answer: filters as they came, then every mapping in the order of internal address, protocol and port, with
+/// what it was made with.
+#[test]
+fn a_list_tells_all_there_is() {
+    let mut provider = querying();
+    provider.config_mut().third_party = true;
+    let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
+    let peer = filter(OTHER.to_ipv6_mapped(), 128);
+    let udp = MapData { protocol: Protocol::UDP, ..data(3, 70, 9093) };
+    for (wish, options) in [
+        (data(1, 80, 9091), vec![]),
+        (udp, vec![]),
+        (data(2, 443, 9092), vec![text(b"web"), peer.clone()]),
+        (data(4, 80, 9094), vec![host]),
+    ] {
+        assert_eq!(outcome(&mut provider, at(0), &map(600, wish, &options)).0, ResultCode::SUCCESS);
+    }
+    let next = |internal: Ipv4Addr, map: MapData, more, options| {
+        PcpOption::Next(NextMapping {
+            nonce: map.nonce,
+            protocol: map.protocol,
+            more,
+            internal_addr: internal.to_ipv6_mapped(),
+            external_addr: EXTERNAL.to_ipv6_mapped(),
+            lifetime: 590,
+            internal_port: map.internal_port,
+            external_port: map.external_port,
+            options,
+        })
+    };
+    let filters = GetData { external_addr: EXTERNAL.to_ipv6_mapped(), ..GetData::ALL };
+    let expected = Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch: 10,
+        body: Body::Get(filters),
+        options: vec![
+            next(HOST, data(4, 80, 9094), true, vec![]),
+            next(CLIENT, data(1, 80, 9091), true, vec![]),
+            next(CLIENT, data(2, 443, 9092), true, vec![peer, text(b"web")]),
+            next(CLIENT, udp, false, vec![]),
+        ],
+    };
+    assert_eq!(ask(&mut provider, at(10), &get(filters, &[])), expected);
+    // After an address change it is what a renewal would say.
+    provider.config_mut().external = OTHER;
+    let response = ask(&mut provider, at(10), &get(GetData::ALL, &[]));
+    assert!(listed(&response).iter().all(|next| next.external_addr == OTHER.to_ipv6_mapped()));
+    provider.handle_timeout(at(600));
+    assert_eq!(ports(&mut provider, &get(GetData::ALL, &[])), Err(ResultCode::NON_EXIST_MAPPING));
+}
+
+/// Zero lets everything through, in both spellings of no address; filters add up; none that fits is NON_EXIST_MAPPING.
+#[test]
+fn lists_are_filtered() {
+    let mut provider = querying();
+    let udp = MapData { protocol: Protocol::UDP, ..data(3, 80, 9093) };
+    for wish in [data(1, 80, 9091), data(2, 443, 9092), udp] {
+        outcome(&mut provider, at(0), &map(600, wish, &[]));
+    }
+    let all = GetData::ALL;
+    let none = Err(ResultCode::NON_EXIST_MAPPING);
+    let client = CLIENT.to_ipv6_mapped();
+    let external = EXTERNAL.to_ipv6_mapped();
+    for (what, filters, expected) in [
+        ("none", all, Ok(vec![9091, 9092, 9093])),
+        (
+            "no address, as IPv4",
+            GetData { internal_addr: NO_ADDR_V4, external_addr: NO_ADDR_V4, ..all },
+            Ok(vec![9091, 9092, 9093]),
+        ),
+        ("TCP", GetData { protocol: Protocol::TCP, ..all }, Ok(vec![9091, 9092])),
+        ("UDP", GetData { protocol: Protocol::UDP, ..all }, Ok(vec![9093])),
+        ("SCTP", GetData { protocol: Protocol::SCTP, ..all }, none.clone()),
+        ("internal port", GetData { internal_port: 80, ..all }, Ok(vec![9091, 9093])),
+        ("external port", GetData { external_port: 9092, ..all }, Ok(vec![9092])),
+        ("internal address", GetData { internal_addr: client, ..all }, Ok(vec![9091, 9092, 9093])),
+        ("another internal address", GetData { internal_addr: external, ..all }, none.clone()),
+        ("external address", GetData { external_addr: external, ..all }, Ok(vec![9091, 9092, 9093])),
+        ("another external address", GetData { external_addr: client, ..all }, none.clone()),
+        ("an IPv6 address", GetData { internal_addr: "2001:db8::1".parse().unwrap(), ..all }, none.clone()),
+        ("two", GetData { protocol: Protocol::TCP, internal_port: 80, ..all }, Ok(vec![9091])),
+        ("two that meet nowhere", GetData { protocol: Protocol::UDP, internal_port: 443, ..all }, none),
+    ] {
+        assert_eq!(ports(&mut provider, &get(filters, &[])), expected, "{what}");
+    }
+    // The last one that fits has no more behind it, though others stand there.
+    let tcp = GetData { protocol: Protocol::TCP, ..all };
+    let response = ask(&mut provider, at(10), &get(tcp, &[]));
+    assert_eq!(listed(&response).iter().map(|next| next.more).collect::<Vec<_>>(), [true, false]);
+}
+
+/// A NEXT in the request is a place, whether a mapping stands there or not: what comes behind is told.
+#[test]
+fn a_list_goes_on_behind_a_place() {
+    let mut provider = querying();
+    let udp = MapData { protocol: Protocol::UDP, ..data(3, 80, 9093) };
+    for wish in [data(1, 80, 9091), data(2, 443, 9092), udp] {
+        outcome(&mut provider, at(0), &map(600, wish, &[]));
+    }
+    let none = Err(ResultCode::NON_EXIST_MAPPING);
+    for (addr, protocol, port, expected) in [
+        (CLIENT, Protocol::TCP, 79, Ok(vec![9091, 9092, 9093])),
+        (CLIENT, Protocol::TCP, 80, Ok(vec![9092, 9093])),
+        (CLIENT, Protocol::TCP, 100, Ok(vec![9092, 9093])),
+        (CLIENT, Protocol::TCP, 443, Ok(vec![9093])),
+        (CLIENT, Protocol::UDP, 80, none.clone()),
+        (CLIENT, Protocol(255), 65535, none.clone()),
+        (Ipv4Addr::UNSPECIFIED, Protocol::ALL, 0, Ok(vec![9091, 9092, 9093])),
+        (HOST, Protocol(255), 65535, Ok(vec![9091, 9092, 9093])),
+        (OTHER, Protocol::TCP, 1, none.clone()),
+    ] {
+        let request = get(GetData::ALL, &[seen(addr, protocol, port)]);
+        assert_eq!(ports(&mut provider, &request), expected, "behind {addr} {protocol} {port}");
+    }
+    for (addr, expected) in [("::", Ok(vec![9091, 9092, 9093])), ("2001:db8::1", none)] {
+        let PcpOption::Next(next) = seen(CLIENT, Protocol::TCP, 80) else { panic!("a NEXT") };
+        let next = NextMapping { internal_addr: addr.parse().unwrap(), ..next };
+        assert_eq!(ports(&mut provider, &get(GetData::ALL, &[PcpOption::Next(next)])), expected, "{addr}");
+    }
+}
+
+/// As many as fit into 1100 octets, and the next request goes on; mappings that come and go meanwhile cost none of the
+/// others.
+#[test]
+fn long_lists_come_in_parts() {
+    let mut provider = querying();
+    for n in 1..=40 {
+        outcome(&mut provider, at(0), &map(600, data(1, 10 * n, 9000 + n), &[]));
+    }
+    let mut request = get(GetData::ALL, &[]);
+    let (mut sizes, mut found) = (Vec::new(), Vec::new());
+    loop {
+        let response = ask(&mut provider, at(1), &request);
+        assert_eq!((response.result, &response.body), (ResultCode::SUCCESS, &request.body));
+        assert!(response.to_bytes().len() <= pcp::MAX_LEN);
+        let next = listed(&response);
+        assert_eq!(next.len(), response.options.len(), "the client's NEXT does not come back");
+        sizes.push(next.len());
+        found.extend(next.iter().map(|next| next.internal_port));
+        let (last, others) = next.split_last().expect("never empty");
+        assert!(others.iter().all(|next| next.more));
+        if !last.more {
+            break;
+        }
+        request.options = vec![PcpOption::Next((*last).clone())];
+        // The last one seen goes, and one in front of it comes.
+        let gone = last.internal_port;
+        outcome(&mut provider, at(1), &map(0, data(1, gone, 0), &[]));
+        let came = outcome(&mut provider, at(1), &map(600, data(1, gone - 5, 8000 + gone), &[]));
+        assert_eq!(came.0, ResultCode::SUCCESS);
+    }
+    assert_eq!(sizes, [17, 17, 6]);
+    assert_eq!(found, (1..=40).map(|n| 10 * n).collect::<Vec<u16>>());
+    // What has gone behind the last one seen ends the list.
+    let request = get(GetData::ALL, &[seen(CLIENT, Protocol::TCP, 390)]);
+    assert_eq!(ports(&mut provider, &request), Ok(vec![9040]));
+    outcome(&mut provider, at(10), &map(0, data(1, 400, 0), &[]));
+    assert_eq!(ports(&mut provider, &request), Err(ResultCode::NON_EXIST_MAPPING));
+}
+
+/// The longest mapping there is fits with all that may stand beside it.
+#[test]
+fn the_longest_mapping_can_be_listed() {
+    let mut provider = querying();
+    provider.config_mut().third_party = true;
+    let host = PcpOption::ThirdParty(HOST.to_ipv6_mapped());
+    let peers = |n: u8| (0..n).map(|n| filter(Ipv4Addr::new(203, 0, 113, n).to_ipv6_mapped(), 128));
+    for port in [80, 81] {
+        let options: Vec<PcpOption> =
+            [host.clone(), text(&[b'a'; 128])].into_iter().chain(peers(32)).collect();
+        assert_eq!(
+            outcome(&mut provider, at(0), &map(600, data(1, port, 9000 + port), &options)).0,
+            ResultCode::SUCCESS
+        );
+    }
+    let response =
+        ask(&mut provider, at(10), &get(GetData::ALL, &[host.clone(), seen(HOST, Protocol::TCP, 1)]));
+    let next = listed(&response);
+    assert_eq!((next.len(), next[0].options.len(), next[0].more), (1, 33, true));
+    assert_eq!(response.options[0], host, "it has been processed");
+    let further = get(GetData::ALL, &[host, PcpOption::Next(next[0].clone())]);
+    assert_eq!(ports(&mut provider, &further), Ok(vec![9081]));
+}
+
+/// Whose mappings a list has, and whose nonces: the packet's source sees what it has made; with THIRD_PARTY (RFC 6887
+/// §13.1) it sees all of a host, and the nonces of what it has made itself.
+#[test]
+fn lists_are_the_subscribers_own() {
+    let mut provider = querying();
+    provider.config_mut().third_party = true;
+    let third = |addr: Ipv4Addr| PcpOption::ThirdParty(addr.to_ipv6_mapped());
+    let by = |client: Ipv4Addr, request: Request| Request { client_addr: client.to_ipv6_mapped(), ..request };
+    for (client, wish, options) in [
+        (CLIENT, data(1, 80, 9091), vec![]),
+        (CLIENT, data(2, 80, 9092), vec![third(HOST)]),
+        (OTHER, data(3, 81, 9093), vec![third(HOST)]),
+        (OTHER, data(4, 80, 9094), vec![]),
+        (OTHER, data(5, 82, 9095), vec![third(CLIENT)]),
+    ] {
+        let request = by(client, map(600, wish, &options));
+        assert_eq!(outcome(&mut provider, at(0), &request), (ResultCode::SUCCESS, 600, wish.external_port));
+    }
+    for (client, host, expected) in [
+        (CLIENT, None, vec![(9092, 2), (9091, 1)]),
+        (OTHER, None, vec![(9093, 3), (9095, 5), (9094, 4)]),
+        (CLIENT, Some(HOST), vec![(9092, 2), (9093, 0)]),
+        (OTHER, Some(HOST), vec![(9092, 0), (9093, 3)]),
+        (OTHER, Some(CLIENT), vec![(9091, 0), (9095, 5)]),
+        (HOST, Some(CLIENT), vec![(9091, 0), (9095, 0)]),
+    ] {
+        let options: Vec<PcpOption> = host.map(third).into_iter().collect();
+        let response = ask(&mut provider, at(10), &by(client, get(GetData::ALL, &options)));
+        let got: Vec<(u16, Nonce)> =
+            listed(&response).iter().map(|next| (next.external_port, next.nonce)).collect();
+        let expected: Vec<(u16, Nonce)> =
+            expected.into_iter().map(|(port, nonce)| (port, Nonce([nonce; 12]))).collect();
+        assert_eq!(got, expected, "{client} asks for {host:?}");
+        assert_eq!(response.options[..options.len()], options, "{client} asks for {host:?}");
+    }
+    // A place in front of the host, in it, and behind it.
+    for (place, expected) in [
+        (Ipv4Addr::new(1, 1, 1, 1), Ok(vec![9092, 9093])),
+        (HOST, Ok(vec![9093])),
+        (CLIENT, Err(ResultCode::NON_EXIST_MAPPING)),
+    ] {
+        let request = get(GetData::ALL, &[third(HOST), seen(place, Protocol::TCP, 80)]);
+        assert_eq!(ports(&mut provider, &request), expected, "{place}");
+    }
+    for (what, option, expected) in [
+        ("a host without mappings", third(EXTERNAL), ResultCode::NON_EXIST_MAPPING),
+        (
+            "an IPv6 host",
+            PcpOption::ThirdParty("2001:db8::1".parse().unwrap()),
+            ResultCode::NON_EXIST_MAPPING,
+        ),
+        ("the source itself", third(CLIENT), ResultCode::MALFORMED_REQUEST),
+    ] {
+        assert_eq!(ports(&mut provider, &get(GetData::ALL, &[option])), Err(expected), "{what}");
+    }
+    assert_eq!(ports(&mut provider, &by(HOST, get(GetData::ALL, &[]))), Err(ResultCode::NON_EXIST_MAPPING));
+    provider.config_mut().third_party = false;
+    let request = get(GetData::ALL, &[third(HOST)]);
+    assert_eq!(ports(&mut provider, &request), Err(ResultCode::UNSUPP_OPTION));
+}
+
+/// RFC 6887 §7.3 in a GET: options that have no place in it.
+#[test]
+fn options_beside_get() {
+    let unknown = |code| PcpOption::Unknown { code: OptionCode(code), data: vec![0; 4] };
+    let next = seen(CLIENT, Protocol::TCP, 1);
+    for (what, options, expected) in [
+        ("NEXT twice", vec![next.clone(), next], Err(ResultCode::MALFORMED_OPTION)),
+        ("PREFER_FAILURE", vec![PcpOption::PreferFailure], Err(ResultCode::UNSUPP_OPTION)),
+        ("FILTER", vec![filter(OTHER.to_ipv6_mapped(), 128)], Err(ResultCode::UNSUPP_OPTION)),
+        ("unknown and mandatory", vec![unknown(100)], Err(ResultCode::UNSUPP_OPTION)),
+        ("unknown and optional", vec![unknown(200)], Ok(vec![9090])),
+        ("131, NEXT's number elsewhere", vec![unknown(131)], Ok(vec![9090])),
+        ("DESCRIPTION", vec![text(b"web")], Ok(vec![9090])),
+    ] {
+        let mut provider = querying();
+        outcome(&mut provider, at(0), &map(600, data(1, 80, 9090), &[]));
+        assert_eq!(ports(&mut provider, &get(GetData::ALL, &options)), expected, "{what}");
+    }
 }

@@ -61,7 +61,22 @@ fn pcp(seeds: &mut Vec<Seed>) {
         }),
         PcpOption::Unknown { code: pcp::OptionCode(222), data: vec![1, 2, 3, 4, 5] },
     ];
+    let filters = pcp::GetData { protocol, internal_addr: addr, ..pcp::GetData::ALL };
+    let next = |more, options| {
+        PcpOption::Next(pcp::NextMapping {
+            nonce,
+            protocol,
+            more,
+            internal_addr: addr,
+            external_addr,
+            lifetime: 120,
+            internal_port,
+            external_port,
+            options,
+        })
+    };
     for (name, body, options) in [
+        ("get", Body::Get(filters), vec![next(true, options.clone()), next(false, vec![])]),
         ("announce", Body::Announce, vec![]),
         ("map", Body::Map(map()), vec![]),
         ("map-options", Body::Map(map()), options.clone()),

@@ -5,17 +5,20 @@ use crate::codec::registry;
 registry! {
     /// What a message is about: 7 bits beside the R bit (RFC 6887 §19, RFC 7652).
     ///
-    /// 4 to 63 are assigned by IANA, 96 to 126 are private use.
+    /// 4 to 63 are assigned by IANA, 96 to 126 are private use. Of those this crate names one, GET.
     Opcode(u8), "opcode", {
         ANNOUNCE = 0, "Tells or asks the server's epoch; no opcode data (RFC 6887 §14.1).";
         MAP = 1, "Creates, renews or deletes an explicit inbound mapping (RFC 6887 §11).";
         PEER = 2, "Creates or extends a mapping towards one remote peer (RFC 6887 §12).";
         AUTHENTICATION = 3, "Carries EAP between client and server (RFC 7652).";
+        GET = 98, "Private use, after an expired draft: lists a client's mappings ([`GetData`](super::GetData)).";
     }
 }
 
 registry! {
     /// The outcome of a request (RFC 6887 §7.4, RFC 7652, RFC 7843).
+    ///
+    /// 192 to 254 are private use. Of those this crate names two.
     ResultCode(u8), "result", {
         SUCCESS = 0, "The request was granted.";
         UNSUPP_VERSION = 1, "The server does not speak this version; octet 0 names one it does speak.";
@@ -44,6 +47,8 @@ registry! {
         THIRD_PARTY_ID_UNKNOWN = 24, "The identifier names nobody the server knows (RFC 7843).";
         THIRD_PARTY_MISSING_OPTION = 25, "THIRD_PARTY_ID is missing where it is needed (RFC 7843).";
         UNSUPP_THIRD_PARTY_ID_LENGTH = 26, "The identifier is longer or shorter than the server's (RFC 7843).";
+        NON_EXIST_MAPPING = 192, "Private use, after an expired draft: GET finds no mapping, or no further one.";
+        AMBIGUOUS = 193, "Private use, after an expired draft: GET finds several, and the server tells one only.";
     }
 }
 
@@ -64,7 +69,8 @@ impl ResultCode {
             Self::NETWORK_FAILURE
             | Self::NO_RESOURCES
             | Self::USER_EX_QUOTA
-            | Self::CANNOT_PROVIDE_EXTERNAL => Self::SHORT,
+            | Self::CANNOT_PROVIDE_EXTERNAL
+            | Self::NON_EXIST_MAPPING => Self::SHORT,
             _ => Self::LONG,
         }
     }
@@ -85,7 +91,7 @@ registry! {
 registry! {
     /// The kind of an option (RFC 6887 §13; RFC 7652, 7843, 7220, 7225, 7753).
     ///
-    /// 96 to 126 and 224 to 254 are private use.
+    /// 96 to 126 and 224 to 254 are private use. Of those this crate names one, NEXT.
     OptionCode(u8), "option", {
         THIRD_PARTY = 1, "The mapping is for another internal address than the sender's (RFC 6887 §13.1).";
         PREFER_FAILURE = 2, "This external address and port or none (RFC 6887 §13.2).";
@@ -103,6 +109,7 @@ registry! {
         DESCRIPTION = 128, "A text for people (RFC 7220).";
         PREFIX64 = 129, "A NAT64's prefix (RFC 7225).";
         PORT_SET = 130, "Several ports with one request (RFC 7753).";
+        NEXT = 224, "Private use, after an expired draft: one mapping of GET's list ([`NextMapping`](super::NextMapping)).";
     }
 }
 
@@ -114,8 +121,8 @@ impl OptionCode {
 
     /// Whether a request may carry the option only once, repetition being MALFORMED_OPTION (RFC 6887 §7.3).
     ///
-    /// Unregistered options may always be repeated: their own specification says how often.
+    /// Unregistered options and those of private use may always be repeated: their own specification says how often.
     pub const fn is_once_only(self) -> bool {
-        self.name().is_some() && !matches!(self, Self::FILTER | Self::PRF | Self::MAC_ALGORITHM)
+        self.name().is_some() && !matches!(self, Self::FILTER | Self::PRF | Self::MAC_ALGORITHM | Self::NEXT)
     }
 }

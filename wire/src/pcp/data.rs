@@ -3,7 +3,7 @@
 use core::fmt;
 use core::net::Ipv6Addr;
 
-use super::{Opcode, Protocol, ResultCode};
+use super::{GetData, Opcode, Protocol, ResultCode};
 use crate::codec::{Malformed, Reader, Wire};
 
 /// Proof that a request about a mapping comes from the client that made it: 96 random bits (RFC 6887 §11.1).
@@ -116,9 +116,12 @@ pub enum Body {
     Peer(PeerData),
     /// 8 octets (RFC 7652).
     Authentication(AuthData),
+    /// 40 octets, of private use ([`query`](super::query)).
+    Get(GetData),
     /// Everything after the common header, options and all: where the data of an unknown opcode ends is not known.
     ///
-    /// An error response about a known opcode that is too short for its data comes in this form too.
+    /// An error response about a known opcode that is too short for its data comes in this form too, and so does every
+    /// message under GET's number that is too short for GET: somebody else may mean something else by that number.
     Other(Opcode, Vec<u8>),
 }
 
@@ -130,8 +133,13 @@ impl Body {
             Self::Map(_) => Opcode::MAP,
             Self::Peer(_) => Opcode::PEER,
             Self::Authentication(_) => Opcode::AUTHENTICATION,
+            Self::Get(_) => Opcode::GET,
             Self::Other(opcode, _) => *opcode,
         }
+    }
+
+    pub(super) fn is_get(&self) -> bool {
+        matches!(self, Self::Get(_))
     }
 
     /// Reads the data of `opcode`; `code` is octet 3 of the header.
@@ -143,6 +151,7 @@ impl Body {
             Opcode::AUTHENTICATION => {
                 Self::Authentication(AuthData { code, session: r.u32()?, sequence: r.u32()? })
             }
+            Opcode::GET if r.remaining() >= GetData::LEN => Self::Get(GetData::decode(r)?),
             _ => Self::Other(opcode, r.rest().to_vec()),
         })
     }
@@ -156,6 +165,7 @@ impl Body {
                 w.extend(data.session.to_be_bytes());
                 w.extend(data.sequence.to_be_bytes());
             }
+            Self::Get(data) => data.encode(w),
             Self::Other(_, octets) => {
                 w.extend(octets);
                 w.resize(w.len().next_multiple_of(4), 0);

@@ -10,6 +10,7 @@ use crate::codec::{Malformed, Reader, Wire};
 mod codes;
 mod data;
 mod options;
+pub mod query;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -17,6 +18,7 @@ mod trace;
 pub use codes::{Opcode, OptionCode, Protocol, ResultCode};
 pub use data::{AuthData, Body, MapData, Nonce, PeerData};
 pub use options::{Filter, MAX_TEXT_LEN, PcpOption, PortSet, Prefix64};
+pub use query::{GetData, NextMapping};
 
 /// UDP port a server listens on (RFC 6887 §19).
 pub const SERVER_PORT: u16 = 5351;
@@ -66,6 +68,8 @@ pub enum Rejection {
 }
 
 /// A request's common header, 24 octets, and a promise that the datagram is long enough for its opcode.
+///
+/// The promise does not hold for GET, which is of private use: see [`Body::Other`].
 ///
 /// A server that keeps to the order of RFC 6887 §8.2 compares `client_addr` with the packet's source, then looks
 /// whether it knows `opcode`, and only then calls [`Request::parse`].
@@ -149,7 +153,8 @@ impl Request {
         let options = options::decode_all(&mut r).map_err(|Malformed| malformed_option)?;
         for (i, option) in options.iter().enumerate() {
             let earlier = options.iter().take(i).any(|other| other.code() == option.code());
-            if !option.is_in_range() || (earlier && option.code().is_once_only()) {
+            let again = earlier && option.code().is_once_only();
+            if !option.is_in_range() || again || (body.is_get() && option.is_foreign_next()) {
                 return Err(malformed_option);
             }
         }
@@ -194,7 +199,7 @@ impl Response {
     ///
     /// Unknown options are kept for the caller to ignore, and repeated ones too. An error response returns what the
     /// server was sent, so there options that cannot be read are dropped, and data too short for its opcode becomes
-    /// [`Body::Other`]; in a success both are [`Malformed`].
+    /// [`Body::Other`]; in a success both are [`Malformed`], apart from data of GET.
     pub fn parse(datagram: &[u8]) -> Result<Self, Malformed> {
         if datagram.len() > MAX_LEN || !datagram.len().is_multiple_of(4) {
             return Err(Malformed);
@@ -218,6 +223,9 @@ impl Response {
             ResultCode::SUCCESS => options::decode_all(&mut r)?,
             _ => options::decode_readable(&mut r),
         };
+        if result == ResultCode::SUCCESS && body.is_get() && options.iter().any(PcpOption::is_foreign_next) {
+            return Err(Malformed);
+        }
         Ok(Self { result, lifetime, epoch, body, options })
     }
 

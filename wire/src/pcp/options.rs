@@ -6,7 +6,7 @@
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{OptionCode, ip_from_wire};
+use super::{NextMapping, OptionCode, ip_from_wire};
 use crate::codec::{Malformed, Reader, Wire};
 
 /// The longest text or identifier a DESCRIPTION or THIRD_PARTY_ID may hold, in octets (RFC 7220, RFC 7843).
@@ -172,9 +172,11 @@ pub enum PcpOption {
     Prefix64(Prefix64),
     /// Several ports (RFC 7753).
     PortSet(PortSet),
+    /// One mapping of a list, of private use ([`query`](super::query)).
+    Next(NextMapping),
     /// An option this crate does not know, kept as it came.
     Unknown {
-        /// Any code without a variant of its own.
+        /// Any code without a variant of its own; or NEXT, when the data are not those of a [`NextMapping`].
         code: OptionCode,
         /// Without padding.
         data: Vec<u8>,
@@ -201,6 +203,7 @@ impl PcpOption {
             Self::Description(_) => OptionCode::DESCRIPTION,
             Self::Prefix64(_) => OptionCode::PREFIX64,
             Self::PortSet(_) => OptionCode::PORT_SET,
+            Self::Next(_) => OptionCode::NEXT,
             Self::Unknown { code, .. } => *code,
         }
     }
@@ -213,6 +216,11 @@ impl PcpOption {
             Self::PortSet(set) => set.size != 0,
             _ => true,
         }
+    }
+
+    /// Whether the number is NEXT's but the data are not: another party's option, unless it stands beside GET.
+    pub(super) fn is_foreign_next(&self) -> bool {
+        matches!(self, Self::Unknown { code: OptionCode::NEXT, .. })
     }
 
     /// Gives the data of an option its meaning; data of the wrong length is [`Malformed`].
@@ -238,6 +246,13 @@ impl PcpOption {
             OptionCode::DESCRIPTION => Self::Description(r.rest().to_vec()),
             OptionCode::PREFIX64 => Self::Prefix64(Prefix64::decode(&mut r)?),
             OptionCode::PORT_SET => Self::PortSet(PortSet::decode(&mut r)?),
+            OptionCode::NEXT => match NextMapping::decode(&mut r.clone()) {
+                Ok(next) => {
+                    r.rest();
+                    Self::Next(next)
+                }
+                Err(Malformed) => Self::Unknown { code, data: r.rest().to_vec() },
+            },
             _ => Self::Unknown { code, data: r.rest().to_vec() },
         };
         if r.is_empty() { Ok(option) } else { Err(Malformed) }
@@ -262,6 +277,7 @@ impl PcpOption {
             | Self::Unknown { data: octets, .. } => w.extend(octets),
             Self::Prefix64(prefix) => prefix.encode(w),
             Self::PortSet(set) => set.encode(w),
+            Self::Next(next) => next.encode(w),
         }
     }
 }
@@ -302,6 +318,7 @@ impl fmt::Display for PcpOption {
                 write!(f, "{code} {} from {}", set.size, set.first_internal_port)?;
                 f.write_str(if set.parity { " with parity" } else { "" })
             }
+            Self::Next(next) => write!(f, "{code} {next}"),
             Self::Prefix64(prefix) => {
                 let mut octets = [0; 16];
                 for (to, from) in octets.iter_mut().zip(&prefix.prefix) {
@@ -323,6 +340,18 @@ pub(super) fn decode_all(r: &mut Reader<'_>) -> Result<Vec<PcpOption>, Malformed
     let mut options = Vec::new();
     while !r.is_empty() {
         options.push(PcpOption::decode(r)?);
+    }
+    Ok(options)
+}
+
+/// All options up to the end of a NEXT's data; the first flaw is fatal, and a NEXT is one.
+pub(super) fn decode_nested(r: &mut Reader<'_>) -> Result<Vec<PcpOption>, Malformed> {
+    let mut options = Vec::new();
+    while !r.is_empty() {
+        match decode_tlv(r)? {
+            (OptionCode::NEXT, _) => return Err(Malformed),
+            (code, data) => options.push(PcpOption::from_data(code, data)?),
+        }
     }
     Ok(options)
 }

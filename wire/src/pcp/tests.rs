@@ -37,6 +37,37 @@ fn peer_data() -> impl Strategy<Value = PeerData> {
     })
 }
 
+fn get_data() -> impl Strategy<Value = GetData> {
+    (any::<u8>(), addr(), addr(), any::<u16>(), any::<u16>()).prop_map(
+        |(protocol, internal_addr, external_addr, internal_port, external_port)| GetData {
+            protocol: Protocol(protocol),
+            internal_addr,
+            external_addr,
+            internal_port,
+            external_port,
+        },
+    )
+}
+
+fn next_mapping() -> impl Strategy<Value = NextMapping> {
+    (nonce(), get_data(), any::<bool>(), any::<u32>(), vec(plain_option(), 0..4)).prop_map(
+        |(nonce, endpoints, more, lifetime, options)| {
+            let GetData { protocol, internal_addr, external_addr, internal_port, external_port } = endpoints;
+            NextMapping {
+                nonce,
+                protocol,
+                more,
+                internal_addr,
+                external_addr,
+                lifetime,
+                internal_port,
+                external_port,
+                options,
+            }
+        },
+    )
+}
+
 fn prefix64() -> impl Strategy<Value = Prefix64> {
     let list = vec((0..=32_u16, any::<Ipv4Addr>()), 0..4);
     (any::<[u8; 12]>(), prop_oneof![4..=8_usize, Just(12)], list).prop_map(|(octets, len, ipv4_prefixes)| {
@@ -50,8 +81,19 @@ fn unknown_option() -> impl Strategy<Value = PcpOption> {
     (code, vec(any::<u8>(), 0..40)).prop_map(|(code, data)| PcpOption::Unknown { code, data })
 }
 
-/// Any option a request may carry.
+/// Any option a request may carry, lists and what only looks like one among them.
 fn option() -> impl Strategy<Value = PcpOption> {
+    let foreign_next =
+        vec(any::<u8>(), 0..56).prop_map(|data| PcpOption::Unknown { code: OptionCode::NEXT, data });
+    prop_oneof![
+        15 => plain_option(),
+        2 => next_mapping().prop_map(PcpOption::Next),
+        1 => foreign_next,
+    ]
+}
+
+/// Any option that may stand in a NEXT, too. Boxed, since what is made of it takes much stack otherwise.
+fn plain_option() -> BoxedStrategy<PcpOption> {
     let octets = |least| vec(any::<u8>(), least..40);
     let filter = (addr(), any::<u16>()).prop_flat_map(|(remote_addr, remote_port)| {
         let least = if remote_addr.to_ipv4_mapped().is_some() { 96 } else { 0 };
@@ -84,6 +126,7 @@ fn option() -> impl Strategy<Value = PcpOption> {
         port_set.prop_map(PcpOption::PortSet),
         unknown_option(),
     ]
+    .boxed()
 }
 
 /// A list of options as a request may carry it: those allowed once are there once.
@@ -104,6 +147,7 @@ fn body(code: ResultCode) -> impl Strategy<Value = Body> {
         Just(Body::Announce),
         map_data().prop_map(Body::Map),
         peer_data().prop_map(Body::Peer),
+        get_data().prop_map(Body::Get),
         any::<(u32, u32)>().prop_map(move |(session, sequence)| Body::Authentication(AuthData {
             code,
             session,
@@ -115,10 +159,16 @@ fn body(code: ResultCode) -> impl Strategy<Value = Body> {
 fn other() -> impl Strategy<Value = Body> {
     (4..128_u8, vec(any::<[u8; 4]>(), 0..20))
         .prop_map(|(opcode, octets)| Body::Other(Opcode(opcode), octets.concat()))
+        .prop_filter("a GET", |body| !matches!(body, Body::Other(Opcode::GET, octets) if octets.len() >= 40))
 }
 
-fn with_options(code: ResultCode) -> impl Strategy<Value = (Body, Vec<PcpOption>)> {
-    prop_oneof![9 => (body(code), options()), 1 => (other(), Just(Vec::new()))]
+/// Boxed, since it takes much stack otherwise.
+fn with_options(code: ResultCode) -> BoxedStrategy<(Body, Vec<PcpOption>)> {
+    let with_options = (body(code), options()).prop_map(|(body, mut options)| {
+        options.retain(|option| !(body.is_get() && option.is_foreign_next()));
+        (body, options)
+    });
+    prop_oneof![9 => with_options, 1 => (other(), Just(Vec::new()))].boxed()
 }
 
 /// An opcode that options may follow.
@@ -166,9 +216,34 @@ fn obeys_the_laws<T: Wire + PartialEq + core::fmt::Debug>(value: &T, len: Option
 
 proptest! {
     #[test]
-    fn opcode_data_obeys_the_laws(map in map_data(), peer in peer_data()) {
+    fn opcode_data_obeys_the_laws(map in map_data(), peer in peer_data(), get in get_data()) {
         obeys_the_laws(&map, Some(36));
         obeys_the_laws(&peer, Some(56));
+        obeys_the_laws(&get, Some(40));
+    }
+
+    /// The options of a mapping end with the NEXT, so it is its frame that tells where; a cut between two of them leaves
+    /// the earlier ones, as in a message.
+    #[test]
+    fn next_obeys_the_laws(next in next_mapping()) {
+        let mut octets = Vec::new();
+        next.encode(&mut octets);
+        let whole = NextMapping::decode(&mut Reader::new(&octets));
+        prop_assert_eq!(whole.as_ref(), Ok(&next));
+        for n in 0..octets.len() {
+            if let Ok(shorter) = NextMapping::decode(&mut Reader::new(&octets[..n])) {
+                prop_assert!(n >= 56 && next.options.starts_with(&shorter.options));
+                let mut again = Vec::new();
+                shorter.encode(&mut again);
+                prop_assert_eq!(&again, &octets[..n]);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_options_survive_in_a_next(next in next_mapping(), unknown in vec(unknown_option(), 1..5)) {
+        let option = PcpOption::Next(NextMapping { options: unknown, ..next });
+        obeys_the_laws(&option, None);
     }
 
     #[test]
@@ -236,7 +311,8 @@ proptest! {
 
     /// Random octets rarely get past the header, so give them one.
     #[test]
-    fn no_octets_after_a_header_panic(octets in vec(any::<[u8; 4]>(), 5..80), opcode in 0..5_u8, result: u8) {
+    fn no_octets_after_a_header_panic(octets in vec(any::<[u8; 4]>(), 5..80), opcode in 0..6_u8, result: u8) {
+        let opcode = if opcode == 5 { Opcode::GET.0 } else { opcode };
         let octets = octets.concat();
         let request = [&[VERSION, opcode, 0, 0], &octets[..]].concat();
         let _ = Request::parse(&request).map(|request| request.to_string());
@@ -249,15 +325,25 @@ proptest! {
 
     /// Few codes and short lengths make many well-formed option areas.
     #[test]
-    fn no_option_area_panics(area in vec((0..14_u8, 0..24_u8, any::<[u8; 24]>()), 0..12), result: u8) {
+    fn no_option_area_panics(area in vec((0..15_u8, 0..24_u8, any::<[u8; 24]>()), 0..12), result: u8) {
         let mut octets = hex("0201000000000e1000000000000000000000ffffc000020a");
         octets.resize(60, 7);
         for (code, len, data) in area {
             let padded = usize::from(len).next_multiple_of(4);
-            octets.extend([if code == 0 { 129 } else { code }, 0, 0, len]);
+            match code {
+                // A NEXT with one option inside.
+                14 => {
+                    let inside = 60 + u8::try_from(padded).expect("at most 24");
+                    octets.extend([224, 0, 0, inside]);
+                    octets.extend([5; 56]);
+                    octets.extend([data[0] % 14, 0, 0, len]);
+                }
+                _ => octets.extend([if code == 0 { 129 } else { code }, 0, 0, len]),
+            }
             octets.extend(&data[..padded]);
         }
         let _ = Request::parse(&octets).map(|request| request.to_string());
+        octets.truncate(MAX_LEN);
         let answer = check_error_response(&octets, ResultCode(result.max(2)));
         let answer = Response::parse(&answer).expect("an error response is a response");
         prop_assert!(matches!(answer.body, Body::Map(_)));
@@ -485,9 +571,9 @@ fn the_header_can_be_judged_before_the_options() {
 
 #[test]
 fn an_unknown_opcode_is_kept_whole_for_the_server_to_refuse() {
-    let octets = hex("02620000 00000001 00000000 00000000 0000ffff c000020a ffffffff");
+    let octets = hex("02630000 00000001 00000000 00000000 0000ffff c000020a ffffffff");
     let request = Request::parse(&octets).unwrap();
-    assert_eq!(request.body, Body::Other(Opcode(98), vec![0xff; 4]));
+    assert_eq!(request.body, Body::Other(Opcode(99), vec![0xff; 4]));
     assert_eq!(request.to_bytes(), octets);
 }
 
@@ -558,8 +644,8 @@ fn options_are_checked() {
 fn option_codes_know_their_kind() {
     for code in OptionCode::KNOWN {
         assert_eq!(code.is_mandatory(), code.0 < 128, "{code}");
-        let many = [OptionCode::FILTER, OptionCode::PRF, OptionCode::MAC_ALGORITHM].contains(code);
-        assert_eq!(code.is_once_only(), !many, "{code}");
+        let many = [OptionCode::FILTER, OptionCode::PRF, OptionCode::MAC_ALGORITHM, OptionCode::NEXT];
+        assert_eq!(code.is_once_only(), !many.contains(code), "{code}");
     }
     assert!(!OptionCode(96).is_once_only());
 }
@@ -718,6 +804,7 @@ fn result_codes_have_a_lifetime_class() {
         ResultCode::NO_RESOURCES,
         ResultCode::USER_EX_QUOTA,
         ResultCode::CANNOT_PROVIDE_EXTERNAL,
+        ResultCode::NON_EXIST_MAPPING,
     ];
     for code in &ResultCode::KNOWN[1..] {
         let expected = if short.contains(code) { 30 } else { 1800 };
@@ -731,12 +818,27 @@ fn result_codes_have_a_lifetime_class() {
 fn registries_print_names_and_keep_unknown_numbers() {
     assert_eq!(ResultCode::SUCCESS.to_string(), "SUCCESS");
     assert_eq!(ResultCode(200).to_string(), "result 200");
-    assert_eq!(format!("{:?}", Opcode(98)), "opcode 98");
+    assert_eq!(format!("{:?}", Opcode(99)), "opcode 99");
     assert_eq!(Protocol(132).to_string(), "SCTP");
     assert_eq!(OptionCode::THIRD_PARTY_ID.name(), Some("THIRD_PARTY_ID"));
-    assert!(ResultCode::KNOWN.iter().map(|code| code.0).eq(0..=26));
-    assert!(Opcode::KNOWN.iter().map(|code| code.0).eq(0..=3));
-    assert!(OptionCode::KNOWN.iter().map(|code| code.0).eq((1..=13).chain(128..=130)));
+    let (results, opcodes, options) = (ResultCode::KNOWN, Opcode::KNOWN, OptionCode::KNOWN);
+    assert!(results.iter().map(|code| code.0).filter(|code| *code < 192).eq(0..=26));
+    assert!(opcodes.iter().map(|code| code.0).filter(|code| *code < 96).eq(0..=3));
+    assert!(options.iter().map(|code| code.0).filter(|code| *code < 192).eq((1..=13).chain(128..=130)));
+}
+
+/// RFC 6887 §19: what no RFC has numbered has a number that no RFC will take.
+#[test]
+fn our_own_numbers_are_of_private_use() {
+    let opcodes: Vec<u8> = Opcode::KNOWN.iter().map(|code| code.0).filter(|code| *code > 3).collect();
+    assert_eq!(opcodes, [98]);
+    assert!(opcodes.iter().all(|code| (96..=126).contains(code)));
+    let options: Vec<u8> = OptionCode::KNOWN.iter().map(|code| code.0).filter(|code| *code > 130).collect();
+    assert_eq!(options, [224]);
+    assert!(options.iter().all(|code| (224..=254).contains(code)));
+    let results: Vec<u8> = ResultCode::KNOWN.iter().map(|code| code.0).filter(|code| *code > 26).collect();
+    assert_eq!(results, [192, 193]);
+    assert!(results.iter().all(|code| (192..=254).contains(code)));
 }
 
 #[test]
@@ -756,6 +858,156 @@ fn addresses_keep_their_family() {
         assert_eq!(ip_to_wire(ip), wire);
     }
     assert_eq!(NO_ADDR_V4, mapped(Ipv4Addr::UNSPECIFIED));
+}
+
+// GET and NEXT
+
+const GET_REQUEST: &str = "
+    02620000 00000000 00000000 00000000 0000ffff c000020a
+    06000000 00000000 00000000 0000ffff 0a000005 00000000 00000000 00000000 00000000 00000000
+    e0000038 00000000 00000000 00000000 06000000 00000000 00000000 0000ffff 0a000005
+    00000000 00000000 00000000 00000000 00000000 1f900000";
+
+const GET_SUCCESS: &str = "
+    02e20000 00000000 00000064 00000000 00000000 00000000
+    06000000 00000000 00000000 0000ffff 0a000005 00000000 00000000 00000000 00000000 00000000
+    e0000044 00010203 04050607 08090a0b 06000001 00000000 00000000 0000ffff 0a000005
+    00000000 00000000 0000ffff c6336407 00000e10 1f912382
+    80000005 73656564 58000000";
+
+fn next(internal_port: u16) -> NextMapping {
+    NextMapping {
+        nonce: Nonce::default(),
+        protocol: Protocol::TCP,
+        more: false,
+        internal_addr: mapped(Ipv4Addr::new(10, 0, 0, 5)),
+        external_addr: Ipv6Addr::UNSPECIFIED,
+        lifetime: 0,
+        internal_port,
+        external_port: 0,
+        options: vec![],
+    }
+}
+
+fn get_request() -> Request {
+    let filters = GetData {
+        protocol: Protocol::TCP,
+        internal_addr: mapped(Ipv4Addr::new(10, 0, 0, 5)),
+        ..GetData::ALL
+    };
+    Request {
+        lifetime: 0,
+        body: Body::Get(filters),
+        options: vec![PcpOption::Next(next(8080))],
+        ..map_request()
+    }
+}
+
+#[test]
+fn worked_get_request() {
+    assert_eq!(get_request().to_bytes(), hex(GET_REQUEST));
+    assert_eq!(Request::parse(&hex(GET_REQUEST)), Ok(get_request()));
+    assert_eq!(
+        get_request().to_string(),
+        "PCP GET request for TCP, internal 10.0.0.5:0, \
+         NEXT (TCP 10.0.0.5:8080 -> [::]:0, 0 s, nonce 0000…)"
+    );
+    let everything = Request { body: Body::Get(GetData::ALL), options: vec![], ..get_request() };
+    assert_eq!(everything.to_bytes()[24..], [0; 40]);
+    assert_eq!(everything.to_string(), "PCP GET request for all mappings");
+}
+
+#[test]
+fn worked_get_success() {
+    let listed = NextMapping {
+        nonce: NONCE,
+        more: true,
+        external_addr: mapped(Ipv4Addr::new(198, 51, 100, 7)),
+        lifetime: 3600,
+        external_port: 9090,
+        options: vec![PcpOption::Description(b"seedX".to_vec())],
+        ..next(8081)
+    };
+    let response = Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch: 100,
+        body: get_request().body,
+        options: vec![PcpOption::Next(listed)],
+    };
+    assert_eq!(response.to_bytes(), hex(GET_SUCCESS));
+    assert_eq!(
+        response.to_string(),
+        "PCP GET SUCCESS for TCP, internal 10.0.0.5:0, epoch 100, \
+         NEXT (TCP 10.0.0.5:8081 -> 198.51.100.7:9090, 3600 s, nonce 0001…, more, DESCRIPTION \"seedX\")"
+    );
+    assert_eq!(Response::parse(&hex(GET_SUCCESS)), Ok(response));
+}
+
+/// What orders a list: internal address, protocol, internal port, each as a number.
+#[test]
+fn lists_are_ordered_by_internal_address_protocol_and_port() {
+    let key = |last: u8, protocol, port| {
+        let internal_addr = mapped(Ipv4Addr::new(10, 0, 0, last));
+        NextMapping { internal_addr, protocol, nonce: Nonce([last; 12]), ..next(port) }.key()
+    };
+    let ordered = [
+        key(5, Protocol::TCP, 9),
+        key(5, Protocol::TCP, 80),
+        key(5, Protocol::UDP, 9),
+        key(200, Protocol::TCP, 9),
+        NextMapping { internal_addr: "2001:db8::1".parse().unwrap(), ..next(1) }.key(),
+    ];
+    assert!(ordered.is_sorted_by(|a, b| a < b));
+}
+
+/// The numbers are of private use: what stands under them without our layout is somebody else's, unless GET says that
+/// it is meant.
+#[test]
+fn strangers_may_use_our_private_numbers() {
+    let cut = hex(GET_REQUEST)[..60].to_vec();
+    let request = Request::parse(&cut).unwrap();
+    assert_eq!(request.body, Body::Other(Opcode::GET, cut[24..].to_vec()), "too short for GET");
+    assert_eq!(request.to_bytes(), cut);
+
+    let map = |options: &str| [&hex(MAP_REQUEST)[..60], &hex(options)].concat();
+    let get = |options: &str| [&hex(GET_REQUEST)[..64], &hex(options)].concat();
+    let whole = |inside: &str| format!("e000{:04x} {} {inside}", 56 + hex(inside).len(), "07".repeat(56));
+    let nested_next = whole(&format!("e0000038 {}", "07".repeat(56)));
+    for (row, option) in [
+        ("no data", "e0000000"),
+        ("too short", "e0000004 00000000"),
+        ("an option inside is cut", &whole("02000001")),
+        ("a known option inside has the wrong length", &whole("02000004 00000000")),
+        ("a list inside a list", &nested_next),
+        ("lists without end", &format!("e0000408 {}", "e000003c".repeat(258))),
+    ] {
+        let request = Request::parse(&map(option)).unwrap();
+        let data = hex(option)[4..].to_vec();
+        assert_eq!(request.options, [PcpOption::Unknown { code: OptionCode::NEXT, data }], "{row}");
+        assert_eq!(request.to_bytes(), map(option), "{row}");
+        let malformed = Err(answer(ResultCode::MALFORMED_OPTION));
+        assert_eq!(Request::parse(&get(option)), malformed, "{row}");
+
+        let response = |mut octets: Vec<u8>, result: ResultCode| {
+            (octets[1], octets[3]) = (octets[1] | R, result.0);
+            Response::parse(&octets).map(|response| response.options.len())
+        };
+        assert_eq!(response(map(option), ResultCode::SUCCESS), Ok(1), "{row}");
+        assert_eq!(response(get(option), ResultCode::SUCCESS), Err(Malformed), "{row}");
+        assert_eq!(response(get(option), ResultCode::MALFORMED_OPTION), Ok(1), "{row}");
+    }
+    // Kept: options of a mapping that are not known, known ones whatever is in them, and any sign of more.
+    let kept = get(&whole("60000003 61626300 e1000000 80000001 ff000000"));
+    let request = Request::parse(&kept).unwrap();
+    let Some(PcpOption::Next(next)) = request.option(OptionCode::NEXT) else { panic!("{request:?}") };
+    assert_eq!((next.more, next.options.len()), (true, 3));
+    // 131 is not 224.
+    let theirs = get(&whole("").replacen("e0", "83", 1));
+    assert!(matches!(
+        Request::parse(&theirs).unwrap().options[..],
+        [PcpOption::Unknown { code: OptionCode(131), .. }]
+    ));
 }
 
 #[test]

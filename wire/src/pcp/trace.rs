@@ -35,6 +35,7 @@ impl fmt::Display for Request {
             Body::Authentication(data) => {
                 write!(f, " {} session {:08x}, sequence {}", data.code, data.session, data.sequence)?;
             }
+            Body::Get(filters) => write!(f, " for {filters}")?,
             Body::Other(_, octets) => write!(f, " ({} octets), {lifetime} s", octets.len())?,
         }
         write_options(f, &self.options)
@@ -65,6 +66,7 @@ impl fmt::Display for Response {
             Body::Authentication(data) => {
                 write!(f, " session {:08x}, sequence {}", data.session, data.sequence)?;
             }
+            Body::Get(filters) => write!(f, " for {filters}")?,
             Body::Other(_, octets) => write!(f, " ({} octets)", octets.len())?,
             Body::Announce => {}
         }
@@ -110,7 +112,7 @@ impl fmt::Display for Internal {
 }
 
 /// The first two octets tell mappings apart well enough, and keep the rest of the secret out of traces.
-struct Abridged(Nonce);
+pub(super) struct Abridged(pub Nonce);
 
 impl fmt::Display for Abridged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
