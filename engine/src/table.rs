@@ -94,6 +94,8 @@ pub struct MappingTable {
     by_host: BTreeMap<Ipv4Addr, HostMappings>,
     host_addresses_changed: u32,
     by_internal: BTreeSet<(Protocol, SocketAddrV4, u16)>,
+    /// How many are [`Health::Active`].
+    active: usize,
 }
 
 impl MappingTable {
@@ -105,6 +107,11 @@ impl MappingTable {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// Whether there is one that the PCP server has confirmed, so that it tells the external address.
+    pub fn tells_address(&self) -> bool {
+        self.active > 0
     }
 
     /// How many of them lead to `host`.
@@ -178,6 +185,7 @@ impl MappingTable {
         host.count += 1;
         self.by_internal.insert((key.protocol, mapping.internal, key.external_port));
         self.order.push(key);
+        self.active += usize::from(mapping.health == Health::Active);
         self.by_key.insert(key, Slot { mapping, position: self.order.len() - 1 });
         self.note_external(key);
     }
@@ -187,7 +195,9 @@ impl MappingTable {
     pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Mapping)) {
         if let Some(slot) = self.by_key.get_mut(&key) {
             let (flow, internal) = (slot.mapping.flow, slot.mapping.internal);
+            self.active -= usize::from(slot.mapping.health == Health::Active);
             change(&mut slot.mapping);
+            self.active += usize::from(slot.mapping.health == Health::Active);
             debug_assert!(
                 (slot.mapping.key(), slot.mapping.flow, slot.mapping.internal) == (key, flow, internal),
                 "an update leaves key, flow and internal client alone"
@@ -226,6 +236,7 @@ impl MappingTable {
     /// Takes out the mapping with this key.
     pub fn remove(&mut self, key: Key) -> Option<Mapping> {
         let Slot { mapping, position } = self.by_key.remove(&key)?;
+        self.active -= usize::from(mapping.health == Health::Active);
         self.order.swap_remove(position);
         if let Some(moved) = self.order.get(position) {
             self.by_key.get_mut(moved).expect("`order` and `by_key` hold the same keys").position = position;
@@ -274,6 +285,8 @@ mod tests {
         assert_eq!(table.order.len(), table.by_flow.len());
         assert_eq!(table.order.len(), table.by_host.values().map(|host| host.count).sum::<usize>());
         assert_eq!(table.order.len(), table.by_internal.len());
+        let active = table.iter().filter(|mapping| mapping.health == Health::Active).count();
+        assert_eq!((table.active, table.tells_address()), (active, active > 0));
         for (position, key) in table.order.iter().enumerate() {
             let slot = &table.by_key[key];
             assert_eq!((slot.position, slot.mapping.key()), (position, *key));

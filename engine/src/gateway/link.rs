@@ -1,26 +1,19 @@
 //! The gateway's links: the WAN as it comes and goes, the uplink's socket, what the PCP client reports, and the end.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use wire::error::UpnpError;
-use wire::pcp::{Protocol, ResultCode, SERVER_PORT};
+use wire::pcp::SERVER_PORT;
 
-use super::{Alarm, Config, Effect, Gateway, Probe, Wan};
+use super::{Alarm, Config, Effect, Gateway, Wan};
 use crate::notice::{Cause, Notice};
 use crate::time::{Duration, Instant};
-use crate::uplink::{Input, Output, PcpClient, Terms, Want};
+use crate::uplink::{Input, Output, PcpClient};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
 /// How long the gateway waits at its end for deletes to be confirmed.
 const STOP_WAIT: Duration = Duration::from_secs(2);
-/// The longest lifetime asked for the mapping that tells the external address.
-const PROBE_LIFETIME: u32 = 600;
-/// When a server that gives an external address of no use is asked again.
-const UNUSABLE_RETRY: Duration = Duration::from_secs(300);
-/// The discard port (RFC 6970 §4.2).
-pub(super) const DISCARD: u16 = 9;
-
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let moved =
@@ -56,10 +49,7 @@ impl Gateway {
         if self.server() != before {
             self.open_uplink();
         }
-        if self.config.external_address_probe {
-            self.start_probe(now);
-        } else {
-            self.timers.cancel(Alarm::Probe);
+        if !self.config.external_address_probe {
             self.end_probe(now);
         }
     }
@@ -107,8 +97,7 @@ impl Gateway {
             self.abandon_deletes(now);
             self.refusals.forget();
             self.strays.clear();
-            self.release_probe_port();
-            self.probe = Probe { stored: self.probe.stored, ..Probe::default() };
+            self.forget_probe();
             let mut client = PcpClient::new(server, source, self.config.recovery_wait);
             let restored = std::mem::take(&mut self.restored);
             for (want, nonce) in restored.nonces {
@@ -132,9 +121,7 @@ impl Gateway {
             self.ask_again(now);
             self.stop_if_done();
         }
-        if self.probe.flow.is_none() {
-            self.start_probe(now);
-        }
+        self.probe_without_pause();
     }
 
     pub(super) fn on_uplink_datagram(
@@ -163,29 +150,23 @@ impl Gateway {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
             match output {
                 Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
-                Output::Granted(flow, grant) if self.probe.flow == Some(flow) => {
+                Output::Granted(flow, grant) if self.probe.is(flow) => {
                     self.on_probe_granted(now, server, *grant.external.ip());
                 }
                 Output::Granted(flow, grant) => self.on_granted(now, flow, grant),
-                Output::Refused(flow, result, wait) if self.probe.flow == Some(flow) => {
+                Output::Refused(flow, result, wait) if self.probe.is(flow) => {
                     self.on_probe_refused(now, server, result, wait);
                 }
                 Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
                 Output::Unrenewed(flow) => self.on_unrenewed(flow),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(now, flow, result),
-                Output::Lost(flow) if self.probe.flow == Some(flow) => {
-                    self.probe.flow = None;
-                    self.release_probe_port();
-                    if self.table.is_empty() {
-                        self.forget_external();
-                    }
-                    self.start_probe(now);
-                }
+                Output::Lost(flow) if self.probe.is(flow) => self.on_probe_lost(),
                 Output::Lost(flow) => self.on_lost(now, flow, Cause::LostUpstream),
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
                 Output::StateLost => {
                     self.refusals.forget();
+                    self.drop_lapsing_probe(now);
                     let mappings = self.table.len();
                     self.notice(Notice::StateLost(server, mappings));
                 }
@@ -200,108 +181,6 @@ impl Gateway {
                 Output::Lacks(option) => self.notice(Notice::Lacks(server, option)),
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }
-        }
-    }
-
-    /// Asks for the router's own mapping that tells the external address (R-46, T-8, D-13, decision 11), unless it is there.
-    pub(super) fn start_probe(&mut self, now: Instant) {
-        let wanted = self.config.external_address_probe && self.uplink.is_some() && !self.stopping;
-        if !wanted || self.probe.flow.is_some() {
-            return;
-        }
-        self.timers.cancel(Alarm::Probe);
-        let flow = self.new_flow();
-        let internal_port = if self.probe.high_port {
-            self.probe.taken = self.nat_ports.take(Protocol::UDP, &[], &[], flow, &mut *self.entropy);
-            self.probe.taken.unwrap_or(u16::MAX)
-        } else {
-            DISCARD
-        };
-        self.probe.flow = Some(flow);
-        let want = probe_want(internal_port);
-        self.input(now, Input::Ask(flow, want));
-    }
-
-    fn on_probe_granted(&mut self, now: Instant, server: SocketAddr, addr: Ipv4Addr) {
-        if crate::policy::is_usable_external(addr) {
-            self.store_probe();
-            return self.learn_external(now, addr);
-        }
-        self.notice(Notice::UnusableExternal(server, addr));
-        self.end_probe(now);
-        self.forget_external();
-        self.timers.set(Alarm::Probe, now + UNUSABLE_RETRY);
-    }
-
-    /// Gives the mapping that tells the external address back.
-    fn end_probe(&mut self, now: Instant) {
-        self.release_probe_port();
-        if let Some(flow) = self.probe.flow.take() {
-            self.give_back(now, flow);
-        }
-    }
-
-    fn release_probe_port(&mut self) {
-        if let Some(port) = self.probe.taken.take() {
-            self.nat_ports.release(Protocol::UDP, port);
-        }
-    }
-
-    /// After an interruption: what the mappings that still stand say.
-    fn recall_external(&mut self, now: Instant) {
-        let Some(client) = &self.uplink else { return };
-        let flows = self.probe.flow.into_iter().chain(self.table.iter().map(|mapping| mapping.flow));
-        let newest = flows.filter_map(|flow| client.grant(flow)).max_by_key(|grant| grant.since);
-        if let Some(grant) = newest.filter(|grant| grant.ends() > now) {
-            self.learn_external(now, *grant.external.ip());
-        }
-    }
-
-    fn on_probe_refused(&mut self, now: Instant, server: SocketAddr, result: ResultCode, wait: Duration) {
-        self.probe.flow = None;
-        self.release_probe_port();
-        let policy = matches!(result, ResultCode::NOT_AUTHORIZED | ResultCode::CANNOT_PROVIDE_EXTERNAL);
-        if policy && !self.probe.high_port {
-            // Many servers map no port below 1024, on either side.
-            self.probe.high_port = true;
-            return self.start_probe(now);
-        }
-        let wait = wait.max(Duration::from_secs(30));
-        self.timers.set(Alarm::Probe, now + wait);
-        self.notice(Notice::ProbeRefused(server, result, wait));
-    }
-
-    pub(super) fn learn_external(&mut self, now: Instant, addr: Ipv4Addr) {
-        if !crate::policy::is_usable_external(addr) {
-            return;
-        }
-        if self.external != Some(addr) {
-            self.external = Some(addr);
-            self.refusals.forget();
-            self.notice(Notice::ExternalAddress(addr));
-        }
-        self.note_connection(now);
-    }
-
-    fn forget_external(&mut self) {
-        self.connected_since = None;
-        if self.external.take().is_some() {
-            self.notice(Notice::NoExternalAddress);
-        }
-    }
-
-    /// Decision 13: connected when the upstream answers and has given an address.
-    pub(super) fn is_connected(&self) -> bool {
-        self.uplink_open
-            && self.external.is_some()
-            && self.uplink.as_ref().is_some_and(|client| client.is_answering() == Some(true))
-    }
-
-    fn note_connection(&mut self, now: Instant) {
-        if !self.is_connected() {
-            self.connected_since = None;
-        } else if self.connected_since.is_none() {
-            self.connected_since = Some(now);
         }
     }
 
@@ -338,23 +217,5 @@ impl Gateway {
     pub(super) fn finish_stop(&mut self) {
         self.stopped = true;
         self.timers.cancel(Alarm::Stop);
-    }
-}
-
-/// What is asked for to learn the external address.
-pub(super) fn probe_want(internal_port: u16) -> Want {
-    Want {
-        third_party: None,
-        protocol: Protocol::UDP,
-        internal_port,
-        external_port: 0,
-        remote_peer: None,
-        terms: Terms {
-            prefer_failure: false,
-            lease_ends: None,
-            longest: PROBE_LIFETIME,
-            description: String::new(),
-        },
-        urgent: false,
     }
 }

@@ -420,6 +420,9 @@ impl Gateway {
         self.take_out(&mapping);
         self.give_back(now, mapping.flow);
         self.finish_deletes(mapping.flow, None);
+        if cause == Cause::LostUpstream && self.table.is_empty() {
+            self.forget_external(); // nothing tells it until the server answers again
+        }
         self.notice(Notice::Removed(mapping, cause));
     }
 

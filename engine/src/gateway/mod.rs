@@ -6,6 +6,7 @@
 
 mod control;
 mod events;
+mod external;
 mod held;
 mod link;
 mod mappings;
@@ -390,7 +391,7 @@ pub struct Gateway {
     uplink_open: bool,
     external: Option<Ipv4Addr>,
     connected_since: Option<Instant>,
-    probe: Probe,
+    probe: external::Probe,
     table: MappingTable,
     pending: BTreeMap<FlowId, Pending>,
     /// Flows that are only kept until their delete is confirmed.
@@ -422,18 +423,6 @@ pub struct Gateway {
     effects: VecDeque<Effect>,
 }
 
-/// The mapping of the router itself that tells the external address (RFC 6970 §4.2, decision 11).
-#[derive(Clone, Copy, Debug, Default)]
-struct Probe {
-    flow: Option<FlowId>,
-    /// The server refused the discard port; a high one is asked for.
-    high_port: bool,
-    /// The high port, as long as it is in use.
-    taken: Option<u16>,
-    /// The nonce that was stored.
-    stored: Option<Nonce>,
-}
-
 impl Gateway {
     /// A gateway that knows no interface yet: tell it by [`Event::Lan`] and [`Event::Wan`].
     pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
@@ -449,7 +438,7 @@ impl Gateway {
             uplink_open: false,
             external: None,
             connected_since: None,
-            probe: Probe::default(),
+            probe: external::Probe::default(),
             table: MappingTable::default(),
             pending: BTreeMap::new(),
             strays: BTreeSet::new(),
@@ -520,6 +509,9 @@ impl Gateway {
             Event::Stop => self.on_stop(now),
         }
         self.drain_uplink(now);
+        while self.tend_probe(now) {
+            self.drain_uplink(now);
+        }
         self.tell_subscribers(now);
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             self.effects.push_back(Effect::Ssdp { interface, to, bytes });
@@ -556,7 +548,7 @@ impl Gateway {
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Uplink => self.open_uplink(),
-                Alarm::Probe => self.start_probe(now),
+                Alarm::Probe => self.probe_without_pause(),
                 Alarm::Stop => self.finish_stop(),
             }
         }

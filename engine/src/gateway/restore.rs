@@ -3,7 +3,7 @@
 
 use wire::pcp::Nonce;
 
-use super::link::{DISCARD, probe_want};
+use super::external::{DISCARD, probe_want};
 use super::mappings::NatPurpose;
 use super::{Effect, Gateway, NatMode};
 use crate::journal::{Record, StoredMapping};
@@ -28,7 +28,7 @@ impl Gateway {
     /// Every stored mapping stands again at once, here and in this router's own NAT; the provider is asked as soon as
     /// there is a way to it, and until it answers they count as degraded.
     pub(super) fn on_restore(&mut self, now: Instant, mappings: Vec<StoredMapping>, probe: Option<Nonce>) {
-        self.probe.stored = probe;
+        self.probe.restore(probe);
         if let Some(nonce) = probe {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
         }
@@ -108,15 +108,9 @@ impl Gateway {
         self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
     }
 
-    /// The nonce of the mapping that tells the external address has to survive: with another one the server would
-    /// refuse it until the old mapping ends. Written when it is another one than before, which is once.
+    /// Written when it is another one than before, which is once.
     pub(super) fn store_probe(&mut self) {
-        let nonce = self.probe.flow.and_then(|flow| self.uplink.as_ref()?.nonce(flow));
-        if self.probe.high_port || nonce == self.probe.stored {
-            return;
-        }
-        if let Some(nonce) = nonce {
-            self.probe.stored = Some(nonce);
+        if let Some(nonce) = self.new_probe_nonce() {
             self.effects.push_back(Effect::Store(Record::Probe(nonce)));
         }
     }

@@ -748,6 +748,42 @@ fn recovery_comes_before_the_end() {
     }
 }
 
+/// Decision 16: after the wait at most four requests are unanswered at once, those whose owner asked last first.
+#[test]
+fn decision_16_four_in_flight_the_most_recently_used_first() {
+    let mut rig = Rig::new();
+    for n in 1..=10 {
+        let port = 8000 + u16::try_from(n).unwrap();
+        let want = Want { internal_port: port, external_port: port, ..endless() };
+        let request = rig.ask(FlowId(n), want);
+        rig.answer(&rig.success(&request, 86_400));
+        rig.run(n * 1000);
+    }
+    rig.input(Input::Extend(FlowId(3), extended(None))); // its owner is the last one who asked
+    rig.run(20_000);
+    rig.epoch = 0;
+    let bytes = rig.announce(20);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::StateLost]);
+    let mut waiting: Vec<Request> = sent(&rig.run(25_000)).into_iter().map(|(_, request)| request).collect();
+    let mut order: Vec<u16> = waiting.iter().map(|request| map_of(request).internal_port).collect();
+    assert_eq!(order, [8003, 8010, 8009, 8008], "no more before one is answered");
+    while let Some(request) = waiting.pop() {
+        let out = rig.answer(&rig.success(&request, 86_400));
+        let next: Vec<Request> = out
+            .iter()
+            .filter_map(|output| match output {
+                Output::Transmit(bytes) => Some(Request::parse(bytes).unwrap()),
+                _ => None,
+            })
+            .collect();
+        assert!(next.len() <= 1, "one for one");
+        order.extend(next.iter().map(|request| map_of(request).internal_port));
+        waiting.extend(next);
+    }
+    assert_eq!(order, [8003, 8010, 8009, 8008, 8007, 8006, 8005, 8004, 8002, 8001]);
+    assert_eq!(sent(&rig.run(rig.now + 60_000)).len(), 0, "each once");
+}
+
 /// Security policy: recovery at most every 10 s; a server whose epochs make no sense causes no storm.
 #[test]
 fn recovery_is_bounded() {

@@ -47,7 +47,6 @@ pub(super) const REASONS: &[Reason] = &[
     not_yet("D-14", "`optimistic_delete` (decision 7)."),
     part("D-16", "GET/NEXT, and PCP over IPv6 to an AFTR."),
     part("decision 7", "`optimistic_delete`."),
-    part("decision 11", "the probe's mapping is kept even while another mapping tells the address."),
     part("decision 17", "GET/NEXT, and orphans."),
     not_yet("decision 18", "`portferry release`."),
     part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),

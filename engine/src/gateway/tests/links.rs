@@ -44,12 +44,44 @@ fn without_the_probe_the_first_mapping_tells() {
     assert_eq!(lab.add(ALICE, 2, port(8080)), done());
     assert_eq!(lab.connection(), connected(E));
     // It can be switched on and off.
-    settings.external_address_probe = true;
-    lab.event(Event::Reconfigure(Box::new(settings.clone())));
-    assert_eq!(lab.providers[&server()].mappings().count(), 2);
-    settings.external_address_probe = false;
-    lab.event(Event::Reconfigure(Box::new(settings)));
-    assert_eq!(lab.providers[&server()].mappings().count(), 1);
+    assert_eq!(lab.delete(ALICE, 2, 8080), done());
+    for probe in [true, false] {
+        settings.external_address_probe = probe;
+        lab.event(Event::Reconfigure(Box::new(settings.clone())));
+        assert_eq!(lab.providers[&server()].mappings().count(), usize::from(probe));
+    }
+}
+
+/// Decision 11: the probe is kept only while no other mapping tells the address, and is there again when the last one
+/// goes; nobody sees a difference.
+#[test]
+fn decision_11_the_probe_lapses_beside_a_mapping() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        let probes = |lab: &Lab| lab.all_sent().iter().filter(|(_, request)| is_probe(request)).count();
+        assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+        lab.effects.clear();
+        lab.pass(1200);
+        assert_eq!(probes(&lab), 0, "not renewed");
+        assert_eq!(lab.providers[&server()].mappings().count(), 1, "{nat:?}");
+        assert_eq!(lab.connection(), connected(E));
+        assert_eq!(lab.delete(ALICE, 2, 8080), done());
+        assert_eq!((probes(&lab), lab.connection()), (1, connected(E)), "at once");
+        // A mapping that does not stay long lets the probe be.
+        assert_eq!(lab.add(ALICE, 2, port(8081)), done());
+        assert_eq!(lab.delete(ALICE, 2, 8081), done());
+        lab.effects.clear();
+        lab.pass(1200);
+        assert!((2..=4).contains(&probes(&lab)), "renewed: {}", probes(&lab));
+        // Neither does one that the server has lost come back for nothing.
+        assert_eq!(lab.add(ALICE, 2, port(8082)), done());
+        lab.effects.clear();
+        let now = lab.instant();
+        let announcement = lab.provider().lose_state(now);
+        lab.event(Event::Announcement { from: server(), bytes: &announcement });
+        lab.pass(10);
+        assert_eq!((probes(&lab), lab.sent().len()), (0, 1));
+    }
 }
 
 /// A server that maps no port below 1024 is asked for a high one; one that refuses that, too, later again. No port of
