@@ -21,6 +21,8 @@ pub struct StoredMapping {
     pub nat_port: Option<u16>,
     /// The only remote host that may come in.
     pub remote_peer: Option<Ipv4Addr>,
+    /// The name that it was given by.
+    pub remote_name: Option<String>,
     /// The control point's own words.
     pub description: String,
     /// Made by AddPortMapping.

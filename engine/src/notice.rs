@@ -50,6 +50,8 @@ pub enum Notice {
     Renewed(Mapping),
     /// It is no more.
     Removed(Mapping, Cause),
+    /// Its remote host has another address.
+    Readmitted(Mapping),
     /// The PCP server gave it another external address or port.
     Moved(Mapping, SocketAddrV4),
     /// The server refused to renew it.
@@ -161,6 +163,7 @@ impl Notice {
             Notice::Renewed(_) => Level::Debug,
             Notice::Granted(_)
             | Notice::Changed(_)
+            | Notice::Readmitted(_)
             | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Stopping)
             | Notice::Moved(..)
             | Notice::Refused(..)
@@ -180,6 +183,9 @@ impl fmt::Display for Notice {
         match self {
             Notice::Granted(m) => write!(f, "mapped {}", Described(m)),
             Notice::Changed(m) => write!(f, "changed by its owner: {}", Described(m)),
+            Notice::Readmitted(m) => {
+                write!(f, "the remote host has another address by now: {}", Described(m))
+            }
             Notice::Renewed(m) => write!(f, "renewed {}", Described(m)),
             Notice::Removed(m, cause) => {
                 write!(f, "no longer mapped: {}: ", Described(m))?;

@@ -161,6 +161,7 @@ mod tests {
             strict: true,
             lease: None,
             remote_peer: None,
+            remote_name: None,
             description: String::new(),
         }
     }

@@ -22,6 +22,8 @@ pub struct MappingRequest {
     pub lease: Option<Duration>,
     /// The only remote host that may come in; `None` for all.
     pub remote_peer: Option<Ipv4Addr>,
+    /// The name that it was given by, in small letters.
+    pub remote_name: Option<String>,
     /// The control point's own words about it.
     pub description: String,
 }

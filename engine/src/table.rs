@@ -45,6 +45,8 @@ pub struct Mapping {
     pub nat_port: Option<u16>,
     /// The only remote host that may come in; `None` for all.
     pub remote_peer: Option<Ipv4Addr>,
+    /// The name that it was given by; it is looked up again at every renewal.
+    pub remote_name: Option<String>,
     /// The control point's own words.
     pub description: String,
     /// Made by AddPortMapping: its owner counts on this very external port.
@@ -265,6 +267,7 @@ mod tests {
             internal: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 80),
             nat_port: None,
             remote_peer: None,
+            remote_name: None,
             description: String::new(),
             strict: true,
             created: Instant::default(),

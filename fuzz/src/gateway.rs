@@ -10,7 +10,7 @@ use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
 use engine::gateway::{
     AddPortMapping, Config, ControlRequest, Counters, Effect, Event, Gateway, GetSpecific, LanInterface,
-    NatMode, NatTicket, RequestId, Wan,
+    LookupId, NatMode, NatTicket, RequestId, Wan,
 };
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
@@ -69,6 +69,8 @@ struct Run<'a> {
     /// Requests that wait for their answers; counters wait for the shell, so they have no time limit.
     asked: BTreeMap<RequestId, Instant>,
     counting: BTreeSet<RequestId>,
+    /// Names that are being looked up.
+    lookups: Vec<LookupId>,
     subscribing: Option<RequestId>,
     sids: Vec<Uuid>,
     /// Events on their way.
@@ -93,7 +95,7 @@ pub fn gateway_events(data: &[u8]) {
         answer_within: ANSWER_WITHIN,
         external_address_probe: mode & 2 == 0,
         add_port_mapping: [AddPortMapping::PreferFailure, AddPortMapping::Hold, AddPortMapping::AnyThenHold]
-            [usize::from(mode >> 2) % 3],
+            [usize::from(mode >> 3) % 3],
         get_specific: if mode & 16 == 0 { GetSpecific::Probe } else { GetSpecific::Local },
         optimistic_delete: mode & 32 != 0,
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
@@ -120,6 +122,7 @@ pub fn gateway_events(data: &[u8]) {
         requests: VecDeque::new(),
         asked: BTreeMap::new(),
         counting: BTreeSet::new(),
+        lookups: Vec::new(),
         subscribing: None,
         sids: Vec::new(),
         notified: BTreeSet::new(),
@@ -191,6 +194,15 @@ impl Run<'_> {
                     self.stopping = true;
                     self.handle(Event::Stop);
                 }
+                number if !self.lookups.is_empty() => {
+                    let addresses = match number & 3 {
+                        0 => vec![],
+                        1 => vec![Ipv4Addr::new(192, 168, 1, 10)],
+                        last => vec![Ipv4Addr::new(203, 0, 113, last)],
+                    };
+                    let lookup = self.lookups.swap_remove(usize::from(number) % self.lookups.len());
+                    self.handle(Event::Resolved { lookup, addresses });
+                }
                 number => {
                     let request = RequestId(number.into());
                     self.counting.remove(&request);
@@ -214,8 +226,12 @@ impl Run<'_> {
         let external = self.octets.one_of(&["8080", "8081", "8082", "0", "5351", "80"]);
         let internal = self.octets.one_of(&["8080", "8081", "9090", "8082", "0"]);
         let lease = self.octets.one_of(&["0", "1", "60", "3600", "604800", "4294967295"]);
-        let client = format!("192.168.1.{}", if shape & 1 == 0 { host } else { 10 });
-        let peer = if shape & 6 == 6 { "203.0.113.9" } else { "" };
+        let client = match shape & 33 {
+            0 => format!("192.168.1.{host}"),
+            1 | 33 => "192.168.1.10".to_owned(),
+            _ => "laptop".to_owned(),
+        };
+        let peer = ["", "", "peer.example.net", "203.0.113.9"][usize::from(shape >> 1) & 3];
         let protocol = if shape & 8 == 0 { "TCP" } else { "UDP" };
         let args: &[(&str, &str)] = match action {
             "DeletePortMapping" => {
@@ -452,6 +468,7 @@ impl Run<'_> {
                 assert_ne!(read, Err(soap::AnswerError::Malformed), "{text}");
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
+            Effect::Resolve { lookup, .. } => self.lookups.push(lookup),
             Effect::Store(_) => {}
             Effect::Subscribed { request, answer } => {
                 assert_eq!(self.subscribing.take(), Some(request));

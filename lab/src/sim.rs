@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::{Entropy, SeededEntropy};
 use engine::gateway::{
-    Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatMode, NatTicket, RequestId,
-    Wan,
+    Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, LookupId, NatMode, NatTicket,
+    RequestId, Wan,
 };
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::notice::Notice;
@@ -212,6 +212,7 @@ enum Parcel {
     Announcement(Vec<u8>),
     Opened { server: SocketAddr, socket: u64 },
     Nat { ticket: NatTicket, outcome: Result<(), NatFailure> },
+    Resolved(LookupId, String),
     Counters(RequestId),
 }
 
@@ -228,6 +229,10 @@ pub struct World {
     pub link: Link,
     /// The router's own NAT.
     pub nat: Nat,
+    /// What the resolver knows.
+    pub names: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// How long it takes to say so.
+    pub resolver_takes: Duration,
     config: Config,
     server_started: Instant,
     wan: Wan,
@@ -264,6 +269,8 @@ impl World {
             server,
             link,
             nat: Nat { ports_in_use, ..Nat::default() },
+            names: BTreeMap::new(),
+            resolver_takes: KERNEL,
             config,
             server_started: now,
             wan: Wan { name: "wan0".to_owned(), ..Wan::default() },
@@ -457,6 +464,10 @@ impl World {
             },
             Parcel::Opened { .. } => {}
             Parcel::Nat { ticket, outcome } => self.handle(Event::Nat { ticket, outcome }),
+            Parcel::Resolved(lookup, name) => {
+                let addresses = self.names.get(&name).cloned().unwrap_or_default();
+                self.handle(Event::Resolved { lookup, addresses });
+            }
             Parcel::Counters(request) => {
                 self.handle(Event::Counters { request, counters: Some(Counters::default()) });
             }
@@ -488,6 +499,9 @@ impl World {
         match effect {
             Effect::Reply { request, answer } => self.on_reply(request, answer),
             Effect::ReadCounters { request } => self.post(KERNEL, Parcel::Counters(request)),
+            Effect::Resolve { lookup, name } => {
+                self.post(self.resolver_takes, Parcel::Resolved(lookup, name));
+            }
             Effect::OpenUplink { server } => {
                 self.socket += 1;
                 (self.open, self.opening) = (false, true);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
 use engine::gateway::{
-    ControlRequest, Counters, Effect, Event, Gateway, LanInterface, NatTicket, RequestId, Wan,
+    ControlRequest, Counters, Effect, Event, Gateway, LanInterface, LookupId, NatTicket, RequestId, Wan,
 };
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
@@ -29,6 +29,7 @@ use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::notify;
+use crate::resolve;
 use crate::sockets::{self, Reading};
 use crate::store::Store;
 
@@ -153,6 +154,7 @@ pub struct Shell {
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Uuid, Delivery)>,
+    resolved: Both<(LookupId, Vec<Ipv4Addr>)>,
     datagrams: Both<Datagram>,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
@@ -198,6 +200,7 @@ impl Shell {
             context: Arc::new(context),
             control,
             delivered: mpsc::channel(64),
+            resolved: mpsc::channel(64),
             datagrams: mpsc::channel(1024),
             asked,
             asked_sender,
@@ -307,6 +310,9 @@ impl Shell {
             Some(incoming) = self.control.recv() => self.take_in(gateway, incoming),
             Some((sid, delivery)) = self.delivered.1.recv() => {
                 gateway.handle(now(), Event::Delivered { sid, delivery });
+            }
+            Some((lookup, addresses)) = self.resolved.1.recv() => {
+                gateway.handle(now(), Event::Resolved { lookup, addresses });
             }
             Some(datagram) = self.datagrams.1.recv() => {
                 let event = match &datagram {
@@ -537,6 +543,13 @@ impl Shell {
                 tokio::spawn(async move {
                     let delivery = notify::deliver(&event).await;
                     let _ = delivered.send((event.sid, delivery)).await;
+                });
+            }
+            Effect::Resolve { lookup, name } => {
+                // A slow resolver delays nobody; the gateway bounds how many there are.
+                let resolved = self.resolved.0.clone();
+                tokio::spawn(async move {
+                    let _ = resolved.send((lookup, resolve::addresses(&name).await)).await;
                 });
             }
             Effect::ReadCounters { request } => {

@@ -13,6 +13,7 @@ pub mod memory_nat;
 pub mod netlink;
 pub mod nft;
 pub mod notify;
+pub mod resolve;
 pub mod run;
 pub mod sockets;
 pub mod state;

@@ -41,7 +41,11 @@ pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(|error| Failure::config(error.to_string()))?;
     crate::log::start(config.log.level);
-    runtime()?.block_on(run_gateway(config, path))
+    let runtime = runtime()?;
+    let result = runtime.block_on(run_gateway(config, path));
+    // A look-up that the system's resolver has not finished is no reason to stay.
+    runtime.shutdown_background();
+    result
 }
 
 /// One thread does everything.

@@ -36,6 +36,8 @@ struct Mapping {
     internal: SocketAddrV4,
     nat_port: Option<u16>,
     remote_peer: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remote_name: Option<String>,
     description: String,
     strict: bool,
     /// Seconds that were left of the lease at `at`; absent for ever.
@@ -172,6 +174,7 @@ impl Mapping {
             internal: stored.internal,
             nat_port: stored.nat_port,
             remote_peer: stored.remote_peer,
+            remote_name: stored.remote_name.clone(),
             description: stored.description.clone(),
             strict: stored.strict,
             lease_left: stored.lease_left.map(|left| left.as_secs().max(1)),
@@ -192,6 +195,7 @@ impl Mapping {
             internal: self.internal,
             nat_port: self.nat_port,
             remote_peer: self.remote_peer,
+            remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             strict: self.strict,
             lease_left: self.lease_at(now).map(Duration::from_secs),
@@ -251,6 +255,7 @@ mod tests {
             internal: SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 10), 80),
             nat_port: Some(8080),
             remote_peer: None,
+            remote_name: None,
             description: "a\nb \"c\" 5fd924d6 {}".into(),
             strict: true,
             lease_left: lease_left.map(Duration::from_secs),

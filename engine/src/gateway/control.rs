@@ -64,7 +64,7 @@ impl Gateway {
         let answer = match action {
             MappingAction::Add(request) => {
                 self.wait(now, id, call, Asked::Add);
-                return self.add(now, id, from, request);
+                return self.add_by_names(now, id, from, request);
             }
             MappingAction::Delete(entry) => {
                 self.wait(now, id, call, Asked::Delete);
@@ -89,7 +89,7 @@ impl Gateway {
 
     pub(super) fn specific(&self, entry: &Entry) -> Option<&Mapping> {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
-        self.table.find(key).filter(|mapping| mapping.remote_peer == entry.remote_peer)
+        self.table.find(key).filter(|mapping| entry.names_remote_host_of(mapping))
     }
 
     fn listing(&self, now: Instant, range: Range, most: usize) -> Option<String> {
@@ -313,7 +313,8 @@ pub(super) fn generic_entry(now: Instant, mapping: &Mapping) -> Vec<Value> {
 }
 
 fn remote_host(mapping: &Mapping) -> String {
-    mapping.remote_peer.map_or(String::new(), |peer| peer.to_string())
+    let address = || mapping.remote_peer.map_or(String::new(), |peer| peer.to_string());
+    mapping.remote_name.clone().unwrap_or_else(address)
 }
 
 fn protocol(mapping: &Mapping) -> &'static str {

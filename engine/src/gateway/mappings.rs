@@ -26,6 +26,8 @@ pub(super) enum NatPurpose {
     Install(FlowId),
     /// Its owner led a mapping to another internal port (spec T-4, decision 9): this rule in place of that one.
     Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
+    /// The rule of a mapping whose remote host has another address now: this rule in place of that one.
+    Readmit { flow: FlowId, old: NatRule, new: NatRule },
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
     /// Nobody waits for it.
@@ -45,6 +47,7 @@ impl Gateway {
         let lease_ends = request.lease.map(|lease| now + lease);
         self.table.update(key, |mapping| {
             mapping.description = request.description;
+            mapping.remote_name = request.remote_name;
             mapping.strict = request.strict;
             mapping.lease_ends = lease_ends;
             mapping.asked_at = now;
@@ -122,6 +125,7 @@ impl Gateway {
         });
         self.table.note_external(key);
         let renewed = self.table.find(key).expect("it was found above").clone();
+        self.look_up_again(&renewed);
         if grant.external == mapping.external {
             self.notice(Notice::Renewed(renewed));
         } else {
@@ -208,6 +212,16 @@ impl Gateway {
                 }
                 self.refuse(id, Refusal::LocalNat);
             }
+            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => {
+                self.repointed(flow, new);
+                self.readmit(now, flow, new.remote_peer);
+            }
+            (NatPurpose::Readmit { flow, old, new }, Err(_)) => {
+                self.repointed(flow, new);
+                if self.table.find_flow(flow).is_none_or(|mapping| mapping.health == Health::Deleting) {
+                    self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
+                }
+            }
             (NatPurpose::Reinstall(flow), Err(_)) => {
                 if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
                     self.table.update(key, |mapping| mapping.health = Health::Deleting);
@@ -236,7 +250,7 @@ impl Gateway {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
         match self.table.find(key) {
             None => self.refuse(id, Refusal::NoSuchEntry),
-            Some(mapping) if mapping.remote_peer != entry.remote_peer => {
+            Some(mapping) if !entry.names_remote_host_of(mapping) => {
                 self.refuse(id, Refusal::NoSuchEntry);
             }
             Some(mapping) if IpAddr::V4(*mapping.internal.ip()) != from => {

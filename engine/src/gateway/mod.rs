@@ -10,6 +10,7 @@ mod external;
 mod held;
 mod link;
 mod mappings;
+mod names;
 mod pending;
 mod refusals;
 mod restore;
@@ -40,6 +41,8 @@ use crate::status::{MappingStatus, Status};
 use crate::table::{Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
+
+pub use names::LookupId;
 
 use control::Counting;
 use mappings::{DeleteJob, NatPurpose};
@@ -260,6 +263,13 @@ pub enum Event<'a> {
         /// The counters.
         counters: Option<Counters>,
     },
+    /// What became of an [`Effect::Resolve`]; every one has its answer, and soon.
+    Resolved {
+        /// Its handle.
+        lookup: LookupId,
+        /// The IPv4 addresses of the name; none when it has none, or nobody knows.
+        addresses: Vec<Ipv4Addr>,
+    },
     /// A control point subscribes to a service's variables, or renews that.
     Subscribe {
         /// The caller's handle for it.
@@ -318,6 +328,13 @@ pub enum Effect {
     ReadCounters {
         /// The request that waits for them.
         request: RequestId,
+    },
+    /// Look up the IPv4 addresses of a name.
+    Resolve {
+        /// To be named in the outcome.
+        lookup: LookupId,
+        /// A host name in small letters.
+        name: String,
     },
     /// Open a UDP socket connected to this server, from a random port, on the WAN interface; an older one is closed.
     OpenUplink {
@@ -401,6 +418,7 @@ pub struct Gateway {
     refusals: refusals::Refusals,
     held: held::HeldMappings,
     probe_limits: specific::ProbeLimits,
+    lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
     counting: BTreeMap<RequestId, Counting>,
@@ -446,6 +464,7 @@ impl Gateway {
             refusals: refusals::Refusals::default(),
             held: held::HeldMappings::default(),
             probe_limits: specific::ProbeLimits::default(),
+            lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
             counting: BTreeMap::new(),
@@ -498,6 +517,7 @@ impl Gateway {
             Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
             Event::Counters { request, counters } => self.on_counters(request, counters),
+            Event::Resolved { lookup, addresses } => self.on_resolved(now, lookup, &addresses),
             Event::Subscribe { request, from, of, subscribe } => {
                 self.on_subscribe(now, request, from, of, subscribe);
             }
@@ -615,7 +635,7 @@ impl Gateway {
     fn is_idle(&self) -> bool {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
         let outcomes = [self.counting.len(), self.nat_tickets.len(), self.repointing.len()];
-        half_way == [0; 4] && outcomes == [0; 3] && self.held.len() == 0
+        half_way == [0; 4] && outcomes == [0; 3] && self.held.len() + self.lookups.len() == 0
     }
 
     fn notice(&mut self, notice: Notice) {

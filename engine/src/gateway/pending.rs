@@ -238,7 +238,8 @@ impl Gateway {
     ) {
         let same_owner = existing.internal.ip() == request.internal.ip();
         let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
-        let same_peer = existing.remote_peer == request.remote_peer;
+        let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
+        let same_peer = same_name || existing.remote_peer == request.remote_peer;
         if existing.health == Health::Deleting {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
@@ -256,7 +257,9 @@ impl Gateway {
         let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
         match self.rule(&existing) {
             _ if unmoved => {
+                let peer = request.remote_peer;
                 self.update(now, existing.key(), request);
+                self.on_remote_host(now, existing.flow, peer.as_slice());
                 self.answer_added(id, existing.external);
             }
             Some(old) => {
@@ -502,6 +505,7 @@ impl Gateway {
             internal: request.internal,
             nat_port: pending.nat_port,
             remote_peer: request.remote_peer,
+            remote_name: request.remote_name,
             description: request.description,
             strict: request.strict,
             created: now,
@@ -622,6 +626,7 @@ fn request_of(now: Instant, mapping: &Mapping) -> MappingRequest {
         strict: true,
         lease: mapping.lease_ends.map(|end| end - now),
         remote_peer: mapping.remote_peer,
+        remote_name: mapping.remote_name.clone(),
         description: mapping.description.clone(),
     }
 }

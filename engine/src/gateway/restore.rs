@@ -32,15 +32,17 @@ impl Gateway {
         if let Some(nonce) = probe {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
         }
-        for stored in mappings {
-            self.restore(now, stored);
+        // They come the newest first, which is the order in which they are asked for again.
+        for (older, stored) in (0..mappings.len()).rev().zip(mappings) {
+            let asked_at = Instant::from_millis(u64::try_from(older).unwrap_or(u64::MAX));
+            self.restore(now, stored, asked_at);
         }
         if !self.table.is_empty() {
             self.notice(Notice::Restored(self.table.len()));
         }
     }
 
-    fn restore(&mut self, now: Instant, stored: StoredMapping) {
+    fn restore(&mut self, now: Instant, stored: StoredMapping, asked_at: Instant) {
         let key = Key { protocol: stored.protocol, external_port: stored.external.port() };
         // Another deployment than before, or a store that somebody edited: not ours to keep.
         let fits =
@@ -58,10 +60,11 @@ impl Gateway {
             internal: stored.internal,
             nat_port: stored.nat_port,
             remote_peer: stored.remote_peer,
+            remote_name: stored.remote_name,
             description: stored.description,
             strict: stored.strict,
             created: now,
-            asked_at: now,
+            asked_at,
             lease_ends: stored.lease_left.map(|left| now + left),
             lifetime_ends: now + LONGEST,
             health: Health::Degraded,
@@ -95,6 +98,7 @@ impl Gateway {
             internal: mapping.internal,
             nat_port: mapping.nat_port,
             remote_peer: mapping.remote_peer,
+            remote_name: mapping.remote_name.clone(),
             description: mapping.description.clone(),
             strict: mapping.strict,
             lease_left: mapping.lease_ends.map(|end| end - now),

@@ -124,6 +124,7 @@ impl Gateway {
             strict: true,
             lease: Some(PROBE_LEASE),
             remote_peer: None,
+            remote_name: None,
             description: String::new(),
         };
         // Without a NAT of ours the server would tell of the mapping that this internal port has (T-3).

@@ -7,6 +7,7 @@ mod deployments;
 mod eventing;
 mod life;
 mod links;
+mod names;
 mod restart;
 mod simulation;
 mod specific;
@@ -14,7 +15,7 @@ mod strategies;
 mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{Body, MapData, PcpOption, Protocol, Request, Response, ResultCode};
 use wire::services::Service;
@@ -138,6 +139,8 @@ struct Lab {
     /// When each of them was stored.
     stored_at: BTreeMap<(Protocol, u16), u64>,
     probe_nonce: Option<Nonce>,
+    /// Names that the gateway wants looked up.
+    lookups: Vec<(LookupId, String)>,
     subscribed: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     /// Events that were sent, and when.
     events: Vec<(u64, Notification)>,
@@ -178,6 +181,7 @@ impl Lab {
             store: BTreeMap::new(),
             stored_at: BTreeMap::new(),
             probe_nonce: None,
+            lookups: Vec::new(),
             subscribed: BTreeMap::new(),
             events: Vec::new(),
             next_id: 0,
@@ -278,6 +282,7 @@ impl Lab {
                 }
                 Effect::Notify(event) => self.events.push((self.now, event)),
                 Effect::Store(record) => self.stored(record),
+                Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
         }

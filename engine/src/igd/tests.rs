@@ -49,8 +49,13 @@ fn added() -> MappingRequest {
         strict: true,
         lease: Some(Duration::from_secs(3600)),
         remote_peer: None,
+        remote_name: None,
         description: "web".into(),
     }
+}
+
+fn add(request: MappingRequest) -> MappingAction {
+    MappingAction::Add(AddRequest { request, internal_name: None })
 }
 
 /// R-43, T-10, T-11, decision 8 and iwf.md 2.1: the variable table, one argument at a time.
@@ -80,7 +85,6 @@ fn arguments_of_add_port_mapping() {
         ("NewInternalClient", " 192.168.1.10 ", Ok(added())),
         ("NewInternalClient", "255.255.255.255", Err(501)), // T-11
         ("NewInternalClient", "fe80::1", Err(402)),
-        ("NewInternalClient", "host.lan", Err(402)),
         ("NewEnabled", "true", Ok(added())),
         ("NewEnabled", "0", Err(501)),
         ("NewEnabled", "no", Err(501)),
@@ -88,7 +92,7 @@ fn arguments_of_add_port_mapping() {
         ("NewPortMappingDescription", "", Ok(MappingRequest { description: String::new(), ..added() })),
     ] {
         for version in [1, 2] {
-            let expected = expected.clone().map(MappingAction::Add);
+            let expected = expected.clone().map(add);
             let got = read(version, "AddPortMapping", &with(name, value));
             assert_eq!(got, expected, "{name}={value:?} :{version}");
         }
@@ -96,10 +100,7 @@ fn arguments_of_add_port_mapping() {
     // 732 is a code of :2.
     assert_eq!(read(1, "AddPortMapping", &with("NewInternalPort", "0")), Err(402));
     assert_eq!(read(2, "AddPortMapping", &with("NewInternalPort", "0")), Err(732));
-    assert_eq!(
-        read(1, "AddPortMapping", &ADD[1..7]),
-        Ok(MappingAction::Add(MappingRequest { lease: None, ..added() }))
-    );
+    assert_eq!(read(1, "AddPortMapping", &ADD[1..7]), Ok(add(MappingRequest { lease: None, ..added() })));
 }
 
 /// R-32, iwf.md 2.5, A-3, decisions 10 and 14, and Q-5: leases are clamped, never refused.
@@ -118,7 +119,7 @@ fn leases_by_version() {
         for (version, secs) in [(1, one), (2, two)] {
             let request = MappingRequest { lease: secs.map(Duration::from_secs), ..added() };
             let got = read(version, "AddPortMapping", &with("NewLeaseDuration", lease));
-            assert_eq!(got, Ok(MappingAction::Add(request)), "{lease:?} :{version}");
+            assert_eq!(got, Ok(add(request)), "{lease:?} :{version}");
         }
     }
 }
@@ -128,12 +129,9 @@ fn leases_by_version() {
 fn add_any_port_mapping() {
     for version in [1, 2] {
         let wish = MappingRequest { strict: false, ..added() };
-        assert_eq!(read(version, "AddAnyPortMapping", &ADD), Ok(MappingAction::Add(wish.clone())));
+        assert_eq!(read(version, "AddAnyPortMapping", &ADD), Ok(add(wish.clone())));
         let any = MappingRequest { external_port: None, ..wish };
-        assert_eq!(
-            read(version, "AddAnyPortMapping", &with("NewExternalPort", "0")),
-            Ok(MappingAction::Add(any))
-        );
+        assert_eq!(read(version, "AddAnyPortMapping", &with("NewExternalPort", "0")), Ok(add(any)));
     }
 }
 
@@ -143,25 +141,63 @@ fn keys_of_get_and_delete() {
     let key = |host, port, protocol| {
         [("NewRemoteHost", host), ("NewExternalPort", port), ("NewProtocol", protocol)]
     };
-    let entry = |remote_peer| Entry { protocol: Protocol::UDP, external_port: 53, remote_peer };
+    let entry = |remote_host| Entry { protocol: Protocol::UDP, external_port: 53, remote_host };
+    let peer = RemoteHost::Address(Ipv4Addr::new(1, 2, 3, 4));
     for version in [1, 2] {
         for (args, expected) in [
             (key("", "53", "UDP"), Ok(entry(None))),
             (key("*", "53", "UDP"), Ok(entry(None))),
-            (key("1.2.3.4", "53", "UDP"), Ok(entry(Some(Ipv4Addr::new(1, 2, 3, 4))))),
+            (key("1.2.3.4", "53", "UDP"), Ok(entry(Some(peer.clone())))),
             (key("", "0", "UDP"), Ok(Entry { external_port: 0, ..entry(None) })),
             (key("", "53", "both"), Err(601)),
             (key("", "x", "UDP"), Err(402)),
             (key("somebody", "53", "UDP"), Err(402)),
         ] {
             let got = read(version, "DeletePortMapping", &args);
-            assert_eq!(got, expected.map(MappingAction::Delete), "{args:?}");
+            assert_eq!(got, expected.clone().map(MappingAction::Delete), "{args:?}");
             let got = read(version, "GetSpecificPortMappingEntry", &args);
             assert_eq!(got, expected.map(MappingAction::GetSpecific), "{args:?}");
         }
         assert_eq!(read(version, "DeletePortMapping", &key("", "53", "")), Err(402)); // K-15
         assert_eq!(read(version, "GetSpecificPortMappingEntry", &key("", "53", "")), Err(601));
     }
+}
+
+/// Iwf.md 2.1: names of hosts, as WANIPConnection:2 allows them; Q-11: in InternalClient they occur anyway.
+#[test]
+fn host_names() {
+    for (version, name, value, expected) in [
+        (2, "NewRemoteHost", "Peer.Example.NET", Some("peer.example.net")),
+        (2, "NewRemoteHost", " peer-1.example.net. ", Some("peer-1.example.net")),
+        (1, "NewRemoteHost", "peer.example.net", None),
+        (2, "NewRemoteHost", "undefined", None), // K-7
+        (2, "NewRemoteHost", "peer..example.net", None),
+        (2, "NewRemoteHost", "-peer.example.net", None),
+        (2, "NewRemoteHost", "peer.example.net:80", None),
+        (2, "NewRemoteHost", "peer.exa mple.net", None),
+        (2, "NewRemoteHost", "10.0.0.0x9", None), // security policy: no address in disguise
+        (2, "NewRemoteHost", "1.2.3", None),
+        (1, "NewInternalClient", "laptop", Some("laptop")),
+        (2, "NewInternalClient", "laptop.lan", Some("laptop.lan")),
+        (2, "NewInternalClient", "lap/top", None),
+        (2, "NewInternalClient", "0x7f000001", None),
+    ] {
+        let got = match read(version, "AddPortMapping", &with(name, value)) {
+            Ok(MappingAction::Add(AddRequest { request, internal_name })) => {
+                assert_eq!(request.remote_peer, None);
+                request.remote_name.or(internal_name)
+            }
+            other => {
+                assert_eq!(other, Err(402), "{value}");
+                None
+            }
+        };
+        assert_eq!(got.as_deref(), expected, "{value} :{version}");
+    }
+    let long = format!("{}.net", "a".repeat(64));
+    assert_eq!(host_name(&long), None);
+    assert!(host_name(&long[1..]).is_some());
+    assert_eq!(host_name(&"abc.".repeat(64)), None);
 }
 
 ///
