@@ -2,6 +2,7 @@
 //!
 //! This reads octets on its own, without the `wire` crate: the witness must not share a mistake with the accused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
@@ -60,8 +61,9 @@ impl Capture {
     pub fn start(network: &Network, host: Host, interface: &str, filter: &str) -> Self {
         let name = format!("tcpdump-{host}-{interface}");
         let file = network.directory().join(format!("{name}.pcap"));
-        // -U and immediate mode: each packet is in the file as soon as it was on the wire; -Z: no other user, the directory is ours.
-        let arguments = ["-n", "-U", "--immediate-mode", "-Z", "root", "-i", interface, "-w"];
+        // -U and immediate mode: each packet is in the file as soon as it was on the wire; -B, in KiB: none is missed in a
+        // burst; -Z: no other user, the directory is ours.
+        let arguments = ["-n", "-U", "--immediate-mode", "-B", "16384", "-Z", "root", "-i", interface, "-w"];
         let mut process = network.spawn(
             host,
             &name,
@@ -105,6 +107,24 @@ impl MapMessage {
     pub fn third_party(&self) -> Option<Ipv4Addr> {
         self.option(1).and_then(|content| content.try_into().ok()).and_then(mapped)
     }
+}
+
+/// How many MAP requests were without an answer at the same time, at most. A request that was repeated counts once; one
+/// that is never answered counts to the end.
+#[must_use]
+pub fn most_unanswered<'a>(maps: impl IntoIterator<Item = &'a MapMessage>) -> usize {
+    let mut open = BTreeSet::new();
+    let mut most = 0;
+    for map in maps {
+        let request = (map.nonce, map.protocol, map.internal_port, map.third_party());
+        if map.response {
+            open.remove(&request);
+        } else {
+            open.insert(request);
+            most = most.max(open.len());
+        }
+    }
+    most
 }
 
 /// Parses a pcap file of Ethernet frames; a record that is still being written is left out, and so is what isn't UDP over
@@ -241,6 +261,16 @@ mod tests {
         assert_eq!(map.lifetime, Duration::from_secs(3600));
         assert_eq!(map.option(2), Some(&[][..]));
         assert_eq!(map.third_party(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+    }
+
+    #[test]
+    fn requests_without_an_answer_are_counted_once_each() {
+        let request = map_message(&octets(REQUEST)).unwrap();
+        let other = MapMessage { internal_port: 8081, ..request.clone() };
+        let answer = |to: &MapMessage| MapMessage { response: true, ..to.clone() };
+        assert_eq!(most_unanswered([]), 0);
+        assert_eq!(most_unanswered([&request, &request, &answer(&request), &other]), 1);
+        assert_eq!(most_unanswered([&request, &other, &answer(&request), &request, &answer(&other)]), 2);
     }
 
     #[test]

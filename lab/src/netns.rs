@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -254,6 +254,20 @@ impl Network {
         assert!(status.success(), "nft in {host} refuses\n{rules}");
     }
 
+    /// The elements of an nftables map (of family inet, from protocol and port to address and port) in a member's namespace,
+    /// or `None` when there is no such map.
+    ///
+    /// # Panics
+    ///
+    /// If nft prints an element otherwise than `tcp . 8080 : 192.168.77.10 . 8080`.
+    #[track_caller]
+    #[must_use]
+    pub fn elements(&self, host: Host, table: &str, map: &str) -> Option<Vec<Element>> {
+        let arguments = ["-n", "list", "map", "inet", table, map];
+        let output = self.command(host, "nft").args(arguments).output().expect("ip netns exec can be run");
+        output.status.success().then(|| elements(&String::from_utf8_lossy(&output.stdout)))
+    }
+
     /// Starts a program in a member's namespace; both of its outputs go to `<name>.log` in [`Self::directory`], which is
     /// printed if the test fails.
     #[track_caller]
@@ -377,6 +391,30 @@ impl Drop for Process {
     }
 }
 
+/// An element of a NAT's map: protocol (6 TCP, 17 UDP), port, and where that leads.
+pub type Element = (u8, u16, SocketAddrV4);
+
+#[track_caller]
+fn elements(listing: &str) -> Vec<Element> {
+    let Some((_, elements)) = listing.split_once("elements = {") else { return Vec::new() };
+    let (elements, _) = elements.split_once('}').expect("nft closes what it opens");
+    let element = |text: &str| {
+        let (key, value) = text.split_once(" : ")?;
+        let (protocol, port) = key.split_once(" . ")?;
+        let (host, internal_port) = value.split_once(" . ")?;
+        // With -n a protocol is a number in some versions and a name in others.
+        let protocol = match protocol.trim() {
+            "tcp" => 6,
+            "udp" => 17,
+            number => number.parse().ok()?,
+        };
+        let internal = SocketAddrV4::new(host.trim().parse().ok()?, internal_port.trim().parse().ok()?);
+        Some((protocol, port.trim().parse().ok()?, internal))
+    };
+    let all = elements.split(',').map(str::trim).filter(|text| !text.is_empty());
+    all.map(|text| element(text).unwrap_or_else(|| panic!("not an element of a NAT's map: {text}"))).collect()
+}
+
 /// Output and error output of a finished command, as text.
 #[must_use]
 pub fn text(output: &Output) -> String {
@@ -450,6 +488,18 @@ fn print_logs(directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_are_read_as_nft_prints_them() {
+        let listing = "table inet portferry {\n\tmap ports {\n\t\ttype inet_proto . inet_service : ipv4_addr . inet_service\n\
+                       \t\telements = { 6 . 8080 : 192.168.77.10 . 80,\n\t\t\t     udp . 9090 : 192.168.77.11 . 9091 }\n\t}\n}\n";
+        let expected = [
+            (6, 8080, "192.168.77.10:80".parse().unwrap()),
+            (17, 9090, "192.168.77.11:9091".parse().unwrap()),
+        ];
+        assert_eq!(elements(listing), expected);
+        assert_eq!(elements("table inet portferry {\n\tmap ports {\n\t}\n}\n"), []);
+    }
 
     #[test]
     fn only_what_dead_processes_left_is_swept() {

@@ -8,12 +8,14 @@
 //! * One internal port may get several external ones; a delete takes one of them away at a time.
 //! * THIRD_PARTY needs `pcp_allow_thirdparty`; then everyone may, and senders need not be subscribers.
 //! * A mapping outlives the server: SIGTERM leaves the rules in the kernel.
+//! * Each request costs it time that grows faster than the number of its mappings: half a second at one hundred and
+//!   fifty. Where there are hundreds, [`QuickProvider`] takes its place.
 
 use std::fs;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use crate::netns::{EXTERNAL, Host, Network, Process};
+use crate::netns::{EXTERNAL, Host, Network, PROVIDER, Process};
 
 /// The chains that miniupnpd changes, in a table of its own, for the namespace it runs in.
 pub(crate) const CHAINS: &str = "\
@@ -169,6 +171,48 @@ impl<'a> Provider<'a> {
         let name = format!("provider-{}", run.expect("numbers don't end"));
         let mut process = network.spawn(Host::Provider, &name, "miniupnpd", arguments);
         process.await_log("Listening for NAT-PMP/PCP", Duration::from_secs(10));
+        process
+    }
+}
+
+/// A provider with the engine's own PCP server (`lab-pcp-server`) on a NAT of the kernel, for hundreds of mappings.
+pub struct QuickProvider<'a> {
+    network: &'a Network,
+    program: &'a str,
+    runs: u32,
+    process: Process,
+}
+
+impl<'a> QuickProvider<'a> {
+    /// Starts `program`, which is `lab-pcp-server`; returns when it listens.
+    #[track_caller]
+    #[must_use]
+    pub fn start(network: &'a Network, program: &'a str) -> Self {
+        Self { network, program, runs: 1, process: Self::run(network, program, 0) }
+    }
+
+    /// It dies and comes back without any mapping; announces that, too.
+    #[track_caller]
+    pub fn lose_state(&mut self) {
+        self.process.terminate(Duration::from_secs(5));
+        self.process = Self::run(self.network, self.program, self.runs);
+        self.runs += 1;
+    }
+
+    /// All mappings in force, read from the kernel.
+    #[track_caller]
+    #[must_use]
+    pub fn forwardings(&self) -> Vec<Forwarding> {
+        let all = self.network.elements(Host::Provider, "labpcp", "ports").expect("its table is there");
+        let all = all.into_iter();
+        all.map(|(protocol, external_port, to)| Forwarding { protocol, external_port, to }).collect()
+    }
+
+    #[track_caller]
+    fn run(network: &Network, program: &str, run: u32) -> Process {
+        let arguments = [PROVIDER, EXTERNAL].map(|address| address.to_string());
+        let mut process = network.spawn(Host::Provider, &format!("quick-provider-{run}"), program, arguments);
+        process.await_log("listening", Duration::from_secs(10));
         process
     }
 }

@@ -5,9 +5,16 @@
 //! * anything else: the path of a program that understands `run --config FILE` as portferry does.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddrV4;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::netns::{EXTERNAL, Host, LAN_INTERFACE, Network, PROVIDER, Process, ROUTER_LAN, WAN_INTERFACE};
+use serde_json::Value;
+
+use crate::netns::{
+    EXTERNAL, Element, Host, LAN_INTERFACE, Network, PROVIDER, Process, ROUTER_LAN, WAN_INTERFACE,
+};
 use crate::provider::{CHAIN_SETTINGS, CHAINS};
 
 /// The port of the control points' HTTP requests.
@@ -90,7 +97,62 @@ impl Subject {
     }
 }
 
-/// A configuration file: `nat` is `nftables` or `none`, `more` is appended as it is.
+/// A mapping as `portferry mappings --json` tells it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listed {
+    /// 6 TCP, 17 UDP.
+    pub protocol: u8,
+    /// Address and port at the provider's NAT.
+    pub external: SocketAddrV4,
+    /// The port of the router's own NAT, if it has one.
+    pub nat_port: Option<u16>,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV4,
+    /// Its owner's words.
+    pub description: String,
+    /// Seconds left of the lease; `None` for ever.
+    pub lease_left: Option<u64>,
+    /// `active`, `degraded` or `deleting`.
+    pub state: String,
+}
+
+/// The table of a running portferry, asked for at its control socket; `None` while nobody answers there.
+///
+/// # Panics
+///
+/// If the answer is not what [`Listed`] describes.
+#[must_use]
+pub fn listed(network: &Network) -> Option<Vec<Listed>> {
+    let mut socket = UnixStream::connect(network.directory().join("control.sock")).ok()?;
+    socket.write_all(b"mappings\n").ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    // A daemon that is killed says half of it, or nothing.
+    let answer: Value = serde_json::from_str(&answer).ok()?;
+    let all = answer.as_array().expect("an array").iter().map(|mapping| {
+        let text = |key: &str| Some(mapping.get(key)?.as_str()?.to_owned());
+        let number = |key: &str| mapping.get(key)?.as_u64();
+        Some(Listed {
+            protocol: if text("protocol")? == "TCP" { 6 } else { 17 },
+            external: text("external")?.parse().ok()?,
+            nat_port: number("nat_port").map(|port| u16::try_from(port).expect("a port")),
+            internal: text("internal")?.parse().ok()?,
+            description: text("description")?,
+            lease_left: number("lease_left"),
+            state: text("state")?,
+        })
+    });
+    Some(all.map(|mapping| mapping.expect("every key that Listed has")).collect())
+}
+
+/// What portferry's nftables table lets in from everybody, or `None` when there is no such table.
+#[must_use]
+pub fn elements(network: &Network) -> Option<Vec<Element>> {
+    network.elements(Host::Router, "portferry", "ports")
+}
+
+/// A configuration file: `nat` is `nftables` or `none`, `more` is appended as it is: keys of
+/// `[uplink]`, then other sections.
 #[must_use]
 pub fn configuration(network: &Network, nat: &str, more: &str) -> String {
     let directory = network.directory().display();
@@ -101,12 +163,12 @@ http_port = {HTTP_PORT}
 [wan]
 interface = "{WAN_INTERFACE}"
 nat = "{nat}"
-[uplink]
-servers = ["{PROVIDER}"]
 [state]
 directory = "{directory}/state"
 [control]
 socket = "{directory}/control.sock"
+[uplink]
+servers = ["{PROVIDER}"]
 {more}"#
     )
 }

@@ -11,11 +11,18 @@
 //! The tests wait more than they compute: `-- --test-threads=6` halves the minute they take on two processors. A test that
 //! fails prints the logs of all that took part.
 
+mod common;
+
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::{
+    BOTH, CASCADED, ControlPoint, NAT, NO_NAT, PROBE, ROUTED, SECOND, TCP, UDP, answers,
+    interworking_subject, listener, name, now, reaches, reaches_nobody, ready, redirected_port, requests,
+    skipped, subject, try_reach,
+};
 use lab::capture::{Capture, MapMessage, Packet};
 use lab::netns::{
     self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, Process, ROUTER_LAN, ROUTER_WAN,
@@ -25,18 +32,7 @@ use lab::provider::{Options, Provider};
 use lab::subject::{self, HTTP_PORT, Subject};
 use lab::wait::eventually;
 
-const PROBE: &str = env!("CARGO_BIN_EXE_lab-probe");
 const IGD_NEXT: &str = env!("CARGO_BIN_EXE_lab-igd-next");
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const BOTH: [u8; 2] = [TCP, UDP];
-
-const CASCADED: Layout = Layout { router_nat: true, lan: true };
-const ROUTED: Layout = Layout { router_nat: false, lan: true };
-
-const NAT: &str = "nftables";
-const NO_NAT: &str = "none";
 
 // ── What a control point sees ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -709,170 +705,6 @@ fn sigterm_says_byebye_and_leaves_nothing_behind() {
 }
 
 // ── Helpers ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-const SECOND: Duration = Duration::from_secs(1);
-
-/// What is tested, or `None` (after saying so) where there is no laboratory.
-fn subject() -> Option<Subject> {
-    if let Some(reason) = netns::reason_to_skip() {
-        skipped(reason);
-        return None;
-    }
-    Some(Subject::from_environment())
-}
-
-/// Only an interworking function.
-fn interworking_subject() -> Option<Subject> {
-    let subject = subject()?;
-    if !subject.interworks() {
-        skipped("the subject is no interworking function");
-        return None;
-    }
-    Some(subject)
-}
-
-/// Past libtest's capturing, which keeps what passing tests print to itself.
-fn skipped(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
-}
-
-/// Since the Unix epoch, as in captures.
-fn now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970")
-}
-
-/// upnpc on a LAN host.
-#[derive(Clone)]
-struct ControlPoint<'a> {
-    network: &'a Network,
-    host: Host,
-    /// The description; `None`: found anew each time, which takes two seconds.
-    location: Option<String>,
-}
-
-/// Waits until the daemon is found on the LAN and knows its external address.
-#[track_caller]
-fn ready<'a>(network: &'a Network, daemon: &mut Process, host: Host) -> ControlPoint<'a> {
-    const TARGET: &str = "urn:schemas-upnp-org:device:InternetGatewayDevice:2";
-    let location = eventually("an answer to M-SEARCH", 15 * SECOND, || {
-        assert_eq!(daemon.ended(), None, "the daemon lives");
-        let output = network.command(host, PROBE).args(["search", TARGET, "1500"]).output().expect("it runs");
-        output.status.success().then(|| netns::text(&output).trim().to_owned())
-    });
-    let control_point = ControlPoint { network, host, location: Some(location) };
-    eventually("the external address", 15 * SECOND, || {
-        control_point.upnpc(&["-s"]).contains(&format!("ExternalIPAddress = {EXTERNAL}")).then_some(())
-    });
-    control_point
-}
-
-impl ControlPoint<'_> {
-    fn upnpc(&self, arguments: &[&str]) -> String {
-        let mut command = self.network.command(self.host, "timeout");
-        command.args(["20", "upnpc"]);
-        if let Some(location) = &self.location {
-            command.args(["-u", location]);
-        }
-        netns::text(&command.args(arguments).output().expect("it runs"))
-    }
-
-    /// `how` is `-a` (AddPortMapping) or `-n` (AddAnyPortMapping).
-    fn add(&self, how: &str, internal: u16, external: u16, protocol: &str, lease: u32) -> String {
-        let host = if self.host == Host::Lan2 { LAN2 } else { LAN1 };
-        self.upnpc(&[
-            how,
-            &host.to_string(),
-            &internal.to_string(),
-            &external.to_string(),
-            protocol,
-            &lease.to_string(),
-        ])
-    }
-
-    #[track_caller]
-    fn adds(&self, internal: u16, external: u16, protocol: &str, lease: u32) {
-        let answer = self.add("-a", internal, external, protocol, lease);
-        assert_eq!(redirected_port(&answer, protocol), Some(external), "{answer}");
-    }
-
-    #[track_caller]
-    fn deletes(&self, external: u16, protocol: &str) {
-        let answer = self.upnpc(&["-d", &external.to_string(), protocol]);
-        assert!(answer.contains("UPNP_DeletePortMapping() returned : 0"), "{answer}");
-    }
-
-    /// Where the description says that the WAN connection is controlled.
-    #[track_caller]
-    fn control_path(&self) -> String {
-        let location = self.location.as_deref().expect("found before");
-        let rest = location.strip_prefix("http://").expect("HTTP");
-        let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let description = self.network.run(self.host, PROBE, ["get", address, path]);
-        let control = || {
-            let (_, service) = description.split_once(":WANIPConnection:")?;
-            let (_, url) = service.split_once("<controlURL>")?;
-            Some(url.split_once('<')?.0.to_owned())
-        };
-        control().unwrap_or_else(|| panic!("no control URL in {description}"))
-    }
-}
-
-/// `external 203.0.114.1:8080 TCP is redirected to internal 192.168.77.10:8080 (duration=3600)`.
-fn redirected_port(answer: &str, protocol: &str) -> Option<u16> {
-    let line = answer.lines().find(|line| line.contains(&format!("{protocol} is redirected to internal")))?;
-    line.split_once(' ')?.1.split(' ').next()?.rsplit_once(':')?.1.parse().ok()
-}
-
-fn name(protocol: u8) -> &'static str {
-    if protocol == TCP { "tcp" } else { "udp" }
-}
-
-/// Answers with the host's name.
-#[track_caller]
-fn listener(network: &Network, host: Host, protocol: u8, port: u16) -> Process {
-    let (mode, address, tag) =
-        (format!("{}-listen", name(protocol)), format!("0.0.0.0:{port}"), host.to_string());
-    let mut process = network.spawn(host, &format!("{mode}-{host}-{port}"), PROBE, [&mode, &address, &tag]);
-    process.await_log("listening", 5 * SECOND);
-    process
-}
-
-/// What answers a host that sends to a port of the external address.
-fn answer_to(network: &Network, from: Host, protocol: u8, port: u16, wait: Duration) -> Option<String> {
-    let mut command = network.command(from, PROBE);
-    command.args([format!("{}-send", name(protocol)), format!("{EXTERNAL}:{port}"), "knock".into()]);
-    let output = command.arg(wait.as_millis().to_string()).output().expect("it runs");
-    output.status.success().then(|| netns::text(&output).trim().to_owned())
-}
-
-/// At once: what was acknowledged works.
-#[track_caller]
-fn reaches(network: &Network, protocol: u8, port: u16, host: &str) {
-    let answer = answer_to(network, Host::Internet, protocol, port, 3 * SECOND);
-    assert_eq!(answer, Some(format!("{host}:knock")), "{} {port} from the Internet", name(protocol));
-}
-
-fn try_reach(network: &Network, protocol: u8, port: u16) -> bool {
-    answer_to(network, Host::Internet, protocol, port, Duration::from_millis(500)).is_some()
-}
-
-#[track_caller]
-fn reaches_nobody(network: &Network, protocol: u8, port: u16) {
-    let answer = answer_to(network, Host::Internet, protocol, port, Duration::from_millis(500));
-    assert_eq!(answer, None, "{} {port} from the Internet", name(protocol));
-}
-
-/// MAP requests for a transport protocol, deletes left out.
-fn requests(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)> {
-    let maps = wire.maps().into_iter();
-    maps.filter(|(_, map)| !map.response && map.protocol == protocol && map.lifetime > Duration::ZERO)
-        .collect()
-}
-
-/// MAP responses for a transport protocol.
-fn answers(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)> {
-    wire.maps().into_iter().filter(|(_, map)| map.response && map.protocol == protocol).collect()
-}
 
 fn is_byebye(packet: &Packet) -> bool {
     let text = String::from_utf8_lossy(&packet.payload).to_ascii_lowercase();

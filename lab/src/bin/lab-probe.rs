@@ -6,6 +6,7 @@
 //! | `tcp-send ADDRESS TEXT MS`, `udp-send ADDRESS TEXT MS` | sends and prints the answer; exit code 1 without one |
 //! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
+//! | `control ADDRESS PATH TYPE` | calls the action in each line of standard input, `ACTION` and `NAME=VALUE`s with tabs between; prints `done` and the out arguments likewise (line ends become blanks), a UPnP error code, or `nothing` and why |
 //! | `subscribe ADDRESS PATH` | SUBSCRIBE at the event URL of WANIPConnection in that description; prints each event's SEQ, names and values |
 //! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
@@ -15,6 +16,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use wire::soap::{self, AnswerError};
 
 /// How long a blasted server may take for its answer.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         ["udp-send", address, text, wait] => udp_send(address, text, millis(wait)),
         ["search", target, wait] => search(target, millis(wait)),
         ["get", address, path] => get(address, path),
+        ["control", address, path, service_type] => control(address, path, service_type),
         ["subscribe", address, path] => subscribe(address, path),
         ["udp-blast", from, to] => udp_blast(from, to),
         ["tcp-blast", address] => tcp_blast(address),
@@ -132,6 +136,51 @@ fn get(address: &str, path: &str) -> io::Result<()> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     io::stdout().write_all(&answer)
+}
+
+fn control(address: &str, path: &str, service_type: &str) -> io::Result<()> {
+    let address = parse(address)?;
+    for line in io::stdin().lines() {
+        let line = line?;
+        let mut fields = line.split('\t');
+        let action = fields.next().unwrap_or_default();
+        let arguments: Vec<(&str, &str)> = fields.filter_map(|field| field.split_once('=')).collect();
+        let call = soap::encode_call(service_type, action, &arguments);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nSOAPAction: \"{service_type}#{action}\"\r\n\
+             Content-Type: text/xml; charset=\"utf-8\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            call.len()
+        );
+        let told = match exchange(address, &[head, call].concat()).map(|body| soap::decode_answer(&body)) {
+            Ok(Ok(answer)) => answer.values.iter().fold("done".to_owned(), |told, (name, value)| {
+                told + "\t" + name + "=" + &value.replace(['\n', '\t'], " ")
+            }),
+            Ok(Err(AnswerError::Fault { code, .. })) => code.to_string(),
+            Ok(Err(AnswerError::Malformed)) => "nothing\tno SOAP".to_owned(),
+            Err(error) => format!("nothing\t{error}"),
+        };
+        println!("{told}");
+    }
+    Ok(())
+}
+
+/// One request on a connection of its own; the body of the answer.
+fn exchange(address: SocketAddr, request: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    // A gateway answers within some seconds, whatever its provider does; one that is killed ends the connection.
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    // An answer cut short is none: what it says is then not what its sender meant.
+    let head = String::from_utf8_lossy(&answer[..end.unwrap_or(0)]).to_ascii_lowercase();
+    let length: Option<usize> =
+        head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    match (end, length) {
+        (Some(end), Some(length)) if answer.len() == end + 4 + length => Ok(answer.split_off(end + 4)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 fn subscribe(address: &str, path: &str) -> io::Result<()> {

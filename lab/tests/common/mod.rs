@@ -1,0 +1,315 @@
+//! What the suites in network namespaces share: control points, and who reaches whom.
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use lab::capture::{Capture, MapMessage, Packet};
+use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN};
+use lab::subject::{HTTP_PORT, Subject};
+use lab::wait::eventually;
+
+pub(crate) const PROBE: &str = env!("CARGO_BIN_EXE_lab-probe");
+
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const BOTH: [u8; 2] = [TCP, UDP];
+
+pub(crate) const CASCADED: Layout = Layout { router_nat: true, lan: true };
+pub(crate) const ROUTED: Layout = Layout { router_nat: false, lan: true };
+
+pub(crate) const NAT: &str = "nftables";
+pub(crate) const NO_NAT: &str = "none";
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// What is tested, or `None` (after saying so) where there is no laboratory.
+pub(crate) fn subject() -> Option<Subject> {
+    if let Some(reason) = netns::reason_to_skip() {
+        skipped(reason);
+        return None;
+    }
+    Some(Subject::from_environment())
+}
+
+/// Only an interworking function.
+pub(crate) fn interworking_subject() -> Option<Subject> {
+    let subject = subject()?;
+    if !subject.interworks() {
+        skipped("the subject is no interworking function");
+        return None;
+    }
+    Some(subject)
+}
+
+/// Past libtest's capturing, which keeps what passing tests print to itself.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+pub(crate) fn skipped(reason: &str) {
+    say(&format!("SKIPPED: {reason}"));
+}
+
+/// Since the Unix epoch, as in captures.
+pub(crate) fn now() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970")
+}
+
+/// upnpc on a LAN host.
+#[derive(Clone)]
+pub(crate) struct ControlPoint<'a> {
+    pub(crate) network: &'a Network,
+    pub(crate) host: Host,
+    /// The description; `None`: found anew each time, which takes two seconds.
+    pub(crate) location: Option<String>,
+}
+
+/// Waits until the daemon is found on the LAN and knows its external address.
+#[track_caller]
+pub(crate) fn ready<'a>(network: &'a Network, daemon: &mut Process, host: Host) -> ControlPoint<'a> {
+    const TARGET: &str = "urn:schemas-upnp-org:device:InternetGatewayDevice:2";
+    let location = eventually("an answer to M-SEARCH", 15 * SECOND, || {
+        assert_eq!(daemon.ended(), None, "the daemon lives");
+        let output = network.command(host, PROBE).args(["search", TARGET, "1500"]).output().expect("it runs");
+        output.status.success().then(|| netns::text(&output).trim().to_owned())
+    });
+    let control_point = ControlPoint { network, host, location: Some(location) };
+    eventually("the external address", 15 * SECOND, || {
+        control_point.upnpc(&["-s"]).contains(&format!("ExternalIPAddress = {EXTERNAL}")).then_some(())
+    });
+    control_point
+}
+
+impl ControlPoint<'_> {
+    pub(crate) fn upnpc(&self, arguments: &[&str]) -> String {
+        let mut command = self.network.command(self.host, "timeout");
+        command.args(["20", "upnpc"]);
+        if let Some(location) = &self.location {
+            command.args(["-u", location]);
+        }
+        netns::text(&command.args(arguments).output().expect("it runs"))
+    }
+
+    /// `how` is `-a` (AddPortMapping) or `-n` (AddAnyPortMapping).
+    pub(crate) fn add(&self, how: &str, internal: u16, external: u16, protocol: &str, lease: u32) -> String {
+        self.upnpc(&[
+            how,
+            &lan_address(self.host).to_string(),
+            &internal.to_string(),
+            &external.to_string(),
+            protocol,
+            &lease.to_string(),
+        ])
+    }
+
+    #[track_caller]
+    pub(crate) fn adds(&self, internal: u16, external: u16, protocol: &str, lease: u32) {
+        let answer = self.add("-a", internal, external, protocol, lease);
+        assert_eq!(redirected_port(&answer, protocol), Some(external), "{answer}");
+    }
+
+    #[track_caller]
+    pub(crate) fn deletes(&self, external: u16, protocol: &str) {
+        let answer = self.upnpc(&["-d", &external.to_string(), protocol]);
+        assert!(answer.contains("UPNP_DeletePortMapping() returned : 0"), "{answer}");
+    }
+
+    /// Where the description says that the WAN connection is controlled.
+    #[track_caller]
+    pub(crate) fn control_path(&self) -> String {
+        let location = self.location.as_deref().expect("found before");
+        let rest = location.strip_prefix("http://").expect("HTTP");
+        let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let description = self.network.run(self.host, PROBE, ["get", address, path]);
+        let control = || {
+            let (_, service) = description.split_once(":WANIPConnection:")?;
+            let (_, url) = service.split_once("<controlURL>")?;
+            Some(url.split_once('<')?.0.to_owned())
+        };
+        control().unwrap_or_else(|| panic!("no control URL in {description}"))
+    }
+}
+
+/// A control point that keeps running and calls actions one by one; its end of the line is `lab-probe control`.
+pub(crate) struct Caller {
+    child: Child,
+    calls: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// What a control point was told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Told {
+    /// Success, with the out arguments.
+    Done(Vec<(String, String)>),
+    /// The UPnP error code.
+    Refused(u16),
+    /// Nothing: no connection, or one that ended without an answer.
+    Nothing(String),
+}
+
+impl Caller {
+    /// On the host of `control_point`, speaking `WANIPConnection` of that version.
+    pub(crate) fn new(control_point: &ControlPoint<'_>, version: u8) -> Self {
+        let mut child = control_point
+            .network
+            .command(control_point.host, PROBE)
+            .args(["control", &format!("{ROUTER_LAN}:{HTTP_PORT}"), &control_point.control_path()])
+            .arg(format!("urn:schemas-upnp-org:service:WANIPConnection:{version}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("ip netns exec can be run");
+        let calls = child.stdin.take().expect("piped above");
+        let answers = BufReader::new(child.stdout.take().expect("piped above"));
+        Self { child, calls, answers }
+    }
+
+    /// Calls an action and waits for what comes of it.
+    #[track_caller]
+    pub(crate) fn call(&mut self, action: &str, arguments: &[(&str, &str)]) -> Told {
+        let mut line = action.to_owned();
+        for (name, value) in arguments {
+            line += &format!("\t{name}={value}");
+        }
+        writeln!(self.calls, "{line}").expect("the probe runs");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the probe prints text");
+        let mut fields = answer.trim_end_matches('\n').split('\t');
+        let what = fields.next().expect("split yields one at least");
+        match (what, what.parse()) {
+            ("done", _) => Told::Done(
+                fields
+                    .map(|field| field.split_once('=').expect("the probe prints names and values"))
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+            ),
+            (_, Ok(code)) => Told::Refused(code),
+            ("nothing", _) => Told::Nothing(fields.collect()),
+            _ => panic!("the probe ended, or said `{answer}`"),
+        }
+    }
+
+    /// AddPortMapping to a port of `internal`.
+    #[track_caller]
+    pub(crate) fn add(
+        &mut self,
+        protocol: u8,
+        external_port: u16,
+        internal: SocketAddrV4,
+        lease: u32,
+        description: &str,
+    ) -> Told {
+        self.call(
+            "AddPortMapping",
+            &[
+                ("NewRemoteHost", ""),
+                ("NewExternalPort", &external_port.to_string()),
+                ("NewProtocol", &name(protocol).to_uppercase()),
+                ("NewInternalPort", &internal.port().to_string()),
+                ("NewInternalClient", &internal.ip().to_string()),
+                ("NewEnabled", "1"),
+                ("NewPortMappingDescription", description),
+                ("NewLeaseDuration", &lease.to_string()),
+            ],
+        )
+    }
+
+    /// DeletePortMapping.
+    #[track_caller]
+    pub(crate) fn delete(&mut self, protocol: u8, external_port: u16) -> Told {
+        self.call(
+            "DeletePortMapping",
+            &[
+                ("NewRemoteHost", ""),
+                ("NewExternalPort", &external_port.to_string()),
+                ("NewProtocol", &name(protocol).to_uppercase()),
+            ],
+        )
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Told {
+    /// Success without out arguments.
+    pub(crate) fn done() -> Self {
+        Self::Done(Vec::new())
+    }
+}
+
+/// The LAN address of a LAN host.
+pub(crate) fn lan_address(host: Host) -> Ipv4Addr {
+    if host == Host::Lan2 { LAN2 } else { LAN1 }
+}
+
+/// `external 203.0.114.1:8080 TCP is redirected to internal 192.168.77.10:8080 (duration=3600)`.
+pub(crate) fn redirected_port(answer: &str, protocol: &str) -> Option<u16> {
+    let line = answer.lines().find(|line| line.contains(&format!("{protocol} is redirected to internal")))?;
+    line.split_once(' ')?.1.split(' ').next()?.rsplit_once(':')?.1.parse().ok()
+}
+
+pub(crate) fn name(protocol: u8) -> &'static str {
+    if protocol == TCP { "tcp" } else { "udp" }
+}
+
+/// Answers with the host's name.
+#[track_caller]
+pub(crate) fn listener(network: &Network, host: Host, protocol: u8, port: u16) -> Process {
+    let (mode, address, tag) =
+        (format!("{}-listen", name(protocol)), format!("0.0.0.0:{port}"), host.to_string());
+    let mut process = network.spawn(host, &format!("{mode}-{host}-{port}"), PROBE, [&mode, &address, &tag]);
+    process.await_log("listening", 5 * SECOND);
+    process
+}
+
+/// What answers a host that sends to a port of the external address.
+pub(crate) fn answer_to(
+    network: &Network,
+    from: Host,
+    protocol: u8,
+    port: u16,
+    wait: Duration,
+) -> Option<String> {
+    let mut command = network.command(from, PROBE);
+    command.args([format!("{}-send", name(protocol)), format!("{EXTERNAL}:{port}"), "knock".into()]);
+    let output = command.arg(wait.as_millis().to_string()).output().expect("it runs");
+    output.status.success().then(|| netns::text(&output).trim().to_owned())
+}
+
+/// At once: what was acknowledged works.
+#[track_caller]
+pub(crate) fn reaches(network: &Network, protocol: u8, port: u16, host: &str) {
+    let answer = answer_to(network, Host::Internet, protocol, port, 3 * SECOND);
+    assert_eq!(answer, Some(format!("{host}:knock")), "{} {port} from the Internet", name(protocol));
+}
+
+pub(crate) fn try_reach(network: &Network, protocol: u8, port: u16) -> bool {
+    answer_to(network, Host::Internet, protocol, port, Duration::from_millis(500)).is_some()
+}
+
+#[track_caller]
+pub(crate) fn reaches_nobody(network: &Network, protocol: u8, port: u16) {
+    let answer = answer_to(network, Host::Internet, protocol, port, Duration::from_millis(500));
+    assert_eq!(answer, None, "{} {port} from the Internet", name(protocol));
+}
+
+/// MAP requests for a transport protocol, deletes left out.
+pub(crate) fn requests(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)> {
+    let maps = wire.maps().into_iter();
+    maps.filter(|(_, map)| !map.response && map.protocol == protocol && map.lifetime > Duration::ZERO)
+        .collect()
+}
+
+/// MAP responses for a transport protocol.
+pub(crate) fn answers(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)> {
+    wire.maps().into_iter().filter(|(_, map)| map.response && map.protocol == protocol).collect()
+}
