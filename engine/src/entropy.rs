@@ -7,6 +7,9 @@ pub trait Entropy {
     /// Fills `bytes` with random octets.
     fn fill(&mut self, bytes: &mut [u8]);
 
+    /// Octets that are the same for the same `name` in every life of this installation, and that nobody else can tell.
+    fn derive(&self, name: &[u8]) -> [u8; 16];
+
     /// A number uniform in `[0, 1)`.
     fn unit(&mut self) -> f64 {
         let mut bytes = [0; 4];
@@ -23,6 +26,10 @@ pub trait Entropy {
 impl<E: Entropy + ?Sized> Entropy for Box<E> {
     fn fill(&mut self, bytes: &mut [u8]) {
         (**self).fill(bytes);
+    }
+
+    fn derive(&self, name: &[u8]) -> [u8; 16] {
+        (**self).derive(name)
     }
 }
 
@@ -46,5 +53,13 @@ impl Entropy for SeededEntropy {
             let word = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d).to_be_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
+    }
+
+    /// There is one installation in a test, whatever its seeds; what it derives is no secret (FNV-1a).
+    fn derive(&self, name: &[u8]) -> [u8; 16] {
+        let mix = |hash: u128, octet: &u8| {
+            (hash ^ u128::from(*octet)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
+        };
+        name.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, mix).to_be_bytes()
     }
 }

@@ -11,14 +11,3 @@ pub fn now() -> Instant {
     let millis = u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
     Instant::from_millis(seconds * 1000 + millis)
 }
-
-/// The kernel's random octets.
-#[derive(Debug)]
-pub struct KernelEntropy;
-
-impl engine::entropy::Entropy for KernelEntropy {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        // Without randomness every nonce could be guessed: nothing may go on.
-        getrandom::fill(bytes).expect("the kernel gives random octets");
-    }
-}

@@ -22,9 +22,10 @@ use wire::pcp::SERVER_PORT;
 use wire::soap::AnswerError;
 use wire::ssdp::{self, Message, Target};
 
-use crate::clock::{KernelEntropy, now};
+use crate::clock::now;
 use crate::config::Config;
 use crate::control::{Asked, MappingReport, Question};
+use crate::entropy::KernelEntropy;
 use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
 use crate::memory_nat::{Heard, MemoryNat};
@@ -86,7 +87,7 @@ async fn play(once: bool) -> Result<(), Failure> {
     let device = run::device(&config, &Identity::random());
     let mut engine_config = config.engine(device.clone());
     engine_config.policy.loopback_lan = true;
-    let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy));
+    let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new([7; 16])));
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));

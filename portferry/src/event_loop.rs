@@ -738,14 +738,14 @@ fn report(gateway: &Gateway, question: Question) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::KernelEntropy;
+    use crate::entropy::KernelEntropy;
 
     #[tokio::test]
     async fn what_is_due_goes_before_a_flood_of_datagrams() {
         let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
         let config = Config::parse(std::path::Path::new("test"), text).unwrap();
         let device = crate::run::device(&config, &crate::state::Identity::random());
-        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy));
+        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new([7; 16])));
         let (_signals, received) = mpsc::channel(1);
         let links = Links::Fixed(Snapshot::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut shell = Shell::new(config, None, device, links, received);

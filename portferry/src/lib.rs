@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod entropy;
 pub mod event_loop;
 pub mod exit;
 pub mod http;

@@ -7,9 +7,9 @@ use engine::gateway::Gateway;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::clock::KernelEntropy;
 use crate::config::Config;
 use crate::control;
+use crate::entropy::KernelEntropy;
 use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
 use crate::netlink::Netlink;
@@ -60,7 +60,8 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
     let identity = Identity::next_start(&config.state.directory)?;
     let device = device(&config, &identity);
-    let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy));
+    let mut gateway =
+        Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new(identity.nonce_key)));
     let (signals, received) = mpsc::channel(4);
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;

@@ -16,6 +16,9 @@ pub struct Identity {
     pub seed: [u8; 16],
     /// The hidden part of the control URLs.
     pub token: [u8; 16],
+    /// Nonces come from it.
+    #[serde(default = "random")]
+    pub nonce_key: [u8; 16],
     /// One more at each start (BOOTID.UPNP.ORG).
     pub boot_id: u32,
 }
@@ -25,11 +28,7 @@ const FILE: &str = "identity.json";
 impl Identity {
     /// A new one.
     pub fn random() -> Self {
-        let [mut seed, mut token] = [[0; 16]; 2];
-        for octets in [&mut seed, &mut token] {
-            getrandom::fill(octets).expect("the kernel gives random octets");
-        }
-        Self { seed, token, boot_id: 1 }
+        Self { seed: random(), token: random(), nonce_key: random(), boot_id: 1 }
     }
 
     /// Reads the one in `directory`, counts the start, and writes it back; makes a new one where there is none.
@@ -73,6 +72,12 @@ impl Identity {
         std::fs::rename(&new, &path)?;
         std::fs::File::open(directory)?.sync_all()
     }
+}
+
+fn random() -> [u8; 16] {
+    let mut octets = [0; 16];
+    getrandom::fill(&mut octets).expect("the kernel gives random octets");
+    octets
 }
 
 #[cfg(test)]

@@ -1,17 +1,34 @@
-//! Nonces of mappings that are gone. A server keeps a freed external port for minutes from everybody but its last
+//! Nonces, and those of mappings that are gone. A server keeps a freed external port for minutes from everybody but its last
 //! owner, whom it knows by internal address, internal port and nonce (RFC 6887 §15). An application that
 //! restarts deletes its port and asks for it again at once: with a new nonce it would hear "conflict" until the hold is over.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::{Nonce, Protocol};
+
+use crate::entropy::Entropy;
 
 /// The server holds a port for two hours at most, and nobody has this many at once.
 const MOST: usize = 4096;
 
 /// What the server knows a client by, apart from the nonce: the third party, if it is one, protocol, internal port.
 pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
+
+/// The nonce of `client` at the server with this address: always the same for this installation, and nobody else's.
+pub(super) fn derived(server: IpAddr, client: Client, entropy: &dyn Entropy) -> Nonce {
+    let (third_party, protocol, internal_port) = client;
+    let mut name = b"PCP nonce ".to_vec();
+    match server {
+        IpAddr::V4(v4) => name.extend(v4.to_ipv6_mapped().octets()),
+        IpAddr::V6(v6) => name.extend(v6.octets()),
+    }
+    name.extend(third_party.map_or([0; 4], |host| host.octets()));
+    name.push(protocol.0);
+    name.extend(internal_port.to_be_bytes());
+    let [nonce @ .., _, _, _, _] = entropy.derive(&name);
+    Nonce(nonce)
+}
 
 /// See the module's description.
 #[derive(Debug, Default)]

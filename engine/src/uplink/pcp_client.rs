@@ -271,11 +271,7 @@ impl PcpClient {
             self.hold = None;
         }
         self.take_over(&want);
-        let nonce = self.nonces.take(client(&want)).unwrap_or_else(|| {
-            let mut nonce = Nonce([0; 12]);
-            entropy.fill(&mut nonce.0);
-            nonce
-        });
+        let nonce = self.nonces.take(client(&want)).unwrap_or_else(|| self.new_nonce(client(&want), entropy));
         let flow = Flow {
             nonce,
             requested: lifetime_to_ask(now, &want.terms),
@@ -291,6 +287,20 @@ impl PcpClient {
         self.by_nonce.insert(nonce, id);
         self.flows.insert(id, flow);
         true
+    }
+
+    /// The nonce of a client that no other is known for: derived from a secret of the installation, so that it is the same
+    /// after a crash, whatever was written by then; a server would refuse another one as long as the mapping lives, or
+    /// is held.
+    fn new_nonce(&self, client: Client, entropy: &mut dyn Entropy) -> Nonce {
+        let nonce = super::nonces::derived(self.server.ip(), client, entropy);
+        if !self.by_nonce.contains_key(&nonce) {
+            return nonce;
+        }
+        // The delete of the client's last mapping is on its way: answers must tell the two apart.
+        let mut nonce = Nonce([0; 12]);
+        entropy.fill(&mut nonce.0);
+        nonce
     }
 
     /// The same client asks anew while the delete of its last mapping is on the way: the new request takes that mapping

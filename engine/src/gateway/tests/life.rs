@@ -155,6 +155,7 @@ fn a_mapping_that_moves() {
             let mut lab = Lab::up(nat);
             lab.provider().config_mut().longest = 400;
             assert!(lab.add(ALICE, 2, wanted).is_ok());
+            lab.provider().config_mut().longest = 86_400; // nobody else is renewed meanwhile
             lab.pass(10);
             assert_eq!(lab.add(BOB, 1, Add { lease: 0, ..port(7777) }), done());
             let before = lab.status().system_update_id;

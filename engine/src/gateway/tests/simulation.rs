@@ -17,8 +17,6 @@ struct Simulation {
     weather: Option<u64>,
     /// What was asked for last, to be asked for again.
     recent: VecDeque<(Ipv4Addr, u8, Add)>,
-    /// A client that was killed may have forgotten nonces of what nobody was told of; until they cannot matter any more.
-    nonces_unsure_until: u64,
 }
 
 /// Answers of the provider come …
@@ -46,7 +44,7 @@ impl Simulation {
         let weather = (answers == Answers::Late).then_some(seed ^ 0xfee1);
         lab.weather = weather.map(SeededEntropy::new);
         let (waiting, recent) = (BTreeMap::new(), VecDeque::new());
-        Self { lab, dice, waiting, last_update_id: 0, weather, recent, nonces_unsure_until: 0 }
+        Self { lab, dice, waiting, last_update_id: 0, weather, recent }
     }
 
     /// Uniform in `0..n`.
@@ -265,7 +263,6 @@ impl Simulation {
         let seed = u64::from(self.roll(u16::MAX));
         self.lab.held.clear();
         self.lab.in_flight.clear();
-        self.nonces_unsure_until = self.lab.now + 1000 * u64::from(LONGEST);
         self.lab.crash(config, seed, 0);
         let after = standing(&self.lab);
         assert!(before.iter().all(|mapping| after.contains(mapping)), "{before:?} is not all in {after:?}");
@@ -304,8 +301,9 @@ impl Simulation {
                 assert!(client.has(mapping.flow), "nobody keeps {mapping:?}");
             }
         }
-        assert!(
-            std::mem::take(&mut self.lab.wrong_nonces) == 0 || now < self.nonces_unsure_until,
+        assert_eq!(
+            std::mem::take(&mut self.lab.wrong_nonces),
+            0,
             "a nonce that the provider knows is forgotten"
         );
         for (n, _) in mappings.iter().enumerate() {
