@@ -42,6 +42,8 @@ pub enum Record {
     Remove(Protocol, u16),
     /// The lease of that mapping is over. What was stored says when, so nothing has to be written for it.
     Ended(Protocol, u16),
+    /// No mapping stands any more.
+    Clear,
     /// The nonce of the router's own mapping that tells the external address.
     Probe(Nonce),
 }

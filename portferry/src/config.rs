@@ -208,11 +208,13 @@ impl Default for Policy {
 pub struct State {
     /// Where the installation's identity is kept.
     pub directory: PathBuf,
+    /// A stop gives no mapping back, so that a restart loses none.
+    pub keep_on_stop: bool,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { directory: "/var/lib/portferry".into() }
+        Self { directory: "/var/lib/portferry".into(), keep_on_stop: false }
     }
 }
 
@@ -452,6 +454,7 @@ impl Config {
             },
             send_descriptions: self.uplink.send_descriptions,
             optimistic_delete: self.igd.optimistic_delete,
+            keep_on_stop: self.state.keep_on_stop,
             policy: engine::policy::Policy {
                 lowest_port: self.policy.lowest_port.0,
                 mappings_per_host: self.policy.mappings_per_host.0,
@@ -478,6 +481,7 @@ impl Config {
         self.lan.interfaces = new.lan.interfaces;
         self.uplink = new.uplink;
         self.policy = new.policy;
+        self.state.keep_on_stop = new.state.keep_on_stop;
         // What descriptions say of the gateway stays.
         let Igd { version, friendly_name, .. } = std::mem::take(&mut self.igd);
         self.igd = Igd { version, friendly_name, ..new.igd };
@@ -495,7 +499,7 @@ impl Config {
             ("lan.interfaces in [nat]", self.lan.interfaces != new.lan.interfaces && self.names_lan_in_nat()),
             ("igd.version", self.igd.version != new.igd.version),
             ("igd.friendly_name", self.igd.friendly_name != new.igd.friendly_name),
-            ("state.directory", self.state != new.state),
+            ("state.directory", self.state.directory != new.state.directory),
             ("control.socket", self.control != new.control),
             ("log.level", self.log != new.log),
         ]
@@ -615,7 +619,7 @@ mod tests {
         assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
         assert_eq!(running, parse(GOOD));
         let more = parse(&format!(
-            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n",
+            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n",
             GOOD.replace("\"br-lan\"", "\"br-lan\", \"br1\"")
         ));
         assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
@@ -678,6 +682,7 @@ mod tests {
             "mappings_per_host",
             "mappings",
             "directory",
+            "keep_on_stop",
             "socket",
             "level",
         ] {

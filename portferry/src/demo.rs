@@ -84,10 +84,11 @@ async fn play(once: bool) -> Result<(), Failure> {
     let mut config =
         Config::parse(Path::new("demo"), &text).expect("the demonstration's configuration is good");
     config.wan.interface.0 = "lo".to_owned();
-    let device = run::device(&config, &Identity::random());
+    let identity = Identity::random();
+    let device = run::device(&config, &identity);
     let mut engine_config = config.engine(device.clone());
     engine_config.policy.loopback_lan = true;
-    let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new([7; 16])));
+    let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new(identity.nonce_key)));
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));

@@ -235,6 +235,7 @@ impl Shell {
             while let Some(effect) = gateway.poll_effect() {
                 self.perform(effect).await;
             }
+            self.sync();
             if self.stopped {
                 self.close().await;
                 return Ok(Stop::Clean);
@@ -525,6 +526,10 @@ impl Shell {
     }
 
     async fn perform(&mut self, effect: Effect) {
+        // One for all changes of a turn; what only this router sees does not wait for it.
+        if !matches!(effect, Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. }) {
+            self.sync();
+        }
         match effect {
             Effect::Reply { request, answer } => {
                 if let Some(reply) = self.waiting.remove(&request) {
@@ -590,6 +595,15 @@ impl Shell {
             }
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
+        }
+    }
+
+    /// What was stored survives a power cut from now on.
+    fn sync(&mut self) {
+        if let Some(store) = &mut self.store
+            && let Err(error) = store.sync()
+        {
+            self.outcomes.push_back(Outcome::StoreFailed(error.to_string()));
         }
     }
 
@@ -669,7 +683,8 @@ impl Shell {
 
     /// Leaves nothing behind.
     async fn close(&mut self) {
-        if let Some(nft) = &mut self.nft
+        // What is kept over the stop goes on to let in what it lets in.
+        if let Some(nft) = self.nft.as_mut().filter(|_| !self.config.state.keep_on_stop)
             && let Err(error) = nft.clear().await
         {
             tracing::warn!("the table of this router's NAT could not be deleted: {error}");

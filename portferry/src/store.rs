@@ -54,6 +54,8 @@ pub struct Store {
     file: File,
     /// Lines in the file.
     lines: usize,
+    /// Something was appended since the last [`Store::sync`].
+    unsynced: bool,
     /// The number of the next line; it goes on when the file is written anew.
     next: usize,
     mappings: Mappings,
@@ -103,10 +105,11 @@ impl Store {
         };
         let (file, lines) = write_anew(directory, &mappings, probe)?;
         let next = mappings.values().map(|(number, _)| number + 1).max().unwrap_or(0);
-        Ok((Self { directory: directory.to_owned(), file, lines, next, mappings, probe }, loaded))
+        let directory = directory.to_owned();
+        Ok((Self { directory, file, lines, unsynced: false, next, mappings, probe }, loaded))
     }
 
-    /// Stores one change; on return it survives a power cut.
+    /// Stores one change. It survives the end of this process; a power cut only after [`sync`](Self::sync).
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
         self.next += 1;
         let line = match record {
@@ -126,6 +129,11 @@ impl Store {
                 self.mappings.remove(&(protocol.0, *external_port));
                 return Ok(());
             }
+            Record::Clear => {
+                self.mappings.clear();
+                (self.file, self.lines) = write_anew(&self.directory, &self.mappings, self.probe)?;
+                return Ok(());
+            }
             Record::Probe(nonce) => {
                 self.probe = Some(nonce.0);
                 Line::Probe { nonce: nonce.0 }
@@ -136,8 +144,13 @@ impl Store {
             return Ok(());
         }
         self.lines += 1;
-        self.file.write_all(&encode(&line)?)?;
-        self.file.sync_data()
+        self.unsynced = true;
+        self.file.write_all(&encode(&line)?)
+    }
+
+    /// On return everything that was appended survives a power cut.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.unsynced) { self.file.sync_data() } else { Ok(()) }
     }
 }
 

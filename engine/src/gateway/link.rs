@@ -6,14 +6,16 @@ use wire::error::UpnpError;
 use wire::pcp::SERVER_PORT;
 
 use super::{Alarm, Config, Effect, Gateway, Wan};
+use crate::journal::Record;
 use crate::notice::{Cause, Notice};
 use crate::time::{Duration, Instant};
 use crate::uplink::{Input, Output, PcpClient};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
-/// How long the gateway waits at its end for deletes to be confirmed.
+/// How long the gateway waits at its end for the next delete to be confirmed, and for all of them.
 const STOP_WAIT: Duration = Duration::from_secs(2);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let moved =
@@ -119,7 +121,7 @@ impl Gateway {
                 self.input(now, Input::AskInTurn(flow, want, asked_at));
             }
             self.ask_again(now);
-            self.stop_if_done();
+            self.stop_if_done(now);
         }
         self.probe_without_pause();
     }
@@ -198,19 +200,30 @@ impl Gateway {
         self.refuse_all_pending(now);
         self.release_all(now);
         self.end_probe(now);
-        let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
-        for key in keys {
-            self.drop_mapping(now, key, Cause::Stopping);
+        if !self.config.keep_on_stop {
+            let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
+            if !keys.is_empty() {
+                self.effects.push_back(Effect::Store(Record::Clear));
+            }
+            for key in keys {
+                self.drop_mapping(now, key, Cause::Stopping);
+            }
         }
         self.drain_uplink(now);
+        self.stop_by = now + STOP_LIMIT;
         self.timers.set(Alarm::Stop, now + if self.uplink_open { STOP_WAIT } else { Duration::ZERO });
-        self.stop_if_done();
+        self.stop_if_done(now);
     }
 
-    /// Ends early when every delete is confirmed.
-    pub(super) fn stop_if_done(&mut self) {
-        if self.stopping && self.strays.is_empty() && self.table.is_empty() {
+    /// Ends early when every delete is confirmed, and waits on as long as one after the other is.
+    pub(super) fn stop_if_done(&mut self, now: Instant) {
+        if !self.stopping || self.stopped {
+            return;
+        }
+        if self.strays.is_empty() && (self.table.is_empty() || self.config.keep_on_stop) {
             self.finish_stop();
+        } else if self.uplink_open {
+            self.timers.set(Alarm::Stop, (now + STOP_WAIT).min(self.stop_by));
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) enum NatPurpose {
 #[derive(Debug)]
 pub(super) struct DeleteJob {
     pub(super) left: BTreeSet<FlowId>,
+    /// Confirmed by the server. They leave the table together with the last one (A-10: a range is deleted atomically).
+    pub(super) confirmed: Vec<FlowId>,
     pub(super) refusal: Option<Refusal>,
 }
 
@@ -162,6 +164,14 @@ impl Gateway {
         }
     }
 
+    /// The same for one of many: a server that is sent thousands of deletes at once loses most of them.
+    fn give_back_in_turn(&mut self, now: Instant, flow: FlowId) {
+        if self.uplink.as_ref().is_some_and(|client| client.has(flow)) {
+            self.strays.insert(flow);
+            self.input(now, Input::DeleteInTurn(flow));
+        }
+    }
+
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
         if let Err(NatFailure::Kernel(error)) = &outcome {
@@ -272,13 +282,18 @@ impl Gateway {
             return self.refuse(id, Refusal::NoSuchEntry);
         }
         self.delete_all(now, id, keys);
+        if self.config.optimistic_delete && self.deletes.contains_key(&id) {
+            // whose they are and that they are there is known here (D-14). They stay, marked, until it is done.
+            self.answer(id, &[]);
+        }
     }
 
     pub(super) fn delete_all(&mut self, now: Instant, id: RequestId, keys: Vec<Key>) {
         if !self.uplink_open {
             return self.refuse(id, Refusal::NoAnswer);
         }
-        let mut job = DeleteJob { left: BTreeSet::new(), refusal: None };
+        let mut job = DeleteJob { left: BTreeSet::new(), confirmed: Vec::new(), refusal: None };
+        let one = keys.len() == 1;
         for key in keys {
             let mapping = self.table.find(key).expect("the caller found it").clone();
             job.left.insert(mapping.flow);
@@ -295,7 +310,8 @@ impl Gateway {
             if let Some(rule) = self.rule(&mapping) {
                 self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
             }
-            self.input(now, Input::Delete(mapping.flow));
+            let delete = if one { Input::Delete } else { Input::DeleteInTurn };
+            self.input(now, delete(mapping.flow));
         }
         self.deletes.insert(id, job);
     }
@@ -303,18 +319,22 @@ impl Gateway {
     pub(super) fn on_deleted(&mut self, now: Instant, flow: FlowId) {
         self.strays.remove(&flow);
         let next = self.find_pending(|pending| pending.stage == Stage::Clearing(flow));
-        if let Some(mapping) = self.table.find_flow(flow).cloned() {
-            self.unstore(&mapping);
-            self.take_out(&mapping);
-            if next.is_none() {
-                self.notice(Notice::Removed(mapping, Cause::Deleted));
+        if next.is_some() {
+            if let Some(mapping) = self.table.find_flow(flow).cloned() {
+                self.unstore(&mapping);
+                self.take_out(&mapping);
+                self.finish_deletes(flow, None);
             }
+        } else if let Some(job) = self.deletes.values_mut().find(|job| job.left.contains(&flow)) {
+            job.confirmed.push(flow);
             self.finish_deletes(flow, None);
+        } else {
+            self.remove_deleted(flow);
         }
         if let Some(next) = next {
             self.ask(now, next);
         }
-        self.stop_if_done();
+        self.stop_if_done(now);
     }
 
     pub(super) fn on_delete_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
@@ -327,7 +347,7 @@ impl Gateway {
             pending.replaces = None;
             self.fail(now, next, Refusal::Upstream(result));
         }
-        let Some(mapping) = self.table.find_flow(flow).cloned() else { return self.stop_if_done() };
+        let Some(mapping) = self.table.find_flow(flow).cloned() else { return self.stop_if_done(now) };
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
         if let Some(port) = mapping.nat_port {
             self.change_nat(NatChange::Install(rule(&mapping, port)), NatPurpose::Reinstall(flow));
@@ -348,11 +368,27 @@ impl Gateway {
             }
         }
         for (id, refusal) in done {
-            self.deletes.remove(&id);
+            self.end_deletion(id);
             match refusal {
                 Some(refusal) => self.refuse(id, refusal),
                 None => self.answer(id, &[]),
             }
+        }
+    }
+
+    /// What is confirmed of a deletion leaves the table; the rest goes when it is.
+    pub(super) fn end_deletion(&mut self, id: RequestId) {
+        let Some(job) = self.deletes.remove(&id) else { return };
+        for flow in job.confirmed {
+            self.remove_deleted(flow);
+        }
+    }
+
+    fn remove_deleted(&mut self, flow: FlowId) {
+        if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            self.unstore(&mapping);
+            self.take_out(&mapping);
+            self.notice(Notice::Removed(mapping, Cause::Deleted));
         }
     }
 
@@ -380,7 +416,7 @@ impl Gateway {
         } else {
             self.release(now, flow);
         }
-        self.stop_if_done();
+        self.stop_if_done(now);
     }
 
     /// A renewal was not answered until the next one: shown, and tried again (R-35, decision 15).
@@ -426,13 +462,19 @@ impl Gateway {
         if let (Some(rule), true) = (self.rule(&mapping), mapping.health != Health::Deleting) {
             self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
         }
-        if cause == Cause::LeaseEnded {
-            self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
-        } else {
-            self.unstore(&mapping);
+        match cause {
+            Cause::LeaseEnded => {
+                self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
+            }
+            Cause::Stopping => {} // all at once
+            _ => self.unstore(&mapping),
         }
         self.take_out(&mapping);
-        self.give_back(now, mapping.flow);
+        if cause == Cause::Stopping {
+            self.give_back_in_turn(now, mapping.flow);
+        } else {
+            self.give_back(now, mapping.flow);
+        }
         self.finish_deletes(mapping.flow, None);
         if cause == Cause::LostUpstream && self.table.is_empty() {
             self.forget_external(); // nothing tells it until the server answers again

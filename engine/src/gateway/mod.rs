@@ -114,6 +114,9 @@ pub struct Config {
     pub send_descriptions: bool,
     /// DeletePortMappingRange is answered before the provider has confirmed it (RFC 6970 §5.8).
     pub optimistic_delete: bool,
+    /// A stop gives nothing back: mappings stand at the provider and in the store until the next start, or until their
+    /// lifetimes end.
+    pub keep_on_stop: bool,
     /// Who may map what.
     pub policy: Policy,
     /// What the gateway says of itself.
@@ -134,6 +137,7 @@ impl Config {
             get_specific: GetSpecific::default(),
             send_descriptions: true,
             optimistic_delete: false,
+            keep_on_stop: false,
             policy: Policy::default(),
             device,
         }
@@ -366,7 +370,8 @@ pub enum Effect {
         /// The change.
         change: NatChange,
     },
-    /// Store this before any later effect is carried out: an answer that follows counts on it.
+    /// Store this before any later effect that is seen outside this router is carried out: an answer that follows counts
+    /// on it.
     Store(Record),
     /// Tell the person who runs the router.
     Notice(Notice),
@@ -433,6 +438,8 @@ pub struct Gateway {
     stopped: bool,
     /// [`Effect::Stopped`] is out.
     said_stopped: bool,
+    /// The gateway stops then, whatever is unconfirmed.
+    stop_by: Instant,
     ssdp: SsdpServer,
     subscriptions: Subscriptions,
     /// What subscribers were told, or are about to be.
@@ -477,6 +484,7 @@ impl Gateway {
             stopping: false,
             stopped: false,
             said_stopped: false,
+            stop_by: Instant::default(),
             ssdp,
             subscriptions: Subscriptions::default(),
             evented: events::Evented::default(),

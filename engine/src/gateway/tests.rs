@@ -327,6 +327,7 @@ impl Lab {
             Record::Remove(protocol, port) => {
                 self.store.remove(&(protocol, port));
             }
+            Record::Clear => self.store.clear(),
             // Nothing is written: it is the lease that keeps it from coming back.
             Record::Ended(..) => {}
             Record::Probe(nonce) => self.probe_nonce = Some(nonce),

@@ -50,7 +50,7 @@ impl Gateway {
             }
             None if self.counting.contains_key(&id) => self.on_counters(id, None),
             None => {
-                self.deletes.remove(&id);
+                self.end_deletion(id);
                 self.refuse(id, Refusal::NoAnswer);
             }
         }

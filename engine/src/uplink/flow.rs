@@ -91,6 +91,8 @@ impl Phase {
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
     pub(super) nonce: Nonce,
+    /// The nonce can be derived again.
+    pub(super) derived: bool,
     pub(super) want: Want,
     /// The Requested Lifetime of the datagram that is repeated.
     pub(super) requested: u32,

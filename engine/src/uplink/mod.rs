@@ -7,8 +7,8 @@ mod epoch;
 mod flow;
 mod nonces;
 mod pcp_client;
-mod recovery;
 mod schedule;
+mod turns;
 
 pub use epoch::EpochClock;
 pub use flow::{FlowId, Grant, Terms, Want};

@@ -11,8 +11,8 @@ use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, R
 use super::epoch::EpochClock;
 use super::flow::{Flow, FlowId, Grant, Omitted, Phase, Terms, Want, client, lifetime_to_ask, third_party};
 use super::nonces::{Client, Nonces};
-use super::recovery::Recovery;
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
+use super::turns::Turns;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
 
@@ -47,6 +47,8 @@ pub enum Input<'a> {
     Filter(FlowId, Option<Ipv4Addr>),
     /// Drop the mapping at the server.
     Delete(FlowId),
+    /// Drop the mapping at the server, when its turn comes.
+    DeleteInTurn(FlowId),
     /// Stop caring about the flow; nothing is sent.
     Forget(FlowId),
     /// A datagram on the socket that is connected to the server.
@@ -106,7 +108,7 @@ pub struct PcpClient {
     /// Flows whose delete is on the way.
     deleting: BTreeMap<Client, FlowId>,
     timers: Timers<FlowId>,
-    recovery: Recovery,
+    turns: Turns,
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recovered: Option<Instant>,
@@ -135,7 +137,7 @@ impl PcpClient {
             nonces: Nonces::default(),
             deleting: BTreeMap::new(),
             timers: Timers::default(),
-            recovery: Recovery::default(),
+            turns: Turns::default(),
             epoch: EpochClock::default(),
             recovered: None,
             lacks: Omitted::default(),
@@ -215,14 +217,23 @@ impl PcpClient {
             Input::AskInTurn(id, want, used) => {
                 if self.add_flow(now, id, want, entropy) {
                     self.flows.get_mut(&id).expect("just added").used_at = used;
-                    self.recovery.enqueue(used, id);
+                    self.turns.enqueue(used, id);
                 }
             }
-            Input::TurnsFrom(due) => self.recovery.begin(now, due),
+            Input::TurnsFrom(due) => self.turns.begin(now, due),
             Input::Hurry(id) => self.hurry(now, id, entropy),
             Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
             Input::Filter(id, peer) => self.filter(now, id, peer, entropy),
-            Input::Delete(id) => self.delete(now, id, entropy),
+            Input::Delete(id) => {
+                if self.begin_delete(now, id) {
+                    self.on_timer(now, id, entropy);
+                }
+            }
+            Input::DeleteInTurn(id) => {
+                if self.begin_delete(now, id) {
+                    self.turns.enqueue_delete(id);
+                }
+            }
             Input::Forget(id) => self.remove(id),
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
@@ -246,7 +257,7 @@ impl PcpClient {
                 }
             }
         }
-        while let Some(id) = self.recovery.next(now) {
+        while let Some(id) = self.turns.next(now) {
             self.on_timer(now, id, entropy);
         }
     }
@@ -258,7 +269,7 @@ impl PcpClient {
 
     /// When [`Input::Timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.recovery.next_timeout()].into_iter().flatten().min()
+        [self.timers.next(), self.turns.next_timeout()].into_iter().flatten().min()
     }
 
     /// Takes in a flow that nothing has been sent for yet; false when the server asked to be left alone.
@@ -271,9 +282,11 @@ impl PcpClient {
             self.hold = None;
         }
         self.take_over(&want);
-        let nonce = self.nonces.take(client(&want)).unwrap_or_else(|| self.new_nonce(client(&want), entropy));
+        let kept = self.nonces.take(client(&want)).map(|nonce| (nonce, false));
+        let (nonce, derived) = kept.unwrap_or_else(|| self.new_nonce(client(&want), entropy));
         let flow = Flow {
             nonce,
+            derived,
             requested: lifetime_to_ask(now, &want.terms),
             want,
             grant: None,
@@ -292,15 +305,15 @@ impl PcpClient {
     /// The nonce of a client that no other is known for: derived from a secret of the installation, so that it is the same
     /// after a crash, whatever was written by then; a server would refuse another one as long as the mapping lives, or
     /// is held.
-    fn new_nonce(&self, client: Client, entropy: &mut dyn Entropy) -> Nonce {
+    fn new_nonce(&self, client: Client, entropy: &mut dyn Entropy) -> (Nonce, bool) {
         let nonce = super::nonces::derived(self.server.ip(), client, entropy);
         if !self.by_nonce.contains_key(&nonce) {
-            return nonce;
+            return (nonce, true);
         }
         // The delete of the client's last mapping is on its way: answers must tell the two apart.
         let mut nonce = Nonce([0; 12]);
         entropy.fill(&mut nonce.0);
-        nonce
+        (nonce, false)
     }
 
     /// The same client asks anew while the delete of its last mapping is on the way: the new request takes that mapping
@@ -328,8 +341,8 @@ impl PcpClient {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         flow.want.terms = terms;
         let used = std::mem::replace(&mut flow.used_at, now);
-        if self.recovery.take_out(used, id) {
-            self.recovery.enqueue(now, id);
+        if self.turns.take_out(used, id) {
+            self.turns.enqueue(now, id);
         }
         if let Phase::Held { .. } = flow.phase {
             self.schedule_renewal(now, id, entropy);
@@ -351,19 +364,21 @@ impl PcpClient {
         }
     }
 
-    fn delete(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        if let Phase::Deleting { .. } = flow.phase {
-            return;
+    /// Whether there is something to delete that is not being deleted.
+    fn begin_delete(&mut self, now: Instant, id: FlowId) -> bool {
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
+        if flow.is_deleting() {
+            return false;
         }
         let until = flow.grant.map_or(now + BLIND_DELETE, |grant| grant.ends().max(now + MIN_RENEWAL_GAP));
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
-        self.recovery.take_out(flow.used_at, id);
-        self.recovery.answered(id);
+        self.turns.take_out(flow.used_at, id);
+        self.turns.answered(id);
         // Somebody waits: a control point, or the gateway at its end.
         flow.want.urgent = true;
         self.deleting.insert(client(&flow.want), id);
-        self.on_timer(now, id, entropy);
+        self.timers.set(id, until);
+        true
     }
 
     fn on_timer(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
@@ -379,7 +394,7 @@ impl PcpClient {
                 return self.outputs.push_back(Output::Deleted(id));
             }
             Phase::Asking { rt, sent } | Phase::Deleting { rt, sent, .. } => {
-                self.recovery.take_out(flow.used_at, id);
+                self.turns.take_out(flow.used_at, id);
                 *rt = match (*sent, flow.want.urgent) {
                     (0, true) => IMPATIENT[0],
                     (1, true) => IMPATIENT[1],
@@ -545,7 +560,7 @@ impl PcpClient {
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
         let omitted = std::mem::take(&mut flow.omitted);
-        self.recovery.answered(id);
+        self.turns.answered(id);
         self.learn(omitted);
         self.schedule_renewal(now, id, entropy);
         self.outputs.push_back(Output::Granted(id, grant));
@@ -600,7 +615,7 @@ impl PcpClient {
             self.ignored += 1;
             return;
         }
-        self.recovery.answered(id);
+        self.turns.answered(id);
         if let Some(option) = omit {
             flow.omitted.prefer_failure |= option == OptionCode::PREFER_FAILURE;
             flow.omitted.description |= option == OptionCode::DESCRIPTION;
@@ -752,9 +767,9 @@ impl PcpClient {
                 lost.push((flow.used_at, id));
             }
         }
-        self.recovery.begin(now, due);
+        self.turns.begin(now, due);
         for (used, id) in lost {
-            self.recovery.enqueue(used, id);
+            self.turns.enqueue(used, id);
         }
     }
 
@@ -762,10 +777,12 @@ impl PcpClient {
         if let Some(flow) = self.flows.remove(&id) {
             self.by_nonce.remove(&flow.nonce);
             self.timers.cancel(id);
-            self.recovery.take_out(flow.used_at, id);
-            self.recovery.answered(id);
+            self.turns.take_out(flow.used_at, id);
+            self.turns.answered(id);
             let client = client(&flow.want);
-            self.nonces.keep(client, flow.nonce);
+            if !flow.derived {
+                self.nonces.keep(client, flow.nonce);
+            }
             if self.deleting.get(&client) == Some(&id) {
                 self.deleting.remove(&client);
             }

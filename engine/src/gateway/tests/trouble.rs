@@ -254,8 +254,8 @@ fn a_delete_that_is_not_answered() {
     }
 }
 
-/// decision 7: a range whose deletes are answered one by one; the answer comes with the last, an error if any was
-/// refused.
+/// decision 7: a range whose deletes are answered one by one; the answer comes with the last, an error if
+/// any was refused, and what is deleted goes all at once.
 #[test]
 fn a_range_that_is_answered_piecemeal() {
     let range =
@@ -267,10 +267,103 @@ fn a_range_that_is_answered_piecemeal() {
     lab.script = [Reaction::Serve, Reaction::Lose, Reaction::Refuse(ResultCode::NOT_AUTHORIZED, 30)].into();
     let id = lab.start(ALICE, 2, "DeletePortMappingRange", &range);
     assert_eq!(lab.heard(id), None);
-    assert_eq!(lab.mapped().len(), 2);
+    assert_eq!((lab.mapped().len(), lab.rules.len()), (3, 1), "closed here, and not gone before all are");
     lab.pass(1);
     assert_eq!(lab.heard(id), Some(Err(606)));
     assert_eq!((lab.mapped(), lab.rules.len()), (vec![(5002, at(ALICE, 5002))], 1));
+}
+
+/// The same, and the server says nothing to one of them: what it has confirmed goes when the control point has waited
+/// long enough, the rest when it is confirmed.
+#[test]
+fn a_range_that_is_answered_in_part() {
+    let range =
+        [("NewStartPort", "5000"), ("NewEndPort", "5002"), ("NewProtocol", "TCP"), ("NewManage", "0")];
+    let mut lab = Lab::up(NatMode::Own);
+    for n in 0..3 {
+        assert_eq!(lab.add(ALICE, 2, port(5000 + n)), done());
+    }
+    lab.script = [Reaction::Serve, Reaction::Lose, Reaction::Serve, Reaction::Lose, Reaction::Lose].into();
+    let id = lab.start(ALICE, 2, "DeletePortMappingRange", &range);
+    lab.run(lab.now + 3499);
+    assert_eq!(lab.mapped().len(), 3);
+    lab.run(lab.now + 1);
+    assert_eq!((lab.heard(id), lab.mapped().len()), (Some(Err(501)), 1));
+    lab.pass(5);
+    assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]));
+    assert!(lab.gateway.is_idle());
+}
+
+/// R-31, D-14, decision 7: with `optimistic_delete` a range is answered at once, for whose it is and that it is there is
+/// known here; until the server has confirmed it, it is shown as being deleted.
+#[test]
+fn r_31_a_range_answered_at_once() {
+    let range =
+        [("NewStartPort", "5000"), ("NewEndPort", "5002"), ("NewProtocol", "TCP"), ("NewManage", "0")];
+    for nat in BOTH {
+        let mut lab = Lab::up_with(Config { optimistic_delete: true, ..config(nat) });
+        assert_eq!(lab.call(ALICE, 2, "DeletePortMappingRange", &range), Err(730));
+        for n in 0..3 {
+            assert_eq!(lab.add(ALICE, 2, port(5000 + n)), done());
+        }
+        lab.silent = true;
+        assert_eq!(lab.call(BOB, 2, "DeletePortMappingRange", &range), Err(730), "not his");
+        assert_eq!(lab.call(ALICE, 2, "DeletePortMappingRange", &range), done(), "{nat:?}");
+        let health: Vec<Health> = lab.gateway.mappings(lab.instant()).map(|m| m.health).collect();
+        assert_eq!((health, lab.rules.len()), (vec![Health::Deleting; 3], 0));
+        lab.pass(4);
+        lab.silent = false;
+        lab.pass(10);
+        assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]));
+        // A single mapping is deleted as ever: answered when the server has answered.
+        assert_eq!(lab.add(ALICE, 2, port(5000)), Ok(vec![]));
+        lab.silent = true;
+        let id = lab.start_delete(ALICE, 2, 5000);
+        assert_eq!(lab.heard(id), None);
+        assert!(lab.gateway.waiting.len() == 1);
+    }
+}
+
+/// A stop gives everything back, four at a time: a server that is sent hundreds of deletes at once loses most of them.
+/// It waits on as long as they are confirmed, and what is stored is cleared in one go.
+#[test]
+fn a_stop_takes_its_turns() {
+    let mut lab = Lab::up(NatMode::Own);
+    for n in 0..100 {
+        assert_eq!(lab.add(ALICE, 2, port(5000 + n)), done());
+    }
+    lab.weather = Some(SeededEntropy::new(4));
+    lab.effects.clear();
+    lab.event(Event::Stop);
+    let stores = lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Store(_))).count();
+    assert_eq!((lab.sent().len(), stores, lab.store.len()), (4, 1, 0));
+    lab.pass(30);
+    assert!(lab.effects.iter().any(|(_, effect)| *effect == Effect::Stopped));
+    assert_eq!((lab.upstream(), lab.rules.len()), (vec![], 0));
+}
+
+/// `keep_on_stop`: nothing is given back, here or at the provider, and the next start goes on with it (decision 16).
+#[test]
+fn a_stop_that_keeps() {
+    for nat in BOTH {
+        let mut lab = Lab::up_with(Config { keep_on_stop: true, ..config(nat) });
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        let before = (lab.mapped(), lab.upstream(), lab.rules.clone());
+        lab.silent = true;
+        let waiting = lab.start_add(BOB, 1, port(9090));
+        lab.silent = false;
+        lab.event(Event::Stop);
+        assert_eq!(lab.heard(waiting), Some(Err(501)), "who waits is told");
+        lab.pass(3);
+        assert!(lab.effects.iter().any(|(_, effect)| *effect == Effect::Stopped));
+        assert_eq!((lab.mapped(), lab.upstream(), lab.rules.clone()), before, "{nat:?}");
+        lab.crash(config(nat), 7, 20_000);
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(wan(&[W])));
+        lab.pass(40);
+        assert_eq!((lab.mapped(), lab.upstream(), lab.rules.clone()), before);
+        assert!(lab.gateway.mappings(lab.instant()).all(|m| m.health == Health::Active));
+    }
 }
 
 /// RFC 6887 §7.4: after NO_RESOURCES nothing new is asked for; those who ask hear it at once.

@@ -1,26 +1,29 @@
-//! Mappings that a server is asked for again after it lost its state, or after we did: those whose owners asked last
-//! go first, and at most four are on their way at once (decision 16), so that ten thousand routers with a thousand
-//! mappings each do not bury the server that has just come back.
+//! Turns: what goes to the server in large numbers goes with at most four requests unanswered at once, so that ten
+//! thousand routers with a thousand mappings each do not bury it.
+//!
+//! Mappings that a server is asked for again after it lost its state, or after we did, wait first, and those whose owners
+//! asked last begin (decision 16). Deletes wait for nothing but their turn.
 
 use std::collections::BTreeSet;
 
 use super::flow::FlowId;
 use crate::time::Instant;
 
-/// So many requests of a recovery may be unanswered at once.
+/// So many requests that went in turn may be unanswered at once.
 const IN_FLIGHT: usize = 4;
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub(super) struct Recovery {
-    /// Nothing is sent before.
+pub(super) struct Turns {
+    deletes: BTreeSet<FlowId>,
+    /// Nothing of `queue` is sent before.
     due: Instant,
     /// By the time their owners last asked.
     queue: BTreeSet<(Instant, FlowId)>,
     asking: BTreeSet<FlowId>,
 }
 
-impl Recovery {
+impl Turns {
     /// Nothing more is sent before `due`; what is to begin sooner anyway still does.
     pub(super) fn begin(&mut self, now: Instant, due: Instant) {
         let waiting = !self.queue.is_empty() && self.due > now;
@@ -33,9 +36,15 @@ impl Recovery {
         self.queue.insert((used, flow));
     }
 
+    /// `flow`, which is to be deleted, waits for its turn.
+    pub(super) fn enqueue_delete(&mut self, flow: FlowId) {
+        self.deletes.insert(flow);
+    }
+
     /// `flow` does not wait for its turn any more; whether it did.
     pub(super) fn take_out(&mut self, used: Instant, flow: FlowId) -> bool {
-        self.queue.remove(&(used, flow))
+        let asks = self.queue.remove(&(used, flow));
+        self.deletes.remove(&flow) || asks
     }
 
     /// `flow` is answered, or gone.
@@ -45,16 +54,21 @@ impl Recovery {
 
     /// The next flow to ask for, if one may go.
     pub(super) fn next(&mut self, now: Instant) -> Option<FlowId> {
-        if now < self.due || self.asking.len() >= IN_FLIGHT {
+        if self.asking.len() >= IN_FLIGHT {
             return None;
         }
-        let (_, flow) = self.queue.pop_last()?;
+        let flow = match self.deletes.pop_first() {
+            Some(flow) => flow,
+            None if now < self.due => return None,
+            None => self.queue.pop_last()?.1,
+        };
         self.asking.insert(flow);
         Some(flow)
     }
 
     /// When [`next`](Self::next) has something to say.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        // Deletes go in the turn in which they can.
         (!self.queue.is_empty() && self.asking.len() < IN_FLIGHT).then_some(self.due)
     }
 }
