@@ -92,8 +92,9 @@ pub enum Notice {
     UnusableExternal(SocketAddr, Ipv4Addr),
     /// The socket towards it could not be opened.
     UplinkFailed(SocketAddr, String),
-    /// The WAN interface of this name does not exist, is down, or has no IPv4 address.
-    NoWanAddress(String),
+    /// The WAN interface of this name does not exist, is down, or has no address of this family, which leads to the
+    /// server.
+    NoWanAddress(String, &'static str),
     /// There is neither a configured server nor a default router.
     NoServer,
 }
@@ -275,9 +276,9 @@ impl fmt::Display for Notice {
             Notice::UplinkFailed(server, error) => {
                 write!(f, "no socket towards PCP server {server} ({error}); trying again")
             }
-            Notice::NoWanAddress(name) => write!(
+            Notice::NoWanAddress(name, family) => write!(
                 f,
-                "the WAN interface {name} does not exist, is down or has no IPv4 address; new mappings are refused until it has ([wan] interface)"
+                "the WAN interface {name} does not exist, is down or has no {family} address; new mappings are refused until it has ([wan] interface)"
             ),
             Notice::NoServer => write!(
                 f,

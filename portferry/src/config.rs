@@ -418,17 +418,31 @@ impl Config {
             let place = error.span().map(|span| place(text, span.start));
             ConfigError { path: path.to_owned(), place, message: error.message().trim().replace('\n', " ") }
         })?;
-        let wan = &config.wan.interface;
-        if config.lan.interfaces.0.contains(wan) {
-            let key = "wan.interface";
-            let line = (1..=text.lines().count()).find(|&line| key_at(text, line).as_deref() == Some(key));
-            return Err(ConfigError {
-                path: path.to_owned(),
-                place: line.map(|line| (line, Some(key.to_owned()))),
-                message: format!("expected another interface than those of [lan], got {:?}", wan.0),
-            });
+        match config.contradiction() {
+            None => Ok(config),
+            Some((key, message)) => {
+                let mut lines = 1..=text.lines().count();
+                let line = lines.find(|&line| key_at(text, line).as_deref() == Some(key));
+                let place = line.map(|line| (line, Some(key.to_owned())));
+                Err(ConfigError { path: path.to_owned(), place, message })
+            }
         }
-        Ok(config)
+    }
+
+    /// What is good by itself and makes no sense together: the key, and what is wrong with it.
+    fn contradiction(&self) -> Option<(&'static str, String)> {
+        let wan = &self.wan.interface;
+        if self.lan.interfaces.0.contains(wan) {
+            let message = format!("expected another interface than those of [lan], got {:?}", wan.0);
+            return Some(("wan.interface", message));
+        }
+        let v6 = self.uplink.servers.iter().find(|server| server.0.is_ipv6());
+        let server = v6.filter(|_| self.wan.nat == NatMode::Nftables)?;
+        let message = format!(
+            "expected IPv4 addresses, got \"{}\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
+            server.0.ip()
+        );
+        Some(("uplink.servers", message))
     }
 
     /// What the engine needs of it.
@@ -594,6 +608,10 @@ mod tests {
                 "[uplink]\nanswer_within = 0\n",
                 "pf.toml, line 6, uplink.answer_within: expected seconds from 0.1 to 600, got 0",
             ),
+            (
+                "[uplink]\nservers = [\"2001:db8::1\"]\n",
+                "pf.toml, line 6, uplink.servers: expected IPv4 addresses, got \"2001:db8::1\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
+            ),
             ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
         ] {
             assert_eq!(with(more), wanted);
@@ -635,8 +653,9 @@ mod tests {
 
     #[test]
     fn servers_are_addresses_with_or_without_port() {
-        let text =
-            format!("{GOOD}[uplink]\nservers = [\"192.0.2.1\", \"192.0.2.1:5352\", \"2001:db8::1\"]\n");
+        let text = format!(
+            "{GOOD}nat = \"none\"\n[uplink]\nservers = [\"192.0.2.1\", \"192.0.2.1:5352\", \"2001:db8::1\"]\n"
+        );
         let config = Config::parse(Path::new("pf.toml"), &text).unwrap();
         let servers: Vec<String> = config.uplink.servers.iter().map(|s| s.0.to_string()).collect();
         assert_eq!(servers, ["192.0.2.1:5351", "192.0.2.1:5352", "[2001:db8::1]:5351"]);

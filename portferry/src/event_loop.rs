@@ -408,10 +408,14 @@ impl Shell {
             return Wan { name, ..Wan::default() };
         };
         self.wan_index = Some(found.index);
-        let addresses = found.addresses.iter().filter_map(|&(addr, _)| match addr {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        });
+        let (mut addresses, mut addresses_v6) = (Vec::new(), Vec::new());
+        for (addr, _) in found.addresses.iter().filter(|_| found.up) {
+            match addr {
+                IpAddr::V4(v4) => addresses.push(*v4),
+                IpAddr::V6(v6) if !v6.is_unicast_link_local() => addresses_v6.push(*v6),
+                IpAddr::V6(_) => {}
+            }
+        }
         let router = snapshot
             .default_routes
             .iter()
@@ -421,7 +425,8 @@ impl Shell {
         let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
         Wan {
             up: found.up,
-            addresses: if found.up { addresses.collect() } else { Vec::new() },
+            addresses,
+            addresses_v6,
             router: router.map(|(_, gateway)| gateway),
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use wire::pcp::{Nonce, Protocol, ResultCode};
 
+use super::mappings::v4;
 use super::{Alarm, Gateway};
 use crate::notice::Notice;
 use crate::policy::is_usable_external;
@@ -78,7 +79,16 @@ impl Gateway {
         };
         self.probe.flow = Some(flow);
         self.probe.lapsing = false;
-        self.input(now, Input::Ask(flow, probe_want(internal_port)));
+        let want = Want { third_party: self.probe_host(), ..probe_want(internal_port) };
+        self.input(now, Input::Ask(flow, want));
+    }
+
+    /// Who the probe is for: the packet's own source. That of a PCP server which is asked in IPv6 has no IPv4 mapping, so
+    /// there it is the router as the LAN knows it.
+    fn probe_host(&self) -> Option<Ipv4Addr> {
+        let v6 = self.uplink.as_ref().is_some_and(|client| client.server().is_ipv6());
+        let mut own = self.lan.iter().flat_map(|lan| &lan.addresses).filter_map(|link| v4(link.addr));
+        v6.then(|| own.next()).flatten()
     }
 
     /// The pause after a refusal is over.

@@ -18,27 +18,30 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
-        let moved =
-            wan.addresses != self.wan.addresses || wan.router != self.wan.router || wan.up != self.wan.up;
+        let before = (self.ways_out(), self.wan.router, self.wan.up);
         let first = self.wan.name.is_empty();
         self.wan = wan;
-        if !moved && !first {
+        if before == (self.ways_out(), self.wan.router, self.wan.up) && !first {
             return;
         }
-        if self.wan.addresses.is_empty() {
-            if self.uplink_open {
-                self.uplink_open = false;
-                self.effects.push_back(Effect::CloseUplink);
-                self.input(now, Input::Closed);
-            }
-            self.timers.cancel(Alarm::Uplink);
-            self.forget_external();
-            self.notice(Notice::NoWanAddress(self.wan.name.clone()));
-            self.refuse_all_pending(now);
-            self.release_all(now);
-        } else {
-            self.open_uplink();
+        self.find_way_out(now);
+    }
+
+    fn find_way_out(&mut self, now: Instant) {
+        if !self.ways_out().is_empty() {
+            return self.open_uplink();
         }
+        if self.uplink_open {
+            self.uplink_open = false;
+            self.effects.push_back(Effect::CloseUplink);
+            self.input(now, Input::Closed);
+        }
+        self.timers.cancel(Alarm::Uplink);
+        self.forget_external();
+        let family = if self.server().is_some_and(|server| server.is_ipv6()) { "IPv6" } else { "IPv4" };
+        self.notice(Notice::NoWanAddress(self.wan.name.clone(), family));
+        self.refuse_all_pending(now);
+        self.release_all(now);
     }
 
     pub(super) fn on_reconfigure(&mut self, now: Instant, config: Config) {
@@ -49,7 +52,7 @@ impl Gateway {
             client.set_recovery_wait(self.config.recovery_wait);
         }
         if self.server() != before {
-            self.open_uplink();
+            self.find_way_out(now);
         }
         if !self.config.external_address_probe {
             self.end_probe(now);
@@ -62,8 +65,18 @@ impl Gateway {
         configured.or_else(|| self.wan.router.map(|router| SocketAddr::new(router, SERVER_PORT)))
     }
 
+    /// The WAN's addresses of the server's family: without one there is no way to it. With DS-Lite the server is
+    /// reached by IPv6, and the WAN has no IPv4 address at all (decision 22).
+    fn ways_out(&self) -> Vec<IpAddr> {
+        if self.server().is_some_and(|server| server.is_ipv6()) {
+            self.wan.addresses_v6.iter().copied().map(IpAddr::V6).collect()
+        } else {
+            self.wan.addresses.iter().copied().map(IpAddr::V4).collect()
+        }
+    }
+
     pub(super) fn open_uplink(&mut self) {
-        if self.stopping || self.wan.addresses.is_empty() {
+        if self.stopping || self.ways_out().is_empty() {
             return;
         }
         match self.server() {
@@ -84,7 +97,7 @@ impl Gateway {
     }
 
     pub(super) fn on_uplink_opened(&mut self, now: Instant, server: SocketAddr, source: IpAddr) {
-        if self.wan.addresses.is_empty() || self.server() != Some(server) {
+        if self.ways_out().is_empty() || self.server() != Some(server) {
             return; // it is wanted no more
         }
         self.uplink_open = true;

@@ -21,7 +21,7 @@ mod waiting;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
@@ -164,6 +164,8 @@ pub struct Wan {
     pub up: bool,
     /// Its IPv4 addresses.
     pub addresses: Vec<Ipv4Addr>,
+    /// Its IPv6 addresses of more than the link's scope, for a PCP server that is reached by IPv6 (DS-Lite).
+    pub addresses_v6: Vec<Ipv6Addr>,
     /// The default router behind it.
     pub router: Option<IpAddr>,
     /// Its speed in bit/s, where the kernel knows it.

@@ -66,6 +66,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         name: "wan0".into(),
         up: !addresses.is_empty(),
         addresses: addresses.to_vec(),
+        addresses_v6: Vec::new(),
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
     }
@@ -127,7 +128,7 @@ struct Lab {
     answers: u64,
     /// The provider knew a client of ours by another nonce than the one it used.
     wrong_nonces: usize,
-    source: Ipv4Addr,
+    source: IpAddr,
     counters: Option<Counters>,
     /// Shell that never tells the counters.
     mute: bool,
@@ -173,7 +174,7 @@ impl Lab {
             in_flight: BTreeMap::new(),
             answers: 0,
             wrong_nonces: 0,
-            source: W,
+            source: IpAddr::V4(W),
             counters: Some(Counters::default()),
             mute: false,
             effects: Vec::new(),
@@ -201,7 +202,8 @@ impl Lab {
 
     fn bring_up(&mut self) {
         self.event(Event::Lan(lan()));
-        self.event(Event::Wan(wan(&[self.source])));
+        let IpAddr::V4(source) = self.source else { panic!("the usual WAN has IPv4") };
+        self.event(Event::Wan(wan(&[source])));
         self.run(10_000);
         self.effects.clear();
     }
@@ -233,9 +235,7 @@ impl Lab {
             match &next {
                 Next::Nat(ticket, outcome) => Event::Nat { ticket: *ticket, outcome: outcome.clone() },
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
-                Next::Opened(server) => {
-                    Event::UplinkOpened { server: *server, source: IpAddr::V4(self.source) }
-                }
+                Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
             },
         );
@@ -342,7 +342,7 @@ impl Lab {
         }
         match change {
             NatChange::Reserve { protocol, port, addr } => {
-                assert_eq!(addr, self.source);
+                assert_eq!(IpAddr::V4(addr), self.source);
                 if self.in_use.contains(&(protocol, port)) { Err(NatFailure::PortInUse) } else { Ok(()) }
             }
             NatChange::Install(rule) => {

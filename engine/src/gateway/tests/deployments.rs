@@ -369,3 +369,36 @@ fn a_refused_delete_puts_the_rule_back() {
     assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]));
     assert!(lab.notices().iter().any(|notice| matches!(notice, Notice::Removed(_, Cause::LocalNat))));
 }
+
+/// R-1 (a), D-16, decision 22: DS-Lite. The AFTR is asked in plain IPv6, from a WAN that has no IPv4 address at all; every
+/// mapping names its LAN host by THIRD_PARTY, and the router's own probe the router.
+#[test]
+fn ds_lite_in_plain_ipv6() {
+    let aftr: SocketAddr = "[2001:db8::1]:5351".parse().unwrap();
+    let b4: Ipv6Addr = "2001:db8:77::2".parse().unwrap();
+    let mut lab = Lab::new(Config { servers: vec![aftr], ..config(NatMode::None) });
+    let provider = lab.providers.remove(&server()).unwrap();
+    lab.providers.insert(aftr, provider);
+    lab.source = b4.into();
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[W])));
+    assert!(lab.notices().contains(&Notice::NoWanAddress("wan0".into(), "IPv6")), "R-6");
+    assert_eq!((lab.socket, lab.add(ALICE, 2, port(8080))), (None, Err(501)), "R-7");
+    lab.event(Event::Wan(Wan { addresses_v6: vec![b4], up: true, ..wan(&[]) }));
+    assert_eq!(lab.socket, Some(aftr));
+    assert_eq!(lab.connection(), ("Connected".into(), E.to_string()), "T-8: before anybody has asked");
+    assert_eq!(lab.add(ALICE, 2, port(8080).to(9090)), done());
+    let (_, sent) = lab.sent().remove(0);
+    assert_eq!((sent.client_addr, map_of(&sent).internal_port), (b4, 9090));
+    assert_eq!(sent.options[0], PcpOption::ThirdParty(ALICE.to_ipv6_mapped()));
+    assert_eq!(lab.mapped(), [(8080, at(ALICE, 9090))]);
+    let upstream: Vec<_> = lab.providers[&aftr].mappings().map(|m| m.internal).collect();
+    assert!(upstream.contains(&at(ALICE, 9090)), "{upstream:?}");
+    assert_eq!(lab.connection(), ("Connected".into(), E.to_string()));
+    // Another IPv4 address on the WAN changes nothing; losing the IPv6 one does.
+    lab.effects.clear();
+    lab.event(Event::Wan(Wan { addresses_v6: vec![b4], ..wan(&[W]) }));
+    assert_eq!(lab.seen(), []);
+    lab.event(Event::Wan(wan(&[W])));
+    assert_eq!(lab.socket, None);
+}

@@ -189,8 +189,9 @@ fn the_wan_address_changes() {
     let mut lab = Lab::up(NatMode::Own);
     assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
     assert!(lab.add(ALICE, 1, Add { lease: 0, ..any(8081) }).is_ok());
-    lab.source = Ipv4Addr::new(192, 0, 2, 77);
-    lab.event(Event::Wan(wan(&[lab.source])));
+    let source = Ipv4Addr::new(192, 0, 2, 77);
+    lab.source = source.into();
+    lab.event(Event::Wan(wan(&[source])));
     lab.pass(5);
     assert_eq!(lab.connection(), connected(E));
     let mapped = lab.mapped();
@@ -198,7 +199,7 @@ fn the_wan_address_changes() {
     assert!(mapped[0].0 != 8081 && mapped[0].1 == at(ALICE, 8081), "{mapped:?}");
     assert_eq!(lab.rules, [tcp(8081, at(ALICE, 8081))]);
     lab.pass(90_000);
-    assert_eq!(lab.upstream(), [(mapped[0].0, at(lab.source, 8081))], "the old ones have lapsed");
+    assert_eq!(lab.upstream(), [(mapped[0].0, at(source, 8081))], "the old ones have lapsed");
 }
 
 /// R-5, decision 19: the settings name another server: it is asked for everything; what it has not given when the old lifetimes

@@ -40,7 +40,7 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
         assert!(shown.iter().all(|(_, _, health)| *health == Health::Degraded));
         assert_eq!(lab.rules.len(), if nat == NatMode::Own { 2 } else { 0 });
         lab.event(Event::Lan(lan()));
-        lab.event(Event::Wan(wan(&[lab.source])));
+        lab.event(Event::Wan(wan(&[W])));
         lab.run(lab.now + 35_000);
         assert!(
             lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active),
@@ -69,7 +69,7 @@ fn a_start_is_spread() {
     lab.event(Event::Lan(lan()));
     lab.effects.clear();
     let start = lab.now;
-    lab.event(Event::Wan(wan(&[lab.source])));
+    lab.event(Event::Wan(wan(&[W])));
     assert_eq!(lab.add(ALICE, 1, port(8085)), done());
     lab.run(start + 30_000);
     let mut sent: Vec<u64> = lab
@@ -98,7 +98,7 @@ fn what_has_ended_meanwhile_does_not_come_back() {
     let now = lab.instant();
     lab.provider().lose_state(now);
     lab.event(Event::Lan(lan()));
-    lab.event(Event::Wan(wan(&[lab.source])));
+    lab.event(Event::Wan(wan(&[W])));
     lab.run(lab.now + 10_001);
     let left: Vec<u16> = lab.gateway.mappings(lab.instant()).map(|mapping| mapping.external.port()).collect();
     assert_eq!(left, [9090]);
