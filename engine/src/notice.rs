@@ -66,6 +66,10 @@ pub enum Notice {
     OtherPort(SocketAddr, Protocol, u16, SocketAddrV4),
     /// The server gave another port than the one asked for, and it is held for this control point.
     PortHeld(SocketAddr, Protocol, u16, SocketAddrV4, IpAddr),
+    /// The server holds so many mappings for us that nobody here knows.
+    Orphans(SocketAddr, usize),
+    /// The server was asked what it holds for us, and refused or did not answer.
+    NotListed(SocketAddr, Option<ResultCode>),
     /// The server refuses an option, and serves without it.
     Lacks(SocketAddr, OptionCode),
     /// The kernel refused a change.
@@ -171,6 +175,8 @@ impl Notice {
             | Notice::OtherPort(..)
             | Notice::PortHeld(..)
             | Notice::Lacks(..)
+            | Notice::Orphans(..)
+            | Notice::NotListed(..)
             | Notice::Restored(_)
             | Notice::ExternalAddress(_)
             | Notice::Answering(_) => Level::Info,
@@ -230,6 +236,19 @@ impl fmt::Display for Notice {
                 "PCP server {server} gave {} {got} where port {wanted} was asked for; kept for a while in case {host} asks for that one",
                 name(*protocol)
             ),
+            Notice::Orphans(server, orphans) => write!(
+                f,
+                "PCP server {server} holds {orphans} mappings of ours that nobody here knows (was the state directory lost?); given back in 10 minutes unless an application asks for them"
+            ),
+            Notice::NotListed(server, Some(result)) => {
+                write!(
+                    f,
+                    "PCP server {server} does not list its mappings ({result}); they are asked for one by one"
+                )
+            }
+            Notice::NotListed(server, None) => {
+                write!(f, "PCP server {server} does not answer when it is asked for its list of mappings")
+            }
             Notice::Lacks(server, OptionCode::PREFER_FAILURE) => write!(
                 f,
                 "PCP server {server} does not know PREFER_FAILURE; ports are asked for without it from now on, and another port than the one wanted is a conflict"

@@ -32,6 +32,8 @@ pub struct Status {
     pub uptime: Option<Duration>,
     /// Mappings.
     pub mappings: usize,
+    /// Mappings at the server that no control point has been told of, kept for a while should one ask for them.
+    pub held: usize,
     /// Datagrams on the uplink that were not believed.
     pub ignored_upstream: u64,
     /// Datagrams to SSDP that were not answered: malformed, foreign, too many.

@@ -94,6 +94,8 @@ pub struct Uplink {
     pub external_address_probe: bool,
     /// Tell the provider what applications call their mappings (RFC 7220).
     pub send_descriptions: bool,
+    /// Ask the provider's server at the start which mappings it holds for us.
+    pub list_mappings: bool,
 }
 
 impl Default for Uplink {
@@ -105,6 +107,7 @@ impl Default for Uplink {
             service_wait: Seconds(30.0),
             external_address_probe: true,
             send_descriptions: true,
+            list_mappings: false,
         }
     }
 }
@@ -467,6 +470,7 @@ impl Config {
                 GetSpecific::Local => engine::gateway::GetSpecific::Local,
             },
             send_descriptions: self.uplink.send_descriptions,
+            list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
             keep_on_stop: self.state.keep_on_stop,
             policy: engine::policy::Policy {
@@ -689,6 +693,7 @@ mod tests {
             "recovery_wait",
             "external_address_probe",
             "send_descriptions",
+            "list_mappings",
             "table",
             "masquerade",
             "forward_filter",

@@ -1,16 +1,18 @@
 //! Mappings at the PCP server that no control point has been told of, kept for a while because one is about to ask for
 //! them: the port that GetSpecificPortMappingEntry probed (spec T-2), a success that came too late (decision 1), another
-//! port than the one that was asked for (decision 5, "hold"), one that the server has and nobody here knows (decision 17).
+//! port than the one that was asked for (decision 5, "hold"), an orphan that the server has and nobody here knows
+//! (decision 17).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
+use crate::notice::Notice;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms};
+use crate::uplink::{FlowId, Grant, Input, Terms, Unknown};
 
 /// One host's mappings that are held; beyond, the oldest is given back.
 const MOST_OF_ONE_HOST: usize = 8;
@@ -24,6 +26,8 @@ pub(super) enum Why {
     Late,
     /// The server gave this port where another one was asked for.
     OtherPort,
+    /// The server has it, of an installation before this one.
+    Orphan,
 }
 
 impl Why {
@@ -33,6 +37,7 @@ impl Why {
             Why::Late => 30,  // decision 1
             Why::Probe => 60, // RFC 6970 §4.2
             Why::OtherPort => 120,
+            Why::Orphan => 600, // decision 17
         })
     }
 }
@@ -41,8 +46,9 @@ impl Why {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) protocol: wire::pcp::Protocol,
-    /// The host that it is kept for, and the port that it leads to there.
-    pub(super) internal: SocketAddrV4,
+    /// The host that it is kept for, and the port that it leads to there; behind our own NAT nobody knows whose an
+    /// orphan was.
+    pub(super) internal: Option<SocketAddrV4>,
     pub(super) nat_port: Option<u16>,
     pub(super) remote_peer: Option<Ipv4Addr>,
     pub(super) grant: Grant,
@@ -52,6 +58,11 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn key(&self) -> Key {
         Key { protocol: self.protocol, external_port: self.grant.external.port() }
+    }
+
+    /// Whether it is kept for this host.
+    pub(super) fn is_for(&self, host: Ipv4Addr) -> bool {
+        self.internal.is_none_or(|internal| *internal.ip() == host)
     }
 }
 
@@ -89,14 +100,18 @@ impl HeldMappings {
 
     fn insert(&mut self, flow: FlowId, held: Held) {
         self.by_key.insert(held.key(), flow);
-        self.by_host.insert((*held.internal.ip(), flow));
+        if let Some(internal) = held.internal {
+            self.by_host.insert((*internal.ip(), flow));
+        }
         self.by_flow.insert(flow, held);
     }
 
     fn remove(&mut self, flow: FlowId) -> Option<Held> {
         let held = self.by_flow.remove(&flow)?;
         self.by_key.remove(&held.key());
-        self.by_host.remove(&(*held.internal.ip(), flow));
+        if let Some(internal) = held.internal {
+            self.by_host.remove(&(*internal.ip(), flow));
+        }
         Some(held)
     }
 }
@@ -109,7 +124,8 @@ impl Gateway {
         let MappingRequest { protocol, internal, remote_peer, .. } = pending.request;
         let host = *internal.ip();
         // One for each internal port: a client that scans asks for the newest (decision 5).
-        let same = |held: &Held| held.why == why && held.protocol == protocol && held.internal == internal;
+        let same =
+            |held: &Held| held.why == why && held.protocol == protocol && held.internal == Some(internal);
         let older = self.held.of_host(host).find(|(_, held)| same(held)).map(|(flow, _)| flow);
         let oldest = self.held.of_host(host).map(|(flow, _)| flow).next();
         let full = self.held.of_host(host).count() >= MOST_OF_ONE_HOST;
@@ -117,8 +133,8 @@ impl Gateway {
             self.release(now, gone);
         }
         let until = (now + why.kept()).min(grant.ends());
-        self.held
-            .insert(flow, Held { protocol, internal, nat_port: pending.nat_port, remote_peer, grant, why });
+        let (internal, nat_port) = (Some(internal), pending.nat_port);
+        self.held.insert(flow, Held { protocol, internal, nat_port, remote_peer, grant, why });
         self.timers.set(Alarm::Held(flow), until);
         // It is not renewed.
         let terms = Terms {
@@ -128,6 +144,37 @@ impl Gateway {
             description: String::new(),
         };
         self.input(now, Input::Extend(flow, terms));
+    }
+
+    /// The server has listed what it holds for us: what nobody here knows may be claimed for a while, then it is given
+    /// back, for it would use up the quota (decision 17).
+    pub(super) fn adopt(&mut self, now: Instant, unknown: Vec<Unknown>) {
+        let mut orphans = 0;
+        for unknown in unknown {
+            let Unknown { third_party, protocol, internal_port, grant, .. } = unknown;
+            let key = Key { protocol, external_port: grant.external.port() };
+            let own_nat = self.config.nat == NatMode::Own;
+            let flow = self.new_flow();
+            // With a NAT of ours its mappings are for the packet's own source, without one for LAN hosts.
+            let ours = own_nat == third_party.is_none()
+                && self.table.find(key).is_none()
+                && self.held.at(key).is_none()
+                && (!own_nat || self.nat_ports.claim(protocol, internal_port, flow));
+            if !ours {
+                continue;
+            }
+            let until = (now + Why::Orphan.kept()).min(grant.ends());
+            let internal = third_party.map(|host| SocketAddrV4::new(host, internal_port));
+            let nat_port = own_nat.then_some(internal_port);
+            let (remote_peer, why) = (None, Why::Orphan);
+            self.held.insert(flow, Held { protocol, internal, nat_port, remote_peer, grant, why });
+            self.timers.set(Alarm::Held(flow), until);
+            self.input(now, Input::Adopt(flow, unknown, until));
+            orphans += 1;
+        }
+        if let (Some(server), 1..) = (self.server(), orphans) {
+            self.notice(Notice::Orphans(server, orphans));
+        }
     }
 
     /// Nobody has asked for it: the server may have it back.
@@ -184,10 +231,11 @@ impl Gateway {
         let key = |external_port| Key { protocol: request.protocol, external_port };
         let at_port = request.external_port.and_then(|port| self.held.at(key(port)));
         let of_host = |which: &dyn Fn(&Held) -> bool| {
-            let same = |held: &Held| held.protocol == request.protocol && held.internal == request.internal;
+            let same =
+                |held: &Held| held.protocol == request.protocol && held.internal == Some(request.internal);
             self.held.of_host(host).find(|(_, held)| same(held) && which(held)).map(|(flow, _)| flow)
         };
-        let at_port = at_port.map(|(flow, held)| (flow, *held.internal.ip() == host));
+        let at_port = at_port.map(|(flow, held)| (flow, held.is_for(host)));
         match at_port {
             Some((_, false)) if request.strict => {
                 self.refuse_request(id, from, request, Refusal::Conflict);
@@ -228,7 +276,7 @@ impl Gateway {
         flow: FlowId,
     ) {
         let Some(held) = self.held.get(flow) else { return };
-        if self.config.nat == NatMode::None && held.internal != request.internal {
+        if self.config.nat == NatMode::None && held.internal != Some(request.internal) {
             // To PCP that would be another mapping.
             return self.clear_held(now, id, from, request, flow);
         }
@@ -237,9 +285,10 @@ impl Gateway {
         pending.nat_port = held.nat_port;
         pending.stage = Stage::Asking;
         self.pending.insert(flow, pending);
-        if held.remote_peer == request.remote_peer {
+        if held.remote_peer == request.remote_peer && held.why != Why::Orphan {
             self.accept(now, flow, held.grant);
         } else {
+            // An orphan's filters are unknown, so it is asked for again in any case.
             self.input(now, Input::Filter(flow, request.remote_peer));
         }
     }

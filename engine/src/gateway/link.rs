@@ -119,6 +119,9 @@ impl Gateway {
                 client.remember(&want, nonce);
             }
             self.uplink = Some(client);
+            if self.config.list_mappings {
+                self.input(now, Input::List);
+            }
             let mappings: Vec<_> = self
                 .table
                 .iter()
@@ -193,6 +196,8 @@ impl Gateway {
                     self.notice(Notice::Silent(server));
                     self.note_connection(now);
                 }
+                Output::Listed(unknown) => self.adopt(now, unknown),
+                Output::NotListed(result) => self.notice(Notice::NotListed(server, result)),
                 Output::Lacks(option) => self.notice(Notice::Lacks(server, option)),
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }

@@ -112,6 +112,8 @@ pub struct Config {
     pub get_specific: GetSpecific,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
+    /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
+    pub list_mappings: bool,
     /// DeletePortMappingRange is answered before the provider has confirmed it (RFC 6970 §5.8).
     pub optimistic_delete: bool,
     /// A stop gives nothing back: mappings stand at the provider and in the store until the next start, or until their
@@ -136,6 +138,7 @@ impl Config {
             add_port_mapping: AddPortMapping::default(),
             get_specific: GetSpecific::default(),
             send_descriptions: true,
+            list_mappings: false,
             optimistic_delete: false,
             keep_on_stop: false,
             policy: Policy::default(),
@@ -612,6 +615,7 @@ impl Gateway {
             external: self.external,
             uptime: self.is_connected().then_some(self.connected_since).flatten().map(|then| now - then),
             mappings: self.table.len(),
+            held: self.held.len(),
             ignored_upstream: uplink.map_or(0, PcpClient::ignored),
             ignored_ssdp: self.ssdp.ignored(),
             system_update_id: self.system_update_id,

@@ -190,7 +190,7 @@ impl Gateway {
         let at = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
             || self.find_own(request).is_some()
-            || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.internal.ip() == &host))
+            || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
             || self
                 .find_pending(|pending| {
                     is_same(&pending.request, request) || self.may_become(pending, request)

@@ -98,7 +98,7 @@ impl Gateway {
             return Known::Free; // for another remote host
         }
         if let Some((_, held)) = self.held.at(key) {
-            return if *held.internal.ip() == host { Known::Free } else { Known::Taken };
+            return if held.is_for(host) { Known::Free } else { Known::Taken };
         }
         let same_port = |pending: &Pending| {
             pending.request.protocol == key.protocol
@@ -130,7 +130,7 @@ impl Gateway {
         // Without a NAT of ours the server would tell of the mapping that this internal port has (T-3).
         let internal_taken = self.config.nat == NatMode::None
             && (self.find_own(&request).is_some()
-                || self.held.of_host(host).any(|(_, held)| held.internal == request.internal)
+                || self.held.of_host(host).any(|(_, held)| held.internal == Some(request.internal))
                 || self.find_pending(|pending| pending.request.internal == request.internal).is_some());
         let lan = self.lan_addresses();
         let facts = self.facts(from, &request, &lan);

@@ -8,6 +8,7 @@ mod eventing;
 mod life;
 mod links;
 mod names;
+mod orphans;
 mod restart;
 mod simulation;
 mod specific;
@@ -375,12 +376,15 @@ impl Lab {
         }
         let provider = self.providers.get_mut(&to)?;
         let request = Request::parse(bytes).expect("we send well-formed requests");
+        if !matches!(request.body, Body::Map(_)) {
+            return provider.handle_datagram(now, from, bytes);
+        }
         let reaction = if is_probe(&request) { None } else { self.script.pop_front() };
         let body = |external_port, external_addr: Ipv4Addr| match request.body {
             Body::Map(map) => {
                 Body::Map(MapData { external_port, external_addr: external_addr.to_ipv6_mapped(), ..map })
             }
-            _ => unreachable!("the gateway sends MAP only"),
+            _ => unreachable!("only MAP comes here"),
         };
         let epoch = u32::try_from(self.now / 1000).unwrap();
         let answer = |result, lifetime, body| {
@@ -529,7 +533,7 @@ impl Lab {
         self.effects.iter().filter_map(|(_, effect)| notice(effect)).collect()
     }
 
-    /// The MAP requests that went out since the last [`Lab::seen`], but those of the probe.
+    /// The MAP requests that went out since the last [`Lab::seen`], but those of the probe; a list is no MAP request.
     fn sent(&self) -> Vec<(u64, Request)> {
         self.all_sent().into_iter().filter(|(_, request)| !is_probe(request)).collect()
     }
@@ -539,7 +543,8 @@ impl Lab {
             Effect::Send { bytes, .. } => Some((*at, Request::parse(bytes).unwrap())),
             _ => None,
         };
-        self.effects.iter().filter_map(request).collect()
+        let is_map = |(_, request): &(u64, Request)| matches!(request.body, Body::Map(_));
+        self.effects.iter().filter_map(request).filter(is_map).collect()
     }
 
     /// The provider's mappings but the probe's: external port and internal address and port.

@@ -67,6 +67,21 @@ impl Grant {
     }
 }
 
+/// A mapping that the server holds for us, and that we do not know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unknown {
+    /// The LAN host that it is for; `None` when it is the packet's own source.
+    pub third_party: Option<Ipv4Addr>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port as the server sees it.
+    pub internal_port: u16,
+    /// Its external address and port, and what is left of its lifetime.
+    pub grant: Grant,
+    /// What the server knows its owner by.
+    pub nonce: Nonce,
+}
+
 /// Options that a server refuses to hear of, or that one request does without to find that out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Omitted {
@@ -111,6 +126,28 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// One that nothing has been sent for.
+    pub(super) fn new(now: Instant, nonce: Nonce, derived: bool, want: Want) -> Self {
+        Self {
+            nonce,
+            derived,
+            requested: lifetime_to_ask(now, &want.terms),
+            want,
+            grant: None,
+            phase: Phase::ASK,
+            any_address: false,
+            reset_filters: false,
+            omitted: Omitted::default(),
+            sent_at: now,
+            used_at: now,
+        }
+    }
+
+    /// What an answer to it has: nonce, protocol and internal port (RFC 6887 §11.4).
+    pub(super) fn answers(&self) -> (Nonce, Protocol, u16) {
+        (self.nonce, self.want.protocol, self.want.internal_port)
+    }
+
     pub(super) fn is_deleting(&self) -> bool {
         matches!(self.phase, Phase::Deleting { .. })
     }
@@ -205,7 +242,8 @@ fn description(text: &str) -> Vec<u8> {
     octets
 }
 
-fn wire_addr(addr: IpAddr) -> Ipv6Addr {
+/// An address as it travels.
+pub(super) fn wire_addr(addr: IpAddr) -> Ipv6Addr {
     match addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,

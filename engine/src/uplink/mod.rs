@@ -7,11 +7,12 @@ mod epoch;
 mod flow;
 mod nonces;
 mod pcp_client;
+mod query;
 mod schedule;
 mod turns;
 
 pub use epoch::EpochClock;
-pub use flow::{FlowId, Grant, Terms, Want};
+pub use flow::{FlowId, Grant, Terms, Unknown, Want};
 pub use pcp_client::{Input, Output, PcpClient};
 pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
 

@@ -3,14 +3,20 @@
 //! It never judges what a grant is worth to a control point: a success is reported as it came, and whoever asked
 //! compares it with what was asked (RFC 6887 §13.2).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, Response, ResultCode};
+use wire::pcp::{
+    self, Body, MapData, NO_ADDR_V4, NextMapping, Nonce, OptionCode, PcpOption, Protocol, Response,
+    ResultCode,
+};
 
 use super::epoch::EpochClock;
-use super::flow::{Flow, FlowId, Grant, Omitted, Phase, Terms, Want, client, lifetime_to_ask, third_party};
+use super::flow::{
+    Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
+};
 use super::nonces::{Client, Nonces};
+use super::query::{Answer, Query};
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 use super::turns::Turns;
 use crate::entropy::Entropy;
@@ -49,6 +55,10 @@ pub enum Input<'a> {
     Delete(FlowId),
     /// Drop the mapping at the server, when its turn comes.
     DeleteInTurn(FlowId),
+    /// Take over a mapping that the server turned out to hold; it stands until then, and is not renewed.
+    Adopt(FlowId, Unknown, Instant),
+    /// Ask the server which mappings it holds for us (GET and NEXT).
+    List,
     /// Stop caring about the flow; nothing is sent.
     Forget(FlowId),
     /// A datagram on the socket that is connected to the server.
@@ -91,6 +101,10 @@ pub enum Output {
     Silent,
     /// The server speaks this version and not ours; PCP is tried again later (decision 20).
     VersionRefused(u8),
+    /// The server holds these for us as well, and there is no flow for them. It comes once, after [`Input::List`].
+    Listed(Vec<Unknown>),
+    /// The server does not tell what it holds, or for this reason.
+    NotListed(Option<ResultCode>),
     /// The server does without this option: what it refused with it, it gave without.
     Lacks(OptionCode),
 }
@@ -103,12 +117,14 @@ pub struct PcpClient {
     open: bool,
     recovery_wait: Duration,
     flows: BTreeMap<FlowId, Flow>,
-    by_nonce: BTreeMap<Nonce, FlowId>,
+    /// By what an answer is matched with (RFC 6887 §11.4): nonce, protocol, internal port.
+    by_nonce: BTreeMap<(Nonce, Protocol, u16), FlowId>,
     nonces: Nonces,
     /// Flows whose delete is on the way.
     deleting: BTreeMap<Client, FlowId>,
     timers: Timers<FlowId>,
     turns: Turns,
+    query: Option<Query>,
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recovered: Option<Instant>,
@@ -138,6 +154,7 @@ impl PcpClient {
             deleting: BTreeMap::new(),
             timers: Timers::default(),
             turns: Turns::default(),
+            query: None,
             epoch: EpochClock::default(),
             recovered: None,
             lacks: Omitted::default(),
@@ -234,6 +251,8 @@ impl PcpClient {
                     self.turns.enqueue_delete(id);
                 }
             }
+            Input::Adopt(id, unknown, until) => self.adopt(now, id, unknown, until, entropy),
+            Input::List => self.query = Some(Query::new(now)),
             Input::Forget(id) => self.remove(id),
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
@@ -260,6 +279,7 @@ impl PcpClient {
         while let Some(id) = self.turns.next(now) {
             self.on_timer(now, id, entropy);
         }
+        self.go_on_with_query(now, entropy);
     }
 
     /// The next thing to do or know; call until `None`.
@@ -269,7 +289,8 @@ impl PcpClient {
 
     /// When [`Input::Timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.turns.next_timeout()].into_iter().flatten().min()
+        let query = self.query.as_ref().map(Query::next_timeout);
+        [self.timers.next(), self.turns.next_timeout(), query].into_iter().flatten().min()
     }
 
     /// Takes in a flow that nothing has been sent for yet; false when the server asked to be left alone.
@@ -284,20 +305,8 @@ impl PcpClient {
         self.take_over(&want);
         let kept = self.nonces.take(client(&want)).map(|nonce| (nonce, false));
         let (nonce, derived) = kept.unwrap_or_else(|| self.new_nonce(client(&want), entropy));
-        let flow = Flow {
-            nonce,
-            derived,
-            requested: lifetime_to_ask(now, &want.terms),
-            want,
-            grant: None,
-            phase: Phase::ASK,
-            any_address: false,
-            reset_filters: false,
-            omitted: Omitted::default(),
-            sent_at: now,
-            used_at: now,
-        };
-        self.by_nonce.insert(nonce, id);
+        let flow = Flow::new(now, nonce, derived, want);
+        self.by_nonce.insert(flow.answers(), id);
         self.flows.insert(id, flow);
         true
     }
@@ -307,7 +316,8 @@ impl PcpClient {
     /// is held.
     fn new_nonce(&self, client: Client, entropy: &mut dyn Entropy) -> (Nonce, bool) {
         let nonce = super::nonces::derived(self.server.ip(), client, entropy);
-        if !self.by_nonce.contains_key(&nonce) {
+        let (_, protocol, internal_port) = client;
+        if !self.by_nonce.contains_key(&(nonce, protocol, internal_port)) {
             return (nonce, true);
         }
         // The delete of the client's last mapping is on its way: answers must tell the two apart.
@@ -351,7 +361,8 @@ impl PcpClient {
 
     fn filter(&mut self, now: Instant, id: FlowId, peer: Option<Ipv4Addr>, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        if flow.want.remote_peer == peer || flow.is_deleting() {
+        let same = flow.want.remote_peer == peer && !flow.reset_filters;
+        if same || flow.is_deleting() {
             return;
         }
         let before = std::mem::replace(&mut flow.want.remote_peer, peer);
@@ -446,6 +457,7 @@ impl PcpClient {
         };
         match &response.body {
             Body::Announce => self.on_announce(now, &response, false, entropy),
+            Body::Get(_) => self.on_list(now, &response, entropy),
             Body::Map(map) => match self.matching(map, &response) {
                 Some(id) if !self.is_of_another_family(id, map, &response) => {
                     self.on_map(now, id, *map, &response, entropy);
@@ -483,17 +495,111 @@ impl PcpClient {
         self.check_epoch(now, response.epoch, lost, None, entropy);
     }
 
+    fn go_on_with_query(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let Some(query) = self.query.as_mut().filter(|query| query.next_timeout() <= now) else { return };
+        match query.request(now, self.source, entropy) {
+            Some(request) if self.open => self.outputs.push_back(Output::Transmit(request.to_bytes())),
+            Some(_) => {}
+            None => {
+                self.query = None;
+                self.outputs.push_back(Output::NotListed(None));
+            }
+        }
+    }
+
+    fn on_list(&mut self, now: Instant, response: &Response, entropy: &mut dyn Entropy) {
+        let answer = self.query.as_mut().map_or(Answer::Ignored, |query| query.on_answer(now, response));
+        if answer == Answer::Ignored {
+            self.ignored += 1;
+            return;
+        }
+        self.heard(now, entropy);
+        self.check_epoch(now, response.epoch, false, None, entropy);
+        match answer {
+            Answer::Ignored | Answer::GoOn => {}
+            Answer::Complete(list) => {
+                self.query = None;
+                let known: BTreeSet<Client> = self.flows.values().map(|flow| client(&flow.want)).collect();
+                let unknown = list.into_iter().filter_map(|mapping| self.unknown(now, &mapping));
+                let is_new = |u: &Unknown| !known.contains(&(u.third_party, u.protocol, u.internal_port));
+                let unknown = unknown.filter(is_new).collect();
+                self.outputs.push_back(Output::Listed(unknown));
+            }
+            Answer::Refused(result) => {
+                self.query = None;
+                self.outputs.push_back(Output::NotListed(Some(result)));
+            }
+        }
+    }
+
+    /// What is listed as a mapping that could be ours: TCP or UDP, of IPv4, with the nonce that proves it.
+    fn unknown(&self, now: Instant, mapping: &NextMapping) -> Option<Unknown> {
+        let internal = mapping.internal_addr.to_ipv4_mapped()?;
+        let external = SocketAddrV4::new(mapping.external_addr.to_ipv4_mapped()?, mapping.external_port);
+        let lifetime = Duration::from_secs(u64::from(mapping.lifetime.min(MAX_LIFETIME)));
+        let good = matches!(mapping.protocol, Protocol::TCP | Protocol::UDP)
+            && mapping.internal_port != 0
+            && mapping.external_port != 0
+            && mapping.nonce != Nonce([0; 12]);
+        good.then_some(Unknown {
+            third_party: Some(internal).filter(|&host| IpAddr::V4(host) != self.source),
+            protocol: mapping.protocol,
+            internal_port: mapping.internal_port,
+            grant: Grant { external, lifetime, since: now },
+            nonce: mapping.nonce,
+        })
+    }
+
+    fn adopt(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        unknown: Unknown,
+        until: Instant,
+        entropy: &mut dyn Entropy,
+    ) {
+        let Unknown { third_party, protocol, internal_port, grant, nonce } = unknown;
+        let terms = Terms {
+            prefer_failure: false,
+            lease_ends: Some(until.min(grant.ends())),
+            longest: u32::MAX,
+            description: String::new(),
+        };
+        let want = Want {
+            third_party,
+            protocol,
+            internal_port,
+            external_port: grant.external.port(),
+            remote_peer: None,
+            terms,
+            urgent: false,
+        };
+        let flow = Flow {
+            grant: Some(grant),
+            phase: Phase::Held { attempts: 0 },
+            // What filters it has is not told here: the first request with one drops them.
+            reset_filters: true,
+            ..Flow::new(now, nonce, false, want)
+        };
+        if self.by_nonce.contains_key(&flow.answers()) {
+            // Whoever made them used one nonce for two hosts: answers could not be told apart.
+            return self.outputs.push_back(Output::Lost(id));
+        }
+        self.by_nonce.insert(flow.answers(), id);
+        self.flows.insert(id, flow);
+        self.schedule_renewal(now, id, entropy);
+    }
+
     /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.
     fn matching(&self, map: &MapData, response: &Response) -> Option<FlowId> {
-        let id = *self.by_nonce.get(&map.nonce)?;
+        let id = *self.by_nonce.get(&(map.nonce, map.protocol, map.internal_port))?;
         let flow = self.flows.get(&id)?;
         let third_party = match response.option(OptionCode::THIRD_PARTY) {
             Some(PcpOption::ThirdParty(addr)) => Some(*addr),
             _ => None,
         };
-        let same = map.protocol == flow.want.protocol
-            && map.internal_port == flow.want.internal_port
-            && third_party == self::third_party(&flow.want, self.source).map(|addr| addr.to_ipv6_mapped());
+        let same =
+            third_party == self::third_party(&flow.want, self.source).map(|addr| addr.to_ipv6_mapped());
         // A delete was answered twice, and the same client has asked anew since.
         let late_delete = response.result == ResultCode::SUCCESS
             && (response.lifetime, map.external_port) == (0, 0)
@@ -775,7 +881,7 @@ impl PcpClient {
 
     fn remove(&mut self, id: FlowId) {
         if let Some(flow) = self.flows.remove(&id) {
-            self.by_nonce.remove(&flow.nonce);
+            self.by_nonce.remove(&flow.answers());
             self.timers.cancel(id);
             self.turns.take_out(flow.used_at, id);
             self.turns.answered(id);

@@ -536,7 +536,7 @@ fn what_is_never_believed() {
                 });
             })),
         ),
-        ("an unknown opcode", Box::new(map(|_, r| r.body = Body::Other(Opcode(98), vec![0; 36])))),
+        ("an unknown opcode", Box::new(map(|_, r| r.body = Body::Other(Opcode(99), vec![0; 36])))),
         (
             "an error with another nonce",
             Box::new(map(|map, response| {

@@ -466,6 +466,7 @@ fn status() {
         external: Some(E),
         uptime: Some(Duration::from_secs(70)),
         mappings: 1,
+        held: 0,
         ignored_upstream: 0,
         ignored_ssdp: 0,
         system_update_id: 1,
