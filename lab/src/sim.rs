@@ -10,7 +10,7 @@ mod nat;
 mod subscribers;
 mod upstream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -107,7 +107,7 @@ impl Default for Setup {
 /// What is on its way.
 #[derive(Clone, Debug)]
 enum Parcel {
-    ToServer { sent: Instant, from: SocketAddr, bytes: Vec<u8> },
+    ToServer { sent: Instant, socket: u64, from: SocketAddr, bytes: Vec<u8> },
     ToGateway { issued: Instant, socket: u64, bytes: Vec<u8> },
     Announcement(Vec<u8>),
     Opened { server: SocketAddr, socket: u64 },
@@ -158,7 +158,7 @@ pub struct World {
     happenings: Vec<Happening>,
     answers: Vec<Answered>,
     dropped: Vec<Dropped>,
-    wrong_nonces: Vec<Instant>,
+    wrong_nonces: Vec<Sent>,
     troubled: Instant,
     disk: Disk,
     alive: bool,
@@ -167,6 +167,8 @@ pub struct World {
     starts: u32,
     /// Changes of the router's own NAT whose outcome is not told yet.
     tickets: BTreeSet<NatTicket>,
+    /// Those that failed, to be told before anything else happens.
+    nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     subscriptions: BTreeMap<Uuid, Subscription>,
     gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     stopped: bool,
@@ -213,6 +215,7 @@ impl World {
             fuse: None,
             starts: 0,
             tickets: BTreeSet::new(),
+            nat_refusals: VecDeque::new(),
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
             stopped: false,
@@ -367,7 +370,7 @@ impl World {
     fn deliver(&mut self, parcel: Parcel) {
         let server = SocketAddr::V4(SERVER);
         match parcel {
-            Parcel::ToServer { sent, from, bytes } => self.on_arrival(sent, from, &bytes),
+            Parcel::ToServer { sent, socket, from, bytes } => self.on_arrival(sent, socket, from, &bytes),
             Parcel::ToGateway { issued, socket, bytes } => {
                 let response = pcp::Response::parse(&bytes);
                 let line = response
@@ -379,6 +382,8 @@ impl World {
                         self.answers.push(Answered { issued, at: self.now, response });
                     }
                     self.handle(Event::Uplink { from: server, bytes: &bytes });
+                } else {
+                    self.troubled = self.now;
                 }
             }
             Parcel::Announcement(bytes) if self.wan.up => {
@@ -420,6 +425,9 @@ impl World {
             }
             self.perform(effect);
         }
+        if let Some((ticket, outcome)) = self.nat_refusals.pop_front() {
+            self.handle(Event::Nat { ticket, outcome });
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -445,11 +453,15 @@ impl World {
                 _ => self.violation(format!("{} octets that are no SSDP sent to {to}", bytes.len())),
             },
             Effect::Nat { ticket, change } => {
+                let told_at_once = self.nat.refuse_next;
                 let (outcome, wrong) = self.nat.apply(change);
                 let line = format!("NAT1 {} {}", described(change), outcome_words(&outcome));
                 self.note(line);
                 if let Some(wrong) = wrong {
                     self.violation(wrong);
+                }
+                if self.nat.refuse_next < told_at_once {
+                    return self.nat_refusals.push_back((ticket, outcome));
                 }
                 self.tickets.insert(ticket);
                 self.post(self.nat.takes, Parcel::Nat { ticket, outcome });
@@ -480,6 +492,7 @@ impl World {
     /// The WAN interface comes up with this address, the provider's server being its default router.
     pub fn wan_up(&mut self, addr: Ipv4Addr) {
         self.note(format!("WAN up with {addr}"));
+        self.troubled = self.now;
         self.wan = self.wan_with(addr);
         self.handle(Event::Wan(self.wan.clone()));
     }
@@ -492,6 +505,7 @@ impl World {
     /// The WAN interface goes down and loses its address.
     pub fn wan_down(&mut self) {
         self.note("WAN down");
+        self.troubled = self.now;
         self.wan = Wan { name: self.wan.name.clone(), ..Wan::default() };
         self.handle(Event::Wan(self.wan.clone()));
     }

@@ -67,6 +67,11 @@ impl World {
         self.fuse = Some(effects);
     }
 
+    /// The gateway is not killed after all.
+    pub fn spare(&mut self) {
+        self.fuse = None;
+    }
+
     /// Whether the gateway runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -90,6 +95,7 @@ impl World {
         // What is on its way to the server arrives.
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::ToServer { .. }));
         self.tickets.clear();
+        self.nat_refusals.clear();
         self.asked.clear();
         self.end_subscriptions();
     }

@@ -16,7 +16,7 @@ pub struct Nat {
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
     /// Every change fails with these words.
     pub broken: Option<String>,
-    /// So many of the next rules cannot be set up; nothing else fails.
+    /// So many of the next rules cannot be set up, which is told before anything else happens, as the daemon does.
     pub refuse_next: u32,
     /// How long the kernel takes to say what became of a change; the change itself is there at once.
     pub takes: Duration,

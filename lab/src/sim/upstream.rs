@@ -10,6 +10,9 @@ use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, Res
 
 use super::{Parcel, SERVER, STRANGER, World};
 
+/// So late that it has been asked for again meanwhile.
+const LATE: Duration = Duration::from_millis(400);
+
 /// How the link between router and provider treats datagrams, both ways.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
@@ -83,8 +86,12 @@ impl World {
             self.troubled = self.now;
             return self.note("the link loses it");
         }
+        if delay > LATE {
+            self.troubled = self.now;
+        }
         if self.link.doubled > 0.0 && self.entropy.unit() < self.link.doubled {
             let delay = self.link.delay + self.entropy.up_to(self.link.jitter);
+            self.troubled = self.now;
             self.note("the link doubles it");
             self.post(delay, parcel.clone());
         }
@@ -92,7 +99,7 @@ impl World {
     }
 
     /// A datagram has reached the server.
-    pub(super) fn on_arrival(&mut self, sent: Instant, from: SocketAddr, bytes: &[u8]) {
+    pub(super) fn on_arrival(&mut self, sent: Instant, socket: u64, from: SocketAddr, bytes: &[u8]) {
         let before = self.provider.mappings().count();
         let answer = self.serve(from, bytes);
         if self.server == Server::Serves || self.server == Server::Mute {
@@ -106,7 +113,7 @@ impl World {
                 self.note("nobody hears the answer");
             }
             Some(bytes) => {
-                let parcel = Parcel::ToGateway { issued: self.now, socket: self.socket, bytes };
+                let parcel = Parcel::ToGateway { issued: self.now, socket, bytes };
                 self.post_by_link(parcel);
             }
             None => {}
@@ -118,7 +125,9 @@ impl World {
         let response = answer.and_then(|answer| pcp::Response::parse(answer).ok());
         let Some(pcp::Response { result, body: Body::Map(map), .. }) = response else { return };
         if result == ResultCode::NOT_AUTHORIZED {
-            self.wrong_nonces.push(self.now);
+            if let Ok(request) = pcp::Request::parse(bytes) {
+                self.wrong_nonces.push(Sent { at: self.now, request });
+            }
             self.note("the provider knows this client by another nonce");
         }
         let Ok(request) = pcp::Request::parse(bytes) else { return };
@@ -165,7 +174,7 @@ impl World {
         };
         let from = SocketAddr::new(IpAddr::V4(addr), 50_000);
         if to == SocketAddr::V4(SERVER) {
-            self.post_by_link(Parcel::ToServer { sent: self.now, from, bytes });
+            self.post_by_link(Parcel::ToServer { sent: self.now, socket: self.socket, from, bytes });
         }
     }
 
@@ -203,13 +212,14 @@ impl World {
         &self.dropped
     }
 
-    /// When the server heard a nonce that was not the one it knew the client by.
+    /// Requests with a nonce that was not the one the server knew the client by, and when they reached it.
     #[must_use]
-    pub fn wrong_nonces(&self) -> &[Instant] {
+    pub fn wrong_nonces(&self) -> &[Sent] {
         &self.wrong_nonces
     }
 
-    /// When something was last lost between gateway and provider, or refused by a server that serves nobody.
+    /// When something was last lost, late or doubled between gateway and provider, or refused by a server that serves
+    /// nobody.
     #[must_use]
     pub fn troubled(&self) -> Instant {
         self.troubled
