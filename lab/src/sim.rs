@@ -454,7 +454,7 @@ impl World {
             },
             Effect::Nat { ticket, change } => {
                 let told_at_once = self.nat.refuse_next;
-                let (outcome, wrong) = self.nat.apply(change);
+                let (outcome, wrong) = self.nat.apply(change, self.tickets.is_empty());
                 let line = format!("NAT1 {} {}", described(change), outcome_words(&outcome));
                 self.note(line);
                 if let Some(wrong) = wrong {

@@ -43,12 +43,20 @@ impl Nat {
         self.rules.clear();
     }
 
-    /// What the kernel says to `change`, and what is wrong with asking for it.
-    pub(super) fn apply(&mut self, change: NatChange) -> (Result<(), NatFailure>, Option<String>) {
+    /// What the kernel says to `change`, and what is wrong with asking for it. Outcomes are told in their order, so that
+    /// what is told at once can only fail when it is `quiet`.
+    pub(super) fn apply(
+        &mut self,
+        change: NatChange,
+        quiet: bool,
+    ) -> (Result<(), NatFailure>, Option<String>) {
         if let Some(words) = &self.broken {
             return (Err(NatFailure::Kernel(words.clone())), None);
         }
-        if self.refuse_next > 0 && matches!(change, NatChange::Install(_) | NatChange::Replace { .. }) {
+        if quiet
+            && self.refuse_next > 0
+            && matches!(change, NatChange::Install(_) | NatChange::Replace { .. })
+        {
             self.refuse_next -= 1;
             return (Err(NatFailure::Kernel("no buffer space available".to_owned())), None);
         }

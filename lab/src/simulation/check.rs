@@ -344,7 +344,7 @@ impl Simulation {
             }
             let forgotten = self.world.server_started() >= belief.issued
                 || self.nat == NatMode::Own && self.readdressed >= belief.issued;
-            let known = now < belief.issued + belief.lifetime && !forgotten;
+            let known = now < belief.kept.1 && !forgotten;
             let at_provider = self.world.provider.mappings().any(|upstream| {
                 (upstream.protocol, upstream.internal, upstream.external.port())
                     == (found.protocol, internal, found.external.port())

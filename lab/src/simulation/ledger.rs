@@ -31,6 +31,8 @@ pub(super) struct Belief {
     /// When it arrived.
     pub(super) heard: Instant,
     pub(super) lifetime: Duration,
+    /// Until when the provider keeps it by the answer that it gave last; an older one may have overtaken that.
+    pub(super) kept: (Instant, Instant),
 }
 
 impl Belief {
@@ -87,9 +89,11 @@ impl Ledger {
     pub(super) fn follow(&mut self, world: &World) {
         for sent in &world.sent()[self.sent..] {
             let Some((client, nonce)) = client_of(&sent.request) else { continue };
-            self.nonces.insert(client, nonce);
             if sent.request.lifetime == 0 {
                 self.deleting.insert(client, (nonce, sent.at));
+                self.nonces.entry(client).or_insert(nonce);
+            } else {
+                self.nonces.insert(client, nonce);
             }
             if (client.0, client.1) == (None, Protocol::UDP) && sent.request.lifetime == PROBE_LIFETIME {
                 self.probes.insert(client);
@@ -116,7 +120,9 @@ impl Ledger {
             (ResultCode::SUCCESS, Some(addr)) if response.lifetime > 0 => {
                 let external = SocketAddrV4::new(addr, map.external_port);
                 let lifetime = Duration::from_secs(u64::from(response.lifetime.min(MOST)));
-                let new = Belief { external, issued, heard, lifetime };
+                let kept = (issued, issued + lifetime);
+                let newest = self.beliefs.get(&client).map_or(kept, |old| kept.max(old.kept));
+                let new = Belief { external, issued, heard, lifetime, kept: newest };
                 if self.beliefs.insert(client, new).is_some_and(|old| old.external != external) {
                     self.moved.insert(client, heard);
                 }
