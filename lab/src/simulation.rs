@@ -42,6 +42,9 @@ const CALM: Duration = Duration::from_secs(1500);
 /// How many lines of the trace a failure shows.
 const TAIL: usize = 80;
 
+/// What happened, a line each.
+pub type Trace = Vec<(Instant, String)>;
+
 /// Why a seed failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -50,7 +53,7 @@ pub struct Failure {
     /// What did not hold.
     pub what: String,
     /// What happened until then.
-    pub trace: Vec<(Instant, String)>,
+    pub trace: Trace,
 }
 
 impl fmt::Display for Failure {
@@ -99,7 +102,7 @@ pub fn run(seed: u64) -> Result<Tally, Box<Failure>> {
 }
 
 /// As [`run`], with everything that happened.
-pub fn run_with_trace(seed: u64) -> (Result<Tally, Box<Failure>>, Vec<(Instant, String)>) {
+pub fn run_with_trace(seed: u64) -> (Result<Tally, Box<Failure>>, Trace) {
     let mut simulation = Simulation::new(seed);
     let outcome = catch_unwind(AssertUnwindSafe(|| simulation.run()));
     let what = match outcome {

@@ -182,7 +182,7 @@ impl Simulation {
         its: impl Fn(Key, &Claim) -> bool,
     ) -> Result<(), Broken> {
         if done {
-            self.shadow.deleted(asked_at, its);
+            self.shadow.deleted(asked_at, &its);
         } else if none {
             // A server that refuses the delete with CANNOT_PROVIDE_EXTERNAL sounds the same (RFC 6970 §5.8).
             let own_nat = self.nat == NatMode::Own;
@@ -196,9 +196,8 @@ impl Simulation {
             if let Some((key, _)) = stands {
                 return broken(format!("a deletion finds nothing, but {key:?} stands"));
             }
-        } else {
-            self.shadow.doubt(asked_at, its);
         }
+        self.shadow.doubt(asked_at, its);
         Ok(())
     }
 
@@ -342,16 +341,13 @@ impl Simulation {
             if belief.external != found.external {
                 return broken(format!("{found:?} is {} at the provider", belief.external));
             }
-            let forgotten = self.world.server_started() >= belief.issued
-                || self.nat == NatMode::Own && self.readdressed >= belief.issued;
-            let known = now < belief.kept.1 && !forgotten;
             let at_provider = self.world.provider.mappings().any(|upstream| {
                 (upstream.protocol, upstream.internal, upstream.external.port())
                     == (found.protocol, internal, found.external.port())
             });
             // A deletion that the provider carried out may be refused all the same, when it is repeated.
-            let known = known && claim.sure && !self.is_being_changed(*key, claim);
-            if known && !at_provider && !self.ledger.is_dropped_blindly(found.protocol, internal, &belief) {
+            let sure = claim.sure && !self.is_being_changed(*key, claim);
+            if sure && !at_provider && self.ledger.is_dropped(found.protocol, internal, &belief) {
                 return broken(format!("{found:?} is in the table, and the provider was made to drop it"));
             }
         }

@@ -19,6 +19,8 @@ const PROBE_LIFETIME: u32 = 600;
 /// How long something may stay at the provider, all going well, that nobody has any more.
 const STRAY: Duration = Duration::from_secs(120);
 
+/// What was lost may leave something behind until its lifetime ends.
+const TROUBLE: Duration = Duration::from_secs(super::LONGEST as u64);
 /// How long after a delete that was not confirmed it is sent again, at most.
 const DELETING: Duration = Duration::from_secs(60);
 
@@ -31,8 +33,6 @@ pub(super) struct Belief {
     /// When it arrived.
     pub(super) heard: Instant,
     pub(super) lifetime: Duration,
-    /// Until when the provider keeps it by the answer that it gave last; an older one may have overtaken that.
-    pub(super) kept: (Instant, Instant),
 }
 
 impl Belief {
@@ -52,8 +52,8 @@ pub(super) struct Ledger {
     /// When a success last named another port or address than the one before.
     moved: BTreeMap<Client, Instant>,
     probes: BTreeSet<Client>,
-    /// The last delete of each, and its nonce.
-    deleting: BTreeMap<Client, (Nonce, Instant)>,
+    /// When each was last to be deleted, by every nonce that was used.
+    deleting: BTreeMap<Client, BTreeMap<Nonce, Instant>>,
     strays: BTreeMap<(Protocol, u16, SocketAddrV4), Stray>,
     sent: usize,
     answered: usize,
@@ -90,7 +90,7 @@ impl Ledger {
         for sent in &world.sent()[self.sent..] {
             let Some((client, nonce)) = client_of(&sent.request) else { continue };
             if sent.request.lifetime == 0 {
-                self.deleting.insert(client, (nonce, sent.at));
+                self.deleting.entry(client).or_default().insert(nonce, sent.at);
                 self.nonces.entry(client).or_insert(nonce);
             } else {
                 self.nonces.insert(client, nonce);
@@ -120,9 +120,7 @@ impl Ledger {
             (ResultCode::SUCCESS, Some(addr)) if response.lifetime > 0 => {
                 let external = SocketAddrV4::new(addr, map.external_port);
                 let lifetime = Duration::from_secs(u64::from(response.lifetime.min(MOST)));
-                let kept = (issued, issued + lifetime);
-                let newest = self.beliefs.get(&client).map_or(kept, |old| kept.max(old.kept));
-                let new = Belief { external, issued, heard, lifetime, kept: newest };
+                let new = Belief { external, issued, heard, lifetime };
                 if self.beliefs.insert(client, new).is_some_and(|old| old.external != external) {
                     self.moved.insert(client, heard);
                 }
@@ -155,15 +153,10 @@ impl Ledger {
         self.probes.contains(&client)
     }
 
-    /// Whether the gateway had this dropped after that success, by a request that had left before it arrived.
-    pub(super) fn is_dropped_blindly(
-        &self,
-        protocol: Protocol,
-        internal: SocketAddrV4,
-        belief: &Belief,
-    ) -> bool {
+    /// Whether the gateway has had this dropped though it knew of that success.
+    pub(super) fn is_dropped(&self, protocol: Protocol, internal: SocketAddrV4, belief: &Belief) -> bool {
         let dropped = self.dropped.get(&(protocol, internal));
-        dropped.is_some_and(|&(sent, at)| at >= belief.issued && sent <= belief.heard)
+        dropped.is_some_and(|&(sent, at)| at >= belief.issued && sent > belief.heard)
     }
 
     /// When the provider has met a nonce that was not the one it knew, since the last question. A port whose deletion is
@@ -171,9 +164,10 @@ impl Ledger {
     pub(super) fn wrong_nonces(&mut self, world: &World) -> Vec<Instant> {
         let new = world.wrong_nonces()[self.wrong..].iter().filter(|wrong| {
             let Some((client, nonce)) = client_of(&wrong.request) else { return false };
-            let deleting = self.deleting.get(&client).filter(|_| wrong.request.lifetime > 0);
+            let mut deletes = self.deleting.get(&client).into_iter().flatten();
+            let another = deletes.any(|(&other, &at)| other != nonce && wrong.at <= at + DELETING);
             let repeated = wrong.request.lifetime == 0 && self.nonces.get(&client) != Some(&nonce);
-            !repeated && deleting.is_none_or(|&(other, at)| other == nonce || at + DELETING < wrong.at)
+            !repeated && !another
         });
         let new = new.map(|wrong| wrong.at).collect();
         self.wrong = world.wrong_nonces().len();
@@ -205,9 +199,9 @@ impl Ledger {
             if late && found.ends > stray.ends {
                 return Err(format!("{}, and was renewed", words()));
             }
-            // With nothing lost in between or shortly before there is no excuse.
+            // With nothing lost in between or before there is no excuse.
             let troubled = world.troubled().max(world.server_started());
-            if late && troubled + Duration::from_secs(60) < stray.since {
+            if late && troubled + TROUBLE < stray.since {
                 return Err(words());
             }
             self.strays.insert(key(found), Stray { ends: found.ends, ..stray });
