@@ -18,7 +18,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs the seeds on as many threads as there are processors; those that failed come in their order.
-fn sweep(first: u64, count: u64) -> (Tally, Vec<Box<Failure>>) {
+fn sweep(first: u64, count: u64) -> (Tally, Vec<Failure>) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, failed) = (AtomicU64::new(first), AtomicUsize::new(0));
     let results = Mutex::new((Tally::default(), Vec::new()));
@@ -35,7 +35,7 @@ fn sweep(first: u64, count: u64) -> (Tally, Vec<Box<Failure>>) {
                         Ok(more) => tally.add(&more),
                         Err(failure) => {
                             failed.fetch_add(1, Ordering::Relaxed);
-                            results.lock().expect("no thread panics").1.push(failure);
+                            results.lock().expect("no thread panics").1.push(*failure);
                         }
                     }
                 }
