@@ -160,6 +160,7 @@ pub struct World {
     dropped: Vec<Dropped>,
     wrong_nonces: Vec<Sent>,
     troubled: Instant,
+    announced: Instant,
     disk: Disk,
     alive: bool,
     /// The gateway is killed after so many more effects.
@@ -210,6 +211,7 @@ impl World {
             dropped: Vec::new(),
             wrong_nonces: Vec::new(),
             troubled: now,
+            announced: now,
             disk: Disk::default(),
             alive: true,
             fuse: None,
@@ -388,6 +390,9 @@ impl World {
             }
             Parcel::Announcement(bytes) if self.wan.up => {
                 self.note("<- ANNOUNCE by multicast");
+                if self.open {
+                    self.announced = self.now;
+                }
                 self.handle(Event::Announcement { from: server, bytes: &bytes });
             }
             Parcel::Announcement(_) => {}

@@ -225,6 +225,12 @@ impl World {
         self.troubled
     }
 
+    /// When the gateway last heard the server announce that it begins anew.
+    #[must_use]
+    pub fn announced(&self) -> Instant {
+        self.announced
+    }
+
     /// Another subscriber takes an external port; false when it cannot be had.
     pub fn occupy(&mut self, protocol: Protocol, port: u16, lifetime: u32) -> bool {
         let mut nonce = Nonce([0; 12]);

@@ -26,6 +26,11 @@ const MOST_A_SECOND: usize = 120;
 /// A client that was killed may have forgotten nonces of what nobody was told of; until they cannot matter any more.
 const UNSURE: Duration = Duration::from_secs(LONGEST as u64 + 60);
 
+/// The router's own mapping that tells the external address.
+const DISCARD: u16 = 9;
+/// How long after it heard that the provider has lost everything the gateway has asked for it again, all going well.
+const RECOVERY: Duration = Duration::from_secs(60);
+
 const SPECIFIED_ARRAY_INDEX_INVALID: u16 = 713;
 const NO_SUCH_ENTRY: u16 = 714;
 const PORT_MAPPING_NOT_FOUND: u16 = 730;
@@ -54,11 +59,11 @@ impl Simulation {
         if (table.len(), table.len()) != (count, self.world.gateway.status(now).mappings) {
             return broken("two mappings have one external port");
         }
+        self.check_nonces()?;
         self.check_claims(&table)?;
         self.check_router(&table)?;
         self.check_upstream(&table)?;
         self.check_strays(&table)?;
-        self.check_nonces()?;
         self.check_update_id(&table)?;
         let sent = self.world.sent().iter().rev().take_while(|sent| now - sent.at < Duration::from_secs(1));
         if sent.count() > MOST_A_SECOND {
@@ -345,6 +350,12 @@ impl Simulation {
                 (upstream.protocol, upstream.internal, upstream.external.port())
                     == (found.protocol, internal, found.external.port())
             });
+            let announced = self.world.announced();
+            let knows = belief.heard + Duration::from_secs(3) < announced && announced + RECOVERY < now;
+            let active = found.health == Health::Active && self.world.troubled() < announced;
+            if knows && active && !at_provider {
+                return broken(format!("{found:?} was lost upstream, and nobody asks for it again"));
+            }
             // A deletion that the provider carried out may be refused all the same, when it is repeated.
             let sure = claim.sure && !self.is_being_changed(*key, claim);
             if sure && !at_provider && self.ledger.is_dropped(found.protocol, internal, &belief) {
@@ -380,14 +391,23 @@ impl Simulation {
         self.ledger.follow_strays(&self.world, &strays, waiting).map_err(Broken)
     }
 
+    /// What the provider knows a client by is not forgotten; after a crash, that of what was acknowledged is not.
     fn check_nonces(&mut self) -> Result<(), Broken> {
-        let wrong = self.ledger.wrong_nonces(&self.world).first().copied();
-        match wrong {
-            Some(at) if self.killed.is_none_or(|killed| at > killed + UNSURE) => {
-                broken("a nonce that the provider knows is forgotten")
+        let own_nat = self.nat == NatMode::Own;
+        for (client, at) in self.ledger.wrong_nonces(&self.world) {
+            let Some(killed) = self.killed.filter(|&killed| at <= killed + UNSURE) else {
+                return broken(format!("the nonce of {client:?} is forgotten"));
+            };
+            let acknowledged = self.shadow.claims.iter().any(|(key, claim)| {
+                claim.sure && claim.told_at < killed && claim.clients(key.0, own_nat).contains(&client)
+            });
+            let probe = client == (None, Protocol::UDP, DISCARD)
+                && self.ledger.belief(client).is_some_and(|belief| belief.heard < killed);
+            if acknowledged || probe {
+                return broken(format!("the nonce of {client:?} did not survive the crash"));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// SystemUpdateID counts every change and never goes back.

@@ -161,15 +161,15 @@ impl Ledger {
 
     /// When the provider has met a nonce that was not the one it knew, since the last question. A port whose deletion is
     /// not confirmed yet may be asked for by somebody else meanwhile, in vain.
-    pub(super) fn wrong_nonces(&mut self, world: &World) -> Vec<Instant> {
-        let new = world.wrong_nonces()[self.wrong..].iter().filter(|wrong| {
-            let Some((client, nonce)) = client_of(&wrong.request) else { return false };
+    pub(super) fn wrong_nonces(&mut self, world: &World) -> Vec<(Client, Instant)> {
+        let new = world.wrong_nonces()[self.wrong..].iter().filter_map(|wrong| {
+            let (client, nonce) = client_of(&wrong.request)?;
             let mut deletes = self.deleting.get(&client).into_iter().flatten();
             let another = deletes.any(|(&other, &at)| other != nonce && wrong.at <= at + DELETING);
             let repeated = wrong.request.lifetime == 0 && self.nonces.get(&client) != Some(&nonce);
-            !repeated && !another
+            (!repeated && !another).then_some((client, wrong.at))
         });
-        let new = new.map(|wrong| wrong.at).collect();
+        let new = new.collect();
         self.wrong = world.wrong_nonces().len();
         new
     }
