@@ -362,6 +362,7 @@ impl Simulation {
     /// The gateway was killed: it is started again, after a while.
     fn restart(&mut self) -> Result<(), Broken> {
         self.tally.count("killed");
+        self.killed = Some(self.world.now());
         self.look_at_happenings()?;
         for (id, (_, asked)) in std::mem::take(&mut self.open) {
             if self.world.is_lost(id) {
@@ -372,7 +373,6 @@ impl Simulation {
         self.world.run(Duration::from_millis(down));
         self.world.start();
         let now = self.world.now();
-        self.killed = Some(now);
         self.before = None;
         let mappings = self.mappings();
         self.shadow.restored(now, &mappings).map_err(Broken)

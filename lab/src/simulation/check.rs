@@ -352,7 +352,7 @@ impl Simulation {
             });
             let announced = self.world.announced();
             let knows = belief.heard + Duration::from_secs(3) < announced && announced + RECOVERY < now;
-            let active = found.health == Health::Active && self.world.troubled() < announced;
+            let active = found.health == Health::Active && self.world.troubled() < announced && claim.sure;
             if knows && active && !at_provider {
                 return broken(format!("{found:?} was lost upstream, and nobody asks for it again"));
             }
