@@ -5,6 +5,7 @@
 //!
 //! The same seed is the same run: nothing here reads a clock, a thread or an address.
 
+mod calm;
 mod check;
 mod ledger;
 mod shadow;

@@ -10,6 +10,21 @@ use lab::simulation::{Failure, Tally, run, run_with_trace};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
+/// What has to happen in that many at least once.
+const EVERYTHING: [&str; 12] = [
+    "AddPortMapping",
+    "AddAnyPortMapping",
+    "DeletePortMapping",
+    "DeletePortMappingRange",
+    "killed",
+    "leases over",
+    "mappings lost",
+    "mappings moved by the provider",
+    "ports taken by another subscriber",
+    "refreshed for long",
+    "the provider restarts",
+    "views of subscribers compared",
+];
 /// More failing seeds than this tell nothing new.
 const ENOUGH: usize = 20;
 
@@ -63,6 +78,10 @@ fn everybody_agrees_whatever_happens() {
     let count = number("PF_SEEDS").unwrap_or(SEEDS);
     let (tally, failures) = sweep(number("PF_FIRST_SEED").unwrap_or(1), count);
     println!("{count} seeds: {tally:?}");
+    for what in EVERYTHING {
+        let enough = count < SEEDS || !failures.is_empty() || tally.counts.contains_key(what);
+        assert!(enough, "{what}: never in {count} seeds, so that nothing is proved of it");
+    }
     if let Some(first) = failures.first() {
         let all: Vec<String> =
             failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.what)).collect();
