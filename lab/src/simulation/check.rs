@@ -360,7 +360,10 @@ impl Simulation {
             }
             // A deletion that the provider carried out may be refused all the same, when it is repeated.
             let sure = claim.sure && !self.is_being_changed(*key, claim);
-            if sure && !at_provider && self.ledger.is_dropped(found.protocol, internal, &belief) {
+            if sure
+                && !at_provider
+                && self.ledger.is_dropped(found.protocol, internal, (&belief, claim.told_at))
+            {
                 return broken(format!("{found:?} is in the table, and the provider was made to drop it"));
             }
         }

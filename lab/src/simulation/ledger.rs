@@ -153,10 +153,15 @@ impl Ledger {
         self.probes.contains(&client)
     }
 
-    /// Whether the gateway has had this dropped though it knew of that success.
-    pub(super) fn is_dropped(&self, protocol: Protocol, internal: SocketAddrV4, belief: &Belief) -> bool {
+    /// Whether the gateway has had this dropped though it knew of that success, and after its owner was told at `told`.
+    pub(super) fn is_dropped(
+        &self,
+        protocol: Protocol,
+        internal: SocketAddrV4,
+        (belief, told): (&Belief, Instant),
+    ) -> bool {
         let dropped = self.dropped.get(&(protocol, internal));
-        dropped.is_some_and(|&(sent, at)| at >= belief.issued && sent > belief.heard)
+        dropped.is_some_and(|&(sent, at)| at >= belief.issued && sent > belief.heard.max(told))
     }
 
     /// When the provider has met a nonce that was not the one it knew, since the last question. A port whose deletion is
