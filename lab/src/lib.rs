@@ -7,5 +7,6 @@ pub mod netns;
 pub mod provider;
 pub mod scenario;
 pub mod sim;
+pub mod simulation;
 pub mod subject;
 pub mod wait;

@@ -4,6 +4,7 @@
 //! A scenario runs in a [`World`]: virtual time, no socket, and the same run for the same seed.
 
 mod expect;
+mod gena;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -91,6 +92,7 @@ pub fn run(file: &str, text: &str, seed: u64) -> Result<(), Box<Failure>> {
         hosts: BTreeMap::new(),
         open: BTreeMap::new(),
         searches: BTreeMap::new(),
+        subscribers: BTreeMap::new(),
         window: Window::default(),
         line: String::new(),
     };
@@ -128,6 +130,7 @@ struct Runner {
     /// Requests whose answer no line has asked for yet.
     open: BTreeMap<String, VecDeque<RequestId>>,
     searches: BTreeMap<String, Search>,
+    subscribers: BTreeMap<String, gena::Subscriber>,
     window: Window,
     /// The line that is being run.
     line: String,
@@ -188,6 +191,10 @@ impl Runner {
     fn directive(&mut self, words: &[&str]) -> Result<(), Fault> {
         match *words {
             ["gateway", "stops"] => self.act().stop(),
+            ["gateway", "crashes"] => {
+                self.act().kill();
+                self.world().start();
+            }
             ["gateway", ref settings @ ..] => self.gateway(settings)?,
             ["provider", "silent"] => self.set_server(Server::Silent),
             ["provider", "answers"] => self.set_server(Server::Serves),
@@ -263,7 +270,7 @@ impl Runner {
     fn end(&mut self) -> Result<(), Fault> {
         match self.open.iter().find(|(_, open)| !open.is_empty()) {
             Some((host, _)) => unmet(format!("a line about the answer to each request of {host}"), "the end"),
-            None => Ok(()),
+            None => self.all_heard(),
         }
     }
 
@@ -362,6 +369,9 @@ impl Runner {
 
     /// A line of a LAN host: a request, a search, or what came of the last one.
     fn host(&mut self, name: &str, addr: Ipv4Addr, what: &[&str]) -> Result<(), Fault> {
+        if let Some(done) = self.subscriber(name, what) {
+            return done;
+        }
         match *what {
             ["ok", ref values @ ..] => self.answered(name, Ok(values)),
             ["error", code, ref values @ ..] => {

@@ -4,25 +4,34 @@
 //! No socket, thread or clock is used, and nothing sleeps. What a shell must never see of a gateway (two answers to one
 //! request, a rule installed twice, a timer that never moves on) is collected in [`World::violations`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod disk;
+mod hosts;
+mod nat;
+mod subscribers;
+mod upstream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::device::{DeviceConfig, IgdVersion};
-use engine::entropy::{Entropy, SeededEntropy};
-use engine::gateway::{
-    Config, ControlRequest, Counters, Effect, Event, Gateway, LanInterface, LookupId, NatMode, NatTicket,
-    RequestId, Wan,
-};
-use engine::nat::{NatChange, NatFailure, NatRule};
+use engine::entropy::SeededEntropy;
+use engine::gateway::{Config, Counters, Effect, Event, Gateway, LookupId, NatTicket, RequestId, Wan};
+use engine::gena::{Delivery, SubscribeError};
+use engine::nat::NatFailure;
 use engine::notice::Notice;
-use engine::policy::InterfaceAddress;
 use engine::provider::{Provider, ProviderConfig};
 use engine::time::{Duration, Instant};
-use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, ResultCode};
-use wire::services::{Face, Service};
-use wire::soap::{self, Answer, AnswerError, SoapError};
+use wire::description::Uuid;
+use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
+
+use disk::Disk;
+pub use hosts::{Heard, Reply};
+pub use nat::Nat;
+use nat::{described, outcome_words};
+pub use subscribers::{Callback, Subscription, Told};
+pub use upstream::{Answered, Dropped, Link, Sent, Server};
 
 /// The gateway's address on the LAN, a /24.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -41,32 +50,6 @@ const LAN_INDEX: u32 = 2;
 const KERNEL: Duration = Duration::from_millis(1);
 /// More turns than this without time passing, and a timer is stuck.
 const MAX_TURNS: usize = 20_000;
-
-/// How the link between router and provider treats datagrams, both ways.
-#[derive(Clone, Copy, Debug)]
-pub struct Link {
-    /// The share that is lost, 0 to 1.
-    pub loss: f64,
-    /// One way.
-    pub delay: Duration,
-    /// Up to so much more, so that datagrams overtake each other.
-    pub jitter: Duration,
-    /// So many of the next ones are lost, whatever `loss` says.
-    pub lose_next: u32,
-}
-
-/// How the PCP server behaves.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Server {
-    /// As [`Provider`] does.
-    Serves,
-    /// It says nothing, and what reaches it changes nothing.
-    Silent,
-    /// Every MAP request is refused with this result, for so many seconds; the mappings stay.
-    Refuses(ResultCode, u32),
-    /// It knows NAT-PMP only and says so in eight octets (RFC 6886 §3.5).
-    NatPmpOnly,
-}
 
 /// The world before it begins to turn.
 #[derive(Clone, Debug)]
@@ -104,116 +87,33 @@ impl Default for Setup {
             config,
             provider: ProviderConfig::new(EXTERNAL),
             server: Server::Serves,
-            link: Link { loss: 0.0, delay, jitter: Duration::ZERO, lose_next: 0 },
+            link: Link { loss: 0.0, delay, jitter: Duration::ZERO, lose_next: 0, doubled: 0.0 },
             ports_in_use: BTreeSet::new(),
             seed: 1,
         }
     }
 }
 
-/// The router's own NAT: what the kernel would hold.
-#[derive(Debug)]
-pub struct Nat {
-    rules: BTreeMap<(Protocol, u16), NatRule>,
-    /// Ports of the WAN address that the router itself uses.
-    pub ports_in_use: BTreeSet<(Protocol, u16)>,
-    /// Every change fails with these words.
-    pub broken: Option<String>,
-    /// How long the kernel takes to say what became of a change; the change itself is there at once.
-    pub takes: Duration,
-}
-
-impl Default for Nat {
-    fn default() -> Self {
-        Self { rules: BTreeMap::new(), ports_in_use: BTreeSet::new(), broken: None, takes: KERNEL }
-    }
-}
-
-impl Nat {
-    /// The rules, by protocol and port of the WAN address.
-    pub fn rules(&self) -> impl Iterator<Item = &NatRule> {
-        self.rules.values()
-    }
-
-    /// The rule of a port of the WAN address.
-    #[must_use]
-    pub fn rule(&self, protocol: Protocol, port: u16) -> Option<&NatRule> {
-        self.rules.get(&(protocol, port))
-    }
-
-    /// What the kernel says to `change`, and what is wrong with asking for it.
-    fn apply(&mut self, change: NatChange) -> (Result<(), NatFailure>, Option<String>) {
-        if let Some(words) = &self.broken {
-            return (Err(NatFailure::Kernel(words.clone())), None);
-        }
-        let key = |rule: NatRule| (rule.protocol, rule.port);
-        let wrong = match change {
-            NatChange::Reserve { protocol, port, .. } if self.ports_in_use.contains(&(protocol, port)) => {
-                return (Err(NatFailure::PortInUse), None);
-            }
-            NatChange::Reserve { protocol, port, .. } => self
-                .rules
-                .contains_key(&(protocol, port))
-                .then(|| format!("{protocol} {port} reserved while mapped")),
-            NatChange::Install(rule) => {
-                let old = self.rules.insert(key(rule), rule);
-                old.map(|old| format!("{rule:?} installed over {old:?}"))
-            }
-            NatChange::Replace { old, new } => {
-                let there = self.rules.insert(key(new), new);
-                (there != Some(old) || key(old) != key(new))
-                    .then(|| format!("{old:?} replaced by {new:?}, but there was {there:?}"))
-            }
-            NatChange::Remove(rule) => {
-                let there = self.rules.remove(&key(rule));
-                (there != Some(rule)).then(|| format!("{rule:?} removed, but there was {there:?}"))
-            }
-        };
-        (Ok(()), wrong)
-    }
-}
-
-/// A request to the PCP server as it left the gateway.
-#[derive(Clone, Debug)]
-pub struct Sent {
-    /// When.
-    pub at: Instant,
-    /// What.
-    pub request: pcp::Request,
-}
-
-/// The answer to a control request.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// When it was asked.
-    pub asked_at: Instant,
-    /// When it was answered.
-    pub at: Instant,
-    /// The out arguments, or the error code; 400 for what is no SOAP, 0 for an answer that cannot be read.
-    pub answer: Result<Answer, u16>,
-}
-
-/// What a LAN host heard in answer to a search.
-#[derive(Clone, Debug)]
-pub struct Heard {
-    /// When.
-    pub at: Instant,
-    /// The host.
-    pub to: SocketAddr,
-    /// What.
-    pub message: ssdp::Message,
-}
-
 /// What is on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Parcel {
-    ToServer { from: SocketAddr, bytes: Vec<u8> },
-    ToGateway { socket: u64, bytes: Vec<u8> },
+    ToServer { sent: Instant, socket: u64, from: SocketAddr, bytes: Vec<u8> },
+    ToGateway { issued: Instant, socket: u64, bytes: Vec<u8> },
     Announcement(Vec<u8>),
     Opened { server: SocketAddr, socket: u64 },
     Nat { ticket: NatTicket, outcome: Result<(), NatFailure> },
     Resolved(LookupId, String),
     Counters(RequestId),
+    Event { sid: Uuid, seq: u32, values: Vec<(String, String)>, delivery: Delivery },
+}
+
+/// What the gateway says to the world, in its order.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// A control request is answered: see [`World::reply`].
+    Answered(RequestId),
+    /// The person who runs the router is told.
+    Noticed(Notice),
 }
 
 /// See the module's description.
@@ -250,6 +150,23 @@ pub struct World {
     notices: Vec<(Instant, Notice)>,
     heard: Vec<Heard>,
     strangers: BTreeMap<(Protocol, u16), Nonce>,
+    happenings: Vec<Happening>,
+    answers: Vec<Answered>,
+    dropped: Vec<Dropped>,
+    wrong_nonces: Vec<Sent>,
+    troubled: Instant,
+    announced: Instant,
+    disk: Disk,
+    alive: bool,
+    /// The gateway is killed after so many more effects.
+    fuse: Option<u32>,
+    starts: u32,
+    /// Changes of the router's own NAT whose outcome is not told yet.
+    tickets: BTreeSet<NatTicket>,
+    /// Those that failed, to be told before anything else happens.
+    nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
+    subscriptions: BTreeMap<Uuid, Subscription>,
+    gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     stopped: bool,
     entropy: SeededEntropy,
     trace: Vec<(Instant, String)>,
@@ -268,7 +185,7 @@ impl World {
             provider: Provider::new(now, provider),
             server,
             link,
-            nat: Nat { ports_in_use, ..Nat::default() },
+            nat: Nat::new(ports_in_use),
             names: BTreeMap::new(),
             resolver_takes: KERNEL,
             config,
@@ -286,15 +203,28 @@ impl World {
             notices: Vec::new(),
             heard: Vec::new(),
             strangers: BTreeMap::new(),
+            happenings: Vec::new(),
+            answers: Vec::new(),
+            dropped: Vec::new(),
+            wrong_nonces: Vec::new(),
+            troubled: now,
+            announced: now,
+            disk: Disk::default(),
+            alive: true,
+            fuse: None,
+            starts: 0,
+            tickets: BTreeSet::new(),
+            nat_refusals: VecDeque::new(),
+            subscriptions: BTreeMap::new(),
+            gena_answers: BTreeMap::new(),
             stopped: false,
             entropy: SeededEntropy::new(seed ^ 0x5eed),
             trace: Vec::new(),
             violations: Vec::new(),
         };
-        let link = InterfaceAddress { addr: IpAddr::V4(GATEWAY), prefix_len: 24 };
-        let lan = LanInterface { index: LAN_INDEX, name: "lan0".to_owned(), addresses: vec![link] };
-        world.handle(Event::Lan(vec![lan]));
-        world.wan_up(WAN);
+        world.wan = world.wan_with(WAN);
+        world.note(format!("WAN up with {WAN}"));
+        world.tell_interfaces();
         world
     }
 
@@ -326,6 +256,18 @@ impl World {
     #[must_use]
     pub fn heard(&self) -> &[Heard] {
         &self.heard
+    }
+
+    /// Everything that the gateway answered and told, in its order.
+    #[must_use]
+    pub fn happenings(&self) -> &[Happening] {
+        &self.happenings
+    }
+
+    /// Whether the router's own NAT has said what became of every change.
+    #[must_use]
+    pub fn nat_is_quiet(&self) -> bool {
+        self.tickets.is_empty()
     }
 
     /// What must never happen, in words.
@@ -390,9 +332,12 @@ impl World {
         self.replies.get(&id).cloned()
     }
 
-    fn next_due(&self) -> Option<Instant> {
+    /// When something happens without anybody's doing.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
         let parcel = self.parcels.first_key_value().map(|(&(at, _), _)| at);
-        [parcel, self.provider.next_timeout(), self.gateway.next_timeout()].into_iter().flatten().min()
+        let gateway = self.gateway.next_timeout().filter(|_| self.alive);
+        [parcel, self.provider.next_timeout(), gateway].into_iter().flatten().min()
     }
 
     /// One thing that is due: a parcel, the provider's timer, the gateway's timer, in this order.
@@ -421,35 +366,30 @@ impl World {
         self.parcels.insert((self.now + after, self.next_parcel), parcel);
     }
 
-    /// Sends by the link, which may lose it.
-    fn post_by_link(&mut self, parcel: Parcel) {
-        let unlucky = self.entropy.unit() < self.link.loss;
-        let delay = self.link.delay + self.entropy.up_to(self.link.jitter);
-        if self.link.lose_next > 0 || unlucky {
-            self.link.lose_next = self.link.lose_next.saturating_sub(1);
-            return self.note("the link loses it");
-        }
-        self.post(delay, parcel);
-    }
-
     fn deliver(&mut self, parcel: Parcel) {
         let server = SocketAddr::V4(SERVER);
         match parcel {
-            Parcel::ToServer { from, bytes } => {
-                if let Some(answer) = self.serve(from, &bytes) {
-                    self.post_by_link(Parcel::ToGateway { socket: self.socket, bytes: answer });
-                }
-            }
-            Parcel::ToGateway { socket, bytes } => {
-                let line = pcp::Response::parse(&bytes)
+            Parcel::ToServer { sent, socket, from, bytes } => self.on_arrival(sent, socket, from, &bytes),
+            Parcel::ToGateway { issued, socket, bytes } => {
+                let response = pcp::Response::parse(&bytes);
+                let line = response
+                    .as_ref()
                     .map_or_else(|_| format!("<- {bytes:?}"), |response| format!("<- {response}"));
                 self.note(line);
                 if self.open && socket == self.socket {
+                    if let Ok(response) = response {
+                        self.answers.push(Answered { issued, at: self.now, response });
+                    }
                     self.handle(Event::Uplink { from: server, bytes: &bytes });
+                } else {
+                    self.troubled = self.now;
                 }
             }
             Parcel::Announcement(bytes) if self.wan.up => {
                 self.note("<- ANNOUNCE by multicast");
+                if self.open {
+                    self.announced = self.now;
+                }
                 self.handle(Event::Announcement { from: server, bytes: &bytes });
             }
             Parcel::Announcement(_) => {}
@@ -463,35 +403,36 @@ impl World {
                 }
             },
             Parcel::Opened { .. } => {}
-            Parcel::Nat { ticket, outcome } => self.handle(Event::Nat { ticket, outcome }),
+            Parcel::Nat { ticket, outcome } => {
+                self.tickets.remove(&ticket);
+                self.handle(Event::Nat { ticket, outcome });
+            }
             Parcel::Resolved(lookup, name) => {
                 let addresses = self.names.get(&name).cloned().unwrap_or_default();
                 self.handle(Event::Resolved { lookup, addresses });
             }
+            Parcel::Event { sid, seq, values, delivery } => self.on_event(sid, seq, values, delivery),
             Parcel::Counters(request) => {
                 self.handle(Event::Counters { request, counters: Some(Counters::default()) });
             }
         }
     }
 
-    fn serve(&mut self, from: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
-        let epoch = u32::try_from((self.now - self.server_started).as_secs()).unwrap_or(u32::MAX);
-        match self.server {
-            Server::Serves => self.provider.handle_datagram(self.now, from, bytes),
-            Server::Silent => None,
-            Server::Refuses(result, lifetime) => Some(pcp::error_response(bytes, result, lifetime, epoch)),
-            Server::NatPmpOnly => {
-                let mut answer = vec![0, 128, 0, 1];
-                answer.extend(epoch.to_be_bytes());
-                Some(answer)
-            }
-        }
-    }
-
     fn handle(&mut self, event: Event<'_>) {
+        if !self.alive {
+            return;
+        }
         self.gateway.handle(self.now, event);
         while let Some(effect) = self.gateway.poll_effect() {
+            match &mut self.fuse {
+                Some(0) => return self.kill(),
+                Some(left) => *left -= 1,
+                None => {}
+            }
             self.perform(effect);
+        }
+        if let Some((ticket, outcome)) = self.nat_refusals.pop_front() {
+            self.handle(Event::Nat { ticket, outcome });
         }
     }
 
@@ -521,21 +462,28 @@ impl World {
                 _ => self.violation(format!("{} octets that are no SSDP sent to {to}", bytes.len())),
             },
             Effect::Nat { ticket, change } => {
-                let (outcome, wrong) = self.nat.apply(change);
+                let told_at_once = self.nat.refuse_next;
+                let (outcome, wrong) = self.nat.apply(change, self.tickets.is_empty());
                 let line = format!("NAT1 {} {}", described(change), outcome_words(&outcome));
                 self.note(line);
                 if let Some(wrong) = wrong {
                     self.violation(wrong);
                 }
+                if self.nat.refuse_next < told_at_once {
+                    return self.nat_refusals.push_back((ticket, outcome));
+                }
+                self.tickets.insert(ticket);
                 self.post(self.nat.takes, Parcel::Nat { ticket, outcome });
             }
-            Effect::Subscribed { .. } | Effect::Notify(_) => {
-                self.violation("an event, though no host of this world subscribes".to_owned());
+            Effect::Subscribed { request, answer } => {
+                self.gena_answers.insert(request, answer);
             }
-            Effect::Store(_) => {}
+            Effect::Notify(event) => self.on_notify(event),
+            Effect::Store(record) => self.disk.append(self.now, record),
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);
+                self.happenings.push(Happening::Noticed(notice.clone()));
                 self.notices.push((self.now, notice));
             }
             Effect::Stopped => {
@@ -545,108 +493,28 @@ impl World {
         }
     }
 
-    fn on_send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
-        let (Ok(request), true) = (pcp::Request::parse(&bytes), bytes.len() <= pcp::MAX_LEN) else {
-            return self.violation(format!("{} octets that are no PCP request sent to {to}", bytes.len()));
-        };
-        let line = format!("-> {request}");
-        self.note(line);
-        self.sent.push(Sent { at: self.now, request });
-        let (true, Some(addr)) = (self.open, self.wan_address()) else {
-            // While the next socket is being opened there is none: lost on the way.
-            if !self.opening {
-                self.violation(format!("a datagram to {to} without a socket"));
-            }
-            return;
-        };
-        let from = SocketAddr::new(IpAddr::V4(addr), 50_000);
-        if to == SocketAddr::V4(SERVER) {
-            self.post_by_link(Parcel::ToServer { from, bytes });
-        }
-    }
-
-    fn on_reply(&mut self, id: RequestId, answer: Result<String, wire::error::UpnpError>) {
-        let Some((asked_at, who)) = self.asked.remove(&id) else {
-            return self
-                .violation(format!("an answer to {id:?}, which is answered already or was never asked"));
-        };
-        let text = answer.unwrap_or_else(soap::fault);
-        let answer = soap::decode_answer(text.as_bytes()).map_err(|error| match error {
-            AnswerError::Fault { code, .. } => code,
-            AnswerError::Malformed => 0,
-        });
-        if answer == Err(0) {
-            self.violation(format!("an answer that cannot be read: {text}"));
-        }
-        let line = match &answer {
-            Ok(answer) => {
-                let values: Vec<String> =
-                    answer.values.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
-                format!("{who}: ok{}", values.concat())
-            }
-            Err(code) => format!("{who}: error {code}"),
-        };
-        self.note(line);
-        self.replies.insert(id, Reply { asked_at, at: self.now, answer });
-    }
-
     fn violation(&mut self, words: String) {
         self.note(format!("VIOLATION: {words}"));
         self.violations.push(words);
     }
 
-    /// A control point calls an action of `service`, speaking `version` of it.
-    pub fn call(
-        &mut self,
-        from: Ipv4Addr,
-        service: Service,
-        version: u8,
-        action: &str,
-        args: &[(&str, &str)],
-    ) -> RequestId {
-        self.next_request += 1;
-        let id = RequestId(self.next_request);
-        let service_type = service.service_type(version);
-        let body = soap::encode_call(&service_type, action, args);
-        let header = format!("\"{service_type}#{action}\"");
-        let face = if version < 2 { Face::V1 } else { Face::V2 };
-        self.asked.insert(id, (self.now, from.to_string()));
-        match soap::decode(service, face, Some(&header), body.as_bytes()) {
-            Ok(request) => {
-                self.handle(Event::Control(ControlRequest { id, from: IpAddr::V4(from), face, request }));
-            }
-            Err(SoapError::Upnp(error)) => self.on_reply(id, Err(error)),
-            Err(SoapError::BadRequest) => {
-                self.asked.remove(&id);
-                self.replies.insert(id, Reply { asked_at: self.now, at: self.now, answer: Err(400) });
-            }
-        }
-        id
-    }
-
-    /// A control point searches; the answers come to [`World::heard`].
-    pub fn search(&mut self, from: SocketAddrV4, target: &ssdp::Target, mx: u8) {
-        let text = ssdp::search(ssdp::HOST_V4, target, Some(mx));
-        self.note(format!("{from} searches for {target}"));
-        let from = SocketAddr::V4(from);
-        self.handle(Event::Ssdp { interface: LAN_INDEX, from, bytes: text.as_bytes() });
-    }
-
     /// The WAN interface comes up with this address, the provider's server being its default router.
     pub fn wan_up(&mut self, addr: Ipv4Addr) {
         self.note(format!("WAN up with {addr}"));
-        self.wan = Wan {
-            up: true,
-            addresses: vec![addr],
-            router: Some(IpAddr::V4(*SERVER.ip())),
-            ..self.wan.clone()
-        };
+        self.troubled = self.now;
+        self.wan = self.wan_with(addr);
         self.handle(Event::Wan(self.wan.clone()));
+    }
+
+    fn wan_with(&self, addr: Ipv4Addr) -> Wan {
+        let router = Some(IpAddr::V4(*SERVER.ip()));
+        Wan { up: true, addresses: vec![addr], router, ..self.wan.clone() }
     }
 
     /// The WAN interface goes down and loses its address.
     pub fn wan_down(&mut self) {
         self.note("WAN down");
+        self.troubled = self.now;
         self.wan = Wan { name: self.wan.name.clone(), ..Wan::default() };
         self.handle(Event::Wan(self.wan.clone()));
     }
@@ -659,75 +527,7 @@ impl World {
 
     /// The gateway is to take everything back and stop.
     pub fn stop(&mut self) {
+        self.end_subscriptions(); // a byebye says so (E-9)
         self.handle(Event::Stop);
-    }
-
-    /// The PCP server restarts without its mappings, and says so by multicast if `announced`.
-    pub fn lose_state(&mut self, announced: bool) {
-        self.note("the provider loses its state");
-        self.server_started = self.now;
-        let announcement = self.provider.lose_state(self.now);
-        if announced && self.server != Server::Silent {
-            self.post_by_link(Parcel::Announcement(announcement));
-        }
-    }
-
-    /// Another subscriber takes an external port; false when it cannot be had.
-    pub fn occupy(&mut self, protocol: Protocol, port: u16, lifetime: u32) -> bool {
-        let mut nonce = Nonce([0; 12]);
-        self.entropy.fill(&mut nonce.0);
-        self.strangers.insert((protocol, port), nonce);
-        self.ask_as_stranger(protocol, port, nonce, lifetime)
-    }
-
-    /// That subscriber gives the port back.
-    pub fn vacate(&mut self, protocol: Protocol, port: u16) -> bool {
-        let nonce = self.strangers.remove(&(protocol, port));
-        nonce.is_some_and(|nonce| self.ask_as_stranger(protocol, port, nonce, 0))
-    }
-
-    fn ask_as_stranger(&mut self, protocol: Protocol, port: u16, nonce: Nonce, lifetime: u32) -> bool {
-        let (external_port, options) =
-            if lifetime == 0 { (0, vec![]) } else { (port, vec![PcpOption::PreferFailure]) };
-        let data = MapData { nonce, protocol, internal_port: port, external_port, external_addr: NO_ADDR_V4 };
-        let client_addr = pcp::mapped(STRANGER);
-        let request = pcp::Request { lifetime, client_addr, body: Body::Map(data), options };
-        let from = SocketAddr::new(IpAddr::V4(STRANGER), 50_000);
-        let answer = self.provider.handle_datagram(self.now, from, &request.to_bytes());
-        let response = answer.and_then(|bytes| pcp::Response::parse(&bytes).ok());
-        response.is_some_and(|response| response.result == ResultCode::SUCCESS)
-    }
-
-    /// Where a packet from `remote` to this port of the provider's external address ends up.
-    #[must_use]
-    pub fn reach(&self, protocol: Protocol, port: u16, remote: Ipv4Addr) -> Option<SocketAddrV4> {
-        let mapping = self.provider.mappings().find(|mapping| {
-            mapping.protocol == protocol && mapping.external.port() == port && mapping.lets_in(remote)
-        })?;
-        if self.config.nat == NatMode::None {
-            return Some(mapping.internal);
-        }
-        if Some(*mapping.internal.ip()) != self.wan_address() {
-            return None;
-        }
-        let rule = self.nat.rule(protocol, mapping.internal.port())?;
-        rule.remote_peer.is_none_or(|peer| peer == remote).then_some(rule.internal)
-    }
-}
-
-fn described(change: NatChange) -> String {
-    let rule = |rule: NatRule| format!("{} {} -> {}", rule.protocol, rule.port, rule.internal);
-    match change {
-        NatChange::Reserve { protocol, port, .. } => format!("reserves {protocol} {port}"),
-        NatChange::Install(new) => format!("installs {}", rule(new)),
-        NatChange::Replace { new, .. } => format!("repoints {}", rule(new)),
-        NatChange::Remove(old) => format!("removes {}", rule(old)),
-    }
-}
-
-fn outcome_words(outcome: &Result<(), NatFailure>) -> String {
-    match outcome {
-        Ok(()) => String::new(),
-        Err(failure) => format!("FAILS: {failure:?}"),
     }
 }

@@ -127,6 +127,9 @@ impl Gateway {
             self.probe.high_port = true;
             return;
         }
+        if self.table.is_empty() {
+            self.forget_external();
+        }
         let wait = wait.max(REFUSED_RETRY);
         self.pause_probe(now, wait);
         self.notice(Notice::ProbeRefused(server, result, wait));

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
+use super::mappings::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
+use crate::nat::NatChange;
 use crate::notice::Notice;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
@@ -121,6 +123,9 @@ impl Gateway {
     pub(super) fn hold(&mut self, now: Instant, flow: FlowId, grant: Grant, why: Why) {
         let Some(pending) = self.pending.remove(&flow) else { return };
         self.timers.cancel(Alarm::Background(flow));
+        if let (Stage::Installing(_), Some(rule)) = (pending.stage, pending.rule()) {
+            self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet); // granted before, and moved since
+        }
         let MappingRequest { protocol, internal, remote_peer, .. } = pending.request;
         let host = *internal.ip();
         // One for each internal port: a client that scans asks for the newest (decision 5).

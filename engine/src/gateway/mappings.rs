@@ -476,7 +476,7 @@ impl Gateway {
             self.give_back(now, mapping.flow);
         }
         self.finish_deletes(mapping.flow, None);
-        if cause == Cause::LostUpstream && self.table.is_empty() {
+        if cause == Cause::LostUpstream && self.table.is_empty() && !self.is_connected() {
             self.forget_external(); // nothing tells it until the server answers again
         }
         self.notice(Notice::Removed(mapping, cause));

@@ -122,6 +122,9 @@ pub struct PcpClient {
     nonces: Nonces,
     /// Flows whose delete is on the way.
     deleting: BTreeMap<Client, FlowId>,
+    /// What waits until such a flow is gone, and what has waited.
+    behind: BTreeMap<FlowId, (FlowId, Want)>,
+    unblocked: VecDeque<(FlowId, Want)>,
     timers: Timers<FlowId>,
     turns: Turns,
     query: Option<Query>,
@@ -152,6 +155,8 @@ impl PcpClient {
             by_nonce: BTreeMap::new(),
             nonces: Nonces::default(),
             deleting: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            unblocked: VecDeque::new(),
             timers: Timers::default(),
             turns: Turns::default(),
             query: None,
@@ -220,7 +225,7 @@ impl PcpClient {
 
     /// Whether there is such a flow, in whatever phase.
     pub fn has(&self, flow: FlowId) -> bool {
-        self.flows.contains_key(&flow)
+        self.flows.contains_key(&flow) || self.behind.values().any(|(waiting, _)| *waiting == flow)
     }
 
     /// Takes in one event; the outputs come from [`poll_output`](Self::poll_output).
@@ -253,7 +258,10 @@ impl PcpClient {
             }
             Input::Adopt(id, unknown, until) => self.adopt(now, id, unknown, until, entropy),
             Input::List => self.query = Some(Query::new(now)),
-            Input::Forget(id) => self.remove(id),
+            Input::Forget(id) => {
+                self.behind.retain(|_, (waiting, _)| *waiting != id);
+                self.remove(id);
+            }
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
             // Some other host, or another port of the server: silence (RFC 6887 §8.3).
@@ -274,6 +282,11 @@ impl PcpClient {
                 while let Some(id) = self.timers.pop_due(now) {
                     self.on_timer(now, id, entropy);
                 }
+            }
+        }
+        while let Some((id, want)) = self.unblocked.pop_front() {
+            if self.add_flow(now, id, want, entropy) {
+                self.on_timer(now, id, entropy);
             }
         }
         while let Some(id) = self.turns.next(now) {
@@ -302,40 +315,35 @@ impl PcpClient {
             }
             self.hold = None;
         }
-        self.take_over(&want);
-        let kept = self.nonces.take(client(&want)).map(|nonce| (nonce, false));
-        let (nonce, derived) = kept.unwrap_or_else(|| self.new_nonce(client(&want), entropy));
+        if let Some(old) = self.take_over(&want) {
+            self.behind.insert(old, (id, want));
+            return false;
+        }
+        // Derived from a secret of the installation, a nonce is the same after a crash, whatever was written by then: a
+        // server would refuse another one as long as the mapping lives, or is held.
+        let client = client(&want);
+        let kept = self.nonces.take(client).map(|nonce| (nonce, false));
+        let (nonce, derived) =
+            kept.unwrap_or_else(|| (super::nonces::derived(self.server.ip(), client, entropy), true));
         let flow = Flow::new(now, nonce, derived, want);
         self.by_nonce.insert(flow.answers(), id);
         self.flows.insert(id, flow);
         true
     }
 
-    /// The nonce of a client that no other is known for: derived from a secret of the installation, so that it is the same
-    /// after a crash, whatever was written by then; a server would refuse another one as long as the mapping lives, or
-    /// is held.
-    fn new_nonce(&self, client: Client, entropy: &mut dyn Entropy) -> (Nonce, bool) {
-        let nonce = super::nonces::derived(self.server.ip(), client, entropy);
-        let (_, protocol, internal_port) = client;
-        if !self.by_nonce.contains_key(&(nonce, protocol, internal_port)) {
-            return (nonce, true);
-        }
-        // The delete of the client's last mapping is on its way: answers must tell the two apart.
-        let mut nonce = Nonce([0; 12]);
-        entropy.fill(&mut nonce.0);
-        (nonce, false)
-    }
-
     /// The same client asks anew while the delete of its last mapping is on the way: the new request takes that mapping
-    /// over, nonce and all. Not one that insists on another port, or the old mapping would be left to nobody.
-    fn take_over(&mut self, want: &Want) {
-        let Some(&old) = self.deleting.get(&client(want)) else { return };
+    /// over, nonce and all. Not one that insists on another port, or the old mapping would be left to nobody: that one
+    /// waits until the flow that is given back is gone.
+    fn take_over(&mut self, want: &Want) -> Option<FlowId> {
+        let old = *self.deleting.get(&client(want))?;
         let grant = self.flows.get(&old).and_then(|flow| flow.grant);
-        if !want.terms.prefer_failure || grant.is_none_or(|grant| grant.external.port() == want.external_port)
+        if want.terms.prefer_failure && grant.is_some_and(|grant| grant.external.port() != want.external_port)
         {
-            self.remove(old);
-            self.outputs.push_back(Output::Deleted(old));
+            return Some(old);
         }
+        self.remove(old);
+        self.outputs.push_back(Output::Deleted(old));
+        None
     }
 
     fn hurry(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
@@ -377,6 +385,12 @@ impl PcpClient {
 
     /// Whether there is something to delete that is not being deleted.
     fn begin_delete(&mut self, now: Instant, id: FlowId) -> bool {
+        let waiting = self.behind.len();
+        self.behind.retain(|_, (waiting, _)| *waiting != id);
+        if self.behind.len() < waiting {
+            self.outputs.push_back(Output::Deleted(id)); // nothing has been sent for it
+            return false;
+        }
         let Some(flow) = self.flows.get_mut(&id) else { return false };
         if flow.is_deleting() {
             return false;
@@ -747,6 +761,11 @@ impl PcpClient {
                 self.deleting.remove(&client(&flow.want));
                 self.schedule_renewal(now, id, entropy);
                 self.outputs.push_back(Output::DeleteRefused(id, result));
+                if let Some((waiting, _)) = self.behind.remove(&id) {
+                    // The server has one mapping for the client, and keeps that.
+                    let refused = ResultCode::CANNOT_PROVIDE_EXTERNAL;
+                    self.outputs.push_back(Output::Refused(waiting, refused, Duration::ZERO));
+                }
             }
             (_, None) => {
                 self.remove(id);
@@ -892,6 +911,7 @@ impl PcpClient {
             if self.deleting.get(&client) == Some(&id) {
                 self.deleting.remove(&client);
             }
+            self.unblocked.extend(self.behind.remove(&id));
         }
     }
 

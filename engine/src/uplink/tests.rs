@@ -266,13 +266,58 @@ fn octets(option: &PcpOption) -> Vec<u8> {
     request(vec![option.clone()]).to_bytes().split_off(24)
 }
 
-/// R-4, RFC 6887 §11.1: 96 random bits, another nonce for every mapping.
+/// R-4, RFC 6887 §11.1: another nonce for every mapping, and the same for the same client in every life, so that no crash
+/// makes the server refuse us.
 #[test]
-fn every_flow_has_its_own_nonce() {
-    let mut rig = Rig::new();
-    let nonces: std::collections::BTreeSet<Nonce> =
-        (0..100).map(|n| map_of(&rig.ask(FlowId(n), want())).nonce).collect();
-    assert_eq!(nonces.len(), 100);
+fn every_client_has_its_own_nonce_for_ever() {
+    let hosts = [None, Some(LAN_HOST), Some(Ipv4Addr::new(10, 0, 0, 6))];
+    let wants: Vec<Want> = hosts
+        .into_iter()
+        .flat_map(|third_party| [Protocol::TCP, Protocol::UDP].map(|protocol| (third_party, protocol)))
+        .flat_map(|(third_party, protocol)| {
+            (1..50).map(move |internal_port| Want { third_party, protocol, internal_port, ..want() })
+        })
+        .collect();
+    let nonces = |seed, server: &str| -> Vec<Nonce> {
+        let mut rig = Rig::with_seed(seed);
+        let server = server.parse().unwrap();
+        rig.client = PcpClient::new(server, IpAddr::V4(SOURCE), Duration::from_secs(5));
+        (0..).zip(&wants).map(|(n, want)| map_of(&rig.ask(FlowId(n), want.clone())).nonce).collect()
+    };
+    let first = nonces(1, "192.0.2.1:5351");
+    assert_eq!(first.iter().collect::<std::collections::BTreeSet<_>>().len(), wants.len());
+    assert_eq!(nonces(2, "192.0.2.1:5351"), first);
+    assert!(nonces(1, "192.0.2.2:5351").iter().zip(&first).all(|(one, other)| one != other));
+}
+
+/// The same client insists on another port while its last mapping is being deleted: it waits for that, for the server has
+/// one mapping for a client. So does nobody else.
+#[test]
+fn another_port_waits_for_the_delete() {
+    let (mut rig, first) = Rig::holding(endless(), 3600);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    let other = Want { external_port: 9090, ..endless() };
+    assert_eq!(rig.input(Input::Ask(FlowId(2), other.clone())), []);
+    assert!(rig.client.has(FlowId(2)));
+    rig.ask(FlowId(3), Want { internal_port: 1, ..other.clone() });
+    let out = rig.answer(&rig.error(&delete, ResultCode::SUCCESS, 0));
+    let [Output::Deleted(FLOW), Output::Transmit(bytes)] = &out[..] else { panic!("{out:?}") };
+    let sent = map_of(&Request::parse(bytes).unwrap());
+    assert_eq!((sent.external_port, sent.nonce), (9090, map_of(&first).nonce));
+    // When the server refuses to delete, the answer is that the port cannot be had.
+    let (mut rig, _) = Rig::holding(endless(), 3600);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    rig.input(Input::Ask(FlowId(2), other.clone()));
+    let out = rig.answer(&rig.error(&delete, ResultCode::NOT_AUTHORIZED, 30));
+    let refused = Output::Refused(FlowId(2), ResultCode::CANNOT_PROVIDE_EXTERNAL, Duration::ZERO);
+    assert_eq!(out, [Output::DeleteRefused(FLOW, ResultCode::NOT_AUTHORIZED), refused]);
+    // Who gives up waiting leaves nothing behind.
+    let (mut rig, _) = Rig::holding(endless(), 3600);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    rig.input(Input::Ask(FlowId(2), other));
+    assert_eq!(rig.input(Input::Delete(FlowId(2))), [Output::Deleted(FlowId(2))]);
+    assert_eq!(rig.answer(&rig.error(&delete, ResultCode::SUCCESS, 0)), [Output::Deleted(FLOW)]);
+    assert!(!rig.client.has(FlowId(2)));
 }
 
 // Retransmission

@@ -18,6 +18,11 @@ fn what_is_not_understood_fails_where_it_stands() {
         "app: AddPortMapping:1 ext=8080/TCP",
         "app: AddPortMapping:1 ext=8080/TCP int=8080 colour=blue",
         "app: MakeCoffee:1",
+        "app: subscribes WANIPConnection:3",
+        "app: subscribes Coffee:1",
+        "app: renews",
+        "app: hears nothing",
+        "app: callback sings",
         "after tea",
         "expect pcp MAP 8080/TCP with milk",
     ] {
@@ -42,6 +47,34 @@ fn what_is_not_met_says_what_was_there_and_how_it_came() {
 fn a_request_without_a_line_about_its_answer_fails() {
     let failure = failure("host app 192.168.1.10\napp: AddPortMapping:1 ext=8080/TCP int=8080\n");
     assert_eq!(failure.got, "the end");
+}
+
+#[test]
+fn an_event_without_a_line_or_another_than_expected_fails() {
+    let begin = "host app 192.168.1.10\napp: subscribes WANCommonInterfaceConfig:1\n";
+    for (end, expected, got) in [
+        ("after 1s\n", "a line about each event of app", "event 0: PhysicalLinkStatus=\"Up\""),
+        ("after 1s\napp: hears nothing\n", "app hears nothing", "event 0: PhysicalLinkStatus=\"Up\""),
+        (
+            "app: hears PhysicalLinkStatus=Down\n",
+            "app hears PhysicalLinkStatus=Down",
+            "event 0: PhysicalLinkStatus=\"Up\"",
+        ),
+        (
+            "app: hears PhysicalLinkStatus=Up Uptime=*\n",
+            "app hears PhysicalLinkStatus=Up Uptime=*",
+            "event 0: PhysicalLinkStatus=\"Up\"",
+        ),
+        ("app: hears PhysicalLinkStatus=Up seq=1\n", "seq=1", "event 0: PhysicalLinkStatus=\"Up\""),
+        (
+            "app: hears PhysicalLinkStatus=Up\napp: hears PhysicalLinkStatus=*\n",
+            "app hears PhysicalLinkStatus=*",
+            "it hears nothing",
+        ),
+    ] {
+        let failure = failure(&format!("{begin}{end}"));
+        assert_eq!((failure.expected.as_str(), failure.got.as_str()), (expected, got), "{end}");
+    }
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! The router's own NAT of a [`World`](super::World): what the kernel would hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::nat::{NatChange, NatFailure, NatRule};
+use engine::time::Duration;
+use wire::pcp::Protocol;
+
+use super::KERNEL;
+
+/// The router's own NAT: what the kernel would hold.
+#[derive(Debug)]
+pub struct Nat {
+    rules: BTreeMap<(Protocol, u16), NatRule>,
+    /// Ports of the WAN address that the router itself uses.
+    pub ports_in_use: BTreeSet<(Protocol, u16)>,
+    /// Every change fails with these words.
+    pub broken: Option<String>,
+    /// So many of the next rules cannot be set up, which is told before anything else happens, as the daemon does.
+    pub refuse_next: u32,
+    /// How long the kernel takes to say what became of a change; the change itself is there at once.
+    pub takes: Duration,
+}
+
+impl Nat {
+    pub(super) fn new(ports_in_use: BTreeSet<(Protocol, u16)>) -> Self {
+        Self { rules: BTreeMap::new(), ports_in_use, broken: None, refuse_next: 0, takes: KERNEL }
+    }
+
+    /// The rules, by protocol and port of the WAN address.
+    pub fn rules(&self) -> impl Iterator<Item = &NatRule> {
+        self.rules.values()
+    }
+
+    /// The rule of a port of the WAN address.
+    #[must_use]
+    pub fn rule(&self, protocol: Protocol, port: u16) -> Option<&NatRule> {
+        self.rules.get(&(protocol, port))
+    }
+
+    /// All rules go at once.
+    pub(super) fn flush(&mut self) {
+        self.rules.clear();
+    }
+
+    /// What the kernel says to `change`, and what is wrong with asking for it. Outcomes are told in their order, so that
+    /// what is told at once can only fail when it is `quiet`.
+    pub(super) fn apply(
+        &mut self,
+        change: NatChange,
+        quiet: bool,
+    ) -> (Result<(), NatFailure>, Option<String>) {
+        if let Some(words) = &self.broken {
+            return (Err(NatFailure::Kernel(words.clone())), None);
+        }
+        if quiet
+            && self.refuse_next > 0
+            && matches!(change, NatChange::Install(_) | NatChange::Replace { .. })
+        {
+            self.refuse_next -= 1;
+            return (Err(NatFailure::Kernel("no buffer space available".to_owned())), None);
+        }
+        let key = |rule: NatRule| (rule.protocol, rule.port);
+        let wrong = match change {
+            NatChange::Reserve { protocol, port, .. } if self.ports_in_use.contains(&(protocol, port)) => {
+                return (Err(NatFailure::PortInUse), None);
+            }
+            NatChange::Reserve { protocol, port, .. } => self
+                .rules
+                .contains_key(&(protocol, port))
+                .then(|| format!("{protocol} {port} reserved while mapped")),
+            NatChange::Install(rule) => {
+                let old = self.rules.insert(key(rule), rule);
+                old.map(|old| format!("{rule:?} installed over {old:?}"))
+            }
+            NatChange::Replace { old, new } => {
+                let there = self.rules.insert(key(new), new);
+                (there != Some(old) || key(old) != key(new))
+                    .then(|| format!("{old:?} replaced by {new:?}, but there was {there:?}"))
+            }
+            NatChange::Remove(rule) => {
+                let there = self.rules.remove(&key(rule));
+                (there != Some(rule)).then(|| format!("{rule:?} removed, but there was {there:?}"))
+            }
+        };
+        (Ok(()), wrong)
+    }
+}
+
+pub(super) fn described(change: NatChange) -> String {
+    let rule = |rule: NatRule| format!("{} {} -> {}", rule.protocol, rule.port, rule.internal);
+    match change {
+        NatChange::Reserve { protocol, port, .. } => format!("reserves {protocol} {port}"),
+        NatChange::Install(new) => format!("installs {}", rule(new)),
+        NatChange::Replace { new, .. } => format!("repoints {}", rule(new)),
+        NatChange::Remove(old) => format!("removes {}", rule(old)),
+    }
+}
+
+pub(super) fn outcome_words(outcome: &Result<(), NatFailure>) -> String {
+    match outcome {
+        Ok(()) => String::new(),
+        Err(failure) => format!("FAILS: {failure:?}"),
+    }
+}

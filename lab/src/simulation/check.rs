@@ -1,0 +1,492 @@
+//! What has to hold after every step, as far as the gateway can know of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::gateway::NatMode;
+use engine::nat::NatRule;
+use engine::notice::Notice;
+use engine::status::MappingStatus;
+use engine::table::Health;
+use engine::time::{Duration, Instant};
+use wire::pcp::Protocol;
+use wire::soap::Answer;
+
+use super::ledger::Client;
+use super::shadow::{Asked, Claim, Wanted};
+use super::storm::Shape;
+use super::{Broken, HOSTS, Key, LONGEST, OTHER_EXTERNAL, Simulation, broken};
+use crate::sim::{EXTERNAL, Happening, Reply, STRANGER};
+
+/// A control point's patience is measured in whole milliseconds.
+const SLACK: Duration = Duration::from_millis(1);
+/// More datagrams than this in one second are a storm of the gateway's own making.
+const MOST_A_SECOND: usize = 120;
+/// A client that was killed may have forgotten nonces of what nobody was told of; until they cannot matter any more.
+const UNSURE: Duration = Duration::from_secs(LONGEST as u64 + 60);
+
+/// The router's own mapping that tells the external address.
+const DISCARD: u16 = 9;
+/// How long after it heard that the provider has lost everything the gateway has asked for it again, all going well.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+const SPECIFIED_ARRAY_INDEX_INVALID: u16 = 713;
+const NO_SUCH_ENTRY: u16 = 714;
+const PORT_MAPPING_NOT_FOUND: u16 = 730;
+
+type Table = BTreeMap<Key, MappingStatus>;
+
+impl Simulation {
+    /// What holds after every step.
+    pub(super) fn check(&mut self) -> Result<(), Broken> {
+        self.violations()?;
+        while !self.world.is_alive() {
+            self.ledger.follow(&self.world);
+            self.restart()?;
+        }
+        self.ledger.follow(&self.world);
+        self.look_at_happenings()?;
+        let now = self.world.now();
+        let patience = self.world.config().answer_within + SLACK;
+        if let Some((id, since)) = self.world.unanswered().find(|(_, since)| now - *since > patience) {
+            return broken(format!("{id:?} waits for its answer since {since:?}"));
+        }
+        let listed = self.mappings();
+        let count = listed.len();
+        let table: Table =
+            listed.into_iter().map(|found| ((found.protocol, found.external.port()), found)).collect();
+        if (table.len(), table.len()) != (count, self.world.gateway.status(now).mappings) {
+            return broken("two mappings have one external port");
+        }
+        self.check_nonces()?;
+        self.check_claims(&table)?;
+        self.check_router(&table)?;
+        self.check_upstream(&table)?;
+        self.check_strays(&table)?;
+        self.check_update_id(&table)?;
+        let sent = self.world.sent().iter().rev().take_while(|sent| now - sent.at < Duration::from_secs(1));
+        if sent.count() > MOST_A_SECOND {
+            return broken(format!("more than {MOST_A_SECOND} datagrams in one second"));
+        }
+        self.checked = now;
+        self.violations()
+    }
+
+    /// What control points were told, and what the person who runs the router was told.
+    pub(super) fn look_at_happenings(&mut self) -> Result<(), Broken> {
+        for happening in self.happenings() {
+            match happening {
+                Happening::Noticed(Notice::NatFailed(_)) => self.nat_failed = Some(self.world.now()),
+                Happening::Noticed(Notice::VersionRefused(..)) => {
+                    self.version_refused = Some(self.world.now());
+                }
+                Happening::Noticed(_) => {}
+                Happening::Answered(id) => {
+                    let reply = self.world.reply(id).expect("it is answered").clone();
+                    if let Some((asked_at, asked)) = self.open.remove(&id) {
+                        self.tally.count(if reply.answer.is_ok() { "successes" } else { "refusals" });
+                        self.on_reply(asked_at, asked, &reply)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_reply(&mut self, asked_at: Instant, asked: Asked, reply: &Reply) -> Result<(), Broken> {
+        let told = (asked_at, reply.at);
+        match (asked, &reply.answer) {
+            (Asked::Add { any, key, host, peer, wanted }, Ok(answer)) => {
+                let asked_for = key;
+                let key = if any { (key.0, number(answer, "NewReservedPort")?) } else { key };
+                if key != asked_for && self.nat == NatMode::None {
+                    // Its own mapping was to be led elsewhere (spec T-4), and could not keep its port.
+                    let internal_port = wanted.internal_port;
+                    self.shadow.doubt(reply.at, |other, claim| {
+                        other == asked_for && claim.host == host && claim.may_lead_elsewhere(internal_port)
+                    });
+                }
+                if let Some(before) = self.shadow.claims.get(&key).cloned()
+                    && before.host != host
+                    && !self.is_excused(key, &before)
+                {
+                    return broken(format!("{key:?} was given to {} and now to {host}", before.host));
+                }
+                self.shadow.told(key, (any, host, peer, wanted), told);
+                Ok(())
+            }
+            (Asked::Add { any, key, host, wanted, .. }, Err(_)) => {
+                self.shadow.refused((key, any), (host, wanted), told, self.nat == NatMode::Own);
+                Ok(())
+            }
+            (Asked::Delete { key, host, peer }, answer) => {
+                let its =
+                    move |other: Key, claim: &Claim| other == key && claim.host == host && claim.peer == peer;
+                self.on_deletion(asked_at, answer.is_ok(), answer.as_ref().err() == Some(&NO_SUCH_ENTRY), its)
+            }
+            (Asked::DeleteRange { protocol, first, last, host }, answer) => {
+                let range = (protocol, first)..=(protocol, last);
+                let its = |key: Key, claim: &Claim| range.contains(&key) && claim.host == host;
+                let none = answer.as_ref().err() == Some(&PORT_MAPPING_NOT_FOUND);
+                self.on_deletion(asked_at, answer.is_ok(), none, its)
+            }
+            (Asked::Specific { key, host, peer }, answer) => {
+                let claim = self.shadow.claims.get(&key).filter(|claim| claim.peer == peer);
+                match (answer, claim) {
+                    (Ok(answer), Some(claim)) => self.check_entry(key, claim, answer),
+                    (Ok(_), None) => broken(format!("GetSpecific finds {key:?}, which nobody was told of")),
+                    (Err(code), Some(claim))
+                        if claim.host == host && claim.told_at < asked_at && !self.is_excused(key, claim) =>
+                    {
+                        broken(format!("GetSpecific: {code} for {key:?}, which stands"))
+                    }
+                    (Err(_), _) => Ok(()),
+                }
+            }
+            (Asked::Generic(index), Ok(answer)) => {
+                let protocol = match answer.value("NewProtocol") {
+                    Some("UDP") => Protocol::UDP,
+                    _ => Protocol::TCP,
+                };
+                let key = (protocol, number(answer, "NewExternalPort")?);
+                match self.shadow.claims.get(&key) {
+                    Some(claim) => self.check_entry(key, claim, answer),
+                    None => broken(format!("entry {index} is {key:?}, which nobody was told of")),
+                }
+            }
+            (Asked::Generic(index), Err(code)) => {
+                let count = self.mappings().len();
+                if *code != SPECIFIED_ARRAY_INDEX_INVALID || index < count {
+                    return broken(format!("entry {index} of {count}: error {code}"));
+                }
+                Ok(())
+            }
+            (Asked::List { protocol, first, last, most }, answer) => {
+                self.check_listing((protocol, first)..=(protocol, last), most, answer)
+            }
+            (Asked::ExternalAddress, Ok(answer)) => match answer.value("NewExternalIPAddress") {
+                Some("") => Ok(()),
+                Some(text) if text == EXTERNAL.to_string() || text == OTHER_EXTERNAL.to_string() => Ok(()),
+                other => broken(format!("GetExternalIPAddress: {other:?}")),
+            },
+            (Asked::Status, Ok(answer)) => match answer.value("NewConnectionStatus") {
+                Some("Connected" | "Disconnected") => Ok(()),
+                other => broken(format!("GetStatusInfo: {other:?}")),
+            },
+            (Asked::ExternalAddress | Asked::Status, Err(code)) => broken(format!("a state is error {code}")),
+            (Asked::Other, _) => Ok(()),
+        }
+    }
+
+    fn on_deletion(
+        &mut self,
+        asked_at: Instant,
+        done: bool,
+        none: bool,
+        its: impl Fn(Key, &Claim) -> bool,
+    ) -> Result<(), Broken> {
+        if done {
+            self.shadow.deleted(asked_at, &its);
+        } else if none {
+            // A server that refuses the delete with CANNOT_PROVIDE_EXTERNAL sounds the same (RFC 6970 §5.8).
+            let own_nat = self.nat == NatMode::Own;
+            let stands = self.shadow.claims.iter().find(|&(&key, claim)| {
+                let refused = |client| self.ledger.is_refused_since(client, asked_at);
+                claim.told_at < asked_at
+                    && its(key, claim)
+                    && !self.is_excused(key, claim)
+                    && !claim.clients(key.0, own_nat).into_iter().any(refused)
+            });
+            if let Some((key, _)) = stands {
+                return broken(format!("a deletion finds nothing, but {key:?} stands"));
+            }
+        }
+        self.shadow.doubt(asked_at, its);
+        Ok(())
+    }
+
+    /// Whether there is a reason for this mapping not to be there any more, that came up since everything was last
+    /// looked at.
+    fn is_excused(&self, key: Key, claim: &Claim) -> bool {
+        self.is_lost(key, claim) || !claim.sure || self.is_being_changed(key, claim)
+    }
+
+    /// Whether its lease is over, or the provider or the kernel does not let it stand.
+    fn is_lost(&self, key: Key, claim: &Claim) -> bool {
+        let (now, since) = (self.world.now(), self.checked);
+        let own_nat = self.nat == NatMode::Own;
+        let lately = |at: Option<Instant>| at.is_some_and(|at| at >= since);
+        let upstream = |client: Client| {
+            let over = self.ledger.belief(client).is_none_or(|belief| belief.ends() <= now);
+            // What was restored has no grant, so that any refusal is the end of it.
+            let refused = self.ledger.is_refused_since(client, since) || lately(self.version_refused);
+            self.ledger.is_taken_since(client, since) || over || claim.restored.is_some() && refused
+        };
+        claim.may_be_over(now)
+            || own_nat && lately(self.nat_failed)
+            || claim.clients(key.0, own_nat).into_iter().any(upstream)
+    }
+
+    /// Whether its owner has asked for something that is not answered yet.
+    fn is_being_changed(&self, key: Key, claim: &Claim) -> bool {
+        self.open.values().any(|(_, asked)| match asked {
+            Asked::Delete { key: other, host, .. } => *other == key && *host == claim.host,
+            Asked::DeleteRange { protocol, first, last, host } => {
+                ((*protocol, *first)..=(*protocol, *last)).contains(&key) && *host == claim.host
+            }
+            Asked::Add { key: other, host, wanted: Wanted { internal_port, .. }, .. } => {
+                *other == key && *host == claim.host && claim.may_lead_elsewhere(*internal_port)
+            }
+            _ => false,
+        })
+    }
+
+    /// What a control point was told is what the table says, and nothing else is in it.
+    fn check_claims(&mut self, table: &Table) -> Result<(), Broken> {
+        let now = self.world.now();
+        let quiet = self.world.nat_is_quiet() && self.nat == NatMode::Own;
+        for key in self.shadow.claims.keys().copied().collect::<Vec<_>>() {
+            let claim = &self.shadow.claims[&key];
+            match table.get(&key) {
+                Some(found) if claim.fits(now, found) => {
+                    let asked =
+                        |asked: &Asked| matches!(asked, Asked::Add { key: other, .. } if *other == key);
+                    let settled = quiet && !self.open.values().any(|(_, what)| asked(what));
+                    self.shadow.seen(now, found, settled);
+                }
+                Some(found) => return broken(format!("{found:?} is not what its owner was told: {claim:?}")),
+                None if self.rekey(key, table) => self.tally.count("mappings moved by the provider"),
+                None if !self.is_excused(key, &self.shadow.claims[&key]) => {
+                    return broken(format!(
+                        "{key:?} is lost without a reason: {claim:?}",
+                        claim = self.shadow.claims[&key]
+                    ));
+                }
+                None => {
+                    let claim = &self.shadow.claims[&key];
+                    let changing = self.nat == NatMode::None && self.is_being_changed(key, claim);
+                    // Without a NAT of our own, what was to be led elsewhere may be restored (spec T-4).
+                    let doubtful = self.nat == NatMode::None && !claim.sure || changing;
+                    if claim.is_over(now) {
+                        self.tally.count("leases over");
+                        self.shadow.claims.remove(&key);
+                    } else if changing || claim.may_be_over(now) {
+                        self.shadow.claims.get_mut(&key).expect("it was there above").sure = false;
+                    } else if self.is_lost(key, claim) && !doubtful {
+                        self.tally.count("mappings lost");
+                        self.shadow.claims.remove(&key);
+                    }
+                }
+            }
+        }
+        match table.iter().find(|(key, _)| !self.shadow.claims.contains_key(key)) {
+            Some((_, found)) => broken(format!("nobody was told of this: {found:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The provider gave a mapping another port, and its owner does not insist on the old one.
+    fn rekey(&mut self, key: Key, table: &Table) -> bool {
+        let claim = &self.shadow.claims[&key];
+        let (now, since) = (self.world.now(), self.checked);
+        let moved = table.iter().find(|(other, found)| {
+            let Some((client, _)) = self.upstream_of(found) else { return false };
+            !claim.is_strict()
+                && other.0 == key.0
+                && claim.fits(now, found)
+                && !self.shadow.claims.contains_key(other)
+                && claim.clients(key.0, self.nat == NatMode::Own).contains(&client)
+                && self.ledger.is_taken_since(client, since)
+        });
+        let Some((&new, _)) = moved else { return false };
+        let claim = self.shadow.claims.remove(&key).expect("it was there above");
+        self.shadow.claims.insert(new, claim);
+        self.shadow.seen(now, &table[&new], false);
+        true
+    }
+
+    /// The router's own NAT has what the table says, once it has said what became of every change.
+    fn check_router(&self, table: &Table) -> Result<(), Broken> {
+        if !self.world.nat_is_quiet() {
+            return Ok(());
+        }
+        let standing = table.values().filter(|found| found.health != Health::Deleting);
+        let mut wanted: Vec<NatRule> = standing
+            .filter_map(|found| {
+                let MappingStatus { protocol, internal, remote_peer, .. } = *found;
+                Some(NatRule { protocol, port: found.nat_port?, internal, remote_peer })
+            })
+            .collect();
+        wanted.sort_by_key(|rule| (rule.protocol, rule.port));
+        let rules: Vec<NatRule> = self.world.nat.rules().copied().collect();
+        if rules != wanted {
+            return broken(format!("the router's NAT has {rules:?} and should have {wanted:?}"));
+        }
+        Ok(())
+    }
+
+    /// What the table says stands at the provider, as far as the gateway can know.
+    fn check_upstream(&self, table: &Table) -> Result<(), Broken> {
+        let now = self.world.now();
+        for (key, found) in table.iter().filter(|(_, found)| found.health != Health::Deleting) {
+            let Some((client, internal)) = self.upstream_of(found) else {
+                return broken(format!("{found:?} leads nowhere"));
+            };
+            let claim = &self.shadow.claims[key];
+            if claim.restored.is_some() {
+                if found.health != Health::Degraded {
+                    return broken(format!("{found:?} was restored, and nobody has confirmed it"));
+                }
+                continue;
+            }
+            let Some(belief) = self.ledger.belief(client).filter(|belief| belief.ends() > now) else {
+                return broken(format!("{found:?} outlives its lifetime"));
+            };
+            if belief.external != found.external {
+                return broken(format!("{found:?} is {} at the provider", belief.external));
+            }
+            let at_provider = self.world.provider.mappings().any(|upstream| {
+                (upstream.protocol, upstream.internal, upstream.external.port())
+                    == (found.protocol, internal, found.external.port())
+            });
+            // The provider begins anew, or knows this router by another address.
+            let readdressed = if self.nat == NatMode::Own { self.readdressed } else { Instant::default() };
+            let forgotten = self.world.announced().max(readdressed);
+            let knows = belief.heard + Duration::from_secs(3) < forgotten && forgotten + RECOVERY < now;
+            let calm = self.world.troubled() <= forgotten + Duration::from_secs(1)
+                && self.world.wan_address().is_some();
+            let active = found.health == Health::Active && claim.sure;
+            if knows && calm && active && !at_provider {
+                return broken(format!("{found:?} was lost upstream, and nobody asks for it again"));
+            }
+            // A deletion that the provider carried out may be refused all the same, when it is repeated.
+            let sure = claim.sure && !self.is_being_changed(*key, claim);
+            if sure
+                && !at_provider
+                && self.ledger.is_dropped(found.protocol, internal, (&belief, claim.told_at))
+            {
+                return broken(format!("{found:?} is in the table, and the provider was made to drop it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is ours at the provider is somebody's.
+    fn check_strays(&mut self, table: &Table) -> Result<(), Broken> {
+        let own_nat = self.nat == NatMode::Own;
+        let mapped = table.values().filter_map(|found| self.upstream_of(found)).map(|(client, _)| client);
+        // One that is in doubt may be about to be restored.
+        let claimed = self.shadow.claims.iter().flat_map(|(key, claim)| claim.clients(key.0, own_nat));
+        let owned: BTreeSet<Client> = mapped.chain(claimed).collect();
+        let waiting = self.open.values().any(|(_, asked)| matches!(asked, Asked::Add { .. }));
+        let strays: Vec<_> = self
+            .world
+            .provider
+            .mappings()
+            .filter(|found| found.subscriber != STRANGER)
+            .filter(|found| {
+                let host = *found.internal.ip();
+                let client = |host| (host, found.protocol, found.internal.port());
+                if host == self.wan {
+                    !owned.contains(&client(None)) && !self.ledger.is_probe(client(None))
+                } else {
+                    HOSTS.contains(&host) && !owned.contains(&client(Some(host)))
+                }
+            })
+            .collect();
+        self.ledger.follow_strays(&self.world, &strays, waiting).map_err(Broken)
+    }
+
+    /// What the provider knows a client by is not forgotten; after a crash, that of what was acknowledged is not.
+    fn check_nonces(&mut self) -> Result<(), Broken> {
+        let own_nat = self.nat == NatMode::Own;
+        for (client, at) in self.ledger.wrong_nonces(&self.world) {
+            let Some(killed) = self.killed.filter(|&killed| at <= killed + UNSURE) else {
+                return broken(format!("the nonce of {client:?} is forgotten"));
+            };
+            let acknowledged = self.shadow.claims.iter().any(|(key, claim)| {
+                claim.sure && claim.told_at < killed && claim.clients(key.0, own_nat).contains(&client)
+            });
+            let probe = client == (None, Protocol::UDP, DISCARD)
+                && self.ledger.belief(client).is_some_and(|belief| belief.heard < killed);
+            if acknowledged || probe {
+                return broken(format!("the nonce of {client:?} did not survive the crash"));
+            }
+        }
+        Ok(())
+    }
+
+    /// SystemUpdateID counts every change and never goes back.
+    fn check_update_id(&mut self, table: &Table) -> Result<(), Broken> {
+        let id = self.world.gateway.status(self.world.now()).system_update_id;
+        let shapes: BTreeMap<Key, Shape> =
+            table.iter().map(|(&key, found)| (key, Shape::of(found))).collect();
+        if let Some((before, last)) = &self.before {
+            if id < *last {
+                return broken(format!("SystemUpdateID goes from {last} to {id}"));
+            }
+            if *before != shapes && id == *last {
+                return broken(format!("SystemUpdateID stays at {id}: {before:?} became {shapes:?}"));
+            }
+        }
+        self.before = Some((shapes, id));
+        Ok(())
+    }
+
+    fn check_entry(&self, key: Key, claim: &Claim, answer: &Answer) -> Result<(), Broken> {
+        let client = answer.value("NewInternalClient") == Some(&claim.host.to_string());
+        let port = claim.has_internal_port(number(answer, "NewInternalPort")?);
+        let enabled = answer.value("NewEnabled") == Some("1");
+        let peer = answer
+            .value("NewRemoteHost")
+            .is_none_or(|text| text == claim.peer.map_or(String::new(), |peer| peer.to_string()));
+        if client && port && enabled && peer {
+            return Ok(());
+        }
+        broken(format!("{key:?} is shown as {:?}, and its owner was told {claim:?}", answer.values))
+    }
+
+    fn check_listing(
+        &self,
+        range: std::ops::RangeInclusive<Key>,
+        most: usize,
+        answer: &Result<Answer, u16>,
+    ) -> Result<(), Broken> {
+        let standing: BTreeSet<u16> = self
+            .shadow
+            .claims
+            .range(range.clone())
+            .filter(|&(&key, claim)| !self.is_excused(key, claim))
+            .map(|(key, _)| key.1)
+            .collect();
+        let listed: BTreeSet<u16> = match answer {
+            Err(PORT_MAPPING_NOT_FOUND) => BTreeSet::new(),
+            Err(code) => return broken(format!("GetListOfPortMappings: error {code}")),
+            Ok(answer) => {
+                let text = answer.value("NewPortListing").unwrap_or_default();
+                let Ok(entries) = wire::listing::decode(text) else {
+                    return broken(format!("a listing that cannot be read: {text}"));
+                };
+                for entry in &entries {
+                    let key = (range.start().0, entry.external_port);
+                    let claim = self.shadow.claims.get(&key).filter(|claim| {
+                        claim.host.to_string() == entry.internal_client
+                            && claim.has_internal_port(entry.internal_port)
+                    });
+                    if claim.is_none() || !range.contains(&key) {
+                        return broken(format!("a listing of {range:?} has {entry:?}"));
+                    }
+                }
+                entries.iter().map(|entry| entry.external_port).collect()
+            }
+        };
+        if listed.len() > most || (listed.len() < most && !standing.is_subset(&listed)) {
+            return broken(format!("a listing of {range:?} has {listed:?}, there are {standing:?}"));
+        }
+        Ok(())
+    }
+}
+
+fn number(answer: &Answer, argument: &str) -> Result<u16, Broken> {
+    let text = answer.value(argument).unwrap_or_default();
+    text.parse().or_else(|_| broken(format!("{argument} is {text:?}")))
+}

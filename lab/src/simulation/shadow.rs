@@ -1,0 +1,294 @@
+//! What control points were told: every mapping that was acknowledged and neither deleted, nor over, nor lost for a
+//! reason that the provider gave. The gateway's table has to be the same.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use engine::status::MappingStatus;
+use engine::table::Health;
+use engine::time::{Duration, Instant};
+use wire::pcp::Protocol;
+
+use super::Key;
+use super::ledger::Client;
+
+/// A week: the longest lease of WANIPConnection:2.
+const WEEK: u64 = 604_800;
+/// How much later than its answer a change that was refused with 501 may still be made.
+const LATE: Duration = Duration::from_secs(60);
+/// The journal counts whole seconds.
+const JOURNAL: Duration = Duration::from_secs(2);
+
+/// What was asked for, as far as the model has to know.
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    /// AddPortMapping, or AddAnyPortMapping if `any`.
+    Add { any: bool, key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr>, wanted: Wanted },
+    /// DeletePortMapping.
+    Delete { key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr> },
+    /// DeletePortMappingRange.
+    DeleteRange { protocol: Protocol, first: u16, last: u16, host: Ipv4Addr },
+    /// GetSpecificPortMappingEntry.
+    Specific { key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr> },
+    /// GetGenericPortMappingEntry.
+    Generic(usize),
+    /// GetListOfPortMappings.
+    List { protocol: Protocol, first: u16, last: u16, most: usize },
+    /// GetExternalIPAddress.
+    ExternalAddress,
+    /// GetStatusInfo.
+    Status,
+    /// Anything that is about no mapping.
+    Other,
+}
+
+/// What an Add says of a mapping besides its key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) internal_port: u16,
+    pub(super) description: String,
+    /// `None` for ever.
+    pub(super) lease: Option<Duration>,
+}
+
+impl Wanted {
+    /// The lease that so many seconds ask for in this version of the service (spec A-3).
+    pub(super) fn lease(seconds: u32, version: u8) -> Option<Duration> {
+        match (u64::from(seconds), version) {
+            (0, 1) => None,
+            (0, _) => Some(Duration::from_secs(WEEK)),
+            (seconds, 1) => Some(Duration::from_secs(seconds)),
+            (seconds, _) => Some(Duration::from_secs(seconds.min(WEEK))),
+        }
+    }
+}
+
+/// One state that a mapping may be in, by what its owner was told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Version {
+    internal_port: u16,
+    description: String,
+    /// Between which moments the lease ends; `None` for never.
+    ends: Option<(Instant, Instant)>,
+}
+
+impl Version {
+    fn new(wanted: Wanted, first: Instant, last: Instant) -> Self {
+        let Wanted { internal_port, description, lease } = wanted;
+        Self { internal_port, description, ends: lease.map(|lease| (first + lease, last + lease)) }
+    }
+
+    fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
+        let lease = match (self.ends, mapping.lease_left) {
+            (None, None) => true,
+            (Some((first, last)), Some(left)) => first <= now + left && now + left <= last,
+            _ => false,
+        };
+        lease && self.internal_port == mapping.internal.port() && self.description == mapping.description
+    }
+}
+
+/// A mapping that its owner counts on.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) host: Ipv4Addr,
+    pub(super) peer: Option<Ipv4Addr>,
+    /// Made by AddPortMapping.
+    strict: bool,
+    pub(super) told_at: Instant,
+    /// It has to be there; otherwise it may be, for its owner has heard an error about it since.
+    pub(super) sure: bool,
+    /// More than one after an error that leaves it open.
+    versions: Vec<Version>,
+    /// The port of the router's own NAT, when it was last seen.
+    nat_port: Option<u16>,
+    /// It was restored after a crash, and the provider has not said anything yet.
+    pub(super) restored: Option<Instant>,
+}
+
+impl Claim {
+    pub(super) fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
+        self.host == *mapping.internal.ip()
+            && self.peer == mapping.remote_peer
+            && self.versions.iter().any(|version| version.fits(now, mapping))
+    }
+
+    /// Whether its lease may be over.
+    pub(super) fn may_be_over(&self, now: Instant) -> bool {
+        self.versions.iter().any(|version| version.ends.is_some_and(|(first, _)| first <= now))
+    }
+
+    /// Whether its lease is over for certain.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.versions.iter().all(|version| version.ends.is_some_and(|(_, last)| last <= now))
+    }
+
+    /// Whether it may lead to another port than this one.
+    pub(super) fn may_lead_elsewhere(&self, port: u16) -> bool {
+        self.versions.iter().any(|version| version.internal_port != port)
+    }
+
+    pub(super) fn has_internal_port(&self, port: u16) -> bool {
+        self.versions.iter().any(|version| version.internal_port == port)
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// As whom the provider knows it, with every internal port that it may have.
+    pub(super) fn clients(&self, protocol: Protocol, own_nat: bool) -> Vec<Client> {
+        if own_nat {
+            return self.nat_port.map(|port| (None, protocol, port)).into_iter().collect();
+        }
+        self.versions.iter().map(|version| (Some(self.host), protocol, version.internal_port)).collect()
+    }
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub(super) struct Shadow {
+    pub(super) claims: BTreeMap<Key, Claim>,
+    /// Requests that nobody will ever be answered.
+    lost: Vec<Asked>,
+}
+
+impl Shadow {
+    /// A control point was told that its mapping stands.
+    pub(super) fn told(
+        &mut self,
+        key: Key,
+        (any, host, peer, wanted): (bool, Ipv4Addr, Option<Ipv4Addr>, Wanted),
+        (asked_at, now): (Instant, Instant),
+    ) -> Option<Claim> {
+        let before = self.claims.get(&key);
+        let nat_port = before.filter(|claim| claim.host == host).and_then(|claim| claim.nat_port);
+        let restored = before.filter(|claim| claim.host == host).and_then(|claim| claim.restored);
+        let versions = vec![Version::new(wanted, asked_at, now)];
+        let claim =
+            Claim { host, peer, strict: !any, told_at: now, sure: true, versions, nat_port, restored };
+        self.claims.insert(key, claim)
+    }
+
+    /// A control point was told that its mapping cannot be, or be changed: as far as there is one, it may be as before or
+    /// as it was asked for. Without a NAT of its own the router cannot lead it elsewhere in one step (spec T-4), so that it
+    /// may be gone, too.
+    pub(super) fn refused(
+        &mut self,
+        (key, any): (Key, bool),
+        (host, wanted): (Ipv4Addr, Wanted),
+        (asked_at, now): (Instant, Instant),
+        own_nat: bool,
+    ) {
+        let version = Version::new(wanted, asked_at, now + LATE);
+        for (_, claim) in self.claims.iter_mut().filter(|(other, claim)| {
+            // Without a NAT of its own the router has one mapping for each internal port (spec T-3).
+            let its = any && !own_nat && claim.has_internal_port(version.internal_port);
+            claim.host == host && other.0 == key.0 && (other.1 == key.1 || its)
+        }) {
+            if !own_nat && claim.may_lead_elsewhere(version.internal_port) {
+                claim.sure = false;
+            }
+            if !claim.versions.contains(&version) {
+                claim.versions.push(version.clone());
+            }
+        }
+    }
+
+    /// The owner of a mapping was not told what became of its deletion.
+    pub(super) fn doubt(&mut self, asked_at: Instant, which: impl Fn(Key, &Claim) -> bool) {
+        for (&key, claim) in &mut self.claims {
+            if claim.told_at <= asked_at && which(key, claim) {
+                claim.sure = false;
+            }
+        }
+    }
+
+    /// The owner of mappings was told that they are deleted; the answer is those that were not its own.
+    pub(super) fn deleted(&mut self, asked_at: Instant, which: impl Fn(Key, &Claim) -> bool) {
+        self.claims.retain(|&key, claim| claim.told_at > asked_at || !which(key, claim));
+    }
+
+    /// The gateway was killed before it answered this.
+    pub(super) fn lose(&mut self, now: Instant, asked: Asked) {
+        match &asked {
+            Asked::Add { any, key, host, wanted, .. } => {
+                // Asked for at any moment before: the lease may have begun long ago.
+                self.refused((*key, *any), (*host, wanted.clone()), (Instant::default(), now), false);
+            }
+            Asked::Delete { key, host, .. } => {
+                self.doubt(now, |other, claim| other == *key && claim.host == *host);
+            }
+            Asked::DeleteRange { protocol, first, last, host } => {
+                let range = (*protocol, *first)..=(*protocol, *last);
+                self.doubt(now, |other, claim| range.contains(&other) && claim.host == *host);
+            }
+            _ => {}
+        }
+        self.lost.push(asked);
+    }
+
+    /// What was acknowledged stands again, and nothing else but what somebody has asked for and was not told of.
+    pub(super) fn restored(&mut self, now: Instant, mappings: &[MappingStatus]) -> Result<(), String> {
+        for claim in self.claims.values_mut() {
+            for version in &mut claim.versions {
+                if let Some((first, last)) = &mut version.ends {
+                    let before = Instant::default();
+                    *first = before + (*first - before).saturating_sub(JOURNAL);
+                    *last = *last + JOURNAL;
+                }
+            }
+            claim.restored = Some(now);
+        }
+        for mapping in mappings {
+            let key = (mapping.protocol, mapping.external.port());
+            if self.claims.contains_key(&key) {
+                continue;
+            }
+            let asked = self.lost.iter().find_map(|asked| match asked {
+                Asked::Add { any, key: wanted_key, host, peer, wanted }
+                    if wanted_key.0 == key.0
+                        && (*any || wanted_key.1 == key.1)
+                        && (*host, wanted.internal_port)
+                            == (*mapping.internal.ip(), mapping.internal.port())
+                        && *peer == mapping.remote_peer =>
+                {
+                    Some((*any, wanted.clone()))
+                }
+                _ => None,
+            });
+            let Some((any, wanted)) = asked else {
+                return Err(format!("nobody was told of this, and it stands after a crash: {mapping:?}"));
+            };
+            let mut version = Version::new(wanted, Instant::default(), now + JOURNAL);
+            version.ends = version.ends.map(|(_, last)| (Instant::default(), last));
+            let versions = vec![version];
+            let claim = Claim {
+                host: *mapping.internal.ip(),
+                peer: mapping.remote_peer,
+                strict: !any,
+                told_at: now,
+                sure: true,
+                versions,
+                nat_port: mapping.nat_port,
+                restored: Some(now),
+            };
+            self.claims.insert(key, claim);
+        }
+        self.lost.clear();
+        Ok(())
+    }
+
+    /// What is there is noted; a mapping that fits is one of its versions only, if `settled`.
+    pub(super) fn seen(&mut self, now: Instant, mapping: &MappingStatus, settled: bool) {
+        let key = (mapping.protocol, mapping.external.port());
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        claim.nat_port = mapping.nat_port;
+        if mapping.health == Health::Active {
+            claim.restored = None;
+        }
+        if settled && claim.versions.len() > 1 {
+            claim.versions.retain(|version| version.fits(now, mapping));
+        }
+    }
+}
