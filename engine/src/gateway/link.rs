@@ -132,6 +132,7 @@ impl Gateway {
             let wait = if restored.any { self.config.service_wait } else { Duration::ZERO };
             let due = now + self.entropy.up_to(wait);
             self.input(now, Input::TurnsFrom(due));
+            self.doubt_all(|mapping| mapping.confirmed = false);
             for (flow, lifetime_ends, want, asked_at) in mappings {
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
                 self.input(now, Input::AskInTurn(flow, want, asked_at));
@@ -185,6 +186,7 @@ impl Gateway {
                 Output::StateLost => {
                     self.refusals.forget();
                     self.drop_lapsing_probe(now);
+                    self.doubt_all(|_| {});
                     let mappings = self.table.len();
                     self.notice(Notice::StateLost(server, mappings));
                 }

@@ -462,6 +462,8 @@ impl Gateway {
     pub(super) fn on_pause_over(&mut self, now: Instant, flow: FlowId) {
         if self.pending.get(&flow).is_some_and(|pending| pending.stage == Stage::Pausing) {
             self.ask(now, flow);
+        } else {
+            self.ask_again_to_keep(now, flow);
         }
     }
 
@@ -513,6 +515,7 @@ impl Gateway {
             lease_ends: request.lease.map(|lease| pending.asked_at + lease),
             lifetime_ends: grant.ends(),
             health: Health::Active,
+            confirmed: true,
             flow,
         };
         self.table.insert(mapping.clone());

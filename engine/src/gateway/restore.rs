@@ -68,6 +68,7 @@ impl Gateway {
             lease_ends: stored.lease_left.map(|left| now + left),
             lifetime_ends: now + LONGEST,
             health: Health::Degraded,
+            confirmed: false,
             flow,
         };
         self.restored.any = true;

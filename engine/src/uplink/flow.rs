@@ -119,6 +119,10 @@ pub(super) struct Flow {
     pub(super) reset_filters: bool,
     /// What this request does without, because the same one with it was refused.
     pub(super) omitted: Omitted,
+    /// A request went out, and no answer came since.
+    pub(super) unanswered: bool,
+    /// The server may have lost it; that is looked after when it is not deleted after all.
+    pub(super) doubtful: bool,
     /// When the last datagram went out.
     pub(super) sent_at: Instant,
     /// When its owner last asked for it.
@@ -138,6 +142,8 @@ impl Flow {
             any_address: false,
             reset_filters: false,
             omitted: Omitted::default(),
+            unanswered: false,
+            doubtful: false,
             sent_at: now,
             used_at: now,
         }
