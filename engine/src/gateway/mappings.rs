@@ -522,11 +522,12 @@ impl Gateway {
             Cause::LeaseEnded => {
                 self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
             }
-            Cause::Stopping => {} // all at once
+            Cause::Stopping => {} // at the end
             _ => self.unstore(&mapping),
         }
         self.take_out(&mapping);
         if cause == Cause::Stopping {
+            self.given_back.insert(mapping.flow, key);
             self.give_back_in_turn(now, mapping.flow);
         } else {
             self.give_back(now, mapping.flow);
