@@ -168,7 +168,7 @@ impl Gateway {
     }
 
     /// What is to be deleted has a flow, even when it is not asked for just now: the server may hold it from before.
-    fn assume_held(&mut self, now: Instant, mapping: &Mapping) {
+    pub(super) fn assume_held(&mut self, now: Instant, mapping: &Mapping) {
         let paused = self.timers.cancel(Alarm::Again(mapping.flow));
         if paused {
             self.input(now, Input::Assume(mapping.flow, self.want_to_keep(mapping)));

@@ -275,6 +275,7 @@ impl Gateway {
                 let flow = self.new_flow();
                 let (key, old) = (existing.key(), existing.flow);
                 let stage = Stage::Clearing(old);
+                self.assume_held(now, &existing);
                 self.pending.insert(flow, Pending { stage, replaces: Some(existing), ..wanted });
                 self.table.update(key, |mapping| mapping.health = Health::Deleting);
                 self.input(now, Input::Delete(old));

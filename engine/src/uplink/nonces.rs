@@ -61,7 +61,12 @@ impl Nonces {
         }
     }
 
-    /// What is remembered of a client, if anything; it is used now.
+    /// What is remembered of a client, if anything.
+    pub(super) fn peek(&self, client: Client) -> Option<Kept> {
+        self.kept.get(&client).map(|(kept, _)| *kept)
+    }
+
+    /// The same; it is used now.
     pub(super) fn take(&mut self, client: Client) -> Option<Kept> {
         let (kept, at) = self.kept.remove(&client)?;
         self.order.remove(&at);

@@ -13,7 +13,7 @@ use wire::pcp::{
 
 use super::epoch::EpochClock;
 use super::flow::{
-    Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
+    Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
 };
 use super::nonces::{Client, Kept, Nonces};
 use super::query::{Answer, Query};
@@ -208,6 +208,12 @@ impl PcpClient {
     /// What the server knows the owner of `flow` by.
     pub fn nonce(&self, flow: FlowId) -> Option<Nonce> {
         self.flows.get(&flow).map(|flow| flow.nonce)
+    }
+
+    /// What the server would know the owner of such a mapping by, were it asked for.
+    pub fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
+        let kept = self.nonces.peek(client(want)).and_then(|kept| kept.nonce);
+        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
     }
 
     /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
@@ -724,9 +730,9 @@ impl PcpClient {
     fn option_to_omit(&self, id: FlowId, result: ResultCode) -> Option<OptionCode> {
         let flow = self.flows.get(&id)?;
         match result {
-            ResultCode::UNSUPP_OPTION if flow.prefers_failure(self.lacks) => Some(OptionCode::PREFER_FAILURE),
+            ResultCode::UNSUPP_OPTION if flow.carried.prefer_failure => Some(OptionCode::PREFER_FAILURE),
             // K-17: servers that do not like its length.
-            ResultCode::MALFORMED_OPTION if flow.describes(self.lacks) => Some(OptionCode::DESCRIPTION),
+            ResultCode::MALFORMED_OPTION if flow.carried.description => Some(OptionCode::DESCRIPTION),
             _ => None,
         }
     }
@@ -957,6 +963,10 @@ impl PcpClient {
             return;
         }
         flow.unanswered = true;
+        flow.carried = Carried {
+            prefer_failure: flow.prefers_failure(self.lacks),
+            description: flow.describes(self.lacks),
+        };
         let request = self.flows[&id].request(self.source, self.lacks);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;
