@@ -55,6 +55,8 @@ pub struct MappingStatus {
     pub internal: SocketAddrV4,
     /// The only remote host that may come in.
     pub remote_peer: Option<Ipv4Addr>,
+    /// The name that it was given by.
+    pub remote_name: Option<String>,
     /// The control point's own words.
     pub description: String,
     /// How long it has been there.

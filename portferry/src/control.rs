@@ -70,6 +70,8 @@ pub struct StatusReport {
     pub uptime: Option<u64>,
     /// How many mappings there are.
     pub mappings: usize,
+    /// Mappings that the provider has given and no application has been told of, kept for a while in case one asks.
+    pub held: usize,
     /// Datagrams of the uplink that were not believed.
     pub ignored_upstream: u64,
     /// SSDP datagrams that were not answered.
@@ -100,6 +102,8 @@ pub struct MappingReport {
     pub internal: SocketAddrV4,
     /// The only remote host that may come in.
     pub remote_host: Option<Ipv4Addr>,
+    /// The name that the application gave for it.
+    pub remote_name: Option<String>,
     /// The application's own words.
     pub description: String,
     /// Seconds since it was made.
@@ -135,6 +139,7 @@ impl From<Status> for StatusReport {
             external_address: status.external,
             uptime: status.uptime.map(|d| d.as_secs()),
             mappings: status.mappings,
+            held: status.held,
             ignored_upstream: status.ignored_upstream,
             ignored_ssdp: status.ignored_ssdp,
             system_update_id: status.system_update_id,
@@ -150,6 +155,7 @@ impl From<MappingStatus> for MappingReport {
             nat_port: mapping.nat_port,
             internal: mapping.internal,
             remote_host: mapping.remote_peer,
+            remote_name: mapping.remote_name,
             description: mapping.description,
             age: mapping.age.as_secs(),
             lease_left: mapping.lease_left.map(|d| d.as_secs()),

@@ -25,6 +25,10 @@ pub fn status(report: &StatusReport) -> String {
     let own_nat = if report.nat == "none" { "none" } else { "nftables, in between" };
     let lan: Vec<String> =
         report.lan.iter().map(|lan| format!("{} {}", lan.name, addresses(&lan.addresses))).collect();
+    let mappings = match report.held {
+        0 => report.mappings.to_string(),
+        held => format!("{}, and {held} kept for a while in case an application asks", report.mappings),
+    };
     let mut out = String::new();
     for (name, value) in [
         ("external address", external),
@@ -32,7 +36,7 @@ pub fn status(report: &StatusReport) -> String {
         ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
         ("own NAT", own_nat.to_owned()),
         ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),
-        ("mappings", report.mappings.to_string()),
+        ("mappings", mappings),
         ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
     ] {
         let _ = writeln!(out, "{name:<17} {value}");
@@ -49,9 +53,10 @@ pub fn mappings(report: &[MappingReport]) -> String {
         ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
     let mut rows = vec![head];
     for mapping in report {
-        let external = match mapping.remote_host {
-            Some(remote) => format!("{} from {remote}", mapping.external),
-            None => mapping.external.to_string(),
+        let external = match (mapping.remote_host, &mapping.remote_name) {
+            (Some(remote), Some(name)) => format!("{} from {name} ({remote})", mapping.external),
+            (Some(remote), None) => format!("{} from {remote}", mapping.external),
+            (None, _) => mapping.external.to_string(),
         };
         rows.push([
             mapping.protocol.clone(),
@@ -107,6 +112,7 @@ mod tests {
             nat_port: Some(8080),
             internal: "192.168.1.10:80".parse().unwrap(),
             remote_host: None,
+            remote_name: None,
             description: "web\u{1b}[31m".into(),
             age: 5,
             lease_left: Some(3599),
@@ -131,6 +137,12 @@ mod tests {
              TCP    198.51.100.7:8080                   8080     192.168.1.10:80  59m 59s   active  web\u{fffd}[31m\n\
              UDP    198.51.100.7:8080 from 203.0.113.9  -        192.168.1.10:80  for ever  active\n"
         );
+        let named = MappingReport {
+            remote_host: Some("203.0.113.9".parse().unwrap()),
+            remote_name: Some("peer.example.net".into()),
+            ..mapping()
+        };
+        assert!(mappings(&[named]).contains("8080 from peer.example.net (203.0.113.9) "));
         assert_eq!(mappings(&[]), "no mappings\n");
     }
 

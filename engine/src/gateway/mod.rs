@@ -633,6 +633,7 @@ impl Gateway {
             nat_port: mapping.nat_port,
             internal: mapping.internal,
             remote_peer: mapping.remote_peer,
+            remote_name: mapping.remote_name.clone(),
             description: mapping.description.clone(),
             age: now - mapping.created,
             lease_left: mapping.lease_ends.map(|end| end - now),

@@ -478,6 +478,7 @@ fn status() {
         nat_port: Some(8080),
         internal: at(ALICE, 8080),
         remote_peer: None,
+        remote_name: None,
         description: "test".into(),
         age: Duration::from_secs(60),
         lease_left: Some(Duration::from_secs(3540)),
