@@ -14,6 +14,7 @@ mod names;
 mod pending;
 mod refusals;
 mod restore;
+mod settings;
 mod specific;
 mod waiting;
 
@@ -29,13 +30,13 @@ use wire::pcp::Nonce;
 use wire::services::{Face, Service};
 use wire::soap;
 
-use crate::device::{DeviceConfig, Devices};
+use crate::device::Devices;
 use crate::entropy::Entropy;
 use crate::gena::{Delivery, Notification, SubscribeError, Subscriptions};
 use crate::journal::{Record, StoredMapping};
 use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
 use crate::notice::Notice;
-use crate::policy::{InterfaceAddress, Policy};
+use crate::policy::InterfaceAddress;
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
@@ -43,6 +44,7 @@ use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
 
 pub use names::LookupId;
+pub use settings::{AddPortMapping, Config, GetSpecific, NatMode};
 
 use control::Counting;
 use mappings::{DeleteJob, NatPurpose};
@@ -56,96 +58,6 @@ pub struct RequestId(pub u64);
 /// Handle of a change of the router's own NAT that waits for its outcome.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct NatTicket(pub u64);
-
-/// Whether this router translates addresses itself (RFC 6970 §3: both deployments).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum NatMode {
-    /// It does: the provider's NAT is asked for mappings to a port of the WAN address, and this router's NAT leads
-    /// on to the LAN host (RFC 6970 §5.5).
-    Own,
-    /// It does not: the provider's NAT is asked for mappings to the LAN host, by THIRD_PARTY.
-    None,
-}
-
-/// How AddPortMapping, which wants one port or none, is carried to the provider (draft -00, 5.7.2; D-8, decision 5).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum AddPortMapping {
-    /// With PREFER_FAILURE (RFC 6970 §5.6.2, alternative 2). A server that does not know the option is served by
-    /// [`Hold`](Self::Hold) all the same.
-    #[default]
-    PreferFailure,
-    /// Without it (alternative 1): another port than the one that is wanted is a conflict to the control point, and
-    /// held for it, should it ask for that one next.
-    Hold,
-    /// With it, and after a refusal without any port (alternative 3), held as above.
-    AnyThenHold,
-}
-
-/// How GetSpecificPortMappingEntry learns whether a port is free (decision 6).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum GetSpecific {
-    /// The provider is asked for the port (RFC 6970 §5.7).
-    #[default]
-    Probe,
-    /// The own table is the answer (draft -00, 5.8).
-    Local,
-}
-
-/// What an administrator may set, and what the installation is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// See [`NatMode`].
-    pub nat: NatMode,
-    /// PCP servers; the first is used. Empty: the WAN's default router.
-    pub servers: Vec<SocketAddr>,
-    /// A control point hears 501 after this time without an answer from upstream.
-    pub answer_within: Duration,
-    /// Mappings are asked for again within this time after the server lost its state.
-    pub recovery_wait: Duration,
-    /// Mappings of before a restart are asked for again within this time (PCP_SERVICE_WAIT).
-    pub service_wait: Duration,
-    /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
-    pub external_address_probe: bool,
-    /// See [`AddPortMapping`].
-    pub add_port_mapping: AddPortMapping,
-    /// See [`GetSpecific`].
-    pub get_specific: GetSpecific,
-    /// Tell the provider what control points call their mappings (RFC 7220).
-    pub send_descriptions: bool,
-    /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
-    pub list_mappings: bool,
-    /// DeletePortMappingRange is answered before the provider has confirmed it (RFC 6970 §5.8).
-    pub optimistic_delete: bool,
-    /// A stop gives nothing back: mappings stand at the provider and in the store until the next start, or until their
-    /// lifetimes end.
-    pub keep_on_stop: bool,
-    /// Who may map what.
-    pub policy: Policy,
-    /// What the gateway says of itself.
-    pub device: DeviceConfig,
-}
-
-impl Config {
-    /// The usual settings of a router with a NAT of its own.
-    pub fn new(device: DeviceConfig) -> Self {
-        Self {
-            nat: NatMode::Own,
-            servers: Vec::new(),
-            answer_within: Duration::from_millis(3500),
-            recovery_wait: Duration::from_secs(5),
-            service_wait: Duration::from_secs(30),
-            external_address_probe: true,
-            add_port_mapping: AddPortMapping::default(),
-            get_specific: GetSpecific::default(),
-            send_descriptions: true,
-            list_mappings: false,
-            optimistic_delete: false,
-            keep_on_stop: false,
-            policy: Policy::default(),
-            device,
-        }
-    }
-}
 
 /// A LAN interface as it is now.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -23,9 +23,10 @@ use wire::services::Service;
 use wire::soap::{SoapError, decode_answer, encode_call};
 
 use super::*;
-use crate::device::IgdVersion;
+use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
 use crate::nat::NatRule;
+use crate::policy::Policy;
 use crate::provider::{Provider, ProviderConfig, ProviderMapping};
 
 /// The router's WAN address.
