@@ -35,6 +35,8 @@ pub enum Cause {
     MovedUpstream(SocketAddrV4),
     /// The router's own NAT refused it.
     LocalNat,
+    /// The router's DHCP server has taken the host's address back.
+    Released,
     /// The gateway is stopping.
     Stopping,
 }
@@ -171,7 +173,7 @@ impl Notice {
             Notice::Granted(_)
             | Notice::Changed(_)
             | Notice::Readmitted(_)
-            | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Stopping)
+            | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Released | Cause::Stopping)
             | Notice::Moved(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
@@ -210,6 +212,7 @@ impl fmt::Display for Notice {
                         "the provider moved it to {to} and its owner asked for this port; the application has to ask again"
                     ),
                     Cause::LocalNat => write!(f, "this router's own NAT refused it"),
+                    Cause::Released => write!(f, "its host's address was released"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
             }

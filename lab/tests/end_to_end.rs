@@ -622,6 +622,11 @@ fn status_and_mappings_are_shown_as_tables_and_as_json() {
     let json = asked(&["mappings", "--json"]);
     assert!(json.contains(&format!("\"external\":\"{EXTERNAL}:9090\"")), "{json}");
     assert!(asked(&["status", "--json"]).contains("\"uplink\":\"answering\""));
+    // as a DHCP server's hook calls it.
+    let host = LAN1.to_string();
+    assert_eq!(asked(&["release", "192.168.77.250"]), "mappings of 192.168.77.250 released: 0\n");
+    assert_eq!(asked(&["release", &host]), format!("mappings of {host} released: 1\n"));
+    assert_eq!(asked(&["mappings"]), "no mappings\n");
 }
 
 #[test]

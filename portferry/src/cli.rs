@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
-use crate::control::{MappingReport, Question, StatusReport, query};
+use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
 use crate::{demo, run, table};
 
@@ -41,6 +42,13 @@ enum Command {
     Status(Ask),
     /// Show the running gateway's mappings
     Mappings(Ask),
+    /// Give all mappings of a LAN host back, because its address is free again; for DHCP servers
+    Release {
+        /// The host's IPv4 address
+        address: Ipv4Addr,
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Play provider, gateway and application on the loopback interface, and show what they say
     Demo {
         /// End when the mapping is shown to work, instead of waiting for Ctrl-C
@@ -97,6 +105,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         }),
         Command::Mappings(ask) => show(&ask, Question::Mappings, |text| {
             serde_json::from_str::<Vec<MappingReport>>(text).map(|report| table::mappings(&report))
+        }),
+        Command::Release { address, ask } => show(&ask, Question::Release(address), |text| {
+            serde_json::from_str::<ReleaseReport>(text)
+                .map(|report| format!("mappings of {} released: {}\n", report.host, report.released))
         }),
         Command::Demo { once } => demo::demo(once),
     }

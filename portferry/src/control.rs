@@ -25,13 +25,26 @@ pub enum Question {
     Status,
     /// A list of [`MappingReport`]s.
     Mappings,
+    /// A [`ReleaseReport`], after the mappings of this LAN host are gone.
+    Release(Ipv4Addr),
 }
 
 impl Question {
-    fn word(self) -> &'static str {
+    /// The line that asks it.
+    fn line(self) -> String {
         match self {
-            Question::Status => "status",
-            Question::Mappings => "mappings",
+            Question::Status => "status".to_owned(),
+            Question::Mappings => "mappings".to_owned(),
+            Question::Release(host) => format!("release {host}"),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        match line.split_once(' ') {
+            None if line == "status" => Some(Question::Status),
+            None if line == "mappings" => Some(Question::Mappings),
+            Some(("release", host)) => host.parse().ok().map(Question::Release),
+            _ => None,
         }
     }
 }
@@ -87,6 +100,15 @@ pub struct InterfaceReport {
     pub name: String,
     /// Its IPv4 addresses.
     pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What `portferry release --json` prints.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ReleaseReport {
+    /// The LAN host.
+    pub host: Ipv4Addr,
+    /// How many mappings of it are gone.
+    pub released: usize,
 }
 
 /// A mapping, as `portferry mappings --json` prints it.
@@ -234,10 +256,9 @@ async fn answer(stream: UnixStream, gateway: mpsc::Sender<Asked>) {
         let (reader, mut writer) = stream.into_split();
         let mut line = String::new();
         BufReader::new(reader.take(64)).read_line(&mut line).await?;
-        let text = match line.trim() {
-            "status" => ask(&gateway, Question::Status).await,
-            "mappings" => ask(&gateway, Question::Mappings).await,
-            _ => Some(r#"{"error":"unknown question"}"#.to_owned()),
+        let text = match Question::parse(line.trim()) {
+            Some(question) => ask(&gateway, question).await,
+            None => Some(r#"{"error":"unknown question"}"#.to_owned()),
         };
         writer.write_all(text.unwrap_or_default().as_bytes()).await?;
         writer.shutdown().await
@@ -266,7 +287,7 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
     };
     let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(failed)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
-    writeln!(stream, "{}", question.word()).map_err(failed)?;
+    writeln!(stream, "{}", question.line()).map_err(failed)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(failed)?;
     if text.is_empty() {

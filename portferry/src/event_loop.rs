@@ -13,6 +13,7 @@ use engine::gateway::{
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::InterfaceAddress;
+use engine::status::MappingStatus;
 use engine::time::{Duration, Instant};
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +23,7 @@ use wire::error::UpnpError;
 
 use crate::clock::now;
 use crate::config::{Config, NatMode};
-use crate::control::{Asked, MappingReport, Question, StatusReport};
+use crate::control::{Asked, MappingReport, Question, ReleaseReport, StatusReport};
 use crate::exit::Failure;
 use crate::http::{self, What};
 use crate::log::Notices;
@@ -744,12 +745,18 @@ fn nat1(rule: NatRule) -> Nat1Rule {
     }
 }
 
-fn report(gateway: &Gateway, question: Question) -> String {
+fn report(gateway: &mut Gateway, question: Question) -> String {
     let json = match question {
         Question::Status => serde_json::to_string(&StatusReport::from(gateway.status(now()))),
         Question::Mappings => {
             let mappings: Vec<MappingReport> = gateway.mappings(now()).map(MappingReport::from).collect();
             serde_json::to_string(&mappings)
+        }
+        Question::Release(host) => {
+            let of_host = |mapping: &MappingStatus| *mapping.internal.ip() == host;
+            let released = gateway.mappings(now()).filter(of_host).count();
+            gateway.handle(now(), Event::Release(host));
+            serde_json::to_string(&ReleaseReport { host, released })
         }
     };
     json.expect("plain values become JSON")

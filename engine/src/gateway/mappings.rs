@@ -511,6 +511,23 @@ impl Gateway {
         }
     }
 
+    /// Everything that a LAN host has or is about to have goes: its address may be another host's soon (R-36, decision 18).
+    pub(super) fn on_release(&mut self, now: Instant, host: Ipv4Addr) {
+        let of_host = |pending: &Pending| *pending.request.internal.ip() == host;
+        let wanted: Vec<FlowId> =
+            self.pending.iter().filter(|(_, pending)| of_host(pending)).map(|(&flow, _)| flow).collect();
+        for flow in wanted {
+            self.fail(now, flow, Refusal::NoAnswer);
+        }
+        for flow in self.held.of_host(host).map(|(flow, _)| flow).collect::<Vec<_>>() {
+            self.release(now, flow);
+        }
+        let of_host = |mapping: &&Mapping| *mapping.internal.ip() == host;
+        for key in self.table.iter().filter(of_host).map(Mapping::key).collect::<Vec<_>>() {
+            self.drop_mapping(now, key, Cause::Released);
+        }
+    }
+
     /// Removes a mapping here at once, and upstream as soon as the server confirms it.
     pub(super) fn drop_mapping(&mut self, now: Instant, key: Key, cause: Cause) {
         let Some(mapping) = self.table.find(key).cloned() else { return };
@@ -526,11 +543,13 @@ impl Gateway {
             _ => self.unstore(&mapping),
         }
         self.take_out(&mapping);
-        if cause == Cause::Stopping {
-            self.given_back.insert(mapping.flow, key);
-            self.give_back_in_turn(now, mapping.flow);
-        } else {
-            self.give_back(now, mapping.flow);
+        match cause {
+            Cause::Stopping => {
+                self.given_back.insert(mapping.flow, key);
+                self.give_back_in_turn(now, mapping.flow);
+            }
+            Cause::Released => self.give_back_in_turn(now, mapping.flow),
+            _ => self.give_back(now, mapping.flow),
         }
         self.finish_deletes(mapping.flow, None);
         if cause == Cause::LostUpstream && self.table.is_empty() && !self.is_connected() {

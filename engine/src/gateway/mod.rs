@@ -220,6 +220,8 @@ pub enum Event<'a> {
         /// What became of it.
         delivery: Delivery,
     },
+    /// This LAN host is gone, says who gave it its address: so are its mappings (RFC 6970 §5.10).
+    Release(Ipv4Addr),
     /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.
     Reconfigure(Box<Config>),
     /// Take everything back and stop.
@@ -453,6 +455,7 @@ impl Gateway {
                 self.on_unsubscribe(request, from, service, sid);
             }
             Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
+            Event::Release(host) => self.on_release(now, host),
             Event::Reconfigure(config) => self.on_reconfigure(now, *config),
             Event::Stop => self.on_stop(now),
         }

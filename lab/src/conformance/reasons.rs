@@ -40,9 +40,7 @@ pub(super) const REASONS: &[Reason] = &[
         "R-8",
         "steering a firewall upstream is out of the RFC's own scope ([out-of-scope.md](out-of-scope.md)).",
     ),
-    not_yet("R-36", "`portferry release`, for a DHCP server to call (decision 18)."),
     not_yet("D-6", "`when_unreachable = \"local\"` (decision 21)."),
-    not_yet("decision 18", "`portferry release`."),
     part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),
     part("decision 20", "NAT-PMP and UPnP routers upstream."),
     part(

@@ -220,3 +220,28 @@ fn somebody_elses_announcement() {
     lab.pass(10);
     assert_eq!((lab.sent(), lab.status().ignored_upstream), (vec![], 4));
 }
+
+/// R-36, decision 18: the DHCP server has taken a host's address back: everything of that host goes, here and at the
+/// provider, and nothing of anybody else.
+#[test]
+fn a_released_host_loses_its_mappings() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        for n in 0..10 {
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8000 + n) }), done());
+        }
+        assert_eq!(lab.add(BOB, 1, port(9000)), done());
+        assert_eq!(lab.call(ALICE, 1, "GetSpecificPortMappingEntry", &borrowed(&key(8100))), Err(714));
+        lab.script = [Reaction::Lose].into();
+        let waiting = lab.start_add(ALICE, 1, port(8200));
+        lab.event(Event::Release(ALICE));
+        assert_eq!(lab.heard(waiting), Some(Err(501)));
+        assert_eq!(lab.mapped(), [(9000, at(BOB, 9000))], "{nat:?}");
+        lab.pass(40);
+        assert_eq!(lab.upstream().len(), 1, "{:?}", lab.upstream());
+        assert_eq!((lab.store.len(), lab.gateway.is_idle()), (1, true));
+        assert_eq!(lab.rules.len(), usize::from(nat == NatMode::Own));
+        lab.event(Event::Release(Ipv4Addr::new(192, 168, 1, 99)));
+        assert_eq!(lab.mapped().len(), 1);
+    }
+}
