@@ -46,6 +46,8 @@ pub enum Cause {
 pub enum Notice {
     /// A control point has a mapping.
     Granted(Mapping),
+    /// A control point has a mapping of the router's own NAT; the PCP server is silent.
+    MappedLocally(Mapping),
     /// Its owner changed it.
     Changed(Mapping),
     /// Renewed upstream.
@@ -172,6 +174,7 @@ impl Notice {
             Notice::Renewed(_) => Level::Debug,
             Notice::Granted(_)
             | Notice::Changed(_)
+            | Notice::MappedLocally(_)
             | Notice::Readmitted(_)
             | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Released | Cause::Stopping)
             | Notice::Moved(..)
@@ -193,6 +196,13 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Notice::Granted(m) => write!(f, "mapped {}", Described(m)),
+            Notice::MappedLocally(m) => {
+                write!(
+                    f,
+                    "mapped in this router only, until the provider's PCP server answers: {}",
+                    Described(m)
+                )
+            }
             Notice::Changed(m) => write!(f, "changed by its owner: {}", Described(m)),
             Notice::Readmitted(m) => {
                 write!(f, "the remote host has another address by now: {}", Described(m))

@@ -129,7 +129,7 @@ impl MappingTable {
 
     /// The external address as `host` knows it: that of the last answer about one of its mappings (RFC 6970 §4.1).
     pub fn external_of(&self, host: Ipv4Addr) -> Option<Ipv4Addr> {
-        self.by_host.get(&host).map(|mappings| mappings.external)
+        self.by_host.get(&host).map(|mappings| mappings.external).filter(|addr| !addr.is_unspecified())
     }
 
     /// Counts up whenever [`external_of`](Self::external_of) of any host has changed.

@@ -92,6 +92,8 @@ pub struct Uplink {
     pub service_wait: Seconds,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
+    /// What an application hears when the provider's server is silent.
+    pub when_unreachable: WhenUnreachable,
     /// Tell the provider what applications call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask the provider's server at the start which mappings it holds for us.
@@ -106,10 +108,22 @@ impl Default for Uplink {
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
             external_address_probe: true,
+            when_unreachable: WhenUnreachable::default(),
             send_descriptions: true,
             list_mappings: false,
         }
     }
+}
+
+/// `uplink.when_unreachable`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnreachable {
+    /// "501 Action Failed".
+    #[default]
+    Refuse,
+    /// A mapping of this router's own NAT, which is carried to the provider once it answers.
+    Local,
 }
 
 /// `[nat]`
@@ -469,6 +483,10 @@ impl Config {
                 GetSpecific::Probe => engine::gateway::GetSpecific::Probe,
                 GetSpecific::Local => engine::gateway::GetSpecific::Local,
             },
+            when_unreachable: match self.uplink.when_unreachable {
+                WhenUnreachable::Refuse => engine::gateway::WhenUnreachable::Refuse,
+                WhenUnreachable::Local => engine::gateway::WhenUnreachable::Local,
+            },
             send_descriptions: self.uplink.send_descriptions,
             list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
@@ -692,6 +710,7 @@ mod tests {
             "service_wait",
             "recovery_wait",
             "external_address_probe",
+            "when_unreachable",
             "send_descriptions",
             "list_mappings",
             "table",

@@ -123,7 +123,7 @@ impl Gateway {
     pub(super) fn hold(&mut self, now: Instant, flow: FlowId, grant: Grant, why: Why) {
         let Some(pending) = self.pending.remove(&flow) else { return };
         self.timers.cancel(Alarm::Background(flow));
-        if let (Stage::Installing(_), Some(rule)) = (pending.stage, pending.rule()) {
+        if let (Stage::Installing(_) | Stage::Local(_), Some(rule)) = (pending.stage, pending.rule()) {
             self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet); // granted before, and moved since
         }
         let MappingRequest { protocol, internal, remote_peer, .. } = pending.request;

@@ -198,6 +198,7 @@ impl Gateway {
                 }
                 Output::Silent => {
                     self.notice(Notice::Silent(server));
+                    self.map_all_locally();
                     self.note_connection(now);
                 }
                 Output::Listed(unknown) => self.adopt(now, unknown),

@@ -135,7 +135,10 @@ impl Gateway {
         self.table.note_external(key);
         let renewed = self.table.find(key).expect("it was found above").clone();
         self.look_up_again(&renewed);
-        if grant.external == mapping.external {
+        if mapping.external.ip().is_unspecified() {
+            self.store(now, &renewed);
+            self.notice(Notice::Granted(renewed));
+        } else if grant.external == mapping.external {
             self.notice(Notice::Renewed(renewed));
         } else {
             self.unstore(mapping);
@@ -222,6 +225,10 @@ impl Gateway {
             (NatPurpose::Install(flow), Ok(())) => match self.pending.get(&flow) {
                 Some(pending) if pending.waiters.is_empty() && pending.purpose != Purpose::Restore => {
                     self.fail(now, flow, Refusal::NoAnswer);
+                }
+                Some(Pending { stage: Stage::Local(external), .. }) => {
+                    let external = *external;
+                    self.finish_locally(now, flow, external);
                 }
                 Some(Pending { stage: Stage::Installing(grant), .. }) => {
                     let grant = *grant;
@@ -340,6 +347,10 @@ impl Gateway {
         let one = keys.len() == 1;
         for key in keys {
             let mapping = self.table.find(key).expect("the caller found it").clone();
+            if self.is_local_only(&mapping) {
+                self.drop_mapping(now, key, Cause::Deleted);
+                continue;
+            }
             job.left.insert(mapping.flow);
             if let Some(next) = self.find_pending(|pending| pending.stage == Stage::Clearing(mapping.flow)) {
                 // It is being replaced: what would take its place is not wanted any more either.
@@ -355,6 +366,9 @@ impl Gateway {
             self.assume_held(now, &mapping);
             let delete = if one { Input::Delete } else { Input::DeleteInTurn };
             self.input(now, delete(mapping.flow));
+        }
+        if job.left.is_empty() {
+            return self.answer(id, &[]);
         }
         self.deletes.insert(id, job);
     }

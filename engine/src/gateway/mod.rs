@@ -16,6 +16,7 @@ mod refusals;
 mod restore;
 mod settings;
 mod specific;
+mod unreachable;
 mod waiting;
 
 #[cfg(test)]
@@ -44,7 +45,7 @@ use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
 
 pub use names::LookupId;
-pub use settings::{AddPortMapping, Config, GetSpecific, NatMode};
+pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
 
 use control::Counting;
 use mappings::{DeleteJob, NatPurpose};
@@ -306,6 +307,8 @@ enum Alarm {
     Background(FlowId),
     /// A wanted mapping that was refused for a short time may be asked for again.
     Again(FlowId),
+    /// A control point is about to lose its patience; the router's own NAT may have to do.
+    Local(FlowId),
     /// What is held for a control point has been held long enough.
     Held(FlowId),
     /// A lease is over.
@@ -495,6 +498,7 @@ impl Gateway {
                 Alarm::Patience(request) => self.on_patience_over(now, request),
                 Alarm::Background(flow) => self.on_background_over(now, flow),
                 Alarm::Again(flow) => self.on_pause_over(now, flow),
+                Alarm::Local(flow) => self.map_locally(flow),
                 Alarm::Held(flow) => self.release(now, flow),
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),

@@ -1,7 +1,7 @@
 //! A wanted mapping on its way into the table: admitted, a port of the router's own NAT taken, asked for upstream,
 //! granted, installed; or given back.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 
 use wire::pcp::ResultCode;
 
@@ -40,6 +40,8 @@ pub(super) enum Stage {
     Pausing,
     /// Granted; the router's own NAT is being set up.
     Installing(Grant),
+    /// The server is silent; the router's own NAT is being set up all the same, for this external address and port.
+    Local(SocketAddrV4),
 }
 
 /// What a wanted mapping is for.
@@ -373,6 +375,7 @@ impl Gateway {
             return self.fail(now, flow, Refusal::NoAnswer);
         }
         self.input(now, Input::Ask(flow, want));
+        self.prepare_locally(now, flow);
     }
 
     /// The text that the provider is told.
@@ -402,6 +405,10 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("it was there above");
         if let Stage::Installing(before) = &mut pending.stage {
             *before = grant; // the answer to a repetition; this router's NAT is at work already
+            return;
+        }
+        if let Stage::Local(_) = pending.stage {
+            pending.stage = Stage::Installing(grant);
             return;
         }
         match pending.purpose {
@@ -536,7 +543,7 @@ impl Gateway {
         self.timers.cancel(Alarm::Background(flow));
         self.timers.cancel(Alarm::Again(flow));
         if let Some(rule) = pending.rule() {
-            if let Stage::Installing(_) = pending.stage {
+            if let Stage::Installing(_) | Stage::Local(_) = pending.stage {
                 self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
             }
             self.nat_ports.release(rule.protocol, rule.port);

@@ -40,6 +40,17 @@ pub enum GetSpecific {
     Local,
 }
 
+/// What a control point hears when the provider's server is known and silent (decision 21).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum WhenUnreachable {
+    /// 501.
+    #[default]
+    Refuse,
+    /// A mapping of the router's own NAT, which is carried to the provider as soon as it answers (draft -00, 5.6, D-6).
+    /// Without a NAT of its own the router has nothing to give.
+    Local,
+}
+
 /// What an administrator may set, and what the installation is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -59,6 +70,8 @@ pub struct Config {
     pub add_port_mapping: AddPortMapping,
     /// See [`GetSpecific`].
     pub get_specific: GetSpecific,
+    /// See [`WhenUnreachable`].
+    pub when_unreachable: WhenUnreachable,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
@@ -86,6 +99,7 @@ impl Config {
             external_address_probe: true,
             add_port_mapping: AddPortMapping::default(),
             get_specific: GetSpecific::default(),
+            when_unreachable: WhenUnreachable::default(),
             send_descriptions: true,
             list_mappings: false,
             optimistic_delete: false,

@@ -14,6 +14,7 @@ mod simulation;
 mod specific;
 mod strategies;
 mod trouble;
+mod unreachable;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
