@@ -4,6 +4,7 @@
 //! [`Gateway::next_timeout`] or the next event. It never blocks, sleeps, sends, reads a clock or draws randomness:
 //! all of that is its caller's.
 
+mod admission;
 mod control;
 mod events;
 mod external;

@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant};
 use crate::uplink::Want;
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// What was stored and waits for the first PCP server.
 #[derive(Debug, Default)]

@@ -9,12 +9,10 @@ use super::pending::{Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, WhenUnreachable};
 use crate::nat::NatChange;
 use crate::notice::Notice;
-use crate::table::{Health, Key, Mapping};
+use crate::table::{Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Input, PcpClient};
+use crate::uplink::{FlowId, PcpClient};
 
-/// The lifetime that is shown for it: there is none, and the lease ends it.
-const NO_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// What the router's own NAT may take, so that the answer is there before the control point gives up.
 const KERNEL: Duration = Duration::from_millis(250);
 
@@ -71,34 +69,7 @@ impl Gateway {
 
     /// The router's own NAT lets it in: into the table, in doubt until the server answers.
     pub(super) fn finish_locally(&mut self, now: Instant, flow: FlowId, external: SocketAddrV4) {
-        let pending = self.pending.remove(&flow).expect("the caller found it");
-        self.timers.cancel(Alarm::Background(flow));
-        let request = pending.request;
-        let mapping = Mapping {
-            protocol: request.protocol,
-            external,
-            internal: request.internal,
-            nat_port: pending.nat_port,
-            remote_peer: request.remote_peer,
-            remote_name: request.remote_name,
-            description: request.description,
-            strict: request.strict,
-            created: now,
-            asked_at: pending.asked_at,
-            lease_ends: request.lease.map(|lease| pending.asked_at + lease),
-            lifetime_ends: now + NO_LIFETIME,
-            health: Health::Degraded,
-            confirmed: false,
-            flow,
-        };
-        self.table.insert(mapping.clone());
-        self.system_update_id = self.system_update_id.wrapping_add(1);
-        self.set_lease_alarm(&mapping);
-        self.input(now, Input::Extend(flow, self.terms(&mapping)));
-        self.store(now, &mapping);
-        for id in pending.waiters {
-            self.answer_added(id, external);
-        }
+        let mapping = self.stand(now, flow, external, None);
         self.notice(Notice::MappedLocally(mapping));
     }
 }

@@ -1,0 +1,231 @@
+//! AddPortMapping and AddAnyPortMapping at the door: what policy, the table, what is held and what is on its way already say,
+//! before anything is sent (decision 3, D-12).
+
+use std::net::IpAddr;
+
+use super::mappings::NatPurpose;
+use super::pending::{Pending, Purpose, Stage};
+use super::{Alarm, Gateway, NatMode, RequestId};
+use crate::nat::{NatChange, NatRule};
+use crate::notice::Notice;
+use crate::policy::{Denied, Facts, InterfaceAddress};
+use crate::request::{MappingRequest, Refusal};
+use crate::table::{Health, Key, Mapping};
+use crate::time::Instant;
+use crate::uplink::{FlowId, Input};
+
+impl Gateway {
+    /// Adds the mapping that a control point wants; the waiter is there under `id`.
+    pub(super) fn add(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
+        if let Err(refusal) = self.admit(from, &request) {
+            return self.refuse(id, refusal);
+        }
+        if let Some(flow) = self.find_pending(|pending| is_same(&pending.request, &request)) {
+            return self.join(now, id, flow, request);
+        }
+        if let Some(flow) = self.find_pending(|pending| self.may_become(pending, &request)) {
+            return self.join(now, id, flow, request);
+        }
+        let own_nat = self.config.nat == NatMode::Own;
+        let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
+        let same_internal =
+            |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        if !own_nat && self.find_pending(same_internal).is_some() {
+            return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3: before anything begins
+        }
+        if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
+            return self.add_to_existing(now, id, from, request, existing);
+        }
+        if self.add_from_held(now, id, from, &request) {
+            return;
+        }
+        let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
+        let refused = key.filter(|_| request.strict).and_then(|key| self.refusals.find(now, key));
+        if let Some(result) = refused {
+            return self.refuse_request(id, from, &request, Refusal::Upstream(result));
+        }
+        let same_port = |pending: &Pending| {
+            same_protocol(pending)
+                && !pending.any_port
+                && request.external_port.is_some()
+                && pending.request.external_port == request.external_port
+        };
+        let taken =
+            self.find_pending(same_port).is_some() || key.is_some_and(|key| self.held.at(key).is_some());
+        if taken && request.strict {
+            return self.refuse_request(id, from, &request, Refusal::Conflict);
+        }
+        // AddAnyPortMapping: when its wish is taken, any other port will do.
+        let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+        self.begin(now, Pending { any_port: taken, ..wanted });
+    }
+
+    /// Whether what is on its way would serve `request`: the port that its control point has just asked about.
+    fn may_become(&self, pending: &Pending, request: &MappingRequest) -> bool {
+        let port = |request: &MappingRequest| (request.protocol, request.external_port);
+        pending.purpose == Purpose::Probe
+            && pending.request.internal.ip() == request.internal.ip()
+            && port(&pending.request) == port(request)
+            && (self.config.nat == NatMode::Own || pending.request.internal == request.internal)
+            && request.remote_peer.is_none()
+            && !matches!(pending.stage, Stage::Clearing(_))
+    }
+
+    /// The same request again, before there is a mapping: it shares the exchange of the first (decision 2).
+    pub(super) fn join(&mut self, now: Instant, id: RequestId, flow: FlowId, request: MappingRequest) {
+        let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        pending.request = request;
+        pending.asked_at = now;
+        if pending.purpose == Purpose::Probe {
+            pending.purpose = Purpose::Add;
+        }
+        self.join_exchange(now, id, flow);
+    }
+
+    /// One more waits for what is on its way.
+    pub(super) fn join_exchange(&mut self, now: Instant, id: RequestId, flow: FlowId) {
+        let answer_by = now + self.config.answer_within;
+        let pending = self.pending.get_mut(&flow).expect("the caller found it");
+        let nobody_waited = pending.waiters.is_empty();
+        pending.waiters.push(id);
+        self.timers.cancel(Alarm::Background(flow));
+        if nobody_waited {
+            pending.answer_by = answer_by;
+            if pending.stage == Stage::Asking {
+                // Its repetitions have become rare by now.
+                self.input(now, Input::Hurry(flow));
+            }
+        }
+    }
+
+    /// What can be said before anything is sent (decision 3, D-12).
+    pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
+        let lan = self.lan_addresses();
+        if let Err(denied) = self.config.policy.check(from, request, self.facts(from, request, &lan)) {
+            let MappingRequest { protocol, external_port, internal, .. } = *request;
+            self.notice(Notice::Denied(from, protocol, external_port, internal, denied));
+            return Err(match denied {
+                Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
+                _ => Refusal::NotAuthorized,
+            });
+        }
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        Ok(())
+    }
+
+    /// What policy has to know of the gateway to judge `request`.
+    pub(super) fn facts<'a>(
+        &'a self,
+        from: IpAddr,
+        request: &MappingRequest,
+        lan: &'a [InterfaceAddress],
+    ) -> Facts<'a> {
+        let host = *request.internal.ip();
+        let at = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
+        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
+            || self.find_own(request).is_some()
+            || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
+            || self
+                .find_pending(|pending| {
+                    is_same(&pending.request, request) || self.may_become(pending, request)
+                })
+                .is_some();
+        // Everything that takes a port at the provider counts.
+        let held = self.table.held_by(host)
+            + self.held.of_host(host).count()
+            + self.pending.values().filter(|pending| pending.from == from).count();
+        let all = self.table.len() + self.held.len() + self.pending.len();
+        Facts {
+            lan,
+            wan: &self.wan.addresses,
+            held_by_host: held.saturating_sub(usize::from(replaces)),
+            held: all.saturating_sub(usize::from(replaces)),
+        }
+    }
+
+    /// The mapping with the external port that is asked for.
+    pub(super) fn find_at(&self, request: &MappingRequest) -> Option<Mapping> {
+        let key = Key { protocol: request.protocol, external_port: request.external_port? };
+        self.table.find(key).cloned()
+    }
+
+    /// Without a NAT of its own there is one mapping for each internal port (spec T-3): the one there is.
+    pub(super) fn find_own(&self, request: &MappingRequest) -> Option<Mapping> {
+        if self.config.nat == NatMode::Own {
+            return None;
+        }
+        self.table.find_internal(request.protocol, request.internal).cloned()
+    }
+
+    pub(super) fn find_pending(&self, which: impl Fn(&Pending) -> bool) -> Option<FlowId> {
+        self.pending.iter().find(|(_, pending)| which(pending)).map(|(&flow, _)| flow)
+    }
+
+    /// Spec A-2: there is a mapping with this external port, or (without a NAT of our own) for this internal port.
+    pub(super) fn add_to_existing(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        from: IpAddr,
+        request: MappingRequest,
+        existing: Mapping,
+    ) {
+        let same_owner = existing.internal.ip() == request.internal.ip();
+        let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
+        let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
+        let same_peer = same_name || existing.remote_peer == request.remote_peer;
+        if existing.health == Health::Deleting {
+            return self.refuse_request(id, from, &request, Refusal::NoAnswer);
+        }
+        if !(same_owner && same_peer) || (request.strict && !same_port) {
+            if request.strict {
+                return self.refuse_request(id, from, &request, Refusal::Conflict);
+            }
+            if self.config.nat == NatMode::None && existing.internal == request.internal {
+                return self.refuse_request(id, from, &request, Refusal::Conflict);
+            }
+            // AddAnyPortMapping: any other port will do.
+            let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+            return self.begin(now, Pending { any_port: true, ..wanted });
+        }
+        let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
+        match self.rule(&existing) {
+            _ if unmoved => {
+                let peer = request.remote_peer;
+                self.update(now, existing.key(), request);
+                self.on_remote_host(now, existing.flow, peer.as_slice());
+                self.answer_added(id, existing.external);
+            }
+            Some(old) => {
+                let new = NatRule { internal: request.internal, ..old };
+                self.repointing.insert(existing.flow, new);
+                let purpose = NatPurpose::Repoint { flow: existing.flow, old, new, request, id };
+                self.change_nat(NatChange::Replace { old, new }, purpose);
+            }
+            None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
+            // To PCP that is another mapping: the old one has to go first (spec T-4).
+            None => {
+                let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+                let flow = self.new_flow();
+                let (key, old) = (existing.key(), existing.flow);
+                let stage = Stage::Clearing(old);
+                self.assume_held(now, &existing);
+                self.pending.insert(flow, Pending { stage, replaces: Some(existing), ..wanted });
+                self.table.update(key, |mapping| mapping.health = Health::Deleting);
+                self.input(now, Input::Delete(old));
+            }
+        }
+    }
+}
+
+/// Whether two requests are one that was sent twice; only lease and words may differ. The internal client says who
+/// sent it, for nobody maps to another host.
+fn is_same(one: &MappingRequest, other: &MappingRequest) -> bool {
+    let key = |request: &MappingRequest| {
+        let MappingRequest { protocol, internal, external_port, strict, remote_peer, .. } = *request;
+        (protocol, internal, external_port, strict, remote_peer)
+    };
+    key(one) == key(other)
+}
