@@ -75,10 +75,7 @@ impl NatPorts {
         entropy: &mut dyn Entropy,
     ) -> Option<u16> {
         let free = |port: u16| {
-            port >= 1024
-                && (protocol != Protocol::UDP || !matches!(port, CLIENT_PORT | SERVER_PORT))
-                && !refused.contains(&port)
-                && !self.used.contains_key(&(protocol, port))
+            is_given(protocol, port) && !refused.contains(&port) && !self.used.contains_key(&(protocol, port))
         };
         let found = wishes.iter().copied().find(|&port| free(port)).or_else(|| {
             let mut start = [0; 2];
@@ -97,9 +94,9 @@ impl NatPorts {
         self.used.len()
     }
 
-    /// Takes this very port for a mapping of before; false when it is taken.
+    /// Takes this very port for a mapping of before; false when it is taken, or none that is ever given.
     pub fn claim(&mut self, protocol: Protocol, port: u16, flow: FlowId) -> bool {
-        let free = !self.used.contains_key(&(protocol, port));
+        let free = is_given(protocol, port) && !self.used.contains_key(&(protocol, port));
         if free {
             self.used.insert((protocol, port), flow);
         }
@@ -110,6 +107,11 @@ impl NatPorts {
     pub fn release(&mut self, protocol: Protocol, port: u16) {
         self.used.remove(&(protocol, port));
     }
+}
+
+/// Whether the NAT ever uses this port of the WAN address: not those of the system's services, nor PCP's own.
+fn is_given(protocol: Protocol, port: u16) -> bool {
+    port >= 1024 && (protocol != Protocol::UDP || !matches!(port, CLIENT_PORT | SERVER_PORT))
 }
 
 #[cfg(test)]

@@ -30,6 +30,14 @@ impl Gateway {
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
         let same_internal =
             |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        let probe = |pending: &Pending| pending.purpose == Purpose::Probe && same_internal(pending);
+        if let (false, Some(probe)) = (own_nat, self.find_pending(probe)) {
+            // What its control point has just asked about is of no use to it: that goes first.
+            let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+            let flow = self.new_flow();
+            self.pending.insert(flow, Pending { stage: Stage::Clearing(probe), ..wanted });
+            return self.fail(now, probe, Refusal::NoAnswer);
+        }
         if !own_nat && self.find_pending(same_internal).is_some() {
             return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3: before anything begins
         }
@@ -64,6 +72,7 @@ impl Gateway {
     fn may_become(&self, pending: &Pending, request: &MappingRequest) -> bool {
         let port = |request: &MappingRequest| (request.protocol, request.external_port);
         pending.purpose == Purpose::Probe
+            && request.strict
             && pending.request.internal.ip() == request.internal.ip()
             && port(&pending.request) == port(request)
             && (self.config.nat == NatMode::Own || pending.request.internal == request.internal)
@@ -76,7 +85,7 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
         pending.request = request;
         pending.asked_at = now;
-        if pending.purpose == Purpose::Probe {
+        if matches!(pending.purpose, Purpose::Probe | Purpose::Spare) {
             pending.purpose = Purpose::Add;
         }
         self.join_exchange(now, id, flow);

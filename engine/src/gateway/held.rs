@@ -16,6 +16,8 @@ use crate::table::Key;
 use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Grant, Input, Terms, Unknown};
 
+/// Orphans that are adopted; whose server holds more has the rest until their lifetimes end.
+const MOST_ORPHANS: usize = 1000;
 /// One host's mappings that are held; beyond, the oldest is given back.
 const MOST_OF_ONE_HOST: usize = 8;
 
@@ -155,31 +157,43 @@ impl Gateway {
     /// back, for it would use up the quota (decision 17).
     pub(super) fn adopt(&mut self, now: Instant, unknown: Vec<Unknown>) {
         let mut orphans = 0;
-        for unknown in unknown {
-            let Unknown { third_party, protocol, internal_port, grant, .. } = unknown;
-            let key = Key { protocol, external_port: grant.external.port() };
-            let own_nat = self.config.nat == NatMode::Own;
+        for unknown in unknown.into_iter().take(MOST_ORPHANS) {
+            let Unknown { third_party, protocol, internal_port: port, .. } = unknown;
             let flow = self.new_flow();
-            // With a NAT of ours its mappings are for the packet's own source, without one for LAN hosts.
-            let ours = own_nat == third_party.is_none()
-                && self.table.find(key).is_none()
-                && self.held.at(key).is_none()
-                && (!own_nat || self.nat_ports.claim(protocol, internal_port, flow));
-            if !ours {
-                continue;
+            match (self.config.nat, third_party, self.wan.addresses.first().copied()) {
+                // With a NAT of ours its mappings are for the packet's own source. So are those of the router's own
+                // programs, which are none of our business.
+                (NatMode::Own, None, Some(addr)) if self.nat_ports.claim(protocol, port, flow) => {
+                    let reserve = NatChange::Reserve { protocol, port, addr };
+                    self.change_nat(reserve, NatPurpose::Adopt(flow, unknown));
+                }
+                // Without one they are for LAN hosts.
+                (NatMode::None, Some(_), _) => self.hold_orphan(now, flow, unknown),
+                _ => continue,
             }
-            let until = (now + Why::Orphan.kept()).min(grant.ends());
-            let internal = third_party.map(|host| SocketAddrV4::new(host, internal_port));
-            let nat_port = own_nat.then_some(internal_port);
-            let (remote_peer, why) = (None, Why::Orphan);
-            self.held.insert(flow, Held { protocol, internal, nat_port, remote_peer, grant, why });
-            self.timers.set(Alarm::Held(flow), until);
-            self.input(now, Input::Adopt(flow, unknown, until));
             orphans += 1;
         }
         if let (Some(server), 1..) = (self.server(), orphans) {
             self.notice(Notice::Orphans(server, orphans));
         }
+    }
+
+    pub(super) fn hold_orphan(&mut self, now: Instant, flow: FlowId, unknown: Unknown) {
+        let Unknown { third_party, protocol, internal_port, grant, .. } = unknown;
+        let key = Key { protocol, external_port: grant.external.port() };
+        let nat_port = third_party.is_none().then_some(internal_port);
+        if self.table.find(key).is_some() || self.held.at(key).is_some() || grant.ends() <= now {
+            if let Some(port) = nat_port {
+                self.nat_ports.release(protocol, port);
+            }
+            return;
+        }
+        let until = (now + Why::Orphan.kept()).min(grant.ends());
+        let internal = third_party.map(|host| SocketAddrV4::new(host, internal_port));
+        let (remote_peer, why) = (None, Why::Orphan);
+        self.held.insert(flow, Held { protocol, internal, nat_port, remote_peer, grant, why });
+        self.timers.set(Alarm::Held(flow), until);
+        self.input(now, Input::Adopt(flow, unknown, until));
     }
 
     /// Nobody has asked for it: the server may have it back.
@@ -190,7 +204,7 @@ impl Gateway {
             }
             true
         }) {
-            self.give_back(now, flow);
+            self.give_back_in_turn(now, flow);
         }
     }
 
@@ -290,11 +304,14 @@ impl Gateway {
         pending.nat_port = held.nat_port;
         pending.stage = Stage::Asking;
         self.pending.insert(flow, pending);
-        if held.remote_peer == request.remote_peer && held.why != Why::Orphan {
-            self.accept(now, flow, held.grant);
-        } else {
+        let certain = self.uplink.as_ref().is_some_and(|client| client.holds(flow));
+        if held.remote_peer != request.remote_peer || held.why == Why::Orphan {
             // An orphan's filters are unknown, so it is asked for again in any case.
             self.input(now, Input::Filter(flow, request.remote_peer));
+        } else if certain {
+            self.accept(now, flow, held.grant);
+        } else {
+            self.input(now, Input::Confirm(flow)); // the server has lost its state since
         }
     }
 

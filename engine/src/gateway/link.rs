@@ -8,6 +8,7 @@ use wire::pcp::SERVER_PORT;
 use super::{Alarm, Config, Effect, Gateway, Wan};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
+use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
 use crate::uplink::{Input, Output, PcpClient};
@@ -105,8 +106,13 @@ impl Gateway {
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
         if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
+            let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
-            self.recall_external(now);
+            if moved {
+                self.doubt_all(|_| {}); // the server knows none of them under this address
+            } else {
+                self.recall_external(now);
+            }
         } else {
             // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
             self.refuse_all_pending(now);
@@ -136,6 +142,7 @@ impl Gateway {
             self.input(now, Input::TurnsFrom(due));
             self.doubt_all(|mapping| mapping.confirmed = false);
             for (flow, lifetime_ends, want, asked_at) in mappings {
+                self.timers.cancel(Alarm::Again(flow));
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
                 self.input(now, Input::AskInTurn(flow, want, asked_at));
             }
@@ -229,6 +236,14 @@ impl Gateway {
             }
         }
         self.drain_uplink(now);
+        // Nobody is left without an answer.
+        for id in std::mem::take(&mut self.deletes).into_keys() {
+            self.refuse(id, Refusal::Stopping);
+        }
+        for id in self.waiting.keys().copied().collect::<Vec<_>>() {
+            self.refuse(id, Refusal::Stopping);
+        }
+        self.lookups = super::names::Lookups::default();
         self.stop_by = now + STOP_LIMIT;
         self.timers.set(Alarm::Stop, now + if self.uplink_open { STOP_WAIT } else { Duration::ZERO });
         self.stop_if_done(now);

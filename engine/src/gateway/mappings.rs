@@ -15,7 +15,7 @@ use crate::policy::is_usable_external;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms, Want};
+use crate::uplink::{FlowId, Grant, Input, Terms, Unknown, Want};
 
 /// How soon a mapping that a server has refused for a while is asked for again.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ pub(super) enum NatPurpose {
     /// The same, and the mapping was deleted meanwhile: by the new rule, so that the old one is still there should the
     /// change have failed.
     Overtaken { flow: FlowId, old: NatRule, id: Option<RequestId> },
+    /// The port of an orphan: is it ours, or that of a program of the router?
+    Adopt(FlowId, Unknown),
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
     /// Nobody waits for it.
@@ -53,6 +55,7 @@ impl Gateway {
     /// Its owner asks again for what it has: the lease starts anew.
     pub(super) fn update(&mut self, now: Instant, key: Key, request: MappingRequest) {
         let lease_ends = request.lease.map(|lease| now + lease);
+        let before = self.table.find(key).expect("the caller found it").clone();
         self.table.update(key, |mapping| {
             mapping.description = request.description;
             mapping.remote_name = request.remote_name;
@@ -67,9 +70,13 @@ impl Gateway {
         if mapping.health == Health::Degraded {
             self.input(now, Input::Hurry(mapping.flow));
         }
-        self.store(now, &mapping);
-        self.system_update_id = self.system_update_id.wrapping_add(1);
-        self.notice(Notice::Changed(mapping));
+        // Some applications ask for the same every minute: what changes nothing writes nothing.
+        let same = Mapping { asked_at: before.asked_at, ..mapping.clone() } == before;
+        if !same || mapping.lease_ends.is_some() {
+            self.store(now, &mapping);
+            self.system_update_id = self.system_update_id.wrapping_add(1);
+            self.notice(Notice::Changed(mapping));
+        }
     }
 
     /// What a PCP server that knows nothing of us is asked, to keep a mapping that stands.
@@ -119,6 +126,7 @@ impl Gateway {
         if grant.external != mapping.external {
             // Decision 15: its owner counts on the port, or it was told one and hears of another by event.
             let other_port = grant.external.port() != key.external_port;
+            self.forget_held_at(now, Key { external_port: grant.external.port(), ..key });
             if (mapping.strict && other_port) || !self.table.rekey(key, grant.external) {
                 return self.drop_mapping(now, key, Cause::MovedUpstream(grant.external));
             }
@@ -180,6 +188,9 @@ impl Gateway {
 
     /// The pause after a refusal is over.
     pub(super) fn ask_again_to_keep(&mut self, now: Instant, flow: FlowId) {
+        if self.uplink.as_ref().is_some_and(|client| client.has(flow)) {
+            return;
+        }
         let Some(mapping) = self.table.find_flow(flow) else { return };
         let (want, asked_at) = (self.want_to_keep(mapping), mapping.asked_at);
         self.input(now, Input::AskInTurn(flow, want, asked_at));
@@ -194,7 +205,7 @@ impl Gateway {
     }
 
     /// The same for one of many: a server that is sent thousands of deletes at once loses most of them.
-    fn give_back_in_turn(&mut self, now: Instant, flow: FlowId) {
+    pub(super) fn give_back_in_turn(&mut self, now: Instant, flow: FlowId) {
         if self.uplink.as_ref().is_some_and(|client| client.has(flow)) {
             self.strays.insert(flow);
             self.input(now, Input::DeleteInTurn(flow));
@@ -256,6 +267,10 @@ impl Gateway {
                 self.readmit(now, flow, new.remote_peer);
             }
             (NatPurpose::Readmit { flow, new, .. }, Err(_)) => self.repointed(flow, new),
+            (NatPurpose::Adopt(flow, unknown), Ok(())) => self.hold_orphan(now, flow, unknown),
+            (NatPurpose::Adopt(_, unknown), Err(_)) => {
+                self.nat_ports.release(unknown.protocol, unknown.internal_port);
+            }
             (NatPurpose::Overtaken { flow, old, id }, outcome) => {
                 let gone = |mapping: &Mapping| mapping.health == Health::Deleting;
                 if outcome.is_err() && self.table.find_flow(flow).is_none_or(gone) {
@@ -333,9 +348,16 @@ impl Gateway {
             return self.refuse(id, Refusal::NoSuchEntry);
         }
         self.delete_all(now, id, keys);
-        if self.config.optimistic_delete && self.deletes.contains_key(&id) {
-            // whose they are and that they are there is known here (D-14). They stay, marked, until it is done.
+        if let (true, Some(job)) = (self.config.optimistic_delete, self.deletes.get(&id)) {
+            // whose they are and that they are there is known here (D-14). They stay, marked, until it is done, and
+            // a crash does not bring them back.
+            for flow in job.left.clone() {
+                if let Some(mapping) = self.table.find_flow(flow).cloned() {
+                    self.unstore(&mapping);
+                }
+            }
             self.answer(id, &[]);
+            self.end_deletion(id);
         }
     }
 
@@ -382,8 +404,10 @@ impl Gateway {
                 self.take_out(&mapping);
                 self.finish_deletes(flow, None);
             }
-        } else if let Some(job) = self.deletes.values_mut().find(|job| job.left.contains(&flow)) {
-            job.confirmed.push(flow);
+        } else if self.deletes.values().any(|job| job.left.contains(&flow)) {
+            for job in self.deletes.values_mut().filter(|job| job.left.contains(&flow)) {
+                job.confirmed.push(flow);
+            }
             self.finish_deletes(flow, None);
         } else {
             self.remove_deleted(flow);
@@ -408,6 +432,9 @@ impl Gateway {
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
         if let Some(port) = mapping.nat_port {
             self.change_nat(NatChange::Install(rule(&mapping, port)), NatPurpose::Reinstall(flow));
+        }
+        if self.config.optimistic_delete {
+            self.store(now, &mapping); // it was forgotten too early
         }
         self.notice(Notice::DeleteRefused(mapping, result));
         self.finish_deletes(flow, Some(Refusal::Upstream(result)));
@@ -451,8 +478,11 @@ impl Gateway {
 
     pub(super) fn on_renewal_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
         if self.pending.contains_key(&flow) {
-            // What was held for a control point, and the remote host that it named now is refused.
+            // What was held for a control point, and is asked for again or with a remote host.
             return self.fail(now, flow, Refusal::Upstream(result));
+        }
+        if self.held.get(flow).is_some() {
+            return self.release(now, flow); // it is nothing to rely on
         }
         let Some(mapping) = self.table.find_flow(flow).cloned() else { return };
         self.table.update(mapping.key(), |mapping| {
@@ -553,13 +583,16 @@ impl Gateway {
             Cause::LeaseEnded => {
                 self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
             }
-            Cause::Stopping => {} // at the end
+            // At the end; but who deleted it was told so, or is about to be.
+            Cause::Stopping if mapping.health != Health::Deleting => {}
             _ => self.unstore(&mapping),
         }
         self.take_out(&mapping);
         match cause {
             Cause::Stopping => {
-                self.given_back.insert(mapping.flow, key);
+                if mapping.health != Health::Deleting {
+                    self.given_back.insert(mapping.flow, key);
+                }
                 self.give_back_in_turn(now, mapping.flow);
             }
             Cause::Released => self.give_back_in_turn(now, mapping.flow),

@@ -318,6 +318,8 @@ impl Gateway {
         let pending = self.pending.remove(&flow).expect("the callers found it");
         self.timers.cancel(Alarm::Background(flow));
         let request = pending.request;
+        // The server may have lost its state while this router's NAT was set up.
+        let certain = grant.is_some() && self.uplink.as_ref().is_some_and(|client| client.holds(flow));
         let mapping = Mapping {
             protocol: request.protocol,
             external,
@@ -331,7 +333,7 @@ impl Gateway {
             asked_at: pending.asked_at,
             lease_ends: request.lease.map(|lease| pending.asked_at + lease),
             lifetime_ends: grant.map_or(now + LONGEST, |grant| grant.ends()),
-            health: if grant.is_some() { Health::Active } else { Health::Degraded },
+            health: if certain { Health::Active } else { Health::Degraded },
             confirmed: grant.is_some(),
             flow,
         };

@@ -3,6 +3,7 @@
 
 mod actions;
 mod arguments;
+mod crossings;
 mod deployments;
 mod eventing;
 mod life;

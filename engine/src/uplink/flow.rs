@@ -94,6 +94,8 @@ pub(super) struct Omitted {
 pub(super) struct Carried {
     pub(super) prefer_failure: bool,
     pub(super) description: bool,
+    /// A FILTER that does nothing but drop others.
+    pub(super) reset_alone: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -124,6 +126,8 @@ pub(super) struct Flow {
     pub(super) any_address: bool,
     /// The server may still have the filters of another remote peer: they are dropped first.
     pub(super) reset_filters: bool,
+    /// A request with a filter has got through, or may have.
+    pub(super) filtered: bool,
     /// What this request does without, because the same one with it was refused.
     pub(super) omitted: Omitted,
     /// Whether the last request had these options.
@@ -150,6 +154,7 @@ impl Flow {
             phase: Phase::ASK,
             any_address: false,
             reset_filters: false,
+            filtered: false,
             omitted: Omitted::default(),
             carried: Carried::default(),
             unanswered: false,
@@ -166,6 +171,11 @@ impl Flow {
 
     pub(super) fn is_deleting(&self) -> bool {
         matches!(self.phase, Phase::Deleting { .. })
+    }
+
+    /// Whether the request has a FILTER only to drop those of before.
+    pub(super) fn only_resets(&self) -> bool {
+        self.reset_filters && self.want.remote_peer.is_none() && !self.is_deleting()
     }
 
     fn external_port(&self) -> u16 {

@@ -54,6 +54,8 @@ pub enum Input<'a> {
     Hurry(FlowId),
     /// Its owner asked again for a kept mapping: these are the terms now.
     Extend(FlowId, Terms),
+    /// Somebody waits for the server to confirm a mapping that it has given before.
+    Confirm(FlowId),
     /// Another remote peer is let in to a kept mapping, and nobody else; `None` for everybody.
     Filter(FlowId, Option<Ipv4Addr>),
     /// Drop the mapping at the server.
@@ -234,6 +236,16 @@ impl PcpClient {
         !self.lacks.prefer_failure
     }
 
+    /// Whether the server has confirmed the mapping of this flow, and nothing has put that in doubt since.
+    pub fn holds(&self, flow: FlowId) -> bool {
+        self.flows.get(&flow).is_some_and(|flow| matches!(flow.phase, Phase::Held { .. }))
+    }
+
+    /// The address that requests come from.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
     /// Whether there is such a flow, in whatever phase.
     pub fn has(&self, flow: FlowId) -> bool {
         self.flows.contains_key(&flow) || self.behind.values().any(|(waiting, _)| *waiting == flow)
@@ -261,6 +273,7 @@ impl PcpClient {
             Input::TurnsFrom(due) => self.turns.begin(now, due),
             Input::Hurry(id) => self.hurry(now, id, entropy),
             Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
+            Input::Confirm(id) => self.confirm(now, id, entropy),
             Input::Filter(id, peer) => self.filter(now, id, peer, entropy),
             Input::Delete(id) => {
                 if self.begin_delete(now, id) {
@@ -394,7 +407,12 @@ impl PcpClient {
         }
         let before = std::mem::replace(&mut flow.want.remote_peer, peer);
         flow.reset_filters |= before.is_some();
-        if flow.grant.is_some() {
+        self.confirm(now, id, entropy);
+    }
+
+    fn confirm(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.grant.is_some() && !flow.is_deleting() {
             flow.want.urgent = true;
             flow.phase = Phase::ASK;
             flow.requested = lifetime_to_ask(now, &flow.want.terms);
@@ -449,6 +467,10 @@ impl PcpClient {
                 return self.timers.set(id, *until);
             }
             Phase::Asking { rt, sent } | Phase::Deleting { rt, sent, .. } => {
+                if *sent >= 2 && self.last_heard.is_some_and(|heard| heard > flow.sent_at) {
+                    // The server answers others and not this one, which must not keep them waiting.
+                    self.turns.answered(id);
+                }
                 self.turns.take_out(flow.used_at, id);
                 *rt = match (*sent, flow.want.urgent) {
                     (0, true) => IMPATIENT[0],
@@ -509,6 +531,7 @@ impl PcpClient {
         for (&id, flow) in &self.flows {
             let earliest = match flow.phase {
                 Phase::Held { attempts: 0 } => continue,
+                Phase::Deleting { sent: 0, .. } => continue,
                 // The recovery after a loss is paced.
                 Phase::Asking { sent: 0, .. } => continue,
                 Phase::Held { .. } => now.max(flow.sent_at + MIN_RENEWAL_GAP),
@@ -582,7 +605,7 @@ impl PcpClient {
             self.turns.answered(id);
             let client = client(&flow.want);
             let nonce = (!flow.derived).then_some(flow.nonce);
-            let filtered = flow.want.remote_peer.is_some() || flow.reset_filters;
+            let filtered = flow.filtered || flow.reset_filters;
             if nonce.is_some() || filtered {
                 self.nonces.keep(client, Kept { nonce, filtered });
             }
@@ -603,7 +626,9 @@ impl PcpClient {
         flow.carried = Carried {
             prefer_failure: flow.prefers_failure(self.lacks),
             description: flow.describes(self.lacks),
+            reset_alone: flow.only_resets(),
         };
+        flow.filtered |= flow.want.remote_peer.is_some() && !flow.is_deleting();
         let request = self.flows[&id].request(self.source, self.lacks);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;

@@ -12,8 +12,8 @@ use crate::time::{Duration, Instant};
 
 /// A page that is not answered is asked for so often.
 const TRIES: u32 = 4;
-/// More mappings than one address can have ports: what lists more makes no sense.
-const MOST: usize = 2 * 65_536;
+/// More mappings than anybody has: what lists more makes no sense.
+const MOST: usize = 20_000;
 
 /// What an answer to a query means.
 #[derive(Debug, Eq, PartialEq)]
@@ -95,7 +95,8 @@ impl Query {
                 self.seen.truncate(before);
                 return Answer::Ignored;
             }
-            self.seen.push(mapping);
+            // Options would only take room.
+            self.seen.push(NextMapping { options: Vec::new(), ..mapping });
         }
         if self.seen.len() == before || self.seen.len() > MOST {
             return Answer::Refused(ResultCode::MALFORMED_REQUEST);

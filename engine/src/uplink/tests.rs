@@ -1164,3 +1164,27 @@ fn nudged_renewals_keep_their_distance() {
         assert!(rig.client.has(FLOW));
     }
 }
+/// Deletes in turn after a silence: one answer does not let them all go.
+#[test]
+fn an_answer_after_a_silence_keeps_the_turns() {
+    let mut rig = Rig::new();
+    let mut requests = Vec::new();
+    for n in 0..100_u16 {
+        let request = rig.ask(
+            FlowId(u64::from(n)),
+            Want { internal_port: 6000 + n, external_port: 6000 + n, ..endless() },
+        );
+        let answer = rig.success(&request, 86_400);
+        rig.answer(&answer);
+        requests.push(request);
+    }
+    for n in 0..100 {
+        rig.input(Input::DeleteInTurn(FlowId(n)));
+    }
+    rig.run(60_000);
+    // The server is back: one answer.
+    let announce = rig.announce(1060);
+    rig.datagram(&announce);
+    let sent = sent(&rig.run(61_500));
+    assert!(sent.len() <= 12, "{} deletes within a second and a half, none answered", sent.len());
+}

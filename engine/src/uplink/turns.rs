@@ -21,6 +21,8 @@ pub(super) struct Turns {
     /// By the time their owners last asked.
     queue: BTreeSet<(Instant, FlowId)>,
     asking: BTreeSet<FlowId>,
+    /// Deletes that are unanswered; a control point may wait for them, so they have places of their own.
+    deleting: BTreeSet<FlowId>,
 }
 
 impl Turns {
@@ -50,18 +52,21 @@ impl Turns {
     /// `flow` is answered, or gone.
     pub(super) fn answered(&mut self, flow: FlowId) {
         self.asking.remove(&flow);
+        self.deleting.remove(&flow);
     }
 
     /// The next flow to ask for, if one may go.
     pub(super) fn next(&mut self, now: Instant) -> Option<FlowId> {
-        if self.asking.len() >= IN_FLIGHT {
+        if self.deleting.len() < IN_FLIGHT
+            && let Some(flow) = self.deletes.pop_first()
+        {
+            self.deleting.insert(flow);
+            return Some(flow);
+        }
+        if now < self.due || self.asking.len() >= IN_FLIGHT {
             return None;
         }
-        let flow = match self.deletes.pop_first() {
-            Some(flow) => flow,
-            None if now < self.due => return None,
-            None => self.queue.pop_last()?.1,
-        };
+        let (_, flow) = self.queue.pop_last()?;
         self.asking.insert(flow);
         Some(flow)
     }

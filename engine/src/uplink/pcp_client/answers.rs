@@ -124,6 +124,7 @@ impl PcpClient {
         flow.grant = Some(grant);
         flow.any_address = false;
         flow.reset_filters = false;
+        flow.filtered = flow.want.remote_peer.is_some();
         flow.unanswered = false;
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
@@ -172,6 +173,7 @@ impl PcpClient {
         };
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
         let omit = self.option_to_omit(id, result);
+        let refuses_option = matches!(result, ResultCode::UNSUPP_OPTION | ResultCode::MALFORMED_OPTION);
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         let deleting = flow.is_deleting();
         let echoes = |code| response.option(code).is_some();
@@ -186,6 +188,11 @@ impl PcpClient {
         }
         flow.unanswered = false;
         self.turns.answered(id);
+        if flow.carried.reset_alone && refuses_option {
+            // It cannot drop filters, so it has none or leaves us no way.
+            (flow.reset_filters, flow.filtered, flow.phase) = (false, false, Phase::ASK);
+            return self.on_timer(now, id, entropy);
+        }
         if let Some(option) = omit {
             flow.omitted.prefer_failure |= option == OptionCode::PREFER_FAILURE;
             flow.omitted.description |= option == OptionCode::DESCRIPTION;
@@ -225,6 +232,7 @@ impl PcpClient {
                 }
             }
             (_, None) => {
+                flow.filtered = false; // an error leaves nothing at the server
                 self.remove(id);
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
             }
