@@ -26,7 +26,7 @@ use wire::description::Uuid;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
-use disk::Disk;
+use disk::{Disk, Installation};
 pub use hosts::{Heard, Reply};
 pub use nat::Nat;
 use nat::{described, outcome_words};
@@ -157,6 +157,8 @@ pub struct World {
     troubled: Instant,
     announced: Instant,
     disk: Disk,
+    /// So many times everything stored was lost: each time it is another installation.
+    installation: u64,
     alive: bool,
     /// The gateway is killed after so many more effects.
     fuse: Option<u32>,
@@ -181,7 +183,7 @@ impl World {
         let now = Instant::default();
         let mut world = Self {
             now,
-            gateway: Gateway::new(config.clone(), Box::new(SeededEntropy::new(seed))),
+            gateway: Gateway::new(config.clone(), Box::new(Installation::new(0, seed))),
             provider: Provider::new(now, provider),
             server,
             link,
@@ -210,6 +212,7 @@ impl World {
             troubled: now,
             announced: now,
             disk: Disk::default(),
+            installation: 0,
             alive: true,
             fuse: None,
             starts: 0,
