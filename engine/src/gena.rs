@@ -69,6 +69,8 @@ struct Subscription {
     changed: BTreeSet<&'static str>,
     told: BTreeMap<&'static str, String>,
     in_flight: bool,
+    /// What the last event told.
+    on_its_way: Vec<&'static str>,
     failures: u8,
     not_before: Instant,
 }
@@ -129,6 +131,7 @@ impl Subscriptions {
             changed: service.evented(face).map(|variable| variable.name).collect(),
             told: BTreeMap::new(),
             in_flight: false,
+            on_its_way: Vec::new(),
             failures: 0,
             not_before: now + AFTER_ANSWER,
         };
@@ -172,11 +175,11 @@ impl Subscriptions {
                 continue;
             }
             let face = subscription.face;
-            let told =
-                service.evented(face).map(|variable| variable.name).filter(|name| names.contains(name));
-            let before = subscription.changed.len();
+            let evented = service.evented(face).map(|variable| variable.name);
+            let told: Vec<&str> = evented.filter(|name| names.contains(name)).collect();
+            let any = !told.is_empty();
             subscription.changed.extend(told);
-            if subscription.changed.len() > before && !subscription.in_flight {
+            if any && !subscription.in_flight {
                 self.timers.set(Alarm::Send(sid), subscription.not_before.max(now));
             }
         }
@@ -197,6 +200,13 @@ impl Subscriptions {
         subscription.not_before = now + GAP;
         if !subscription.changed.is_empty() {
             self.timers.set(Alarm::Send(sid), now + GAP);
+        }
+        if delivery == Delivery::Failed {
+            // It is not told again by itself; the next event tells it, too.
+            for name in std::mem::take(&mut subscription.on_its_way) {
+                subscription.told.remove(name);
+                subscription.changed.insert(name);
+            }
         }
     }
 
@@ -222,7 +232,7 @@ impl Subscriptions {
             }
             let names = std::mem::take(&mut subscription.changed);
             let Subscription { service, face, host, .. } = *subscription;
-            let mut properties: Vec<(&str, String)> = Vec::new();
+            let mut properties: Vec<(&'static str, String)> = Vec::new();
             for variable in service.evented(face).filter(|variable| names.contains(variable.name)) {
                 let Some(value) = value(face, service, variable, host) else { continue };
                 let text = value.to_string();
@@ -233,6 +243,7 @@ impl Subscriptions {
             if properties.is_empty() {
                 continue; // it is again what it was
             }
+            subscription.on_its_way = properties.iter().map(|(name, _)| *name).collect();
             let properties: Vec<(&str, &dyn std::fmt::Display)> =
                 properties.iter().map(|(name, text)| (*name, text as &dyn std::fmt::Display)).collect();
             let seq = subscription.seq;

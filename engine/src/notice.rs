@@ -76,6 +76,8 @@ pub enum Notice {
     NatFailed(String),
     /// Mappings of before the start, so many, stand again.
     Restored(usize),
+    /// The gateway ends before the server has confirmed the deletion of so many mappings.
+    LeftBehind(usize),
     /// What has to survive a crash could not be stored.
     StoreFailed(String),
     /// The external address is known, or another one.
@@ -265,6 +267,10 @@ impl fmt::Display for Notice {
             Notice::Restored(mappings) => {
                 write!(f, "{mappings} mappings of before the start; asking the provider for them again")
             }
+            Notice::LeftBehind(mappings) => write!(
+                f,
+                "stopping although the provider has not confirmed the end of {mappings} mappings: they stand there until their lifetimes end, and the next start takes them up again"
+            ),
             Notice::StoreFailed(error) => write!(
                 f,
                 "the state cannot be written ({error}): mappings made now do not survive a crash; is the file system full ([state] directory)?"

@@ -61,6 +61,8 @@ pub struct Mapping {
     pub lifetime_ends: Instant,
     /// How it is doing.
     pub health: Health,
+    /// The PCP server in use has granted it, so it tells the external address.
+    pub confirmed: bool,
     /// The PCP client's handle for it.
     pub flow: FlowId,
 }
@@ -69,6 +71,10 @@ impl Mapping {
     /// See [`Key`].
     pub fn key(&self) -> Key {
         Key { protocol: self.protocol, external_port: self.external.port() }
+    }
+
+    fn tells_address(&self) -> bool {
+        self.confirmed && self.health != Health::Deleting
     }
 }
 
@@ -96,8 +102,8 @@ pub struct MappingTable {
     by_host: BTreeMap<Ipv4Addr, HostMappings>,
     host_addresses_changed: u32,
     by_internal: BTreeSet<(Protocol, SocketAddrV4, u16)>,
-    /// How many are [`Health::Active`].
-    active: usize,
+    /// How many tell the external address.
+    telling: usize,
 }
 
 impl MappingTable {
@@ -111,9 +117,9 @@ impl MappingTable {
         self.order.is_empty()
     }
 
-    /// Whether there is one that the PCP server has confirmed, so that it tells the external address.
+    /// Whether there is one that tells the external address: confirmed by the PCP server, and not being deleted.
     pub fn tells_address(&self) -> bool {
-        self.active > 0
+        self.telling > 0
     }
 
     /// How many of them lead to `host`.
@@ -187,7 +193,7 @@ impl MappingTable {
         host.count += 1;
         self.by_internal.insert((key.protocol, mapping.internal, key.external_port));
         self.order.push(key);
-        self.active += usize::from(mapping.health == Health::Active);
+        self.telling += usize::from(mapping.tells_address());
         self.by_key.insert(key, Slot { mapping, position: self.order.len() - 1 });
         self.note_external(key);
     }
@@ -197,9 +203,9 @@ impl MappingTable {
     pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Mapping)) {
         if let Some(slot) = self.by_key.get_mut(&key) {
             let (flow, internal) = (slot.mapping.flow, slot.mapping.internal);
-            self.active -= usize::from(slot.mapping.health == Health::Active);
+            self.telling -= usize::from(slot.mapping.tells_address());
             change(&mut slot.mapping);
-            self.active += usize::from(slot.mapping.health == Health::Active);
+            self.telling += usize::from(slot.mapping.tells_address());
             debug_assert!(
                 (slot.mapping.key(), slot.mapping.flow, slot.mapping.internal) == (key, flow, internal),
                 "an update leaves key, flow and internal client alone"
@@ -238,7 +244,7 @@ impl MappingTable {
     /// Takes out the mapping with this key.
     pub fn remove(&mut self, key: Key) -> Option<Mapping> {
         let Slot { mapping, position } = self.by_key.remove(&key)?;
-        self.active -= usize::from(mapping.health == Health::Active);
+        self.telling -= usize::from(mapping.tells_address());
         self.order.swap_remove(position);
         if let Some(moved) = self.order.get(position) {
             self.by_key.get_mut(moved).expect("`order` and `by_key` hold the same keys").position = position;
@@ -275,6 +281,7 @@ mod tests {
             lease_ends: None,
             lifetime_ends: Instant::default(),
             health: Health::Active,
+            confirmed: true,
             flow: FlowId(flow),
         }
     }
@@ -288,8 +295,8 @@ mod tests {
         assert_eq!(table.order.len(), table.by_flow.len());
         assert_eq!(table.order.len(), table.by_host.values().map(|host| host.count).sum::<usize>());
         assert_eq!(table.order.len(), table.by_internal.len());
-        let active = table.iter().filter(|mapping| mapping.health == Health::Active).count();
-        assert_eq!((table.active, table.tells_address()), (active, active > 0));
+        let telling = table.iter().filter(|mapping| mapping.tells_address()).count();
+        assert_eq!((table.telling, table.tells_address()), (telling, telling > 0));
         for (position, key) in table.order.iter().enumerate() {
             let slot = &table.by_key[key];
             assert_eq!((slot.position, slot.mapping.key()), (position, *key));

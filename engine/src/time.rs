@@ -79,11 +79,13 @@ impl<K: Copy + Ord> Timers<K> {
         self.queue.insert((at, key));
     }
 
-    /// Removes the alarm of `key`, if there is one.
-    pub fn cancel(&mut self, key: K) {
-        if let Some(at) = self.at.remove(&key) {
+    /// Removes the alarm of `key`; whether there was one.
+    pub fn cancel(&mut self, key: K) -> bool {
+        let at = self.at.remove(&key);
+        if let Some(at) = at {
             self.queue.remove(&(at, key));
         }
+        at.is_some()
     }
 
     /// Takes out one alarm that is due at `now`; call until `None`.

@@ -175,7 +175,8 @@ impl<'a> Provider<'a> {
     }
 }
 
-/// A provider with the engine's own PCP server (`lab-pcp-server`) on a NAT of the kernel, for hundreds of mappings.
+/// A provider with the engine's own PCP server (`lab-pcp-server`) on a NAT of the kernel: for hundreds of mappings, and strict
+/// (another nonce is NOT_AUTHORIZED, a freed port is held for its last owner). FILTER is answered and not enforced.
 pub struct QuickProvider<'a> {
     network: &'a Network,
     program: &'a str,

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use common::{
     BOTH, CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, UDP, interworking_subject, lan_address,
-    listener, name, now, reaches, ready, say, try_reach,
+    listener, name, now, reaches, reaches_nobody, ready, say, try_reach,
 };
 use engine::entropy::{Entropy as _, SeededEntropy};
-use lab::capture::{Capture, most_unanswered};
-use lab::netns::{Host, LAN1, Network, Process, ROUTER_WAN, WAN_INTERFACE};
+use lab::capture::{Capture, MapMessage, most_unanswered};
+use lab::netns::{Host, INTERNET, LAN1, Network, Process, ROUTER_WAN, WAN_INTERFACE};
 use lab::provider::{Forwarding, Options, Provider, QuickProvider};
-use lab::subject::{self, Listed};
+use lab::subject::{self, Listed, Subject};
 use lab::wait::eventually;
 
 const PCP_SERVER: &str = env!("CARGO_BIN_EXE_lab-pcp-server");
@@ -63,7 +63,7 @@ struct Mapped<'a> {
 
 impl<'a> Mapped<'a> {
     /// `None` where there is no laboratory.
-    fn new(network: &'a Network, subject: &subject::Subject, options: Options) -> Self {
+    fn new(network: &'a Network, subject: &Subject, options: Options) -> Self {
         let started = Instant::now();
         let provider = Provider::start(network, options);
         let mut daemon = subject.start(network, NAT, "");
@@ -281,6 +281,11 @@ fn of_two_hosts_that_fight_for_a_port_one_wins() {
 
 // ── Many ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// So many requests of a recovery, or of a stop, may be unanswered at once (decision 16).
+const IN_TURN: usize = 4;
+
+/// Decision 16: what goes in large numbers goes in turn. D-15 and invariant 11: nothing is left behind, however slow the server is; this one
+/// serves one datagram after the other.
 #[test]
 fn five_hundred_mappings_are_listed_used_recovered_and_taken_back() {
     const EACH: u16 = 125; // control point; there are four
@@ -367,9 +372,6 @@ fn five_hundred_mappings_are_listed_used_recovered_and_taken_back() {
     });
     let recovered = returned.elapsed();
     use_sample();
-    let maps: Vec<_> = wire.maps().into_iter().map(|(_, map)| map).collect();
-    let at_once = most_unanswered(&maps);
-    let asked = maps.iter().filter(|map| !map.response).count();
     let table = subject::listed(&network).expect("the daemon lives");
     assert_eq!(table.iter().map(|m| (m.protocol, m.external.port())).collect::<BTreeSet<_>>(), keys);
 
@@ -377,17 +379,43 @@ fn five_hundred_mappings_are_listed_used_recovered_and_taken_back() {
     let status = daemon.terminate(60 * SECOND);
     let stopped = began.elapsed();
     assert!(status.success(), "{status}");
-    // The last deletes may still be on their way.
-    eventually("nothing left at the provider", 10 * SECOND, || {
-        ours(provider.forwardings()).is_empty().then_some(())
-    });
+    // Every delete was confirmed, and a server confirms what it has done.
+    assert_eq!(ours(provider.forwardings()), BTreeMap::new(), "nothing is left at the provider");
     assert_eq!(subject::elements(&network), None, "nothing is left in the kernel");
+
+    // Only these mappings: the router's own probe does not go in turn with them.
+    let maps = || -> Vec<_> {
+        let of_these = |map: &MapMessage| keys.contains(&(map.protocol, map.internal_port));
+        wire.maps().into_iter().map(|(_, map)| map).filter(of_these).collect()
+    };
+    let is_delete = |map: &MapMessage| !map.response && map.lifetime.is_zero();
+    let maps = eventually("all deletes in the capture, with their answers", 10 * SECOND, || {
+        let maps = maps();
+        let deletes = maps.iter().position(is_delete)?;
+        (seen(&maps[deletes..], true) == keys).then_some(maps)
+    });
+    let (recovery, stop) = maps.split_at(maps.iter().position(is_delete).expect("found just before"));
+    assert_eq!(seen(recovery, false), keys, "the capture has missed nothing");
+    assert_eq!(seen(stop, false), keys, "the capture has missed nothing");
+    let at_once = [recovery, stop].map(most_unanswered);
+    assert!(at_once.iter().all(|most| *most <= IN_TURN), "recovery, stop: {at_once:?} unanswered at once");
+    let asked = [recovery, stop].map(|maps| maps.iter().filter(|map| !map.response).count());
     say(&format!(
         "{} mappings: added in {added:.1?}, listed in {listed_one_by_one:.1?} one by one and {listed_at_once:.1?} at once, \
-         recovered in {recovered:.1?} by {asked} requests of which at most {at_once} were unanswered at the same time, \
-         taken back in {stopped:.1?}",
+         recovered in {recovered:.1?} by {} requests, taken back in {stopped:.1?} by {}; at most {} and {} were unanswered \
+         at the same time",
         all.len(),
+        asked[0],
+        asked[1],
+        at_once[0],
+        at_once[1],
     ));
+}
+
+/// Whose requests, or responses, there are.
+fn seen(maps: &[MapMessage], response: bool) -> BTreeSet<Key> {
+    let of_kind = maps.iter().filter(|map| map.response == response);
+    of_kind.map(|map| (map.protocol, map.internal_port)).collect()
 }
 
 /// Even ports are TCP's, odd ones UDP's.
@@ -409,7 +437,111 @@ fn ours(forwardings: Vec<Forwarding>) -> BTreeMap<Key, u16> {
     all
 }
 
+// ── A stop that keeps ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// `[state] keep_on_stop`, for a router that comes back at once: what was mapped works while the daemon is down, and the next one
+/// has it all (decision 16).
+#[test]
+fn what_is_kept_over_a_stop_works_meanwhile_and_is_there_after() {
+    const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 21); // nobody
+    const ONE_PEER: u16 = 7010;
+    const ANOTHER_PEER: u16 = 7011;
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = QuickProvider::start(&network, PCP_SERVER);
+    let mut daemon = start_keeping(&subject, &network);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let mut callers =
+        [Host::Lan1, Host::Lan2].map(|host| Caller::new(&ControlPoint { host, ..control_point.clone() }, 1));
+    let _listeners = SOME.map(|(protocol, port, host)| listener(&network, host, protocol, port));
+    let _peers = [ONE_PEER, ANOTHER_PEER].map(|port| listener(&network, Host::Lan1, TCP, port));
+    for (protocol, port, host) in SOME {
+        let caller = &mut callers[usize::from(host == Host::Lan2)];
+        let lease = if protocol == TCP { 0 } else { 3600 };
+        let internal = SocketAddrV4::new(lan_address(host), port);
+        assert_eq!(caller.add(protocol, port, internal, lease, "kept"), Told::done(), "{port}");
+    }
+    for (port, peer) in [(ONE_PEER, INTERNET), (ANOTHER_PEER, FOREIGN)] {
+        let internal = SocketAddrV4::new(LAN1, port);
+        let told = callers[0].add_for(&peer.to_string(), TCP, port, internal, 3600, "kept");
+        assert_eq!(told, Told::done(), "{peer}");
+    }
+    let works = || {
+        for (protocol, port, host) in SOME {
+            reaches(&network, protocol, port, &host.to_string());
+        }
+        reaches(&network, TCP, ONE_PEER, &Host::Lan1.to_string());
+        reaches_nobody(&network, TCP, ANOTHER_PEER);
+    };
+    // All but the seconds that are left.
+    let table = || {
+        let mut table = subject::listed(&network)?;
+        table.sort_by_key(|mapping| (mapping.protocol, mapping.external.port()));
+        for mapping in &mut table {
+            mapping.lease_left = mapping.lease_left.map(|_| 0);
+        }
+        Some(table)
+    };
+    let elements = || {
+        let mut elements = subject::elements(&network)?;
+        elements.sort_unstable();
+        Some(elements)
+    };
+    works();
+    let before = (table().expect("the daemon lives"), elements(), ours(provider.forwardings()));
+    let keys: BTreeSet<Key> = before.0.iter().map(|m| (m.protocol, m.external.port())).collect();
+    assert_eq!(keys.len(), SOME.len() + 2);
+    assert_eq!(before.2.keys().copied().collect::<BTreeSet<_>>(), keys);
+
+    let wire = Capture::start(&network, Host::Router, WAN_INTERFACE, "udp port 5351");
+    let status = daemon.terminate(10 * SECOND);
+    assert!(status.success(), "{status}");
+    assert_eq!(table(), None, "nobody is there");
+    assert_eq!((elements(), ours(provider.forwardings())), (before.1.clone(), before.2.clone()));
+    works();
+
+    // The next one, which will give it all back.
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    eventually("the same mappings, confirmed by the provider", 15 * SECOND, || {
+        assert_eq!(daemon.ended(), None, "the daemon lives");
+        let maps: Vec<_> = wire.maps().into_iter().map(|(_, map)| map).collect();
+        (table()? == before.0 && keys.is_subset(&seen(&maps, true))).then_some(())
+    });
+    assert_eq!((elements(), ours(provider.forwardings())), (before.1, before.2));
+    works();
+    let of_these = |map: &MapMessage| keys.contains(&(map.protocol, map.internal_port));
+    let maps: Vec<_> = wire.maps().into_iter().map(|(_, map)| map).filter(of_these).collect();
+    assert!(
+        maps.iter().all(|map| !map.lifetime.is_zero() && map.result == 0),
+        "no delete, no refusal: {maps:?}"
+    );
+
+    let status = daemon.terminate(30 * SECOND);
+    assert!(status.success(), "{status}");
+    assert_eq!((elements(), ours(provider.forwardings())), (None, BTreeMap::new()));
+}
+
+/// With `keep_on_stop`.
+fn start_keeping(subject: &Subject, network: &Network) -> Process {
+    let Subject::Portferry(program) = subject else { panic!("only an interworking function keeps mappings") };
+    let usual = subject::configuration(network, NAT, "");
+    let keeping = usual.replace("[state]\n", "[state]\nkeep_on_stop = true\n");
+    assert_ne!(usual, keeping);
+    let file = network.directory().join("keeping.toml");
+    fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
+    fs::write(&file, keeping).expect("the directory is ours");
+    network.spawn(
+        Host::Router,
+        "portferry-keeping",
+        program,
+        ["run", "--config", &file.display().to_string()],
+    )
+}
+
 // ── kill -9 ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How often a daemon is killed.
+const ROUNDS: usize = 40;
 
 /// What a control point asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -578,20 +710,43 @@ fn tear(network: &Network, dice: &mut SeededEntropy, journals: &[Journal]) {
 
 #[test]
 fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
-    const ROUNDS: usize = 40;
-    const SETTINGS: &str = "service_wait = 0.1\n";
     let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = Provider::start(&network, Options::default());
+    kill_again_and_again(&subject, &network, &|| provider.forwardings(), "miniupnpd");
+}
+
+/// The same with a server that refuses whoever comes with another nonce than before (RFC 6887 §11.3; R-4): each mapping has to be
+/// asked for, and given back, with the nonce of a daemon that is dead.
+#[test]
+fn a_daemon_that_is_killed_at_any_moment_is_known_to_a_strict_provider() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = QuickProvider::start(&network, PCP_SERVER);
+    let wire = Capture::start(&network, Host::Router, WAN_INTERFACE, "udp port 5351");
+    kill_again_and_again(&subject, &network, &|| provider.forwardings(), "strict provider");
+    let answers: Vec<_> = wire.maps().into_iter().map(|(_, map)| map).filter(|map| map.response).collect();
+    assert!(answers.len() > ROUNDS, "the capture has missed most: {}", answers.len());
+    let refused: Vec<_> = answers.iter().filter(|map| map.result != 0).collect();
+    assert!(refused.is_empty(), "the provider refuses {refused:?}");
+}
+
+fn kill_again_and_again(
+    subject: &Subject,
+    network: &Network,
+    forwardings: &dyn Fn() -> Vec<Forwarding>,
+    provider: &str,
+) {
+    const SETTINGS: &str = "service_wait = 0.1\n";
     let seed = match std::env::var("PF_SEED") {
         Ok(seed) => seed.parse().expect("PF_SEED is a number"),
         Err(_) => u64::from(now().subsec_nanos()),
     };
-    say(&format!("killed at random moments: PF_SEED={seed}"));
+    say(&format!("{provider}, killed at random moments: PF_SEED={seed}"));
     let mut dice = SeededEntropy::new(seed);
-    let network = Network::new(CASCADED);
-    let provider = Provider::start(&network, Options::default());
-    let start = || subject.start(&network, NAT, SETTINGS);
+    let start = || subject.start(network, NAT, SETTINGS);
     let mut daemon = start();
-    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let control_point = ready(network, &mut daemon, Host::Lan1);
     let owners = [(Host::Lan1, 30_000), (Host::Lan2, 31_000), (Host::Lan1, 32_000), (Host::Lan2, 33_000)];
     let mut journals = owners.map(|(host, first)| Journal::new(host, first));
     let mut callers = owners.map(|(host, _)| Caller::new(&ControlPoint { host, ..control_point.clone() }, 1));
@@ -599,7 +754,7 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
     let (mut torn, mut settled) = (0, Vec::new());
 
     for round in 0..ROUNDS {
-        let what = format!("PF_SEED={seed}, round {round}");
+        let what = format!("{provider}, PF_SEED={seed}, round {round}");
         // In some rounds the daemon writes its journal anew while it runs.
         let wanted = if round % 20 == 19 { 550 } else { 0 } + below(&mut dice, 20);
         let moment = Duration::from_micros(below(&mut dice, 5_000).try_into().expect("small"));
@@ -619,7 +774,7 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
         });
 
         if below(&mut dice, 3) == 0 {
-            tear(&network, &mut dice, &journals);
+            tear(network, &mut dice, &journals);
             torn += 1;
         }
         if below(&mut dice, 4) == 0 {
@@ -631,7 +786,7 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
         let began = Instant::now();
         let list = eventually("the table", 15 * SECOND, || {
             assert_eq!(daemon.ended(), None, "{what}: the daemon lives");
-            subject::listed(&network)
+            subject::listed(network)
         });
         let mut table = BTreeMap::new();
         for mapping in list {
@@ -642,18 +797,18 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
             journal.check(&mut table, &mut stray, &what);
         }
         assert_eq!(table, BTreeMap::new(), "{what}: nobody asked for these");
-        agree(&network, &provider, &journals, &stray, &what);
+        agree(network, forwardings, &journals, &stray, &what);
         settled.push(began.elapsed());
     }
 
     let status = daemon.terminate(30 * SECOND);
     assert!(status.success(), "{status}");
-    assert_eq!(subject::elements(&network), None, "nothing is left in the kernel");
-    let left: BTreeSet<Key> = ours(provider.forwardings()).into_keys().collect();
+    assert_eq!(subject::elements(network), None, "nothing is left in the kernel");
+    let left: BTreeSet<Key> = ours(forwardings()).into_keys().collect();
     assert!(left.is_subset(&stray), "left at the provider: {left:?}, of which unknown: {stray:?}");
     let count = |kind: usize| journals.iter().map(|journal| journal.counts[kind]).sum::<usize>();
     say(&format!(
-        "killed {ROUNDS} times: told of {} new mappings, {} refreshed, {} deleted; {} times 501, {} requests unanswered, {torn} \
+        "{provider}, killed {ROUNDS} times: told of {} new mappings, {} refreshed, {} deleted; {} times 501, {} requests unanswered, {torn} \
          torn files; everything agreed again after {:.1?} at most; unknown at the provider in the end: {}",
         count(0),
         count(1),
@@ -668,7 +823,7 @@ fn a_daemon_that_is_killed_at_any_moment_keeps_what_it_said() {
 /// The provider, the router's own NAT and the table tell the same story, soon.
 fn agree(
     network: &Network,
-    provider: &Provider<'_>,
+    forwardings: &dyn Fn() -> Vec<Forwarding>,
     journals: &[Journal],
     stray: &BTreeSet<Key>,
     what: &str,
@@ -691,7 +846,7 @@ fn agree(
             .collect();
         elements.sort_unstable();
         wanted.sort_unstable();
-        let upstream = ours(provider.forwardings());
+        let upstream = ours(forwardings());
         let asked_for: BTreeMap<Key, u16> = table
             .iter()
             .map(|m| ((m.protocol, m.external.port()), m.nat_port.expect("with a NAT")))

@@ -10,9 +10,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// The IPv4 addresses of `name`, in an order that does not change from one look-up to the next; none when it has none, or
 /// the resolver does not say so in time.
 pub async fn addresses(name: &str) -> Vec<Ipv4Addr> {
-    // Fully qualified where it has a dot: no search domain is tried, so that one name means one host.
-    let query = if name.contains('.') { format!("{name}.") } else { name.to_owned() };
-    match tokio::time::timeout(TIME, tokio::net::lookup_host((query, 0))).await {
+    match tokio::time::timeout(TIME, tokio::net::lookup_host((name, 0))).await {
         Ok(Ok(found)) => {
             let v4 = |addr: IpAddr| match addr {
                 IpAddr::V4(v4) => Some(v4),
@@ -28,5 +26,16 @@ pub async fn addresses(name: &str) -> Vec<Ipv4Addr> {
             tracing::debug!("looking up {name}: no answer within {} s", TIME.as_secs());
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_own_name_for_itself() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert!(runtime.block_on(addresses("localhost")).contains(&Ipv4Addr::LOCALHOST));
     }
 }

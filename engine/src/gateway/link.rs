@@ -8,14 +8,16 @@ use wire::pcp::SERVER_PORT;
 use super::{Alarm, Config, Effect, Gateway, Wan};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
+use crate::table::Mapping;
 use crate::time::{Duration, Instant};
 use crate::uplink::{Input, Output, PcpClient};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
-/// How long the gateway waits at its end for the next delete to be confirmed, and for all of them.
+/// How long the gateway waits at its end for the next delete to be confirmed, and for all of them: service managers lose
+/// their patience after 90 s.
 const STOP_WAIT: Duration = Duration::from_secs(2);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(75);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let before = (self.ways_out(), self.wan.router, self.wan.up);
@@ -132,6 +134,7 @@ impl Gateway {
             let wait = if restored.any { self.config.service_wait } else { Duration::ZERO };
             let due = now + self.entropy.up_to(wait);
             self.input(now, Input::TurnsFrom(due));
+            self.doubt_all(|mapping| mapping.confirmed = false);
             for (flow, lifetime_ends, want, asked_at) in mappings {
                 self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
                 self.input(now, Input::AskInTurn(flow, want, asked_at));
@@ -185,6 +188,7 @@ impl Gateway {
                 Output::StateLost => {
                     self.refusals.forget();
                     self.drop_lapsing_probe(now);
+                    self.doubt_all(|_| {});
                     let mappings = self.table.len();
                     self.notice(Notice::StateLost(server, mappings));
                 }
@@ -219,11 +223,7 @@ impl Gateway {
         self.release_all(now);
         self.end_probe(now);
         if !self.config.keep_on_stop {
-            let keys: Vec<_> = self.table.iter().map(|mapping| mapping.key()).collect();
-            if !keys.is_empty() {
-                self.effects.push_back(Effect::Store(Record::Clear));
-            }
-            for key in keys {
+            for key in self.table.iter().map(Mapping::key).collect::<Vec<_>>() {
                 self.drop_mapping(now, key, Cause::Stopping);
             }
         }
@@ -248,5 +248,18 @@ impl Gateway {
     pub(super) fn finish_stop(&mut self) {
         self.stopped = true;
         self.timers.cancel(Alarm::Stop);
+        // What the server has not confirmed may still be there: the next start knows of it.
+        let given_back = std::mem::take(&mut self.given_back);
+        let left = given_back.keys().filter(|&flow| self.strays.contains(flow)).count();
+        if left > 0 {
+            self.notice(Notice::LeftBehind(left));
+            for (flow, key) in given_back {
+                if !self.strays.contains(&flow) {
+                    self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
+                }
+            }
+        } else if !given_back.is_empty() {
+            self.effects.push_back(Effect::Store(Record::Clear));
+        }
     }
 }

@@ -17,6 +17,9 @@ use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Grant, Input, Terms, Want};
 
+/// How soon a mapping that a server has refused for a while is asked for again.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
+
 /// What an outcome of the router's own NAT belongs to.
 #[derive(Debug)]
 pub(super) enum NatPurpose {
@@ -28,6 +31,9 @@ pub(super) enum NatPurpose {
     Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
     /// The rule of a mapping whose remote host has another address now: this rule in place of that one.
     Readmit { flow: FlowId, old: NatRule, new: NatRule },
+    /// The same, and the mapping was deleted meanwhile: by the new rule, so that the old one is still there should the
+    /// change have failed.
+    Overtaken { flow: FlowId, old: NatRule, id: Option<RequestId> },
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
     /// Nobody waits for it.
@@ -124,6 +130,7 @@ impl Gateway {
         self.table.update(key, |mapping| {
             mapping.lifetime_ends = grant.ends();
             mapping.health = Health::Active;
+            mapping.confirmed = true;
         });
         self.table.note_external(key);
         let renewed = self.table.find(key).expect("it was found above").clone();
@@ -150,10 +157,29 @@ impl Gateway {
                 return;
             }
             self.fail(now, flow, Refusal::Upstream(result));
-        } else {
-            // A mapping that a new server was asked to take over.
+        } else if result == ResultCode::CANNOT_PROVIDE_EXTERNAL || result == ResultCode::NOT_AUTHORIZED {
+            // A mapping of before the start, or one that a new server was asked to take over.
             self.on_lost(now, flow, Cause::LostUpstream);
+        } else if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            // What passes is no reason to give it up before its lifetime has ended (decision 15).
+            self.timers.set(Alarm::Again(flow), now + wait.max(REFUSED_RETRY));
+            self.notice(Notice::RenewalRefused(mapping, result));
         }
+    }
+
+    /// What is to be deleted has a flow, even when it is not asked for just now: the server may hold it from before.
+    pub(super) fn assume_held(&mut self, now: Instant, mapping: &Mapping) {
+        let paused = self.timers.cancel(Alarm::Again(mapping.flow));
+        if paused {
+            self.input(now, Input::Assume(mapping.flow, self.want_to_keep(mapping)));
+        }
+    }
+
+    /// The pause after a refusal is over.
+    pub(super) fn ask_again_to_keep(&mut self, now: Instant, flow: FlowId) {
+        let Some(mapping) = self.table.find_flow(flow) else { return };
+        let (want, asked_at) = (self.want_to_keep(mapping), mapping.asked_at);
+        self.input(now, Input::AskInTurn(flow, want, asked_at));
     }
 
     /// Has the server drop what it may have given for a flow that is wanted no more.
@@ -205,7 +231,7 @@ impl Gateway {
             },
             (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
                 self.repointed(flow, new);
-                match self.table.find_flow(flow).filter(|mapping| mapping.health != Health::Deleting) {
+                match self.table.find_flow(flow) {
                     Some(mapping) => {
                         let (key, external) = (mapping.key(), mapping.external);
                         self.update(now, key, request);
@@ -214,22 +240,22 @@ impl Gateway {
                     None => self.refuse(id, Refusal::NoAnswer),
                 }
             }
-            (NatPurpose::Repoint { flow, old, new, id, .. }, Err(_)) => {
+            (NatPurpose::Repoint { flow, new, id, .. }, Err(_)) => {
                 self.repointed(flow, new);
-                if self.table.find_flow(flow).is_none_or(|mapping| mapping.health == Health::Deleting) {
-                    // It was deleted meanwhile, by the rule that never came to be.
-                    self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
-                }
                 self.refuse(id, Refusal::LocalNat);
             }
             (NatPurpose::Readmit { flow, new, .. }, Ok(())) => {
                 self.repointed(flow, new);
                 self.readmit(now, flow, new.remote_peer);
             }
-            (NatPurpose::Readmit { flow, old, new }, Err(_)) => {
-                self.repointed(flow, new);
-                if self.table.find_flow(flow).is_none_or(|mapping| mapping.health == Health::Deleting) {
+            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => self.repointed(flow, new),
+            (NatPurpose::Overtaken { flow, old, id }, outcome) => {
+                let gone = |mapping: &Mapping| mapping.health == Health::Deleting;
+                if outcome.is_err() && self.table.find_flow(flow).is_none_or(gone) {
                     self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
+                }
+                if let Some(id) = id {
+                    self.refuse(id, Refusal::NoAnswer);
                 }
             }
             (NatPurpose::Reinstall(flow), Err(_)) => {
@@ -246,6 +272,24 @@ impl Gateway {
     pub(super) fn repointed(&mut self, flow: FlowId, new: NatRule) {
         if self.repointing.get(&flow) == Some(&new) {
             self.repointing.remove(&flow);
+        }
+    }
+
+    /// A mapping is closed here: its rule goes, and what was to replace that rule counts no more.
+    fn close(&mut self, mapping: &Mapping) {
+        let Some(rule) = self.rule(mapping) else { return };
+        self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+        self.repointing.remove(&mapping.flow);
+        for purpose in self.nat_tickets.values_mut() {
+            match *purpose {
+                NatPurpose::Repoint { flow, old, id, .. } if flow == mapping.flow => {
+                    *purpose = NatPurpose::Overtaken { flow, old, id: Some(id) };
+                }
+                NatPurpose::Readmit { flow, old, .. } if flow == mapping.flow => {
+                    *purpose = NatPurpose::Overtaken { flow, old, id: None };
+                }
+                _ => {}
+            }
         }
     }
 
@@ -307,9 +351,8 @@ impl Gateway {
             }
             self.table.update(key, |mapping| mapping.health = Health::Deleting);
             // What its owner closes is closed here at once, however long the provider takes.
-            if let Some(rule) = self.rule(&mapping) {
-                self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
-            }
+            self.close(&mapping);
+            self.assume_held(now, &mapping);
             let delete = if one { Input::Delete } else { Input::DeleteInTurn };
             self.input(now, delete(mapping.flow));
         }
@@ -419,6 +462,18 @@ impl Gateway {
         self.stop_if_done(now);
     }
 
+    /// The server has lost its state, or is another one: until it answers for a mapping, that is in doubt.
+    pub(super) fn doubt_all(&mut self, also: impl Fn(&mut Mapping)) {
+        for key in self.table.iter().map(Mapping::key).collect::<Vec<_>>() {
+            self.table.update(key, |mapping| {
+                also(mapping);
+                if mapping.health == Health::Active {
+                    mapping.health = Health::Degraded;
+                }
+            });
+        }
+    }
+
     /// A renewal was not answered until the next one: shown, and tried again (R-35, decision 15).
     pub(super) fn on_unrenewed(&mut self, flow: FlowId) {
         let Some(mapping) = self.table.find_flow(flow) else { return };
@@ -459,18 +514,20 @@ impl Gateway {
     /// Removes a mapping here at once, and upstream as soon as the server confirms it.
     pub(super) fn drop_mapping(&mut self, now: Instant, key: Key, cause: Cause) {
         let Some(mapping) = self.table.find(key).cloned() else { return };
-        if let (Some(rule), true) = (self.rule(&mapping), mapping.health != Health::Deleting) {
-            self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+        if mapping.health != Health::Deleting {
+            self.close(&mapping);
+            self.assume_held(now, &mapping);
         }
         match cause {
             Cause::LeaseEnded => {
                 self.effects.push_back(Effect::Store(Record::Ended(key.protocol, key.external_port)));
             }
-            Cause::Stopping => {} // all at once
+            Cause::Stopping => {} // at the end
             _ => self.unstore(&mapping),
         }
         self.take_out(&mapping);
         if cause == Cause::Stopping {
+            self.given_back.insert(mapping.flow, key);
             self.give_back_in_turn(now, mapping.flow);
         } else {
             self.give_back(now, mapping.flow);
@@ -487,6 +544,7 @@ impl Gateway {
         self.table.remove(mapping.key());
         self.timers.cancel(Alarm::Lease(mapping.flow));
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
+        self.timers.cancel(Alarm::Again(mapping.flow));
         if let Some(port) = mapping.nat_port {
             self.nat_ports.release(mapping.protocol, port);
         }
@@ -496,7 +554,9 @@ impl Gateway {
     pub(super) fn set_lease_alarm(&mut self, mapping: &Mapping) {
         match mapping.lease_ends {
             Some(end) => self.timers.set(Alarm::Lease(mapping.flow), end),
-            None => self.timers.cancel(Alarm::Lease(mapping.flow)),
+            None => {
+                self.timers.cancel(Alarm::Lease(mapping.flow));
+            }
         }
     }
 

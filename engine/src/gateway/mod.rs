@@ -38,7 +38,7 @@ use crate::notice::Notice;
 use crate::policy::{InterfaceAddress, Policy};
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
-use crate::table::{Mapping, MappingTable};
+use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, PcpClient};
 
@@ -445,6 +445,8 @@ pub struct Gateway {
     said_stopped: bool,
     /// The gateway stops then, whatever is unconfirmed.
     stop_by: Instant,
+    /// What the end gives back.
+    given_back: BTreeMap<FlowId, Key>,
     ssdp: SsdpServer,
     subscriptions: Subscriptions,
     /// What subscribers were told, or are about to be.
@@ -490,6 +492,7 @@ impl Gateway {
             stopped: false,
             said_stopped: false,
             stop_by: Instant::default(),
+            given_back: BTreeMap::new(),
             ssdp,
             subscriptions: Subscriptions::default(),
             evented: events::Evented::default(),

@@ -275,6 +275,7 @@ impl Gateway {
                 let flow = self.new_flow();
                 let (key, old) = (existing.key(), existing.flow);
                 let stage = Stage::Clearing(old);
+                self.assume_held(now, &existing);
                 self.pending.insert(flow, Pending { stage, replaces: Some(existing), ..wanted });
                 self.table.update(key, |mapping| mapping.health = Health::Deleting);
                 self.input(now, Input::Delete(old));
@@ -462,6 +463,8 @@ impl Gateway {
     pub(super) fn on_pause_over(&mut self, now: Instant, flow: FlowId) {
         if self.pending.get(&flow).is_some_and(|pending| pending.stage == Stage::Pausing) {
             self.ask(now, flow);
+        } else {
+            self.ask_again_to_keep(now, flow);
         }
     }
 
@@ -513,6 +516,7 @@ impl Gateway {
             lease_ends: request.lease.map(|lease| pending.asked_at + lease),
             lifetime_ends: grant.ends(),
             health: Health::Active,
+            confirmed: true,
             flow,
         };
         self.table.insert(mapping.clone());

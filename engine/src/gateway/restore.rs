@@ -68,6 +68,7 @@ impl Gateway {
             lease_ends: stored.lease_left.map(|left| now + left),
             lifetime_ends: now + LONGEST,
             health: Health::Degraded,
+            confirmed: false,
             flow,
         };
         self.restored.any = true;
@@ -81,17 +82,19 @@ impl Gateway {
 
     /// This mapping has to survive from now on.
     pub(super) fn store(&mut self, now: Instant, mapping: &Mapping) {
-        let client_nonce = self.uplink.as_ref().and_then(|client| client.nonce(mapping.flow));
-        // Before the first PCP server is known, the nonce is still where it was restored to.
-        let restored = || {
-            let want = self.want_to_keep(mapping);
-            self.restored
-                .nonces
-                .iter()
-                .find(|(other, _)| is_same_client(other, &want))
-                .map(|(_, nonce)| *nonce)
+        let want = self.want_to_keep(mapping);
+        let nonce = match &self.uplink {
+            Some(client) => {
+                client.nonce(mapping.flow).unwrap_or_else(|| client.nonce_for(&want, &*self.entropy))
+            }
+            // Before the first PCP server is known, the nonce is still where it was restored to.
+            None => {
+                let mut nonces = self.restored.nonces.iter();
+                let restored = nonces.find(|(other, _)| is_same_client(other, &want));
+                let Some((_, nonce)) = restored else { return };
+                *nonce
+            }
         };
-        let Some(nonce) = client_nonce.or_else(restored) else { return };
         self.effects.push_back(Effect::Store(Record::Put(StoredMapping {
             protocol: mapping.protocol,
             external: mapping.external,

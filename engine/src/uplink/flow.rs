@@ -89,6 +89,13 @@ pub(super) struct Omitted {
     pub(super) description: bool,
 }
 
+/// Options that a request may be refused for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Carried {
+    pub(super) prefer_failure: bool,
+    pub(super) description: bool,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
     /// A request is out (or about to be: `sent` is 0) and unanswered.
@@ -119,6 +126,12 @@ pub(super) struct Flow {
     pub(super) reset_filters: bool,
     /// What this request does without, because the same one with it was refused.
     pub(super) omitted: Omitted,
+    /// Whether the last request had these options.
+    pub(super) carried: Carried,
+    /// A request went out, and no answer came since.
+    pub(super) unanswered: bool,
+    /// The server may have lost it; that is looked after when it is not deleted after all.
+    pub(super) doubtful: bool,
     /// When the last datagram went out.
     pub(super) sent_at: Instant,
     /// When its owner last asked for it.
@@ -138,6 +151,9 @@ impl Flow {
             any_address: false,
             reset_filters: false,
             omitted: Omitted::default(),
+            carried: Carried::default(),
+            unanswered: false,
+            doubtful: false,
             sent_at: now,
             used_at: now,
         }

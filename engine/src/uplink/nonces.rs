@@ -30,20 +30,29 @@ pub(super) fn derived(server: IpAddr, client: Client, entropy: &dyn Entropy) -> 
     Nonce(nonce)
 }
 
+/// What is remembered of a client whose mapping is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Kept {
+    /// Its nonce, when that is another one than [`derived`] gives.
+    pub(super) nonce: Option<Nonce>,
+    /// The server may still have a filter for it: a copy of an old request that comes late makes the mapping anew.
+    pub(super) filtered: bool,
+}
+
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(super) struct Nonces {
-    kept: BTreeMap<Client, (Nonce, u64)>,
+    kept: BTreeMap<Client, (Kept, u64)>,
     order: BTreeMap<u64, Client>,
     next: u64,
 }
 
 impl Nonces {
-    /// Remembers the nonce of a mapping that is gone; the oldest is forgotten when there are too many.
-    pub(super) fn keep(&mut self, client: Client, nonce: Nonce) {
+    /// Remembers a client whose mapping is gone; the oldest is forgotten when there are too many.
+    pub(super) fn keep(&mut self, client: Client, kept: Kept) {
         self.take(client);
         self.next += 1;
-        self.kept.insert(client, (nonce, self.next));
+        self.kept.insert(client, (kept, self.next));
         self.order.insert(self.next, client);
         if self.kept.len() > MOST
             && let Some((_, oldest)) = self.order.pop_first()
@@ -52,11 +61,16 @@ impl Nonces {
         }
     }
 
-    /// The nonce to use again, if there is one.
-    pub(super) fn take(&mut self, client: Client) -> Option<Nonce> {
-        let (nonce, at) = self.kept.remove(&client)?;
+    /// What is remembered of a client, if anything.
+    pub(super) fn peek(&self, client: Client) -> Option<Kept> {
+        self.kept.get(&client).map(|(kept, _)| *kept)
+    }
+
+    /// The same; it is used now.
+    pub(super) fn take(&mut self, client: Client) -> Option<Kept> {
+        let (kept, at) = self.kept.remove(&client)?;
         self.order.remove(&at);
-        Some(nonce)
+        Some(kept)
     }
 }
 
@@ -68,12 +82,13 @@ mod tests {
     fn a_nonce_is_used_again_once_and_memory_is_bounded() {
         let mut nonces = Nonces::default();
         let client = |port| (None, Protocol::TCP, port);
-        nonces.keep(client(1), Nonce([1; 12]));
-        nonces.keep(client(1), Nonce([2; 12]));
-        assert_eq!(nonces.take(client(1)), Some(Nonce([2; 12])));
+        let kept = |octet| Kept { nonce: Some(Nonce([octet; 12])), filtered: false };
+        nonces.keep(client(1), kept(1));
+        nonces.keep(client(1), kept(2));
+        assert_eq!(nonces.take(client(1)), Some(kept(2)));
         assert_eq!(nonces.take(client(1)), None);
         for port in 0..5000 {
-            nonces.keep(client(port), Nonce([3; 12]));
+            nonces.keep(client(port), kept(3));
         }
         assert_eq!((nonces.kept.len(), nonces.order.len()), (MOST, MOST));
         assert_eq!(nonces.take(client(0)), None, "the oldest went first");

@@ -13,9 +13,9 @@ use wire::pcp::{
 
 use super::epoch::EpochClock;
 use super::flow::{
-    Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
+    Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
 };
-use super::nonces::{Client, Nonces};
+use super::nonces::{Client, Kept, Nonces};
 use super::query::{Answer, Query};
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 use super::turns::Turns;
@@ -43,6 +43,8 @@ pub enum Input<'a> {
     Ask(FlowId, Want),
     /// Get and keep a mapping that stood before, when its turn comes; its owner last asked at that time.
     AskInTurn(FlowId, Want, Instant),
+    /// The server may hold this mapping from before; nothing is asked.
+    Assume(FlowId, Want),
     /// The turns of those begin at this time, and not before.
     TurnsFrom(Instant),
     /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
@@ -87,7 +89,7 @@ pub enum Output {
     Unrenewed(FlowId),
     /// A kept mapping was not renewed; it stands until its lifetime ends, and is asked for again.
     RenewalRefused(FlowId, ResultCode),
-    /// A kept mapping has ended or was taken away; the flow is gone.
+    /// A kept mapping has ended or was taken away. The flow is gone, or what the server may still hold is being deleted.
     Lost(FlowId),
     /// The delete is confirmed, or the lifetime is over; the flow is gone.
     Deleted(FlowId),
@@ -208,9 +210,15 @@ impl PcpClient {
         self.flows.get(&flow).map(|flow| flow.nonce)
     }
 
+    /// What the server would know the owner of such a mapping by, were it asked for.
+    pub fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
+        let kept = self.nonces.peek(client(want)).and_then(|kept| kept.nonce);
+        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
+    }
+
     /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
     pub fn remember(&mut self, want: &Want, nonce: Nonce) {
-        self.nonces.keep(client(want), nonce);
+        self.nonces.keep(client(want), Kept { nonce: Some(nonce), filtered: false });
     }
 
     /// What stands for `flow`, if anything.
@@ -241,6 +249,11 @@ impl PcpClient {
                     self.flows.get_mut(&id).expect("just added").used_at = used;
                     self.turns.enqueue(used, id);
                 }
+            }
+            Input::Assume(id, want) => {
+                let hold = self.hold.take();
+                self.add_flow(now, id, want, entropy);
+                self.hold = hold;
             }
             Input::TurnsFrom(due) => self.turns.begin(now, due),
             Input::Hurry(id) => self.hurry(now, id, entropy),
@@ -322,10 +335,13 @@ impl PcpClient {
         // Derived from a secret of the installation, a nonce is the same after a crash, whatever was written by then: a
         // server would refuse another one as long as the mapping lives, or is held.
         let client = client(&want);
-        let kept = self.nonces.take(client).map(|nonce| (nonce, false));
-        let (nonce, derived) =
-            kept.unwrap_or_else(|| (super::nonces::derived(self.server.ip(), client, entropy), true));
-        let flow = Flow::new(now, nonce, derived, want);
+        let kept = self.nonces.take(client);
+        let (nonce, derived) = match kept.and_then(|kept| kept.nonce) {
+            Some(nonce) => (nonce, false),
+            None => (super::nonces::derived(self.server.ip(), client, entropy), true),
+        };
+        let reset_filters = kept.is_some_and(|kept| kept.filtered);
+        let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
         self.by_nonce.insert(flow.answers(), id);
         self.flows.insert(id, flow);
         true
@@ -395,7 +411,8 @@ impl PcpClient {
         if flow.is_deleting() {
             return false;
         }
-        let until = flow.grant.map_or(now + BLIND_DELETE, |grant| grant.ends().max(now + MIN_RENEWAL_GAP));
+        let known = flow.grant.map(|grant| grant.ends()).filter(|&ends| ends > now);
+        let until = known.map_or(now + BLIND_DELETE, |ends| ends.max(now + MIN_RENEWAL_GAP));
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
         self.turns.take_out(flow.used_at, id);
         self.turns.answered(id);
@@ -411,12 +428,22 @@ impl PcpClient {
         let over = flow.grant.is_some_and(|grant| grant.ends() <= now);
         match &mut flow.phase {
             Phase::Asking { .. } | Phase::Held { .. } if over => {
-                self.remove(id);
+                // A renewal that was not answered may have got through all the same.
+                if flow.unanswered && self.begin_delete(now, id) {
+                    self.turns.enqueue_delete(id);
+                } else {
+                    self.remove(id);
+                }
                 return self.outputs.push_back(Output::Lost(id));
             }
-            Phase::Deleting { until, .. } if *until <= now => {
+            Phase::Deleting { until, .. } if *until <= now && self.open => {
                 self.remove(id);
                 return self.outputs.push_back(Output::Deleted(id));
+            }
+            // As long as nothing can be sent, the time for it does not pass.
+            Phase::Deleting { until, .. } if *until <= now => {
+                *until = now + BLIND_DELETE;
+                return self.timers.set(id, *until);
             }
             Phase::Asking { rt, sent } | Phase::Deleting { rt, sent, .. } => {
                 self.turns.take_out(flow.used_at, id);
@@ -677,6 +704,7 @@ impl PcpClient {
         flow.grant = Some(grant);
         flow.any_address = false;
         flow.reset_filters = false;
+        flow.unanswered = false;
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
         let omitted = std::mem::take(&mut flow.omitted);
@@ -702,9 +730,9 @@ impl PcpClient {
     fn option_to_omit(&self, id: FlowId, result: ResultCode) -> Option<OptionCode> {
         let flow = self.flows.get(&id)?;
         match result {
-            ResultCode::UNSUPP_OPTION if flow.prefers_failure(self.lacks) => Some(OptionCode::PREFER_FAILURE),
+            ResultCode::UNSUPP_OPTION if flow.carried.prefer_failure => Some(OptionCode::PREFER_FAILURE),
             // K-17: servers that do not like its length.
-            ResultCode::MALFORMED_OPTION if flow.describes(self.lacks) => Some(OptionCode::DESCRIPTION),
+            ResultCode::MALFORMED_OPTION if flow.carried.description => Some(OptionCode::DESCRIPTION),
             _ => None,
         }
     }
@@ -728,6 +756,7 @@ impl PcpClient {
         let deleting = flow.is_deleting();
         let echoes = |code| response.option(code).is_some();
         let before = flow.any_address && !deleting && !is_no_address(map.external_addr)
+            || deleting && [OptionCode::PREFER_FAILURE, OptionCode::FILTER].into_iter().any(echoes)
             || flow.omitted.prefer_failure && echoes(OptionCode::PREFER_FAILURE)
             || flow.omitted.description && echoes(OptionCode::DESCRIPTION);
         if before {
@@ -735,6 +764,7 @@ impl PcpClient {
             self.ignored += 1;
             return;
         }
+        flow.unanswered = false;
         self.turns.answered(id);
         if let Some(option) = omit {
             flow.omitted.prefer_failure |= option == OptionCode::PREFER_FAILURE;
@@ -755,11 +785,18 @@ impl PcpClient {
                 self.remove(id);
                 self.outputs.push_back(Output::Deleted(id));
             }
-            (Phase::Deleting { .. }, Some(_)) => {
-                flow.phase = Phase::Held { attempts: 0 };
+            (Phase::Deleting { .. }, Some(grant)) => {
                 flow.want.urgent = false;
                 self.deleting.remove(&client(&flow.want));
-                self.schedule_renewal(now, id, entropy);
+                if std::mem::take(&mut flow.doubtful) {
+                    flow.phase = Phase::ASK;
+                    flow.requested = lifetime_to_ask(now, &flow.want.terms);
+                    self.timers.set(id, grant.ends());
+                    self.turns.enqueue(flow.used_at, id);
+                } else {
+                    flow.phase = Phase::Held { attempts: 0 };
+                    self.schedule_renewal(now, id, entropy);
+                }
                 self.outputs.push_back(Output::DeleteRefused(id, result));
                 if let Some((waiting, _)) = self.behind.remove(&id) {
                     // The server has one mapping for the client, and keeps that.
@@ -807,8 +844,9 @@ impl PcpClient {
         // RFC 6887 §9: no common version; log, and try again after the lifetime, at most 30 minutes.
         let wait = Duration::from_secs(u64::from(lifetime.clamp(30, MAX_ERROR_LIFETIME)));
         self.hold = Some((now + wait, ResultCode::UNSUPP_VERSION));
+        let waits = |flow: &Flow| flow.grant.is_none() && !flow.is_deleting();
         let waiting: Vec<FlowId> =
-            self.flows.iter().filter(|(_, flow)| flow.grant.is_none()).map(|(&id, _)| id).collect();
+            self.flows.iter().filter(|(_, flow)| waits(flow)).map(|(&id, _)| id).collect();
         for id in waiting {
             self.remove(id);
             self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_VERSION, wait));
@@ -883,6 +921,7 @@ impl PcpClient {
             if Some(id) == confirmed {
                 continue;
             }
+            flow.doubtful = flow.is_deleting();
             if let (Phase::Held { .. }, Some(grant)) = (&flow.phase, flow.grant) {
                 flow.requested = lifetime_to_ask(now, &flow.want.terms);
                 flow.phase = Phase::ASK;
@@ -905,8 +944,10 @@ impl PcpClient {
             self.turns.take_out(flow.used_at, id);
             self.turns.answered(id);
             let client = client(&flow.want);
-            if !flow.derived {
-                self.nonces.keep(client, flow.nonce);
+            let nonce = (!flow.derived).then_some(flow.nonce);
+            let filtered = flow.want.remote_peer.is_some() || flow.reset_filters;
+            if nonce.is_some() || filtered {
+                self.nonces.keep(client, Kept { nonce, filtered });
             }
             if self.deleting.get(&client) == Some(&id) {
                 self.deleting.remove(&client);
@@ -921,6 +962,11 @@ impl PcpClient {
         if !self.open {
             return;
         }
+        flow.unanswered = true;
+        flow.carried = Carried {
+            prefer_failure: flow.prefers_failure(self.lacks),
+            description: flow.describes(self.lacks),
+        };
         let request = self.flows[&id].request(self.source, self.lacks);
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;

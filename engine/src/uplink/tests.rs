@@ -371,8 +371,9 @@ fn renewals_by_the_granted_lifetime() {
         let mut rig = Rig::with_seed(seed);
         let request = rig.ask(FLOW, Want { external_port: 0, ..endless() });
         rig.answer(&rig.success(&request, 320));
-        let out = rig.run(1_000_000);
-        let renewals = sent(&out);
+        let out = rig.run(320_000);
+        let mut renewals = sent(&out);
+        assert_eq!(renewals.pop().map(|(at, last)| (at, last.lifetime)), Some((320_000, 0)), "given back");
         let windows = [(160, 200), (240, 260), (280, 290), (300, 305), (310, 313)];
         // After the five of the windows, 10 to 7 s before the end, there is room for one more at 4 s of distance, or two.
         assert!((6..=7).contains(&renewals.len()), "seed {seed}: {} renewals", renewals.len());
@@ -384,7 +385,8 @@ fn renewals_by_the_granted_lifetime() {
             MapData { external_port: 40_000, external_addr: EXTERNAL.to_ipv6_mapped(), ..map_of(&request) };
         let expected = Request { body: Body::Map(map), options: vec![PcpOption::PreferFailure], ..request };
         assert!(renewals.iter().all(|(_, renewal)| *renewal == expected), "seed {seed}");
-        assert_eq!(out.last(), Some(&(320_000, Output::Lost(FLOW))), "seed {seed}");
+        assert!(out.contains(&(320_000, Output::Lost(FLOW))), "seed {seed}");
+        assert_eq!(rig.run(400_000).last(), Some(&(350_000, Output::Deleted(FLOW))));
         assert_eq!(rig.client.next_timeout(), None);
     }
 }
@@ -457,7 +459,10 @@ fn a_refused_renewal_is_tried_again() {
     assert_eq!(out, [Output::RenewalRefused(FLOW, ResultCode::NETWORK_FAILURE)]);
     let out = rig.run(1_000_000);
     assert!((300_000..325_000).contains(&sent(&out)[0].0), "{out:?}");
-    assert_eq!(out.last(), Some(&(400_000, Output::Lost(FLOW))));
+    assert!(out.contains(&(400_000, Output::Lost(FLOW))), "{out:?}");
+    // The last renewal was not answered, and may have got through: what it has made is taken back.
+    assert_eq!(sent(&out).last().map(|(_, last)| last.lifetime), Some(0));
+    assert_eq!(out.last(), Some(&(430_000, Output::Deleted(FLOW))));
 }
 
 /// RFC 6887 §13.2: PREFER_FAILURE insists on port and address. Another address would do (decision 15), so that is asked for
@@ -1035,22 +1040,36 @@ fn a_delete_answered_with_a_lifetime() {
 #[test]
 fn a_refused_delete() {
     let (mut rig, request) = Rig::holding(endless(), 400);
-    rig.input(Input::Delete(FLOW));
-    assert_eq!(rig.answer(&rig.error(&request, ResultCode::NO_RESOURCES, 30)), [Output::Deleted(FLOW)]);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    let late = rig.error(&request, ResultCode::NETWORK_FAILURE, 30);
+    assert_eq!(rig.answer(&late), [], "it echoes PREFER_FAILURE: the answer to the request before");
+    assert_eq!(rig.answer(&rig.error(&delete, ResultCode::NO_RESOURCES, 30)), [Output::Deleted(FLOW)]);
     rig.ask(FLOW, want()); // and it is no reason to hold back
 
-    let (mut rig, request) = Rig::holding(endless(), 400);
-    rig.input(Input::Delete(FLOW));
-    let out = rig.answer(&rig.error(&request, ResultCode::NOT_AUTHORIZED, 400));
+    let (mut rig, _) = Rig::holding(endless(), 400);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    let out = rig.answer(&rig.error(&delete, ResultCode::NOT_AUTHORIZED, 400));
     assert_eq!(out, [Output::DeleteRefused(FLOW, ResultCode::NOT_AUTHORIZED)]);
     let (at, renewal) = sent(&rig.run(300_000)).remove(0);
     assert!((200_000..250_000).contains(&at), "{at}: it is renewed as before");
     assert_eq!(map_of(&renewal).external_port, 8080);
 
+    // The server has lost its state meanwhile, and then refuses to delete what it does not have: it is asked for again.
+    let (mut rig, _) = Rig::holding(endless(), 3600);
+    rig.run(100_000);
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    rig.epoch = 0;
+    let bytes = rig.announce(100);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::StateLost]);
+    let out = rig.answer(&rig.error(&delete, ResultCode::NOT_AUTHORIZED, 400));
+    assert_eq!(out, [Output::DeleteRefused(FLOW, ResultCode::NOT_AUTHORIZED)]);
+    let again = sent(&rig.run(106_000));
+    assert_eq!((again[0].1.lifetime, map_of(&again[0].1).external_port), (u32::MAX, 8080));
+
     let mut rig = Rig::new();
-    let request = rig.ask(FLOW, want());
-    rig.input(Input::Delete(FLOW));
-    let out = rig.answer(&rig.error(&request, ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
+    rig.ask(FLOW, want());
+    let delete = only_sent(&rig.input(Input::Delete(FLOW)));
+    let out = rig.answer(&rig.error(&delete, ResultCode::CANNOT_PROVIDE_EXTERNAL, 30));
     assert_eq!(out, [Output::Answering, Output::Deleted(FLOW)], "nothing was granted, so nothing is left");
 }
 

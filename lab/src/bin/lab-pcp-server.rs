@@ -1,12 +1,14 @@
 //! `lab-pcp-server ADDRESS EXTERNAL`: the engine's PCP server on a real socket and a real NAT, for what Debian's miniupnpd
-//! is too slow for. It has nothing to begin with, says so to 224.0.0.1 (RFC 6887 §14.1.3), and keeps its mappings in
-//! the map `ports` of the nftables table `inet labpcp` of the namespace it runs in.
+//! is too slow for, and too lenient. It has nothing to begin with, says so to 224.0.0.1 (RFC 6887 §14.1.3), and keeps its
+//! mappings in the map `ports` of the nftables table `inet labpcp` of the namespace it runs in.
+//!
+//! It serves one datagram after the other, as a server does that is no wonder: the next is not looked at before the
+//! kernel's NAT has been changed for this one, and who floods it loses datagrams.
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::{thread, time};
+use std::time;
 
 use engine::provider::{NatEvent, Provider, ProviderConfig, ProviderMapping};
 use engine::time::Instant;
@@ -42,35 +44,21 @@ fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
     let socket = UdpSocket::bind((address, SERVER_PORT))?;
     socket.send_to(&provider.lose_state(now()), CLIENTS)?;
     println!("listening");
-    // A reader of its own, so that no datagram is lost while the kernel's NAT is being changed.
-    let (sender, datagrams) = mpsc::channel();
-    let reading = socket.try_clone()?;
-    thread::spawn(move || {
-        loop {
-            let mut buffer = [0; 2048];
-            let received =
-                reading.recv_from(&mut buffer).map(|(length, from)| (buffer[..length].to_vec(), from));
-            if sender.send(received).is_err() {
-                return;
-            }
-        }
-    });
+    let mut buffer = [0; 2048];
     loop {
         let wait = provider.next_timeout().map_or(time::Duration::from_secs(3600), |at| at.since(now()));
-        let first = match datagrams.recv_timeout(wait) {
+        socket.set_read_timeout(Some(wait.max(time::Duration::from_millis(1))))?; // zero would be for ever
+        let received = match socket.recv_from(&mut buffer) {
             Ok(received) => Some(received),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the reader has ended")),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => return Err(error),
         };
         provider.handle_timeout(now());
-        // All that waits is one change of the kernel's NAT: a change takes milliseconds, however small it is.
-        let mut answers = Vec::new();
-        for received in first.into_iter().chain(datagrams.try_iter()) {
-            let (datagram, from) = received?;
-            answers.extend(provider.handle_datagram(now(), from, &datagram).map(|answer| (answer, from)));
-        }
+        let answer = received.and_then(|(length, from)| {
+            Some((provider.handle_datagram(now(), from, &buffer[..length])?, from))
+        });
         change(&mut provider)?; // what is granted works
-        for (answer, to) in answers {
+        if let Some((answer, to)) = answer {
             send(&socket, &answer, to);
         }
     }

@@ -193,7 +193,7 @@ impl Caller {
         }
     }
 
-    /// AddPortMapping to a port of `internal`.
+    /// AddPortMapping to a port of `internal`, for everybody.
     #[track_caller]
     pub(crate) fn add(
         &mut self,
@@ -203,10 +203,24 @@ impl Caller {
         lease: u32,
         description: &str,
     ) -> Told {
+        self.add_for("", protocol, external_port, internal, lease, description)
+    }
+
+    /// AddPortMapping to a port of `internal`, for a remote host by address or name.
+    #[track_caller]
+    pub(crate) fn add_for(
+        &mut self,
+        remote_host: &str,
+        protocol: u8,
+        external_port: u16,
+        internal: SocketAddrV4,
+        lease: u32,
+        description: &str,
+    ) -> Told {
         self.call(
             "AddPortMapping",
             &[
-                ("NewRemoteHost", ""),
+                ("NewRemoteHost", remote_host),
                 ("NewExternalPort", &external_port.to_string()),
                 ("NewProtocol", &name(protocol).to_uppercase()),
                 ("NewInternalPort", &internal.port().to_string()),

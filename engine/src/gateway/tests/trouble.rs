@@ -325,7 +325,7 @@ fn r_31_a_range_answered_at_once() {
 }
 
 /// A stop gives everything back, four at a time: a server that is sent hundreds of deletes at once loses most of them.
-/// It waits on as long as they are confirmed, and what is stored is cleared in one go.
+/// It waits on as long as they are confirmed, and what is stored is cleared at the end, in one go.
 #[test]
 fn a_stop_takes_its_turns() {
     let mut lab = Lab::up(NatMode::Own);
@@ -335,11 +335,35 @@ fn a_stop_takes_its_turns() {
     lab.weather = Some(SeededEntropy::new(4));
     lab.effects.clear();
     lab.event(Event::Stop);
-    let stores = lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Store(_))).count();
-    assert_eq!((lab.sent().len(), stores, lab.store.len()), (4, 1, 0));
+    assert_eq!((lab.sent().len(), lab.store.len()), (4, 100), "forgotten when it is gone");
     lab.pass(30);
     assert!(lab.effects.iter().any(|(_, effect)| *effect == Effect::Stopped));
-    assert_eq!((lab.upstream(), lab.rules.len()), (vec![], 0));
+    assert_eq!((lab.upstream(), lab.rules.len(), lab.store.len()), (vec![], 0, 0));
+    let stores = lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Store(_))).count();
+    assert_eq!(stores, 1, "in one go");
+}
+
+/// A stop that a silent server does not confirm ends all the same, says what it leaves, and the next start has it.
+#[test]
+fn a_stop_that_is_not_confirmed() {
+    let mut lab = Lab::up(NatMode::Own);
+    for n in 0..3 {
+        assert_eq!(lab.add(ALICE, 1, port(5000 + n)), done());
+    }
+    lab.script = [Reaction::Serve, Reaction::Serve].into();
+    lab.script.extend([Reaction::Lose; 20]);
+    lab.effects.clear();
+    lab.event(Event::Stop);
+    lab.pass(10);
+    assert!(lab.notices().contains(&Notice::LeftBehind(1)));
+    assert!(lab.effects.iter().any(|(_, effect)| *effect == Effect::Stopped));
+    assert_eq!((lab.store.len(), lab.upstream().len(), lab.rules.len()), (1, 1, 0));
+    lab.script.clear();
+    lab.crash(config(NatMode::Own), 7, 1000);
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(40);
+    assert_eq!((lab.mapped().len(), lab.upstream().len()), (1, 1));
 }
 
 /// `keep_on_stop`: nothing is given back, here or at the provider, and the next start goes on with it (decision 16).
