@@ -65,11 +65,15 @@ impl Simulation {
         for found in &table {
             let remote = found.remote_peer.unwrap_or(Ipv4Addr::new(203, 0, 113, 77));
             let reached = self.world.reach(found.protocol, found.external.port(), remote);
-            if *found.external.ip() != external || reached != Some(found.internal) {
-                let upstream = self.world.provider.mappings().find(|upstream| {
+            // A filter of what was asked for just before the gateway was killed, so that nothing is stored of it, stays with
+            // the client.
+            let filtered = self.world.starts() > 0
+                && self.world.provider.mappings().any(|upstream| {
                     (upstream.protocol, upstream.external.port()) == (found.protocol, found.external.port())
+                        && !upstream.lets_in(remote)
                 });
-                return broken(format!("{found:?} leads to {reached:?}, by {upstream:?}"));
+            if *found.external.ip() != external || reached != Some(found.internal) && !filtered {
+                return broken(format!("{found:?} leads to {reached:?}"));
             }
         }
         self.check_descriptions(&table)?;

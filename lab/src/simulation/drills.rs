@@ -17,7 +17,7 @@ use crate::sim::{STRANGER, Server};
 /// Requests that went in turn and may be unanswered at once.
 const IN_FLIGHT: usize = 4;
 /// A gateway has come to its end by then, whatever is unconfirmed.
-const END: Duration = Duration::from_secs(31);
+const END: Duration = Duration::from_secs(76);
 /// How long mappings that nobody knows are kept (decision 17), and what is asked of them takes.
 const ORPHANED: Duration = Duration::from_secs(600 + 30);
 const CONFLICT: u16 = 718;
@@ -194,6 +194,7 @@ impl Simulation {
         self.world.provider_config().longest = 3600;
         self.world.provider_config().query = true;
         self.fill(base)?;
+        self.world.provider_config().longest = LONGEST;
         let config = Config { list_mappings: true, ..self.world.config().clone() };
         self.world.reconfigure(config);
         self.world.kill();
@@ -210,7 +211,6 @@ impl Simulation {
             simulation.add(HOSTS[0], 2, Add { lease: 7200, number: 1, ..Add::new(base) })
         })?;
         self.pass(ORPHANED)?;
-        self.world.provider_config().longest = LONGEST;
         self.tally.count("orphans given back");
         let left: Vec<u16> = self.upstream(base..base + 9);
         let held = self.world.gateway.status(self.world.now()).held;
@@ -288,7 +288,9 @@ impl Simulation {
 
     /// The gateway has stopped, and is started again.
     fn gone(&mut self, keep: bool) -> Result<(), Broken> {
+        self.ending = true;
         self.look_at_happenings()?;
+        self.ending = false;
         // Who waits for a name, for the kernel or for what is kept anyway hears the connection end.
         let waits = |asked: &Asked| match asked {
             Asked::Add { host, wanted, .. } => {
@@ -300,13 +302,17 @@ impl Simulation {
         if let Some((id, (_, asked))) = self.open.iter().find(|(_, (_, asked))| !waits(asked)) {
             return broken(format!("this is not answered at a stop: {id:?} {asked:?}"));
         }
+        let calm = self.calm;
         self.world.exit();
         self.tally.count(if keep { "stops that keep" } else { "stops" });
-        if !keep {
+        if !keep && calm {
             self.shadow.forget();
+        } else if !keep {
+            // What the provider has not confirmed stands again at the next start.
+            self.shadow.doubt(self.world.now(), |_, _| true);
         }
         self.come_back(false)?;
-        if !keep && !self.mappings().is_empty() {
+        if !keep && calm && !self.mappings().is_empty() {
             return broken(format!("{:?} after a stop", self.mappings()));
         }
         Ok(())

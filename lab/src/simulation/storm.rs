@@ -42,13 +42,27 @@ impl Add {
 
 /// What a mapping is, as far as SystemUpdateID has to follow.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Shape(SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, String);
+pub(super) struct Shape {
+    external: SocketAddrV4,
+    internal: SocketAddrV4,
+    /// Not looked at where it may be known by a name, which is what is shown wherever it moves.
+    peer: Option<Option<Ipv4Addr>>,
+    description: String,
+}
 
 impl Shape {
-    /// What is shown of a remote host that is known by its name is that name, wherever it moves.
     pub(super) fn of(mapping: &MappingStatus, named: bool) -> Self {
-        let peer = mapping.remote_peer.filter(|_| !named);
-        Self(mapping.external, mapping.internal, peer, mapping.description.clone())
+        Self {
+            external: mapping.external,
+            internal: mapping.internal,
+            peer: (!named).then_some(mapping.remote_peer),
+            description: mapping.description.clone(),
+        }
+    }
+
+    pub(super) fn differs(&self, other: &Self) -> bool {
+        let what = |shape: &Self| (shape.external, shape.internal, shape.description.clone());
+        what(self) != what(other) || self.peer.is_some_and(|peer| other.peer.is_some_and(|other| peer != other))
     }
 }
 
