@@ -64,6 +64,10 @@ pub struct Setup {
     pub link: Link,
     /// Ports of the WAN address that the router itself uses.
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
+    /// What the resolver knows.
+    pub names: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// How long it takes to say so.
+    pub resolver_takes: Duration,
     /// The same seed is the same run.
     pub seed: u64,
 }
@@ -89,6 +93,8 @@ impl Default for Setup {
             server: Server::Serves,
             link: Link { loss: 0.0, delay, jitter: Duration::ZERO, lose_next: 0, doubled: 0.0 },
             ports_in_use: BTreeSet::new(),
+            names: BTreeMap::new(),
+            resolver_takes: KERNEL,
             seed: 1,
         }
     }
@@ -179,7 +185,7 @@ impl World {
     /// A world at time 0 whose gateway has just been told of its interfaces; nothing has been delivered yet.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, provider, server, link, ports_in_use, seed } = setup;
+        let Setup { config, provider, server, link, ports_in_use, names, resolver_takes, seed } = setup;
         let now = Instant::default();
         let mut world = Self {
             now,
@@ -188,8 +194,8 @@ impl World {
             server,
             link,
             nat: Nat::new(ports_in_use),
-            names: BTreeMap::new(),
-            resolver_takes: KERNEL,
+            names,
+            resolver_takes,
             config,
             server_started: now,
             wan: Wan { name: "wan0".to_owned(), ..Wan::default() },

@@ -283,6 +283,7 @@ impl Simulation {
         self.expect_success(|simulation| simulation.add(HOSTS[0], 1, add))?;
         self.expect_success(|simulation| simulation.delete(HOSTS[0], 1, (Protocol::TCP, port), None))?;
         self.expect_success(|simulation| simulation.add(HOSTS[0], 1, add))?;
+        self.look_for_lost_ports()?;
         self.drill()?;
         let (sent, owners) = (self.world.sent().len(), self.mappings());
         self.pass(CALM / 3)?;

@@ -11,17 +11,31 @@ use lab::simulation::{Failure, Tally, run, run_with_trace};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
 /// What has to happen in that many at least once.
-const EVERYTHING: [&str; 12] = [
+const EVERYTHING: [&str; 26] = [
     "AddPortMapping",
     "AddAnyPortMapping",
     "DeletePortMapping",
     "DeletePortMappingRange",
+    "descriptions compared",
     "killed",
     "leases over",
     "mappings lost",
     "mappings moved by the provider",
+    "names followed",
+    "orphans given back",
+    "ports held by a probe",
     "ports taken by another subscriber",
+    "promised ports asked for",
+    "ranges deleted at once",
+    "ranges deleted in part",
+    "recoveries in turn",
     "refreshed for long",
+    "scans",
+    "scans in the calm",
+    "settings changed",
+    "state directories lost",
+    "stops",
+    "stops that keep",
     "the provider restarts",
     "views of subscribers compared",
 ];

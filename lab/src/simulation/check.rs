@@ -131,7 +131,11 @@ impl Simulation {
                 let means = move |claim: &Claim| claim.is_for(peer);
                 self.on_deletion(asked_at, answer.as_ref().err() == Some(&NO_SUCH_ENTRY), (its, means))?;
                 // What a stop leaves unconfirmed stands again at the next start.
-                if answer.is_ok() && !self.ending {
+                let marked = |found: &MappingStatus| {
+                    (found.protocol, found.external.port(), found.health) == (key.0, key.1, Health::Deleting)
+                };
+                // As part of a range it leaves with the rest of that.
+                if answer.is_ok() && !self.ending && !self.mappings().iter().any(marked) {
                     self.shadow.deleted(asked_at, its);
                 }
                 Ok(())

@@ -40,6 +40,31 @@ impl Simulation {
         }
     }
 
+    /// Decision 23: a port of the router's own NAT that nobody uses is free, so that who wants it has it.
+    pub(super) fn look_for_lost_ports(&mut self) -> Result<(), Broken> {
+        let port = 5000 + self.dice.roll(8);
+        let used = self.mappings().iter().any(|found| found.nat_port == Some(port));
+        if self.nat == NatMode::None || used {
+            return Ok(());
+        }
+        let external = 25_000 + port;
+        self.expect_success(|simulation| {
+            simulation.add(HOSTS[2], 2, Add { lease: 3600, internal: port, ..Add::new(external) })
+        })?;
+        let of = |found: &engine::status::MappingStatus| (found.protocol, found.external.port());
+        let nat_port = self
+            .mappings()
+            .iter()
+            .find(|found| of(found) == (TCP, external))
+            .and_then(|found| found.nat_port);
+        if nat_port != Some(port) {
+            return broken(format!(
+                "nobody uses {port} of the router's NAT, and it is not free: {nat_port:?}"
+            ));
+        }
+        self.expect_success(|simulation| simulation.delete(HOSTS[2], 2, (TCP, external), None))
+    }
+
     fn seconds(&mut self, seconds: u64) -> Result<(), Broken> {
         self.pass(Duration::from_secs(seconds))
     }

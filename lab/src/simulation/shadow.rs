@@ -98,14 +98,17 @@ struct Version {
     internal_port: u16,
     description: String,
     peer: Option<Peer>,
+    /// Made by AddPortMapping.
+    strict: bool,
     /// Between which moments the lease ends; `None` for never.
     ends: Option<(Instant, Instant)>,
 }
 
 impl Version {
-    fn new(wanted: Wanted, first: Instant, last: Instant) -> Self {
+    fn new(any: bool, wanted: Wanted, first: Instant, last: Instant) -> Self {
         let Wanted { internal_port, description, lease, peer } = wanted;
-        Self { internal_port, description, peer, ends: lease.map(|lease| (first + lease, last + lease)) }
+        let ends = lease.map(|lease| (first + lease, last + lease));
+        Self { internal_port, description, peer, strict: !any, ends }
     }
 
     fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
@@ -124,8 +127,6 @@ impl Version {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) host: Ipv4Addr,
-    /// Made by AddPortMapping.
-    strict: bool,
     pub(super) told_at: Instant,
     /// It has to be there; otherwise it may be, for its owner has heard an error about it since.
     pub(super) sure: bool,
@@ -193,8 +194,9 @@ impl Claim {
         self.versions.iter().any(|version| matches!(version.peer, Some(Peer::Name(_))))
     }
 
+    /// Whether its owner counts on the external port for certain.
     pub(super) fn is_strict(&self) -> bool {
-        self.strict
+        self.versions.iter().all(|version| version.strict)
     }
 
     /// As whom the provider knows it, with every internal port that it may have.
@@ -225,8 +227,8 @@ impl Shadow {
         let before = self.claims.get(&key);
         let nat_port = before.filter(|claim| claim.host == host).and_then(|claim| claim.nat_port);
         let restored = before.filter(|claim| claim.host == host).and_then(|claim| claim.restored);
-        let versions = vec![Version::new(wanted, asked_at, now)];
-        let claim = Claim { host, strict: !any, told_at: now, sure: true, versions, nat_port, restored };
+        let versions = vec![Version::new(any, wanted, asked_at, now)];
+        let claim = Claim { host, told_at: now, sure: true, versions, nat_port, restored };
         self.claims.insert(key, claim)
     }
 
@@ -240,7 +242,7 @@ impl Shadow {
         (asked_at, now): (Instant, Instant),
         own_nat: bool,
     ) {
-        let version = Version::new(wanted, asked_at, now + LATE);
+        let version = Version::new(any, wanted, asked_at, now + LATE);
         for (_, claim) in self.claims.iter_mut().filter(|(other, claim)| {
             // Without a NAT of its own the router has one mapping for each internal port (spec T-3).
             let its = any && !own_nat && claim.has_internal_port(version.internal_port);
@@ -320,12 +322,11 @@ impl Shadow {
             let Some((any, wanted)) = asked else {
                 return Err(format!("nobody was told of this, and it stands after a crash: {mapping:?}"));
             };
-            let mut version = Version::new(wanted, Instant::default(), now + JOURNAL);
+            let mut version = Version::new(any, wanted, Instant::default(), now + JOURNAL);
             version.ends = version.ends.map(|(_, last)| (Instant::default(), last));
             let versions = vec![version];
             let claim = Claim {
                 host: *mapping.internal.ip(),
-                strict: !any,
                 told_at: now,
                 sure: true,
                 versions,

@@ -62,7 +62,8 @@ impl Shape {
 
     pub(super) fn differs(&self, other: &Self) -> bool {
         let what = |shape: &Self| (shape.external, shape.internal, shape.description.clone());
-        what(self) != what(other) || self.peer.is_some_and(|peer| other.peer.is_some_and(|other| peer != other))
+        what(self) != what(other)
+            || self.peer.is_some_and(|peer| other.peer.is_some_and(|other| peer != other))
     }
 }
 
@@ -281,6 +282,10 @@ impl Simulation {
                 };
                 self.call(host, 2, "GetListOfPortMappings", &arguments, asked);
             }
+            4 if self.dice.one_in(3) => {
+                let service = Service::WanCommonInterfaceConfig;
+                self.world.call(host, service, version.min(1), "GetTotalBytesSent", &[]);
+            }
             4 => {
                 self.call(host, version, "GetExternalIPAddress", &[], Asked::ExternalAddress);
             }
@@ -482,6 +487,7 @@ impl Simulation {
     /// provider.
     fn refreshed_for_long(&mut self, host: Ipv4Addr) -> Result<(), Broken> {
         self.mend();
+        self.calm = false;
         self.world.provider_config().longest = 120;
         self.check()?;
         self.pass(Duration::from_secs(60))?;
