@@ -286,6 +286,7 @@ impl Simulation {
     /// The gateway is stopped; it takes what is to be deleted in turns.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
         self.world.spare();
+        self.disturb();
         let calm = self.calm;
         if calm {
             self.world.link.delay = Duration::from_millis(300);
