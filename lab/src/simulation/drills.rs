@@ -4,6 +4,7 @@
 use std::net::SocketAddrV4;
 
 use engine::gateway::{Config, GetSpecific, NatMode, RequestId};
+use engine::provider::PreferFailure;
 use engine::table::Health;
 use engine::time::Duration;
 use wire::pcp::Body;
@@ -30,7 +31,8 @@ impl Simulation {
         // Nobody else uses these ports, and each drill its own.
         self.drills += 1;
         let base = 5000 + 3000 * self.drills + 100 * self.dice.roll(30);
-        match self.dice.roll(6) {
+        match self.dice.roll(7) {
+            6 => self.give_back(base),
             0 => self.scan(base),
             1 => self.delete_a_range(base),
             2 => self.follow_a_name(base),
@@ -108,6 +110,30 @@ impl Simulation {
         if (held, ours) != (0, 0) {
             return broken(format!("{held} mappings are held still, the provider has {ours} of them"));
         }
+        Ok(())
+    }
+
+    /// T-6: a port that nobody asked for goes back at once.
+    fn give_back(&mut self, port: u16) -> Result<(), Broken> {
+        let config = self.world.config().clone();
+        let strategy = engine::gateway::AddPortMapping::PreferFailure;
+        self.world.reconfigure(Config { add_port_mapping: strategy, ..config.clone() });
+        self.world.provider_config().prefer_failure = PreferFailure::PassedOver;
+        if self.world.occupy(TCP, port, 300) {
+            let before = self.world.provider.mappings().count();
+            let id = self.add(HOSTS[0], 1, Add { lease: 3600, ..Add::new(port) });
+            self.seconds(1)?;
+            self.expect_answer(id, Err(CONFLICT))?;
+            let after = self.world.provider.mappings().count();
+            // A server that was found not to know PREFER_FAILURE is served by "hold".
+            if after > before + self.world.gateway.status(self.world.now()).held {
+                return broken(format!("another port than {port} was given, and is kept"));
+            }
+            self.tally.count("strays given back");
+            self.world.vacate(TCP, port);
+        }
+        self.world.provider_config().prefer_failure = PreferFailure::Honoured;
+        self.world.reconfigure(config);
         Ok(())
     }
 
