@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use engine::gateway::{Config, NatMode, RequestId};
-use engine::provider::{PreferFailure, ProviderConfig};
+use engine::gateway::{AddPortMapping, Config, GetSpecific, NatMode, RequestId};
+use engine::provider::{Description, PreferFailure, ProviderConfig};
 use engine::time::{Duration, Instant};
 use wire::pcp::ResultCode;
 use wire::services::Service;
@@ -191,6 +191,20 @@ impl Runner {
     fn directive(&mut self, words: &[&str]) -> Result<(), Fault> {
         match *words {
             ["gateway", "stops"] => self.act().stop(),
+            ["gateway", "starts"] => {
+                let world = self.act();
+                if !world.is_stopped() {
+                    return unmet("it has stopped", "it runs");
+                }
+                world.exit();
+                world.start();
+            }
+            ["gateway", "loses", "its", "state"] => {
+                let world = self.act();
+                world.kill();
+                world.lose_disk();
+                world.start();
+            }
             ["gateway", "crashes"] => {
                 self.act().kill();
                 self.world().start();
@@ -237,6 +251,20 @@ impl Runner {
                 self.act().nat.takes = time;
             }
             ["nat", "works"] => self.act().nat.broken = None,
+            ["name", name, ref addresses @ ..] => {
+                let mut all = Vec::new();
+                for addr in addresses {
+                    all.push(self.address(addr)?);
+                }
+                self.names(name, all);
+            }
+            ["resolver", "takes", time] => {
+                let time = duration(time)?;
+                self.setup.resolver_takes = time;
+                if let Some(world) = &mut self.world {
+                    world.resolver_takes = time;
+                }
+            }
             ["host", name, addr] => {
                 self.hosts.insert(name.to_owned(), plain(addr)?);
             }
@@ -288,13 +316,34 @@ impl Runner {
             Some(other) => return Err(Fault::Meaning(format!("nat: {other} is neither own nor none"))),
             None => {}
         }
+        choice(
+            &mut fields,
+            "add-port-mapping",
+            &mut config.add_port_mapping,
+            &[
+                ("prefer-failure", AddPortMapping::PreferFailure),
+                ("hold", AddPortMapping::Hold),
+                ("any-then-hold", AddPortMapping::AnyThenHold),
+            ],
+        )?;
+        choice(
+            &mut fields,
+            "get-specific",
+            &mut config.get_specific,
+            &[("probe", GetSpecific::Probe), ("local", GetSpecific::Local)],
+        )?;
+        for (key, setting) in [
+            ("probe", &mut config.external_address_probe),
+            ("optimistic-delete", &mut config.optimistic_delete),
+            ("list-mappings", &mut config.list_mappings),
+            ("keep-on-stop", &mut config.keep_on_stop),
+            ("descriptions", &mut config.send_descriptions),
+        ] {
+            fields.parsed(key, words::switch)?.into_iter().for_each(|value| *setting = value);
+        }
         let policy = &mut config.policy;
         fields.parsed("answer-within", duration)?.into_iter().for_each(|value| config.answer_within = value);
         fields.parsed("recovery-wait", duration)?.into_iter().for_each(|value| config.recovery_wait = value);
-        fields
-            .parsed("probe", words::switch)?
-            .into_iter()
-            .for_each(|value| config.external_address_probe = value);
         fields.parsed("per-host", plain)?.into_iter().for_each(|value| policy.mappings_per_host = value);
         fields.parsed("mappings", plain)?.into_iter().for_each(|value| policy.mappings = value);
         fields.parsed("lowest-port", plain)?.into_iter().for_each(|value| policy.lowest_port = value);
@@ -318,15 +367,30 @@ impl Runner {
             Some(world) => world.provider.config_mut(),
             None => &mut self.setup.provider,
         };
-        match fields.value("prefer-failure") {
-            Some("honoured") => config.prefer_failure = PreferFailure::Honoured,
-            Some("passed-over") => config.prefer_failure = PreferFailure::PassedOver,
-            Some("unsupported") => config.prefer_failure = PreferFailure::Unsupported,
-            Some(other) => {
-                return Err(Fault::Meaning(format!("{other}: honoured, passed-over or unsupported")));
-            }
-            None => {}
+        choice(
+            &mut fields,
+            "prefer-failure",
+            &mut config.prefer_failure,
+            &[
+                ("honoured", PreferFailure::Honoured),
+                ("passed-over", PreferFailure::PassedOver),
+                ("unsupported", PreferFailure::Unsupported),
+            ],
+        )?;
+        choice(
+            &mut fields,
+            "description",
+            &mut config.description,
+            &[
+                ("ignored", Description::Ignored),
+                ("stored", Description::Stored),
+                ("malformed", Description::Malformed),
+            ],
+        )?;
+        if let Some(text) = fields.value("conflict-lifetime") {
+            config.conflict_lifetime = if text == "left" { None } else { Some(seconds(text)?) };
         }
+        fields.parsed("query", words::switch)?.into_iter().for_each(|value| config.query = value);
         fields.parsed("external", plain)?.into_iter().for_each(|value| config.external = value);
         if let Some(lifetimes) = fields.parsed("lifetime", |text| range(text, seconds))? {
             (config.shortest, config.longest) = lifetimes.into_inner();
@@ -335,6 +399,15 @@ impl Runner {
         fields.parsed("quota", plain)?.into_iter().for_each(|value| config.quota = value);
         fields.parsed("third-party", words::switch)?.into_iter().for_each(|value| config.third_party = value);
         Ok(fields.finish()?)
+    }
+
+    /// The resolver says so from now on.
+    fn names(&mut self, name: &str, addresses: Vec<Ipv4Addr>) {
+        let names = match &mut self.world {
+            Some(world) => &mut world.names,
+            None => &mut self.setup.names,
+        };
+        names.insert(name.to_owned(), addresses);
     }
 
     fn link(&mut self, settings: &[&str]) -> Result<(), Fault> {
@@ -544,6 +617,24 @@ impl Runner {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text} is not like app:8080"))?;
         Ok(SocketAddrV4::new(self.address(host)?, plain(port)?))
     }
+}
+
+/// `key=word`, where each word is one of the choices.
+fn choice<T: Copy>(
+    fields: &mut Fields<'_>,
+    key: &str,
+    setting: &mut T,
+    choices: &[(&str, T)],
+) -> Result<(), Fault> {
+    let Some(word) = fields.value(key) else { return Ok(()) };
+    match choices.iter().find(|(known, _)| *known == word) {
+        Some((_, choice)) => *setting = *choice,
+        None => {
+            let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();
+            return Err(Fault::Meaning(format!("{key}: {word} is none of {}", known.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use wire::description::Uuid;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
-use disk::Disk;
+use disk::{Disk, Installation};
 pub use hosts::{Heard, Reply};
 pub use nat::Nat;
 use nat::{described, outcome_words};
@@ -64,6 +64,10 @@ pub struct Setup {
     pub link: Link,
     /// Ports of the WAN address that the router itself uses.
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
+    /// What the resolver knows.
+    pub names: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// How long it takes to say so.
+    pub resolver_takes: Duration,
     /// The same seed is the same run.
     pub seed: u64,
 }
@@ -89,6 +93,8 @@ impl Default for Setup {
             server: Server::Serves,
             link: Link { loss: 0.0, delay, jitter: Duration::ZERO, lose_next: 0, doubled: 0.0 },
             ports_in_use: BTreeSet::new(),
+            names: BTreeMap::new(),
+            resolver_takes: KERNEL,
             seed: 1,
         }
     }
@@ -157,6 +163,8 @@ pub struct World {
     troubled: Instant,
     announced: Instant,
     disk: Disk,
+    /// So many times everything stored was lost: each time it is another installation.
+    installation: u64,
     alive: bool,
     /// The gateway is killed after so many more effects.
     fuse: Option<u32>,
@@ -177,17 +185,17 @@ impl World {
     /// A world at time 0 whose gateway has just been told of its interfaces; nothing has been delivered yet.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, provider, server, link, ports_in_use, seed } = setup;
+        let Setup { config, provider, server, link, ports_in_use, names, resolver_takes, seed } = setup;
         let now = Instant::default();
         let mut world = Self {
             now,
-            gateway: Gateway::new(config.clone(), Box::new(SeededEntropy::new(seed))),
+            gateway: Gateway::new(config.clone(), Box::new(Installation::new(0, seed))),
             provider: Provider::new(now, provider),
             server,
             link,
             nat: Nat::new(ports_in_use),
-            names: BTreeMap::new(),
-            resolver_takes: KERNEL,
+            names,
+            resolver_takes,
             config,
             server_started: now,
             wan: Wan { name: "wan0".to_owned(), ..Wan::default() },
@@ -210,6 +218,7 @@ impl World {
             troubled: now,
             announced: now,
             disk: Disk::default(),
+            installation: 0,
             alive: true,
             fuse: None,
             starts: 0,

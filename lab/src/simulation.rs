@@ -7,7 +7,10 @@
 
 mod calm;
 mod check;
+mod drills;
 mod ledger;
+mod promises;
+mod settings;
 mod shadow;
 mod storm;
 
@@ -23,7 +26,7 @@ use engine::status::MappingStatus;
 use engine::time::{Duration, Instant};
 use wire::pcp::Protocol;
 
-use crate::sim::{Callback, EXTERNAL, Happening, Server, Setup, WAN, World};
+use crate::sim::{Callback, EXTERNAL, Happening, Server, WAN, World};
 use ledger::Ledger;
 use shadow::{Asked, Shadow};
 
@@ -34,6 +37,10 @@ const HOSTS: [Ipv4Addr; 3] =
 const OTHER_WAN: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 3);
 /// The provider's other external address.
 const OTHER_EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// Names of remote hosts: two that are somebody's, and move, and one that is nobody's.
+const NAMES: [&str; 3] = ["peer.example.net", "other.example.net", "nobody.example.net"];
+/// The addresses that they have.
+const PEERS: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 9), Ipv4Addr::new(203, 0, 113, 10)];
 /// Things that happen before it is calm, the first and the second time.
 const STEPS: [u32; 2] = [70, 40];
 /// The longest lifetime that the provider grants when it is calm, in seconds.
@@ -172,8 +179,19 @@ struct Simulation {
     nat_failed: Option<Instant>,
     /// When the server last said that it speaks another protocol.
     version_refused: Option<Instant>,
-    /// When the gateway was last killed.
-    killed: Option<Instant>,
+    /// When everything stored was last lost.
+    wiped: Option<Instant>,
+    /// Mappings of the server were listed, or may have been.
+    lists: bool,
+    /// It was changed whether descriptions are sent.
+    descriptions_switched: bool,
+    /// Ports that are held for who asked about them.
+    promises: BTreeMap<Key, promises::Promise>,
+    /// When something last happened that what is held need not survive, and when as much was held as may be of one host.
+    disturbed: Instant,
+    crowded: Instant,
+    /// So many requests may be unanswered at once, at the moment.
+    most_unanswered: Option<usize>,
     /// The WAN's address, or the last one that it had.
     wan: Ipv4Addr,
     /// When it became another one.
@@ -181,6 +199,10 @@ struct Simulation {
     /// Everything works, and nothing new is asked for.
     calm: bool,
     steps: u32,
+    /// The gateway has been told to stop.
+    ending: bool,
+    /// See [`Simulation::drill`].
+    drills: u16,
     tally: Tally,
 }
 
@@ -188,30 +210,10 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(SeededEntropy::new(seed ^ 0xd1ce));
         let nat = if seed % 2 == 1 { NatMode::Own } else { NatMode::None };
-        let mut setup = Setup { seed, ..Setup::default() };
-        setup.config.nat = nat;
-        setup.config.external_address_probe = !dice.one_in(12);
-        setup.provider.third_party = nat == NatMode::None;
-        setup.provider.longest = dice.pick(&[120, 300, LONGEST]);
-        setup.provider.shortest = 10;
-        setup.provider.hold = Duration::from_secs(dice.pick(&[0, 120]));
-        setup.provider.quota = dice.pick(&[8, 40, 40]);
-        setup.provider.prefer_failure = match dice.roll(8) {
-            0 => PreferFailure::PassedOver,
-            1 => PreferFailure::Unsupported,
-            _ => PreferFailure::Honoured,
-        };
-        let (loss, jitter, doubled) = dice.pick(&[
-            (0.0, 0, 0.0),
-            (0.05, 20, 0.02),
-            (0.2, 60, 0.05),
-            (0.05, 1500, 0.1),
-            (0.4, 3000, 0.2),
-        ]);
-        setup.link.loss = loss;
-        setup.link.jitter = Duration::from_millis(jitter);
-        setup.link.doubled = doubled;
-        let world = World::new(setup);
+        let setup = settings::setup(seed, nat, &mut dice);
+        let lists = setup.config.list_mappings;
+        let mut world = World::new(setup);
+        settings::name_everybody(&mut world);
         Self {
             world,
             dice,
@@ -225,11 +227,19 @@ impl Simulation {
             before: None,
             nat_failed: None,
             version_refused: None,
-            killed: None,
+            wiped: None,
+            lists,
+            descriptions_switched: false,
+            promises: BTreeMap::new(),
+            disturbed: Instant::default(),
+            crowded: Instant::default(),
+            most_unanswered: None,
             wan: WAN,
             readdressed: Instant::default(),
             calm: false,
             steps: 0,
+            ending: false,
+            drills: 0,
             tally: Tally::default(),
         }
     }
@@ -273,6 +283,8 @@ impl Simulation {
         self.expect_success(|simulation| simulation.add(HOSTS[0], 1, add))?;
         self.expect_success(|simulation| simulation.delete(HOSTS[0], 1, (Protocol::TCP, port), None))?;
         self.expect_success(|simulation| simulation.add(HOSTS[0], 1, add))?;
+        self.look_for_lost_ports()?;
+        self.drill()?;
         let (sent, owners) = (self.world.sent().len(), self.mappings());
         self.pass(CALM / 3)?;
         self.check_owners(sent, &owners)?;
@@ -282,9 +294,15 @@ impl Simulation {
     fn expect_success(&mut self, ask: impl FnOnce(&mut Self) -> RequestId) -> Result<(), Broken> {
         let id = ask(self);
         self.pass(Duration::from_secs(5))?;
-        match self.world.reply(id).map(|reply| &reply.answer) {
-            Some(Ok(_)) => Ok(()),
-            other => broken(format!("all is well, and a control point hears {other:?}")),
+        self.expect_answer(id, Ok(()))
+    }
+
+    fn expect_answer(&self, id: RequestId, wanted: Result<(), u16>) -> Result<(), Broken> {
+        let answer = self.world.reply(id).map(|reply| &reply.answer);
+        match (answer, wanted) {
+            (Some(Ok(_)), Ok(())) => Ok(()),
+            (Some(Err(code)), Err(wanted)) if *code == wanted => Ok(()),
+            _ => broken(format!("all is well, and a control point hears {answer:?} instead of {wanted:?}")),
         }
     }
 
@@ -292,6 +310,7 @@ impl Simulation {
     fn mend(&mut self) {
         self.calm = true;
         self.world.spare();
+        self.disturb();
         let external = *self.dice.pick(&[&EXTERNAL, &OTHER_EXTERNAL]);
         let world = &mut self.world;
         world.server = Server::Serves;
@@ -303,6 +322,8 @@ impl Simulation {
         let config = world.provider_config();
         (config.longest, config.quota, config.external) = (LONGEST, 1000, external);
         config.prefer_failure = PreferFailure::Honoured;
+        settings::name_everybody(world);
+        world.resolver_takes = Duration::from_millis(1);
         for port in storm::EXTERNAL_PORTS {
             world.vacate(Protocol::TCP, port);
             world.vacate(Protocol::UDP, port);
@@ -331,6 +352,7 @@ impl Simulation {
     }
 
     fn readdress(&mut self, addr: Ipv4Addr) {
+        self.disturb();
         if self.wan != addr {
             (self.wan, self.readdressed) = (addr, self.world.now());
         }
@@ -340,8 +362,10 @@ impl Simulation {
     /// What is stopped leaves nothing behind.
     fn stop(&mut self) -> Result<(), Broken> {
         self.world.note("* stop");
-        self.world.stop();
-        self.world.run(Duration::from_secs(3));
+        let config = engine::gateway::Config { keep_on_stop: false, ..self.world.config().clone() };
+        self.world.reconfigure(config);
+        self.check()?;
+        self.end()?;
         let ours = |world: &World| {
             world.provider.mappings().filter(|found| found.subscriber != crate::sim::STRANGER).count()
         };
@@ -363,8 +387,15 @@ impl Simulation {
     /// The gateway was killed: it is started again, after a while.
     fn restart(&mut self) -> Result<(), Broken> {
         self.tally.count("killed");
-        self.killed = Some(self.world.now());
         self.look_at_happenings()?;
+        let forgets = self.dice.one_in(6);
+        self.come_back(forgets)
+    }
+
+    /// The gateway is gone: it is started again, after a while; with an empty state directory if it `forgets`.
+    fn come_back(&mut self, forgets: bool) -> Result<(), Broken> {
+        self.promises.clear();
+        self.disturb();
         for (id, (_, asked)) in std::mem::take(&mut self.open) {
             if self.world.is_lost(id) {
                 self.shadow.lose(self.world.now(), asked);
@@ -372,6 +403,13 @@ impl Simulation {
         }
         let down = self.dice.pick(&[0, 0, 1500, 20_000]);
         self.world.run(Duration::from_millis(down));
+        if forgets {
+            self.tally.count("state directories lost");
+            self.world.lose_disk();
+            self.shadow.forget();
+            self.wiped = Some(self.world.now());
+        }
+        self.lists |= self.world.config().list_mappings;
         self.world.start();
         let now = self.world.now();
         self.before = None;

@@ -11,7 +11,6 @@ mod links;
 mod names;
 mod orphans;
 mod restart;
-mod simulation;
 mod specific;
 mod strategies;
 mod trouble;

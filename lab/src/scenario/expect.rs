@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use engine::table::Health;
 use engine::time::Duration;
-use wire::pcp::{Body, OptionCode, PcpOption, Protocol};
+use wire::pcp::{self, Body, OptionCode, PcpOption, Protocol};
 use wire::services::Service;
 
 use super::words::{Fields, duration, plain, port, protocol, range, seconds};
@@ -23,6 +23,8 @@ struct Pattern {
     prefer_failure: bool,
     third_party: Option<Ipv4Addr>,
     filter: Option<Ipv4Addr>,
+    /// Any, if it does not matter.
+    description: Option<String>,
     /// Since the last line that made something happen.
     at: Option<RangeInclusive<Duration>>,
     same_nonce: bool,
@@ -86,6 +88,7 @@ impl Runner {
                 let mut fields = Fields::new(fields);
                 let lifetime = fields.parsed("lifetime", |text| range(text, seconds))?;
                 let filter = fields.parsed("filter", |text| self.address(text))?;
+                let description = fields.value("description");
                 fields.finish()?;
                 let world = self.ready();
                 let Some(mapping) =
@@ -94,6 +97,9 @@ impl Runner {
                     return unmet("a mapping of the provider", "none");
                 };
                 same(to, mapping.internal)?;
+                if let Some(wanted) = description {
+                    same(wanted, mapping.description.as_deref().unwrap_or_default().trim_end())?;
+                }
                 let peers: Vec<_> =
                     mapping.filters.iter().map(|filter| filter.remote_addr.to_ipv4_mapped()).collect();
                 same(filter.into_iter().map(Some).collect::<Vec<_>>(), peers)?;
@@ -125,6 +131,10 @@ impl Runner {
                     unmet(format!("a notice with {words:?}"), format!("{lines:?}"))
                 }
             }
+            ["held", count] => {
+                let world = self.ready();
+                same(plain::<usize>(count)?, world.gateway.status(world.now()).held)
+            }
             ["stopped"] => same(true, self.ready().is_stopped()),
             _ => Err(Fault::Meaning("there is no such expectation".to_owned())),
         }
@@ -145,6 +155,7 @@ impl Runner {
             prefer_failure: fields.flag("prefer-failure"),
             third_party: fields.parsed("third-party", |text| self.address(text))?,
             filter: fields.parsed("filter", |text| self.address(text))?,
+            description: fields.value("description").map(str::to_owned),
             at: fields.parsed("at", |text| range(text, duration))?,
             same_nonce: fields.flag("same-nonce"),
             times: fields.parsed("times", plain)?,
@@ -218,6 +229,7 @@ impl Runner {
             && pattern.prefer_failure == request.option(OptionCode::PREFER_FAILURE).is_some()
             && pattern.third_party == third_party
             && pattern.filter == v4(request.option(OptionCode::FILTER))
+            && pattern.description.as_ref().is_none_or(|wanted| *wanted == described(&sent.request))
             && (!pattern.same_nonce || nonce_before == Some(map.nonce))
     }
 
@@ -286,6 +298,14 @@ impl Runner {
             _ => return Err("after the port comes nothing, or: from ADDRESS".to_owned()),
         };
         Ok(self.ready().reach(protocol(name)?, plain(number)?, remote))
+    }
+}
+
+/// The text of DESCRIPTION without the blanks that fill it up; empty where there is none.
+fn described(request: &pcp::Request) -> String {
+    match request.option(OptionCode::DESCRIPTION) {
+        Some(PcpOption::Description(octets)) => String::from_utf8_lossy(octets).trim_end().to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -20,6 +20,31 @@ pub(super) struct Disk {
     next: u64,
 }
 
+/// Random numbers, and what is derived from the secret that the state directory holds.
+pub(super) struct Installation {
+    number: u64,
+    random: SeededEntropy,
+}
+
+impl Installation {
+    pub(super) fn new(number: u64, seed: u64) -> Self {
+        Self { number, random: SeededEntropy::new(seed) }
+    }
+}
+
+impl Entropy for Installation {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.random.fill(bytes);
+    }
+
+    fn derive(&self, name: &[u8]) -> [u8; 16] {
+        match self.number {
+            0 => self.random.derive(name),
+            number => self.random.derive(&[&number.to_be_bytes(), name].concat()),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Line {
     number: u64,
@@ -88,6 +113,23 @@ impl World {
     /// The gateway is killed, now. What it had not said is never said.
     pub fn kill(&mut self) {
         self.note("the gateway is killed");
+        self.is_gone();
+    }
+
+    /// The gateway has stopped, and its process is over.
+    pub fn exit(&mut self) {
+        self.note("the gateway exits");
+        self.is_gone();
+    }
+
+    /// Everything that was stored is lost, with the secret that nonces come from; the gateway does not run.
+    pub fn lose_disk(&mut self) {
+        self.note("the state directory is lost");
+        self.disk = Disk::default();
+        self.installation += 1;
+    }
+
+    fn is_gone(&mut self) {
         self.fuse = None;
         self.alive = false;
         self.socket += 1;
@@ -105,12 +147,13 @@ impl World {
     pub fn start(&mut self) {
         self.note("the gateway starts");
         self.alive = true;
+        self.stopped = false;
         self.starts += 1;
         // Another start of the device (UDA §1.1.2), other random numbers.
         self.config.device.boot_id += 1;
         let mut seed = [0; 8];
         self.entropy.fill(&mut seed);
-        let entropy = Box::new(SeededEntropy::new(u64::from_be_bytes(seed)));
+        let entropy = Box::new(Installation::new(self.installation, u64::from_be_bytes(seed)));
         self.gateway = Gateway::new(self.config.clone(), entropy);
         self.tell_interfaces();
         // The router's own NAT is a table of ours alone, created empty.

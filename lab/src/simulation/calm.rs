@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use engine::provider::Description;
 use engine::status::MappingStatus;
 use engine::table::Health;
+use engine::time::Duration;
 use wire::pcp::Protocol;
 use wire::services::Service;
 
 use super::ledger::{Client, client_of};
 use super::shadow::Asked;
-use super::{Broken, HOSTS, Key, Simulation, broken};
+use super::{Broken, HOSTS, Key, LONGEST, Simulation, broken};
 use crate::sim::STRANGER;
+
+/// Every mapping has been renewed by then.
+const RENEWED: Duration = Duration::from_secs(LONGEST as u64);
 
 impl Simulation {
     /// Everything has worked for long: everybody agrees completely.
@@ -28,6 +33,10 @@ impl Simulation {
         }
         if let Some(found) = table.iter().find(|found| found.health != Health::Active) {
             return broken(format!("it is calm, and this is not: {found:?}"));
+        }
+        let held = self.world.gateway.status(self.world.now()).held;
+        if held > 0 {
+            return broken(format!("{held} mappings are held, for nobody"));
         }
         let external = self.world.provider_config().external;
         let mine: BTreeSet<(Protocol, u16, SocketAddrV4)> = table
@@ -56,12 +65,48 @@ impl Simulation {
         for found in &table {
             let remote = found.remote_peer.unwrap_or(Ipv4Addr::new(203, 0, 113, 77));
             let reached = self.world.reach(found.protocol, found.external.port(), remote);
-            if *found.external.ip() != external || reached != Some(found.internal) {
+            // A filter of what was asked for just before the gateway was killed, so that nothing is stored of it, stays with
+            // the client.
+            let filtered = self.world.starts() > 0
+                && self.world.provider.mappings().any(|upstream| {
+                    (upstream.protocol, upstream.external.port()) == (found.protocol, found.external.port())
+                        && !upstream.lets_in(remote)
+                });
+            if *found.external.ip() != external || reached != Some(found.internal) && !filtered {
                 return broken(format!("{found:?} leads to {reached:?}"));
             }
         }
+        self.check_descriptions(&table)?;
         self.check_what_is_read(&table, external)?;
         self.check_subscribers(&table, external)
+    }
+
+    /// the provider knows what control points call their mappings, or it is not told at all.
+    fn check_descriptions(&mut self, table: &[MappingStatus]) -> Result<(), Broken> {
+        let config = self.world.config();
+        let (sends, switched) = (config.send_descriptions, self.descriptions_switched);
+        if self.world.provider_config().description == Description::Ignored || switched {
+            return Ok(());
+        }
+        for found in table {
+            let Some((_, internal)) = self.upstream_of(found) else { continue };
+            let key = (found.protocol, found.external.port());
+            let claim = self.shadow.claims.get(&key);
+            // Another text reaches the provider with the next renewal.
+            let fresh = claim.is_none_or(|claim| claim.told_at + RENEWED > self.world.now());
+            let mut all = self.world.provider.mappings();
+            let upstream =
+                all.find(|upstream| (upstream.protocol, upstream.internal) == (found.protocol, internal));
+            let told = upstream.and_then(|upstream| upstream.description.as_deref()).map(str::trim_end);
+            let wanted = sends.then_some(found.description.as_str());
+            if !fresh && told != wanted {
+                return broken(format!("the provider calls it {told:?}: {found:?}"));
+            }
+        }
+        if sends {
+            self.tally.count("descriptions compared");
+        }
+        Ok(())
     }
 
     /// Indexes have no gaps, and everybody sees the address there is.

@@ -14,21 +14,19 @@ use wire::soap::Answer;
 use super::ledger::Client;
 use super::shadow::{Asked, Claim, Wanted};
 use super::storm::Shape;
-use super::{Broken, HOSTS, Key, LONGEST, OTHER_EXTERNAL, Simulation, broken};
+use super::{Broken, HOSTS, Key, OTHER_EXTERNAL, Simulation, broken};
 use crate::sim::{EXTERNAL, Happening, Reply, STRANGER};
 
 /// A control point's patience is measured in whole milliseconds.
 const SLACK: Duration = Duration::from_millis(1);
 /// More datagrams than this in one second are a storm of the gateway's own making.
 const MOST_A_SECOND: usize = 120;
-/// A client that was killed may have forgotten nonces of what nobody was told of; until they cannot matter any more.
-const UNSURE: Duration = Duration::from_secs(LONGEST as u64 + 60);
-
-/// The router's own mapping that tells the external address.
-const DISCARD: u16 = 9;
+/// How long a provider may know a client by a nonce of an installation before this one.
+const FOREIGN: Duration = Duration::from_secs(3600 + 600);
 /// How long after it heard that the provider has lost everything the gateway has asked for it again, all going well.
 const RECOVERY: Duration = Duration::from_secs(60);
 
+const INVALID_ARGS: u16 = 402;
 const SPECIFIED_ARRAY_INDEX_INVALID: u16 = 713;
 const NO_SUCH_ENTRY: u16 = 714;
 const PORT_MAPPING_NOT_FOUND: u16 = 730;
@@ -58,6 +56,8 @@ impl Simulation {
             return broken("two mappings have one external port");
         }
         self.check_nonces()?;
+        self.check_held()?;
+        self.check_turns()?;
         self.check_claims(&table)?;
         self.check_router(&table)?;
         self.check_upstream(&table)?;
@@ -95,7 +95,7 @@ impl Simulation {
     fn on_reply(&mut self, asked_at: Instant, asked: Asked, reply: &Reply) -> Result<(), Broken> {
         let told = (asked_at, reply.at);
         match (asked, &reply.answer) {
-            (Asked::Add { any, key, host, peer, wanted }, Ok(answer)) => {
+            (Asked::Add { any, key, host, wanted, .. }, Ok(answer)) => {
                 let asked_for = key;
                 let key = if any { (key.0, number(answer, "NewReservedPort")?) } else { key };
                 if key != asked_for && self.nat == NatMode::None {
@@ -111,31 +111,64 @@ impl Simulation {
                 {
                     return broken(format!("{key:?} was given to {} and now to {host}", before.host));
                 }
-                self.shadow.told(key, (any, host, peer, wanted), told);
+                self.check_promised_to(host, key, reply.at)?;
+                self.shadow.told(key, (any, host, wanted), told);
                 Ok(())
             }
-            (Asked::Add { any, key, host, wanted, .. }, Err(_)) => {
+            // It is no address, and nothing was looked at.
+            (Asked::Add { .. }, Err(INVALID_ARGS)) => Ok(()),
+            (Asked::Add { any, key, host, wanted, promised }, Err(code)) => {
+                if let Some(since) = promised.filter(|&since| !self.is_disturbed_since(since)) {
+                    return broken(format!("{key:?} is held for {host} since {since:?}: error {code}"));
+                }
                 self.shadow.refused((key, any), (host, wanted), told, self.nat == NatMode::Own);
                 Ok(())
             }
             (Asked::Delete { key, host, peer }, answer) => {
-                let its =
-                    move |other: Key, claim: &Claim| other == key && claim.host == host && claim.peer == peer;
-                self.on_deletion(asked_at, answer.is_ok(), answer.as_ref().err() == Some(&NO_SUCH_ENTRY), its)
+                let its = move |other: Key, claim: &Claim| {
+                    other == key && claim.host == host && claim.may_be_for(peer)
+                };
+                let means = move |claim: &Claim| claim.is_for(peer);
+                self.on_deletion(asked_at, answer.as_ref().err() == Some(&NO_SUCH_ENTRY), (its, means))?;
+                // What a stop leaves unconfirmed stands again at the next start.
+                let marked = |found: &MappingStatus| {
+                    (found.protocol, found.external.port(), found.health) == (key.0, key.1, Health::Deleting)
+                };
+                // As part of a range it leaves with the rest of that.
+                if answer.is_ok() && !self.ending && !self.mappings().iter().any(marked) {
+                    self.shadow.deleted(asked_at, its);
+                }
+                Ok(())
             }
             (Asked::DeleteRange { protocol, first, last, host }, answer) => {
                 let range = (protocol, first)..=(protocol, last);
                 let its = |key: Key, claim: &Claim| range.contains(&key) && claim.host == host;
                 let none = answer.as_ref().err() == Some(&PORT_MAPPING_NOT_FOUND);
-                self.on_deletion(asked_at, answer.is_ok(), none, its)
+                self.on_deletion(asked_at, none, (its, |_: &Claim| true))?;
+                match answer {
+                    // the provider has not said anything yet, and may refuse.
+                    Ok(_) if reply.at == asked_at => self.check_marked(range, host),
+                    Ok(_) if self.ending => Ok(()),
+                    Ok(_) => {
+                        self.shadow.deleted(asked_at, its);
+                        Ok(())
+                    }
+                    Err(_) => Ok(()),
+                }
             }
             (Asked::Specific { key, host, peer }, answer) => {
-                let claim = self.shadow.claims.get(&key).filter(|claim| claim.peer == peer);
+                if answer.as_ref().err() == Some(&NO_SUCH_ENTRY) {
+                    self.on_free(key, host, reply.at);
+                }
+                let claim = self.shadow.claims.get(&key).filter(|claim| claim.may_be_for(peer));
                 match (answer, claim) {
                     (Ok(answer), Some(claim)) => self.check_entry(key, claim, answer),
                     (Ok(_), None) => broken(format!("GetSpecific finds {key:?}, which nobody was told of")),
                     (Err(code), Some(claim))
-                        if claim.host == host && claim.told_at < asked_at && !self.is_excused(key, claim) =>
+                        if claim.host == host
+                            && claim.is_for(peer)
+                            && claim.told_at < asked_at
+                            && !self.is_excused(key, claim) =>
                     {
                         broken(format!("GetSpecific: {code} for {key:?}, which stands"))
                     }
@@ -177,22 +210,21 @@ impl Simulation {
         }
     }
 
+    /// A deletion was answered, that `none` of those that are meant is there perhaps.
     fn on_deletion(
         &mut self,
         asked_at: Instant,
-        done: bool,
         none: bool,
-        its: impl Fn(Key, &Claim) -> bool,
+        (its, means): (impl Fn(Key, &Claim) -> bool, impl Fn(&Claim) -> bool),
     ) -> Result<(), Broken> {
-        if done {
-            self.shadow.deleted(asked_at, &its);
-        } else if none {
+        if none {
             // A server that refuses the delete with CANNOT_PROVIDE_EXTERNAL sounds the same (RFC 6970 §5.8).
             let own_nat = self.nat == NatMode::Own;
             let stands = self.shadow.claims.iter().find(|&(&key, claim)| {
                 let refused = |client| self.ledger.is_refused_since(client, asked_at);
                 claim.told_at < asked_at
                     && its(key, claim)
+                    && means(claim)
                     && !self.is_excused(key, claim)
                     && !claim.clients(key.0, own_nat).into_iter().any(refused)
             });
@@ -202,6 +234,24 @@ impl Simulation {
         }
         self.shadow.doubt(asked_at, its);
         Ok(())
+    }
+
+    /// What is deleted before the provider has confirmed it is marked, and lets nobody in any more.
+    fn check_marked(
+        &mut self,
+        range: std::ops::RangeInclusive<Key>,
+        host: std::net::Ipv4Addr,
+    ) -> Result<(), Broken> {
+        self.tally.count("ranges deleted at once");
+        let stands = |found: &MappingStatus| {
+            *found.internal.ip() == host
+                && range.contains(&(found.protocol, found.external.port()))
+                && found.health != Health::Deleting
+        };
+        match self.mappings().into_iter().find(stands) {
+            Some(found) => broken(format!("its deletion is confirmed, and this is not marked: {found:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Whether there is a reason for this mapping not to be there any more, that came up since everything was last
@@ -377,7 +427,8 @@ impl Simulation {
         // One that is in doubt may be about to be restored.
         let claimed = self.shadow.claims.iter().flat_map(|(key, claim)| claim.clients(key.0, own_nat));
         let owned: BTreeSet<Client> = mapped.chain(claimed).collect();
-        let waiting = self.open.values().any(|(_, asked)| matches!(asked, Asked::Add { .. }));
+        let waiting =
+            self.open.values().any(|(_, asked)| matches!(asked, Asked::Add { .. } | Asked::Specific { .. }));
         let strays: Vec<_> = self
             .world
             .provider
@@ -396,35 +447,49 @@ impl Simulation {
         self.ledger.follow_strays(&self.world, &strays, waiting).map_err(Broken)
     }
 
-    /// What the provider knows a client by is not forgotten; after a crash, that of what was acknowledged is not.
+    /// What the provider knows a client by is the same for ever, also after a crash; until everything stored is lost.
     fn check_nonces(&mut self) -> Result<(), Broken> {
-        let own_nat = self.nat == NatMode::Own;
         for (client, at) in self.ledger.wrong_nonces(&self.world) {
-            let Some(killed) = self.killed.filter(|&killed| at <= killed + UNSURE) else {
-                return broken(format!("the nonce of {client:?} is forgotten"));
-            };
-            let acknowledged = self.shadow.claims.iter().any(|(key, claim)| {
-                claim.sure && claim.told_at < killed && claim.clients(key.0, own_nat).contains(&client)
-            });
-            let probe = client == (None, Protocol::UDP, DISCARD)
-                && self.ledger.belief(client).is_some_and(|belief| belief.heard < killed);
-            if acknowledged || probe {
-                return broken(format!("the nonce of {client:?} did not survive the crash"));
+            if self.wiped.is_none_or(|wiped| at > wiped + FOREIGN) {
+                return broken(format!("the provider knows {client:?} by another nonce"));
             }
         }
-        Ok(())
+        match self.ledger.other_nonces().first() {
+            Some(client) if self.wiped.is_none() => {
+                broken(format!("{client:?} has another nonce than it had before"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What goes in turns leaves room for what others ask.
+    fn check_turns(&mut self) -> Result<(), Broken> {
+        let unanswered = self.ledger.unanswered();
+        match self.most_unanswered {
+            Some(most) if unanswered > most => {
+                broken(format!("{unanswered} requests are unanswered, that is more than {most}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the remote host of this mapping may be known by a name.
+    fn may_have_name(&self, key: Key) -> bool {
+        self.shadow.claims.get(&key).is_some_and(Claim::may_have_name)
     }
 
     /// SystemUpdateID counts every change and never goes back.
     fn check_update_id(&mut self, table: &Table) -> Result<(), Broken> {
         let id = self.world.gateway.status(self.world.now()).system_update_id;
         let shapes: BTreeMap<Key, Shape> =
-            table.iter().map(|(&key, found)| (key, Shape::of(found))).collect();
+            table.iter().map(|(&key, found)| (key, Shape::of(found, self.may_have_name(key)))).collect();
         if let Some((before, last)) = &self.before {
             if id < *last {
                 return broken(format!("SystemUpdateID goes from {last} to {id}"));
             }
-            if *before != shapes && id == *last {
+            let same = before.len() == shapes.len()
+                && before.iter().zip(&shapes).all(|(old, new)| old.0 == new.0 && !old.1.differs(new.1));
+            if !same && id == *last {
                 return broken(format!("SystemUpdateID stays at {id}: {before:?} became {shapes:?}"));
             }
         }
@@ -436,9 +501,7 @@ impl Simulation {
         let client = answer.value("NewInternalClient") == Some(&claim.host.to_string());
         let port = claim.has_internal_port(number(answer, "NewInternalPort")?);
         let enabled = answer.value("NewEnabled") == Some("1");
-        let peer = answer
-            .value("NewRemoteHost")
-            .is_none_or(|text| text == claim.peer.map_or(String::new(), |peer| peer.to_string()));
+        let peer = answer.value("NewRemoteHost").is_none_or(|text| claim.may_show(text));
         if client && port && enabled && peer {
             return Ok(());
         }

@@ -16,13 +16,14 @@ pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
 const MOST: u32 = 24 * 3600;
 /// What is asked for the mapping that tells the external address.
 const PROBE_LIFETIME: u32 = 600;
-/// How long something may stay at the provider, all going well, that nobody has any more.
-const STRAY: Duration = Duration::from_secs(120);
+/// How long something may stay at the provider, all going well, that nobody has any more: it may be held for somebody
+/// meanwhile (decisions 1, 5 and 6).
+const STRAY: Duration = Duration::from_secs(180);
 
+/// What is asked for again until the same moment may last a little longer, by the provider's shortest lifetime.
+const ROUNDED: Duration = Duration::from_secs(15);
 /// What was lost may leave something behind until its lifetime ends.
 const TROUBLE: Duration = Duration::from_secs(super::LONGEST as u64);
-/// How long after a delete that was not confirmed it is sent again, at most.
-const DELETING: Duration = Duration::from_secs(60);
 
 /// The last success.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +53,10 @@ pub(super) struct Ledger {
     /// When a success last named another port or address than the one before.
     moved: BTreeMap<Client, Instant>,
     probes: BTreeSet<Client>,
-    /// When each was last to be deleted, by every nonce that was used.
-    deleting: BTreeMap<Client, BTreeMap<Nonce, Instant>>,
+    /// Clients that have used more than one nonce.
+    other_nonces: Vec<Client>,
+    /// Clients that wait for an answer.
+    unanswered: BTreeSet<Client>,
     strays: BTreeMap<(Protocol, u16, SocketAddrV4), Stray>,
     sent: usize,
     answered: usize,
@@ -84,13 +87,21 @@ pub(super) fn client_of(request: &pcp::Request) -> Option<(Client, Nonce)> {
     Some(((host, map.protocol, map.internal_port), map.nonce))
 }
 
+fn client_of_answer(response: &pcp::Response) -> Option<Client> {
+    let Body::Map(map) = &response.body else { return None };
+    Some((third_party(response.option(OptionCode::THIRD_PARTY)), map.protocol, map.internal_port))
+}
+
 impl Ledger {
     /// Takes in what has come and gone since the last time.
     pub(super) fn follow(&mut self, world: &World) {
+        self.follow_exchanges(world);
         for sent in &world.sent()[self.sent..] {
             let Some((client, nonce)) = client_of(&sent.request) else { continue };
+            if self.nonces.get(&client).is_some_and(|before| *before != nonce) {
+                self.other_nonces.push(client);
+            }
             if sent.request.lifetime == 0 {
-                self.deleting.entry(client).or_default().insert(nonce, sent.at);
                 self.nonces.entry(client).or_insert(nonce);
             } else {
                 self.nonces.insert(client, nonce);
@@ -110,9 +121,46 @@ impl Ledger {
         self.drops = world.dropped().len();
     }
 
+    /// What is answered at a moment is heard before what is sent then.
+    fn follow_exchanges(&mut self, world: &World) {
+        let mut answers = world.answers()[self.answered..].iter().peekable();
+        for sent in &world.sent()[self.sent..] {
+            while let Some(answer) = answers.next_if(|answer| answer.at <= sent.at) {
+                self.unanswered.retain(|client| client_of_answer(&answer.response) != Some(*client));
+            }
+            self.unanswered.extend(client_of(&sent.request).map(|(client, _)| client));
+        }
+        for answer in answers {
+            self.unanswered.retain(|client| client_of_answer(&answer.response) != Some(*client));
+        }
+    }
+
+    /// How many clients wait for an answer, the probe apart.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.iter().filter(|client| !self.probes.contains(client)).count()
+    }
+
+    /// Nobody waits for anything that was asked so far.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.unanswered.clear();
+    }
+
+    /// Clients that have used more than one nonce.
+    pub(super) fn other_nonces(&self) -> &[Client] {
+        &self.other_nonces
+    }
+
+    /// When what was granted at this moment, with this external port, ends.
+    pub(super) fn granted_at(&self, key: super::Key, at: Instant) -> Option<Instant> {
+        let granted = self
+            .beliefs
+            .iter()
+            .find(|(client, belief)| belief.heard == at && (client.1, belief.external.port()) == key);
+        granted.map(|(_, belief)| belief.ends())
+    }
+
     fn hear(&mut self, issued: Instant, heard: Instant, response: &pcp::Response) {
-        let Body::Map(map) = &response.body else { return };
-        let client = (third_party(response.option(OptionCode::THIRD_PARTY)), map.protocol, map.internal_port);
+        let (Body::Map(map), Some(client)) = (&response.body, client_of_answer(response)) else { return };
         if self.nonces.get(&client) != Some(&map.nonce) {
             return;
         }
@@ -164,16 +212,11 @@ impl Ledger {
         dropped.is_some_and(|&(sent, at)| at >= belief.issued && sent > belief.heard.max(told))
     }
 
-    /// When the provider has met a nonce that was not the one it knew, since the last question. A port whose deletion is
-    /// not confirmed yet may be asked for by somebody else meanwhile, in vain.
+    /// When the provider has met a nonce that was not the one it knew, since the last question.
     pub(super) fn wrong_nonces(&mut self, world: &World) -> Vec<(Client, Instant)> {
-        let new = world.wrong_nonces()[self.wrong..].iter().filter_map(|wrong| {
-            let (client, nonce) = client_of(&wrong.request)?;
-            let mut deletes = self.deleting.get(&client).into_iter().flatten();
-            let another = deletes.any(|(&other, &at)| other != nonce && wrong.at <= at + DELETING);
-            let repeated = wrong.request.lifetime == 0 && self.nonces.get(&client) != Some(&nonce);
-            (!repeated && !another).then_some((client, wrong.at))
-        });
+        let new = world.wrong_nonces()[self.wrong..]
+            .iter()
+            .filter_map(|wrong| client_of(&wrong.request).map(|(client, _)| (client, wrong.at)));
         let new = new.collect();
         self.wrong = world.wrong_nonces().len();
         new
@@ -201,7 +244,7 @@ impl Ledger {
                 format!("{protocol} {external} -> {internal} at the provider is nobody's since {since:?}")
             };
             let late = now > stray.waited + STRAY;
-            if late && found.ends > stray.ends {
+            if late && found.ends > stray.ends + ROUNDED {
                 return Err(format!("{}, and was renewed", words()));
             }
             // With nothing lost in between or before there is no excuse.

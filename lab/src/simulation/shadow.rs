@@ -9,8 +9,8 @@ use engine::table::Health;
 use engine::time::{Duration, Instant};
 use wire::pcp::Protocol;
 
-use super::Key;
 use super::ledger::Client;
+use super::{Key, PEERS};
 
 /// A week: the longest lease of WANIPConnection:2.
 const WEEK: u64 = 604_800;
@@ -22,14 +22,14 @@ const JOURNAL: Duration = Duration::from_secs(2);
 /// What was asked for, as far as the model has to know.
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
-    /// AddPortMapping, or AddAnyPortMapping if `any`.
-    Add { any: bool, key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr>, wanted: Wanted },
+    /// AddPortMapping, or AddAnyPortMapping if `any`; `promised` is when its port was said to be free and held for it.
+    Add { any: bool, key: Key, host: Ipv4Addr, wanted: Wanted, promised: Option<Instant> },
     /// DeletePortMapping.
-    Delete { key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr> },
+    Delete { key: Key, host: Ipv4Addr, peer: Option<Peer> },
     /// DeletePortMappingRange.
     DeleteRange { protocol: Protocol, first: u16, last: u16, host: Ipv4Addr },
     /// GetSpecificPortMappingEntry.
-    Specific { key: Key, host: Ipv4Addr, peer: Option<Ipv4Addr> },
+    Specific { key: Key, host: Ipv4Addr, peer: Option<Peer> },
     /// GetGenericPortMappingEntry.
     Generic(usize),
     /// GetListOfPortMappings.
@@ -42,6 +42,34 @@ pub(super) enum Asked {
     Other,
 }
 
+/// A remote host as a control point names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Peer {
+    /// By its address.
+    Address(Ipv4Addr),
+    /// By its name.
+    Name(&'static str),
+}
+
+impl Peer {
+    pub(super) fn text(peer: Option<Peer>) -> String {
+        match peer {
+            None => String::new(),
+            Some(Peer::Address(addr)) => addr.to_string(),
+            Some(Peer::Name(name)) => name.to_owned(),
+        }
+    }
+
+    /// Whether a mapping for `peer` may let in `addr` only; a name may have had any of its addresses.
+    fn fits(peer: Option<Peer>, addr: Option<Ipv4Addr>) -> bool {
+        match (peer, addr) {
+            (None, addr) => addr.is_none(),
+            (Some(Peer::Address(own)), addr) => addr == Some(own),
+            (Some(Peer::Name(_)), addr) => addr.is_some_and(|addr| PEERS.contains(&addr)),
+        }
+    }
+}
+
 /// What an Add says of a mapping besides its key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Wanted {
@@ -49,6 +77,7 @@ pub(super) struct Wanted {
     pub(super) description: String,
     /// `None` for ever.
     pub(super) lease: Option<Duration>,
+    pub(super) peer: Option<Peer>,
 }
 
 impl Wanted {
@@ -68,14 +97,18 @@ impl Wanted {
 struct Version {
     internal_port: u16,
     description: String,
+    peer: Option<Peer>,
+    /// Made by AddPortMapping.
+    strict: bool,
     /// Between which moments the lease ends; `None` for never.
     ends: Option<(Instant, Instant)>,
 }
 
 impl Version {
-    fn new(wanted: Wanted, first: Instant, last: Instant) -> Self {
-        let Wanted { internal_port, description, lease } = wanted;
-        Self { internal_port, description, ends: lease.map(|lease| (first + lease, last + lease)) }
+    fn new(any: bool, wanted: Wanted, first: Instant, last: Instant) -> Self {
+        let Wanted { internal_port, description, lease, peer } = wanted;
+        let ends = lease.map(|lease| (first + lease, last + lease));
+        Self { internal_port, description, peer, strict: !any, ends }
     }
 
     fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
@@ -84,7 +117,9 @@ impl Version {
             (Some((first, last)), Some(left)) => first <= now + left && now + left <= last,
             _ => false,
         };
-        lease && self.internal_port == mapping.internal.port() && self.description == mapping.description
+        lease
+            && Peer::fits(self.peer, mapping.remote_peer)
+            && (self.internal_port, &self.description) == (mapping.internal.port(), &mapping.description)
     }
 }
 
@@ -92,9 +127,6 @@ impl Version {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) host: Ipv4Addr,
-    pub(super) peer: Option<Ipv4Addr>,
-    /// Made by AddPortMapping.
-    strict: bool,
     pub(super) told_at: Instant,
     /// It has to be there; otherwise it may be, for its owner has heard an error about it since.
     pub(super) sure: bool,
@@ -108,9 +140,7 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
-        self.host == *mapping.internal.ip()
-            && self.peer == mapping.remote_peer
-            && self.versions.iter().any(|version| version.fits(now, mapping))
+        self.host == *mapping.internal.ip() && self.versions.iter().any(|version| version.fits(now, mapping))
     }
 
     /// Whether its lease may be over.
@@ -132,8 +162,41 @@ impl Claim {
         self.versions.iter().any(|version| version.internal_port == port)
     }
 
+    /// Whether who names `peer` may mean this mapping.
+    pub(super) fn may_be_for(&self, peer: Option<Peer>) -> bool {
+        self.versions.iter().any(|version| match (peer, version.peer) {
+            // By the address that the name has at this moment.
+            (Some(Peer::Address(_)), Some(Peer::Name(_))) => true,
+            (asked, own) => asked == own,
+        })
+    }
+
+    /// Whether who names `peer` means this mapping.
+    pub(super) fn is_for(&self, peer: Option<Peer>) -> bool {
+        self.versions.iter().all(|version| version.peer == peer)
+    }
+
+    /// How its remote host may be shown.
+    pub(super) fn may_show(&self, text: &str) -> bool {
+        self.versions.iter().any(|version| Peer::text(version.peer) == text)
+    }
+
+    /// The name of its remote host, if that is how it is known for certain.
+    pub(super) fn peer_name(&self) -> Option<&'static str> {
+        match self.versions.as_slice() {
+            [Version { peer: Some(Peer::Name(name)), .. }] => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether its remote host may be known by a name.
+    pub(super) fn may_have_name(&self) -> bool {
+        self.versions.iter().any(|version| matches!(version.peer, Some(Peer::Name(_))))
+    }
+
+    /// Whether its owner counts on the external port for certain.
     pub(super) fn is_strict(&self) -> bool {
-        self.strict
+        self.versions.iter().all(|version| version.strict)
     }
 
     /// As whom the provider knows it, with every internal port that it may have.
@@ -158,15 +221,14 @@ impl Shadow {
     pub(super) fn told(
         &mut self,
         key: Key,
-        (any, host, peer, wanted): (bool, Ipv4Addr, Option<Ipv4Addr>, Wanted),
+        (any, host, wanted): (bool, Ipv4Addr, Wanted),
         (asked_at, now): (Instant, Instant),
     ) -> Option<Claim> {
         let before = self.claims.get(&key);
         let nat_port = before.filter(|claim| claim.host == host).and_then(|claim| claim.nat_port);
         let restored = before.filter(|claim| claim.host == host).and_then(|claim| claim.restored);
-        let versions = vec![Version::new(wanted, asked_at, now)];
-        let claim =
-            Claim { host, peer, strict: !any, told_at: now, sure: true, versions, nat_port, restored };
+        let versions = vec![Version::new(any, wanted, asked_at, now)];
+        let claim = Claim { host, told_at: now, sure: true, versions, nat_port, restored };
         self.claims.insert(key, claim)
     }
 
@@ -180,7 +242,7 @@ impl Shadow {
         (asked_at, now): (Instant, Instant),
         own_nat: bool,
     ) {
-        let version = Version::new(wanted, asked_at, now + LATE);
+        let version = Version::new(any, wanted, asked_at, now + LATE);
         for (_, claim) in self.claims.iter_mut().filter(|(other, claim)| {
             // Without a NAT of its own the router has one mapping for each internal port (spec T-3).
             let its = any && !own_nat && claim.has_internal_port(version.internal_port);
@@ -246,12 +308,12 @@ impl Shadow {
                 continue;
             }
             let asked = self.lost.iter().find_map(|asked| match asked {
-                Asked::Add { any, key: wanted_key, host, peer, wanted }
+                Asked::Add { any, key: wanted_key, host, wanted, .. }
                     if wanted_key.0 == key.0
                         && (*any || wanted_key.1 == key.1)
                         && (*host, wanted.internal_port)
                             == (*mapping.internal.ip(), mapping.internal.port())
-                        && *peer == mapping.remote_peer =>
+                        && Peer::fits(wanted.peer, mapping.remote_peer) =>
                 {
                     Some((*any, wanted.clone()))
                 }
@@ -260,13 +322,11 @@ impl Shadow {
             let Some((any, wanted)) = asked else {
                 return Err(format!("nobody was told of this, and it stands after a crash: {mapping:?}"));
             };
-            let mut version = Version::new(wanted, Instant::default(), now + JOURNAL);
+            let mut version = Version::new(any, wanted, Instant::default(), now + JOURNAL);
             version.ends = version.ends.map(|(_, last)| (Instant::default(), last));
             let versions = vec![version];
             let claim = Claim {
                 host: *mapping.internal.ip(),
-                peer: mapping.remote_peer,
-                strict: !any,
                 told_at: now,
                 sure: true,
                 versions,
@@ -277,6 +337,12 @@ impl Shadow {
         }
         self.lost.clear();
         Ok(())
+    }
+
+    /// Nothing is stored any more of what control points were told.
+    pub(super) fn forget(&mut self) {
+        self.claims.clear();
+        self.lost.clear();
     }
 
     /// What is there is noted; a mapping that fits is one of its versions only, if `settled`.

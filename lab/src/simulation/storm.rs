@@ -4,20 +4,19 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use engine::gateway::{NatMode, RequestId};
-use engine::provider::PreferFailure;
 use engine::status::MappingStatus;
 use engine::time::Duration;
 use wire::pcp::{Protocol, ResultCode};
 use wire::services::{Face, Service};
 
-use super::shadow::{Asked, Wanted};
-use super::{Broken, EXTERNAL, HOSTS, OTHER_EXTERNAL, OTHER_WAN, Simulation, WAN, broken};
+use super::shadow::{Asked, Claim, Peer, Wanted};
+use super::{
+    Broken, EXTERNAL, HOSTS, Key, NAMES, OTHER_EXTERNAL, OTHER_WAN, PEERS, Simulation, WAN, broken, settings,
+};
 use crate::sim::{Callback, Server};
 
 /// The external ports that everybody wants.
 pub(super) const EXTERNAL_PORTS: RangeInclusive<u16> = 5000..=5011;
-/// The remote host that some let in only.
-const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
 /// What a control point asks for.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +27,7 @@ pub(super) struct Add {
     pub(super) external: u16,
     pub(super) internal: u16,
     pub(super) lease: u32,
-    pub(super) peer: Option<Ipv4Addr>,
+    pub(super) peer: Option<Peer>,
     /// Goes into the description.
     pub(super) number: u16,
 }
@@ -43,11 +42,28 @@ impl Add {
 
 /// What a mapping is, as far as SystemUpdateID has to follow.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Shape(SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, String);
+pub(super) struct Shape {
+    external: SocketAddrV4,
+    internal: SocketAddrV4,
+    /// Not looked at where it may be known by a name, which is what is shown wherever it moves.
+    peer: Option<Option<Ipv4Addr>>,
+    description: String,
+}
 
 impl Shape {
-    pub(super) fn of(mapping: &MappingStatus) -> Self {
-        Self(mapping.external, mapping.internal, mapping.remote_peer, mapping.description.clone())
+    pub(super) fn of(mapping: &MappingStatus, named: bool) -> Self {
+        Self {
+            external: mapping.external,
+            internal: mapping.internal,
+            peer: (!named).then_some(mapping.remote_peer),
+            description: mapping.description.clone(),
+        }
+    }
+
+    pub(super) fn differs(&self, other: &Self) -> bool {
+        let what = |shape: &Self| (shape.external, shape.internal, shape.description.clone());
+        what(self) != what(other)
+            || self.peer.is_some_and(|peer| other.peer.is_some_and(|other| peer != other))
     }
 }
 
@@ -64,7 +80,8 @@ impl Simulation {
             0..28 => self.somebody_adds(host, version),
             28..38 => self.somebody_deletes(host, version),
             38..40 => self.somebody_deletes_a_range(host),
-            40..48 => self.somebody_reads(host, version),
+            40..46 => self.somebody_reads(host, version),
+            46..48 => return self.somebody_scans(host, version),
             48..53 => self.somebody_subscribes(host),
             53..57 => self.the_link_changes(),
             57..61 => self.the_provider_changes(),
@@ -78,6 +95,9 @@ impl Simulation {
                 self.world.kill_after(effects);
             }
             75 if self.dice.one_in(12) => return self.refreshed_for_long(host),
+            76 => self.the_settings_change(),
+            77..79 => self.a_name_changes(),
+            79 if self.dice.one_in(4) => return self.stop_and_start(),
             _ => {
                 let ms = self.dice.pick(&[5, 20, 200, 1000, 3000, 4000, 10_000, 30_000, 150_000]);
                 return self.pass(Duration::from_millis(ms));
@@ -95,7 +115,7 @@ impl Simulation {
             external,
             internal: 5000 + self.dice.roll(8),
             lease: self.dice.pick(&[0, 12, 61, 299, 3600]),
-            peer: self.dice.one_in(10).then_some(PEER),
+            peer: self.some_peer(),
             number: self.dice.roll(1000),
         };
         let nth = usize::from(self.dice.roll(12));
@@ -114,11 +134,23 @@ impl Simulation {
         self.add(host, version, add);
     }
 
+    /// The only remote host that may come in.
+    fn some_peer(&mut self) -> Option<Peer> {
+        match self.dice.roll(20) {
+            0..2 => Some(Peer::Address(self.dice.pick(&PEERS))),
+            2..4 => Some(Peer::Name(self.dice.pick(&[NAMES[0], NAMES[0], NAMES[1], NAMES[1], NAMES[2]]))),
+            _ => None,
+        }
+    }
+
     /// A control point asks for a mapping.
     pub(super) fn add(&mut self, host: Ipv4Addr, version: u8, add: Add) -> RequestId {
         let Add { any, protocol, external, internal, lease, peer, number } = add;
         let description = format!("n{number}");
-        let (peer_text, host_text) = (peer.map_or(String::new(), |peer| peer.to_string()), host.to_string());
+        // HOSTS[0] has a name of its own.
+        let by_name = host == HOSTS[0] && number % 16 == 0;
+        let (peer_text, host_text) =
+            (Peer::text(peer), if by_name { "laptop".to_owned() } else { host.to_string() });
         let (external_text, internal_text) = (external.to_string(), internal.to_string());
         let lease_text = lease.to_string();
         let arguments = [
@@ -134,8 +166,9 @@ impl Simulation {
         let (action, version) = if any { ("AddAnyPortMapping", 2) } else { ("AddPortMapping", version) };
         self.tally.count(action);
         let lease = Wanted::lease(lease, version);
-        let wanted = Wanted { internal_port: internal, description: description.clone(), lease };
-        let asked = Asked::Add { any, key: (protocol, external), host, peer, wanted };
+        let wanted = Wanted { internal_port: internal, description: description.clone(), lease, peer };
+        let promised = self.keep_promise(host, &add).filter(|_| !by_name);
+        let asked = Asked::Add { any, key: (protocol, external), host, wanted, promised };
         self.call(host, version, action, &arguments, asked)
     }
 
@@ -160,13 +193,16 @@ impl Simulation {
     }
 
     /// One of those that exist, by its owner mostly, or any.
-    fn some_mapping(&mut self, host: Ipv4Addr) -> (Ipv4Addr, Protocol, u16, Option<Ipv4Addr>) {
+    fn some_mapping(&mut self, host: Ipv4Addr) -> (Ipv4Addr, Protocol, u16, Option<Peer>) {
         let mappings = self.mappings();
         let nth = usize::from(self.dice.roll(30));
         match mappings.get(nth % mappings.len().max(1)) {
             Some(found) if nth < 25 => {
                 let owner = if self.dice.one_in(8) { host } else { *found.internal.ip() };
-                (owner, found.protocol, found.external.port(), found.remote_peer)
+                let key = (found.protocol, found.external.port());
+                let name = self.shadow.claims.get(&key).and_then(Claim::peer_name);
+                let peer = name.map(Peer::Name).or(found.remote_peer.map(Peer::Address));
+                (owner, found.protocol, found.external.port(), peer)
             }
             _ => (host, Protocol::TCP, 5000 + self.dice.roll(12), None),
         }
@@ -183,9 +219,9 @@ impl Simulation {
         host: Ipv4Addr,
         version: u8,
         key: (Protocol, u16),
-        peer: Option<Ipv4Addr>,
+        peer: Option<Peer>,
     ) -> RequestId {
-        let (port_text, peer_text) = (key.1.to_string(), peer.map_or(String::new(), |peer| peer.to_string()));
+        let (port_text, peer_text) = (key.1.to_string(), Peer::text(peer));
         let arguments = [
             ("NewRemoteHost", peer_text.as_str()),
             ("NewExternalPort", &port_text),
@@ -197,7 +233,11 @@ impl Simulation {
 
     fn somebody_deletes_a_range(&mut self, host: Ipv4Addr) {
         let first = 5000 + self.dice.roll(12);
-        let last = first + 3;
+        self.delete_range(host, first, first + 3);
+    }
+
+    /// A control point wants all its TCP mappings of a range deleted.
+    pub(super) fn delete_range(&mut self, host: Ipv4Addr, first: u16, last: u16) -> RequestId {
         let protocol = Protocol::TCP;
         let (first_text, last_text) = (first.to_string(), last.to_string());
         let arguments = [
@@ -208,7 +248,7 @@ impl Simulation {
         ];
         self.tally.count("DeletePortMappingRange");
         let asked = Asked::DeleteRange { protocol, first, last, host };
-        self.call(host, 2, "DeletePortMappingRange", &arguments, asked);
+        self.call(host, 2, "DeletePortMappingRange", &arguments, asked)
     }
 
     fn somebody_reads(&mut self, host: Ipv4Addr, version: u8) {
@@ -216,15 +256,7 @@ impl Simulation {
         match self.dice.roll(6) {
             0 | 1 => {
                 let (host, protocol, port, peer) = self.some_mapping(host);
-                let (port_text, peer_text) =
-                    (port.to_string(), peer.map_or(String::new(), |peer| peer.to_string()));
-                let arguments = [
-                    ("NewRemoteHost", peer_text.as_str()),
-                    ("NewExternalPort", &port_text),
-                    ("NewProtocol", name(protocol)),
-                ];
-                let asked = Asked::Specific { key: (protocol, port), host, peer };
-                self.call(host, version, "GetSpecificPortMappingEntry", &arguments, asked);
+                self.ask_about(host, version, (protocol, port), peer);
             }
             2 => {
                 let index = self.dice.roll(20);
@@ -250,6 +282,10 @@ impl Simulation {
                 };
                 self.call(host, 2, "GetListOfPortMappings", &arguments, asked);
             }
+            4 if self.dice.one_in(3) => {
+                let service = Service::WanCommonInterfaceConfig;
+                self.world.call(host, service, version.min(1), "GetTotalBytesSent", &[]);
+            }
             4 => {
                 self.call(host, version, "GetExternalIPAddress", &[], Asked::ExternalAddress);
             }
@@ -257,6 +293,60 @@ impl Simulation {
                 self.call(host, version, "GetStatusInfo", &[], Asked::Status);
             }
         }
+    }
+
+    /// GetSpecificPortMappingEntry.
+    pub(super) fn ask_about(
+        &mut self,
+        host: Ipv4Addr,
+        version: u8,
+        key: Key,
+        peer: Option<Peer>,
+    ) -> RequestId {
+        let (port_text, peer_text) = (key.1.to_string(), Peer::text(peer));
+        let arguments = [
+            ("NewRemoteHost", peer_text.as_str()),
+            ("NewExternalPort", &port_text),
+            ("NewProtocol", name(key.0)),
+        ];
+        // A name is an argument of WANIPConnection:2.
+        let asked = match peer {
+            Some(Peer::Name(_)) if version < 2 => Asked::Other,
+            _ => Asked::Specific { key, host, peer },
+        };
+        self.call(host, version, "GetSpecificPortMappingEntry", &arguments, asked)
+    }
+
+    /// A control point looks for a free port as many do: it asks about one after the other, and adds the first that is
+    /// said to be free.
+    fn somebody_scans(&mut self, host: Ipv4Addr, version: u8) -> Result<(), Broken> {
+        self.tally.count("scans");
+        let protocol = if self.dice.one_in(4) { Protocol::UDP } else { Protocol::TCP };
+        let first = 5000 + self.dice.roll(12);
+        for external in first..first + 3 {
+            let id = self.ask_about(host, version, (protocol, external), None);
+            let ms = self.dice.pick(&[50, 300, 4000]);
+            self.check()?;
+            self.pass(Duration::from_millis(ms))?;
+            let answer = self.world.reply(id).map(|reply| reply.answer.is_ok());
+            if answer != Some(false) {
+                continue; // it is mapped, or nobody says anything
+            }
+            if self.dice.one_in(4) {
+                // Somebody else is quicker, or tries to be.
+                let other = self.dice.pick(&HOSTS);
+                self.add(other, version, Add { protocol, lease: 61, ..Add::new(external) });
+            }
+            let ms = self.dice.pick(&[0, 0, 500, 20_000, 58_000]);
+            self.check()?;
+            self.pass(Duration::from_millis(ms))?;
+            let internal = if self.dice.one_in(4) { first } else { external };
+            let lease = self.dice.pick(&[0, 61, 3600]);
+            let number = self.dice.roll(1000);
+            self.add(host, version, Add { protocol, internal, lease, number, ..Add::new(external) });
+            break;
+        }
+        self.check()
     }
 
     pub(super) fn read_entry(&mut self, host: Ipv4Addr, version: u8, index: u16) -> RequestId {
@@ -334,21 +424,19 @@ impl Simulation {
             5 if self.dice.one_in(3) => Server::NatPmpOnly,
             _ => Server::Serves,
         };
+        self.disturb();
         if self.dice.one_in(4) {
-            let prefer_failure = match self.dice.roll(6) {
-                0 => PreferFailure::PassedOver,
-                1 => PreferFailure::Unsupported,
-                _ => PreferFailure::Honoured,
-            };
             let quota = self.dice.pick(&[5, 40, 40]);
             let config = self.world.provider_config();
-            (config.prefer_failure, config.quota) = (prefer_failure, quota);
+            config.quota = quota;
+            settings::of_the_server(config, &mut self.dice);
         }
         let server = self.world.server;
         self.world.note(format!("* the server: {server:?}"));
     }
 
     fn the_wan_changes(&mut self) {
+        self.disturb();
         match self.dice.roll(4) {
             0 | 1 if self.world.wan_address().is_some() => self.world.wan_down(),
             2 => self.readdress(OTHER_WAN),
@@ -358,6 +446,7 @@ impl Simulation {
 
     /// It forgets everything, and may have another external address; or has that without forgetting anything.
     fn the_provider_restarts(&mut self) {
+        self.disturb();
         if self.dice.one_in(2) {
             self.world.provider_config().external = self.dice.pick(&[EXTERNAL, OTHER_EXTERNAL]);
         }
@@ -380,6 +469,7 @@ impl Simulation {
     }
 
     fn the_kernel_changes(&mut self) {
+        self.disturb();
         match self.dice.roll(4) {
             0 => self.world.nat.takes = Duration::from_millis(self.dice.pick(&[1, 1, 300, 2500, 6000])),
             1 => self.world.nat.refuse_next = 1 + u32::from(self.dice.roll(2)),
@@ -397,6 +487,7 @@ impl Simulation {
     /// provider.
     fn refreshed_for_long(&mut self, host: Ipv4Addr) -> Result<(), Broken> {
         self.mend();
+        self.calm = false;
         self.world.provider_config().longest = 120;
         self.check()?;
         self.pass(Duration::from_secs(60))?;
