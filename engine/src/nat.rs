@@ -89,7 +89,6 @@ impl NatPorts {
     }
 
     /// How many ports are taken.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.used.len()
     }

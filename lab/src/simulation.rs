@@ -199,8 +199,6 @@ struct Simulation {
     /// Everything works, and nothing new is asked for.
     calm: bool,
     steps: u32,
-    /// The gateway has been told to stop.
-    ending: bool,
     /// See [`Simulation::drill`].
     drills: u16,
     tally: Tally,
@@ -238,7 +236,6 @@ impl Simulation {
             readdressed: Instant::default(),
             calm: false,
             steps: 0,
-            ending: false,
             drills: 0,
             tally: Tally::default(),
         }

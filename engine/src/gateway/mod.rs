@@ -562,15 +562,14 @@ impl Gateway {
         })
     }
 
-    /// How many ports of the router's own NAT are taken.
-    #[cfg(test)]
-    fn nat_ports_in_use(&self) -> usize {
+    /// How many ports of the router's own NAT are taken; for simulations, which see that none is lost.
+    pub fn nat_ports_in_use(&self) -> usize {
         self.nat_ports.len()
     }
 
-    /// Whether nothing is on its way: no request, no exchange, no change of the NAT.
-    #[cfg(test)]
-    fn is_idle(&self) -> bool {
+    /// Whether nothing is on its way: no request, no exchange, no change of the NAT. For simulations, which see that nothing is
+    /// forgotten half-way.
+    pub fn is_idle(&self) -> bool {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
         let outcomes = [self.counting.len(), self.nat_tickets.len(), self.repointing.len()];
         half_way == [0; 4] && outcomes == [0; 3] && self.held.len() + self.lookups.len() == 0

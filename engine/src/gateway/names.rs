@@ -44,7 +44,6 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }

@@ -38,6 +38,9 @@ impl Simulation {
         if held > 0 {
             return broken(format!("{held} mappings are held, for nobody"));
         }
+        if !self.world.gateway.is_idle() {
+            return broken("it is calm, and something is forgotten half-way".to_owned());
+        }
         let external = self.world.provider_config().external;
         let mine: BTreeSet<(Protocol, u16, SocketAddrV4)> = table
             .iter()

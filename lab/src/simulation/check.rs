@@ -130,12 +130,7 @@ impl Simulation {
                 };
                 let means = move |claim: &Claim| claim.is_for(peer);
                 self.on_deletion(asked_at, answer.as_ref().err() == Some(&NO_SUCH_ENTRY), (its, means))?;
-                // What a stop leaves unconfirmed stands again at the next start.
-                let marked = |found: &MappingStatus| {
-                    (found.protocol, found.external.port(), found.health) == (key.0, key.1, Health::Deleting)
-                };
-                // As part of a range it leaves with the rest of that.
-                if answer.is_ok() && !self.ending && !self.mappings().iter().any(marked) {
+                if answer.is_ok() {
                     self.shadow.deleted(asked_at, its);
                 }
                 Ok(())
@@ -148,7 +143,6 @@ impl Simulation {
                 match answer {
                     // the provider has not said anything yet, and may refuse.
                     Ok(_) if reply.at == asked_at => self.check_marked(range, host),
-                    Ok(_) if self.ending => Ok(()),
                     Ok(_) => {
                         self.shadow.deleted(asked_at, its);
                         Ok(())
