@@ -61,6 +61,13 @@ impl Gateway {
         call: Call,
         action: MappingAction,
     ) {
+        let waits = !matches!(action, MappingAction::GetGeneric(_) | MappingAction::List(..));
+        if waits && self.stopping {
+            // There would be nobody left to answer.
+            return self
+                .effects
+                .push_back(Effect::Reply { request: id, answer: Err(UpnpError::ACTION_FAILED) });
+        }
         let answer = match action {
             MappingAction::Add(request) => {
                 self.wait(now, id, call, Asked::Add);
@@ -177,6 +184,11 @@ impl Gateway {
 
     /// Traffic counters come from outside.
     fn count(&mut self, now: Instant, id: RequestId, counting: Counting) {
+        if self.stopping {
+            return self
+                .effects
+                .push_back(Effect::Reply { request: id, answer: Err(UpnpError::ACTION_FAILED) });
+        }
         self.counting.insert(id, counting);
         self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
         self.effects.push_back(Effect::ReadCounters { request: id });

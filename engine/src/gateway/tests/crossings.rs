@@ -121,10 +121,13 @@ fn stop_answers_everybody() {
         args[0].1 = "peer.example.net".into();
         let name = lab.start(ALICE, 2, "AddPortMapping", &borrowed(&args));
         lab.event(Event::Stop);
+        // Who comes while the last deletes are on their way hears it at once.
+        assert_eq!(lab.call(ALICE, 2, "AddPortMapping", &borrowed(&args)), Err(501));
+        assert_eq!(lab.delete(ALICE, 2, 5000), Err(501));
+        assert_eq!(lab.call(ALICE, 1, "GetTotalBytesSent", &[]), Err(501));
         lab.pass(100);
         assert!(lab.gateway.said_stopped);
         failed |= lab.heard(id).is_none() || lab.heard(name).is_none();
-        println!("keep {keep_on_stop}: delete {:?} name {:?}", lab.heard(id), lab.heard(name));
     }
     assert!(!failed);
 }
