@@ -90,8 +90,8 @@ pub enum Notice {
     NoExternalAddress,
     /// The PCP server answers.
     Answering(SocketAddr),
-    /// It does not.
-    Silent(SocketAddr),
+    /// It does not; whether new mappings are made of this router's own NAT meanwhile.
+    Silent(SocketAddr, bool),
     /// It has lost its state.
     StateLost(SocketAddr, usize),
     /// It speaks another version.
@@ -131,7 +131,11 @@ struct Described<'a>(&'a Mapping);
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = self.0;
-        write!(f, "{} {} -> {}", name(m.protocol), m.external, m.internal)?;
+        if m.external.ip().is_unspecified() {
+            write!(f, "{} port {} -> {}", name(m.protocol), m.external.port(), m.internal)?;
+        } else {
+            write!(f, "{} {} -> {}", name(m.protocol), m.external, m.internal)?;
+        }
         if let Some(port) = m.nat_port.filter(|&port| port != m.internal.port()) {
             write!(f, " by port {port} of this router")?;
         }
@@ -215,7 +219,7 @@ impl fmt::Display for Notice {
                     Cause::LeaseEnded => write!(f, "its lease has ended"),
                     Cause::LostUpstream => write!(
                         f,
-                        "the provider's PCP server did not renew it; the application has to ask again"
+                        "the provider's PCP server did not give or renew it; the application has to ask again"
                     ),
                     Cause::MovedUpstream(to) => write!(
                         f,
@@ -233,7 +237,11 @@ impl fmt::Display for Notice {
                 Described(m)
             ),
             Notice::DeleteRefused(m, result) => {
-                write!(f, "the provider's PCP server refuses ({result}) to delete {}", Described(m))
+                write!(
+                    f,
+                    "the provider's PCP server refuses ({result}) to delete {}; it stands until its lifetime ends",
+                    Described(m)
+                )
             }
             Notice::Denied(from, protocol, port, internal, denied) => {
                 write!(f, "refused {from}: {}: {denied}", Wanted(*protocol, *port, *internal))
@@ -262,7 +270,10 @@ impl fmt::Display for Notice {
                 )
             }
             Notice::NotListed(server, None) => {
-                write!(f, "PCP server {server} does not answer when it is asked for its list of mappings")
+                write!(
+                    f,
+                    "PCP server {server} does not answer when it is asked for its list of mappings; they are asked for one by one"
+                )
             }
             Notice::Lacks(server, OptionCode::PREFER_FAILURE) => write!(
                 f,
@@ -291,9 +302,10 @@ impl fmt::Display for Notice {
             Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
             Notice::NoExternalAddress => write!(f, "the external address is unknown"),
             Notice::Answering(server) => write!(f, "PCP server {server} answers"),
-            Notice::Silent(server) => write!(
+            Notice::Silent(server, local) => write!(
                 f,
-                "PCP server {server} does not answer; new mappings are refused until it does. Does the provider offer PCP there ([uplink] servers)?"
+                "PCP server {server} does not answer; new mappings are {} until it does. Does the provider offer PCP there ([uplink] servers)?",
+                if *local { "of this router only" } else { "refused" }
             ),
             Notice::StateLost(server, mappings) => {
                 write!(f, "PCP server {server} has lost its state; asking again for {mappings} mappings")

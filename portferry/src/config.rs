@@ -453,6 +453,10 @@ impl Config {
             let message = format!("expected another interface than those of [lan], got {:?}", wan.0);
             return Some(("wan.interface", message));
         }
+        if self.uplink.when_unreachable == WhenUnreachable::Local && self.wan.nat == NatMode::None {
+            let message = "expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give";
+            return Some(("uplink.when_unreachable", message.to_owned()));
+        }
         let v6 = self.uplink.servers.iter().find(|server| server.0.is_ipv6());
         let server = v6.filter(|_| self.wan.nat == NatMode::Nftables)?;
         let message = format!(
@@ -633,6 +637,10 @@ mod tests {
             (
                 "[uplink]\nservers = [\"2001:db8::1\"]\n",
                 "pf.toml, line 6, uplink.servers: expected IPv4 addresses, got \"2001:db8::1\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
+            ),
+            (
+                "nat = \"none\"\n[uplink]\nwhen_unreachable = \"local\"\n",
+                "pf.toml, line 7, uplink.when_unreachable: expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give",
             ),
             ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
         ] {

@@ -134,7 +134,8 @@ pub struct MappingReport {
     pub lease_left: Option<u64>,
     /// Seconds left of the lifetime that the provider granted.
     pub lifetime_left: u64,
-    /// "active", "degraded" or "deleting".
+    /// "active", "degraded" (the provider has not confirmed it for a while, or refuses to renew it), "deleting", or "local" (in
+    /// this router only, until the provider answers; its external address is 0.0.0.0 as long).
     pub state: String,
 }
 
@@ -183,6 +184,7 @@ impl From<MappingStatus> for MappingReport {
             lease_left: mapping.lease_left.map(|d| d.as_secs()),
             lifetime_left: mapping.lifetime_left.as_secs(),
             state: match mapping.health {
+                Health::Degraded if mapping.external.ip().is_unspecified() => "local",
                 Health::Active => "active",
                 Health::Degraded => "degraded",
                 Health::Deleting => "deleting",
@@ -290,6 +292,12 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
     writeln!(stream, "{}", question.line()).map_err(failed)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(failed)?;
+    if text.starts_with("{\"error\"") {
+        return Err(Failure::unavailable(format!(
+            "{}: the gateway does not know that question; is it older?",
+            path.display()
+        )));
+    }
     if text.is_empty() {
         return Err(Failure::unavailable(format!("{}: the gateway is stopping", path.display())));
     }

@@ -178,6 +178,7 @@ impl Shell {
             devices: Devices::new(&device),
             server: HeaderValue::from_str(&device.server).unwrap_or(HeaderValue::from_static("portferry")),
             gateway,
+            patience: config.uplink.answer_within.duration(),
             connections: Mutex::default(),
         };
         Self {

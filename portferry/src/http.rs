@@ -33,7 +33,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// A connection takes no new request after this, whatever it does …
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// … and then has this long for the last answer: a slow reader holds nothing for ever.
+/// … and then has this long for the last answer, beside what the gateway takes for it: a slow reader holds nothing for ever.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 const CONNECTIONS_PER_HOST: usize = 32;
 const CONNECTIONS: usize = 256;
@@ -79,6 +79,8 @@ pub struct Context {
     pub server: HeaderValue,
     /// The way to the gateway.
     pub gateway: mpsc::Sender<Incoming>,
+    /// How long the gateway may take for an answer.
+    pub patience: Duration,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
 }
@@ -162,7 +164,7 @@ async fn connection(stream: TcpStream, own: SocketAddr, peer: IpAddr, place: Pla
         Err(_) => {
             // The answer under way is finished, if the peer reads it.
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(WRITE_TIME, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(context.patience + WRITE_TIME, connection).await.unwrap_or(Ok(()))
         }
     };
     // An error is the peer's: it went away, sent what is no HTTP (hyper has answered 400), or was too slow.
@@ -499,7 +501,13 @@ mod tests {
         });
         let (gateway, _) = mpsc::channel(1);
         let server = HeaderValue::from_static("a/1 UPnP/1.1 b/2");
-        Arc::new(Context { devices, server, gateway, connections: Mutex::default() })
+        Arc::new(Context {
+            devices,
+            server,
+            gateway,
+            patience: Duration::ZERO,
+            connections: Mutex::default(),
+        })
     }
 
     #[test]

@@ -53,10 +53,14 @@ pub fn mappings(report: &[MappingReport]) -> String {
         ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
     let mut rows = vec![head];
     for mapping in report {
+        let outside = match mapping.external.ip().is_unspecified() {
+            true => format!("port {}, here only", mapping.external.port()),
+            false => mapping.external.to_string(),
+        };
         let external = match (mapping.remote_host, &mapping.remote_name) {
-            (Some(remote), Some(name)) => format!("{} from {name} ({remote})", mapping.external),
-            (Some(remote), None) => format!("{} from {remote}", mapping.external),
-            (None, _) => mapping.external.to_string(),
+            (Some(remote), Some(name)) => format!("{outside} from {name} ({remote})"),
+            (Some(remote), None) => format!("{outside} from {remote}"),
+            (None, _) => outside,
         };
         rows.push([
             mapping.protocol.clone(),
@@ -142,6 +146,9 @@ mod tests {
             remote_name: Some("peer.example.net".into()),
             ..mapping()
         };
+        let local =
+            MappingReport { external: "0.0.0.0:8080".parse().unwrap(), state: "local".into(), ..mapping() };
+        assert!(mappings(&[local]).contains("TCP    port 8080, here only  8080     "));
         assert!(mappings(&[named]).contains("8080 from peer.example.net (203.0.113.9) "));
         assert_eq!(mappings(&[]), "no mappings\n");
     }

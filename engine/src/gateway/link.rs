@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use wire::error::UpnpError;
 use wire::pcp::SERVER_PORT;
 
-use super::{Alarm, Config, Effect, Gateway, Wan};
+use super::{Alarm, Config, Effect, Gateway, Wan, WhenUnreachable};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
@@ -127,9 +127,6 @@ impl Gateway {
                 client.remember(&want, nonce);
             }
             self.uplink = Some(client);
-            if self.config.list_mappings {
-                self.input(now, Input::List);
-            }
             let mappings: Vec<_> = self
                 .table
                 .iter()
@@ -137,9 +134,14 @@ impl Gateway {
                     (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping), mapping.asked_at)
                 })
                 .collect();
-            let wait = if restored.any { self.config.service_wait } else { Duration::ZERO };
+            // The whole town comes back at the same moment (D-9); a list is asked for then, too.
+            let spread = restored.any || self.config.list_mappings;
+            let wait = if spread { self.config.service_wait } else { Duration::ZERO };
             let due = now + self.entropy.up_to(wait);
             self.input(now, Input::TurnsFrom(due));
+            if self.config.list_mappings {
+                self.input(now, Input::List(due));
+            }
             self.doubt_all(|mapping| mapping.confirmed = false);
             for (flow, lifetime_ends, want, asked_at) in mappings {
                 self.timers.cancel(Alarm::Again(flow));
@@ -204,7 +206,8 @@ impl Gateway {
                     self.note_connection(now);
                 }
                 Output::Silent => {
-                    self.notice(Notice::Silent(server));
+                    let local = self.config.when_unreachable == WhenUnreachable::Local;
+                    self.notice(Notice::Silent(server, local));
                     self.map_all_locally();
                     self.note_connection(now);
                 }

@@ -561,8 +561,11 @@ impl Gateway {
         let wanted: Vec<FlowId> =
             self.pending.iter().filter(|(_, pending)| of_host(pending)).map(|(&flow, _)| flow).collect();
         for flow in wanted {
+            // Nor does what it was to replace come back.
+            self.pending.get_mut(&flow).expect("found above").replaces = None;
             self.fail(now, flow, Refusal::NoAnswer);
         }
+        self.forget_lookups_of(host);
         for flow in self.held.of_host(host).map(|(flow, _)| flow).collect::<Vec<_>>() {
             self.release(now, flow);
         }

@@ -79,6 +79,23 @@ impl Gateway {
         }
     }
 
+    /// A host is gone: what it wanted by a name is wanted no more.
+    pub(super) fn forget_lookups_of(&mut self, host: Ipv4Addr) {
+        let mut waiting = Vec::new();
+        self.lookups.pending.retain(|_, purpose| match purpose {
+            Purpose::Internal { id, from, .. } | Purpose::Remote { id, from, .. }
+                if v4(*from) == Some(host) =>
+            {
+                waiting.push(*id);
+                false
+            }
+            _ => true,
+        });
+        for id in waiting {
+            self.refuse(id, Refusal::NoAnswer);
+        }
+    }
+
     /// Whether there was room for one more.
     fn start_lookup(&mut self, name: String, purpose: Purpose) -> bool {
         if self.lookups.pending.len() >= MOST {

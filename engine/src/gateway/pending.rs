@@ -8,7 +8,7 @@ use wire::pcp::ResultCode;
 use super::held::Why;
 use super::mappings::NatPurpose;
 use super::restore::LONGEST;
-use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId};
+use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId, WhenUnreachable};
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
 use crate::policy::is_usable_external;
@@ -21,8 +21,10 @@ use crate::uplink::{FlowId, Grant, Input, PcpClient, Terms, Want};
 const SHORTENED: u32 = 60;
 /// An error's lifetime that counts as short (spec T-14).
 const SHORT: Duration = Duration::from_secs(60);
-/// A request that was refused for a short time is sent so many times more (RFC 6970 §5.6.2).
+/// A request that was refused for a short time is sent so many times more: by AddPortMapping (RFC 6970 §5.6.2) and by
+/// AddAnyPortMapping (§5.6.1).
 const RETRIES: u32 = 2;
+const RETRIES_OF_ANY: u32 = 1;
 /// What an exchange takes that is to be through before a control point loses its patience.
 const EXCHANGE: Duration = Duration::from_secs(1);
 /// How many ports of the WAN address are tried before giving up.
@@ -124,7 +126,10 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("the caller has put it there");
         let protocol = pending.request.protocol;
         // Decision 23: the internal port, else the external one, else any.
-        let wishes = [Some(pending.request.internal.port()), pending.request.external_port];
+        let mut wishes = [Some(pending.request.internal.port()), pending.request.external_port];
+        if self.config.when_unreachable == WhenUnreachable::Local {
+            wishes.reverse(); // while the provider is silent, this is the port that people come to
+        }
         let wishes: Vec<u16> = wishes.into_iter().flatten().collect();
         let tried = pending.refused_ports.len();
         let port = (tried < NAT_TRIES)
@@ -255,7 +260,8 @@ impl Gateway {
         };
         let short = !wait.is_zero() && wait <= SHORT && now + wait + EXCHANGE <= pending.answer_by;
         let waited_for = pending.purpose == Purpose::Add && !pending.waiters.is_empty();
-        if !(passing && short && waited_for && pending.retries < RETRIES) {
+        let most = if pending.request.strict { RETRIES } else { RETRIES_OF_ANY };
+        if !(passing && short && waited_for && pending.retries < most) {
             return false;
         }
         pending.retries += 1;

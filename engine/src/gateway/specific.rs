@@ -81,6 +81,8 @@ impl Gateway {
             Known::Free => self.refuse(id, Refusal::NoSuchEntry),
             Known::Taken => self.refuse(id, Refusal::Conflict),
             Known::Asking(flow) => self.join_exchange(now, id, flow),
+            // D-6: the table is the answer while nobody else answers.
+            Known::Nothing(_) if self.is_unreachable() => self.refuse(id, Refusal::NoSuchEntry),
             Known::Nothing(_) if !self.uplink_open => self.refuse(id, Refusal::NoAnswer),
             Known::Nothing(request) if self.probe_limits.take(now, *request.internal.ip()) => {
                 let probe = self.wanted(now, from, request, Purpose::Probe, vec![id]);

@@ -17,7 +17,8 @@ use crate::uplink::{FlowId, PcpClient};
 const KERNEL: Duration = Duration::from_millis(250);
 
 impl Gateway {
-    fn is_unreachable(&self) -> bool {
+    /// Whether a control point that asks now gets what this router alone can give.
+    pub(super) fn is_unreachable(&self) -> bool {
         let silent = self.uplink.as_ref().and_then(PcpClient::is_answering) == Some(false);
         self.config.when_unreachable == WhenUnreachable::Local && silent
     }
@@ -58,6 +59,9 @@ impl Gateway {
         let wish = pending.request.external_port.filter(|_| !pending.any_port);
         let (Some(external_port), Some(rule)) = (wish.or(pending.nat_port), pending.rule()) else { return };
         let key = Key { protocol: rule.protocol, external_port };
+        if rule.port != external_port {
+            return; // nobody would find it there
+        }
         let free = self.table.find(key).is_none() && self.held.at(key).is_none();
         if pending.stage != Stage::Asking || !waited_for || !free {
             return;

@@ -64,8 +64,8 @@ pub enum Input<'a> {
     DeleteInTurn(FlowId),
     /// Take over a mapping that the server turned out to hold; it stands until then, and is not renewed.
     Adopt(FlowId, Unknown, Instant),
-    /// Ask the server which mappings it holds for us (GET and NEXT).
-    List,
+    /// Ask the server which mappings it holds for us (GET and NEXT), from this time on.
+    List(Instant),
     /// Stop caring about the flow; nothing is sent.
     Forget(FlowId),
     /// A datagram on the socket that is connected to the server.
@@ -286,7 +286,7 @@ impl PcpClient {
                 }
             }
             Input::Adopt(id, unknown, until) => self.adopt(now, id, unknown, until, entropy),
-            Input::List => self.query = Some(Query::new(now)),
+            Input::List(due) => self.query = Some(Query::new(due)),
             Input::Forget(id) => {
                 self.behind.retain(|_, (waiting, _)| *waiting != id);
                 self.remove(id);

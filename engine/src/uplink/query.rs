@@ -38,9 +38,9 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// One that begins at `now`.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { seen: Vec::new(), sent: 0, rt: Duration::ZERO, due: now }
+    /// One that begins at `due`.
+    pub(super) fn new(due: Instant) -> Self {
+        Self { seen: Vec::new(), sent: 0, rt: Duration::ZERO, due }
     }
 
     /// When the next request is due.

@@ -251,7 +251,7 @@ impl Simulation {
         self.world.kill();
         self.look_at_happenings()?;
         self.come_back(true)?;
-        self.seconds(5)?;
+        self.seconds(31)?; // the list is asked for within service_wait
         let orphans = self.upstream(base..base + 9).len();
         let held = self.world.gateway.status(self.world.now()).held;
         if held < orphans || orphans != 9 {

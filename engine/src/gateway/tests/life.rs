@@ -243,5 +243,20 @@ fn a_released_host_loses_its_mappings() {
         assert_eq!(lab.rules.len(), usize::from(nat == NatMode::Own));
         lab.event(Event::Release(Ipv4Addr::new(192, 168, 1, 99)));
         assert_eq!(lab.mapped().len(), 1);
+        // What is half-way, by a name or in the place of another mapping, does not come to be.
+        let mut by_name = port(8300).args(ALICE);
+        by_name[0].1 = "peer.example.net".into();
+        let named = lab.start(ALICE, 2, "AddPortMapping", &borrowed(&by_name));
+        assert_eq!(lab.add(ALICE, 2, port(8400)), done());
+        lab.silent = true;
+        lab.start_add(ALICE, 2, port(8400).to(8401));
+        lab.event(Event::Release(ALICE));
+        lab.silent = false;
+        for (lookup, _) in std::mem::take(&mut lab.lookups) {
+            lab.event(Event::Resolved { lookup, addresses: vec![Ipv4Addr::new(203, 0, 113, 9)] });
+        }
+        assert_eq!(lab.heard(named), Some(Err(501)));
+        lab.pass(60);
+        assert_eq!((lab.mapped(), lab.upstream().len()), (vec![(9000, at(BOB, 9000))], 1), "{nat:?}");
     }
 }

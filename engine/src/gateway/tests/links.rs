@@ -321,7 +321,7 @@ fn silence_is_a_status() {
     lab.start_add(ALICE, 2, port(8080));
     lab.pass(10);
     assert_eq!(lab.connection(), ("Disconnected".into(), "198.51.100.7".into()));
-    assert!(lab.notices().contains(&Notice::Silent(server())));
+    assert!(lab.notices().contains(&Notice::Silent(server(), false)));
     assert_eq!(lab.status().answering, Some(false));
     lab.silent = false;
     lab.pass(60);
@@ -340,7 +340,7 @@ fn a_burst_is_no_silence() {
     let range =
         [("NewStartPort", "8000"), ("NewEndPort", "8099"), ("NewProtocol", "TCP"), ("NewManage", "0")];
     assert_eq!(lab.call(ALICE, 2, "DeletePortMappingRange", &range), done());
-    assert!(!lab.notices().iter().any(|notice| matches!(notice, Notice::Silent(_) | Notice::Answering(_))));
+    assert!(!lab.notices().iter().any(|notice| matches!(notice, Notice::Silent(..) | Notice::Answering(_))));
 }
 
 /// The security policy's "switching the service off deletes all its mappings, local and upstream"; Stopped once, as

@@ -28,6 +28,7 @@ fn after_a_loss(nat: NatMode, before: &[u16], query: bool) -> Lab {
         lab.provider().handle_datagram(now, (W, 5350).into(), &request.to_bytes()).expect("an answer");
     }
     lab.bring_up();
+    lab.run(30_001); // service_wait
     lab
 }
 
@@ -43,9 +44,9 @@ fn decision_17_orphans_are_given_back() {
         let mut lab = after_a_loss(nat, &ports, true);
         assert_eq!((lab.status().held, lab.mapped()), (40, vec![]), "{nat:?}: over several pages");
         assert_eq!(external_ports(&lab), ports);
-        lab.pass(580);
+        lab.pass(565);
         assert_eq!(external_ports(&lab), ports, "not before");
-        lab.pass(30);
+        lab.pass(45);
         assert_eq!((external_ports(&lab), lab.status().held), (vec![], 0));
         assert!(lab.gateway.is_idle());
         assert_eq!(lab.gateway.nat_ports_in_use(), 0);

@@ -58,34 +58,53 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// D-9, decision 17: the avalanche is spread over service_wait; whoever asks sooner is served at once.
+/// D-9, decisions 16 and 17: one wait, uniform over the whole of service_wait after a start, and over the whole of
+/// recovery_wait after a state loss, for the list as for the mappings; whoever asks sooner is served at once.
 #[test]
-fn a_start_is_spread() {
-    let mut lab = Lab::up(NatMode::Own);
-    for n in 0..20 {
-        assert_eq!(lab.add(ALICE, 1, port(8080 + n)), done());
+fn waits_are_uniform() {
+    let mut starts = Vec::new();
+    let mut losses = Vec::new();
+    for seed in 0..60 {
+        let settings = Config { list_mappings: true, ..config(NatMode::Own) };
+        let mut lab = Lab::up_with(settings.clone());
+        lab.provider().config_mut().query = true;
+        for n in 0..3 {
+            assert_eq!(lab.add(ALICE, 1, port(8080 + n)), done());
+        }
+        lab.crash(settings, 78 + seed, 1000);
+        lab.event(Event::Lan(lan()));
+        lab.effects.clear();
+        let start = lab.now;
+        lab.event(Event::Wan(wan(&[W])));
+        assert_eq!(lab.add(BOB, 1, port(9090)), done());
+        assert_eq!(lab.add(ALICE, 1, port(8081)), done());
+        let at_once: Vec<u16> = lab.sent().iter().map(|(_, sent)| map_of(sent).internal_port).collect();
+        assert_eq!(at_once, [9090, 8081], "and the probe: {seed}");
+        lab.effects.clear();
+        lab.run(start + 30_001);
+        let sent = |lab: &Lab| -> Vec<u64> {
+            let requests = lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Send { .. }));
+            requests.map(|(at, _)| *at).collect()
+        };
+        let first = sent(&lab);
+        assert!(first.len() >= 3 && first.iter().all(|at| *at == first[0]), "{first:?}");
+        starts.push(first[0] - start);
+        lab.effects.clear();
+        let (now, loss) = (lab.instant(), lab.now);
+        let announcement = lab.provider().lose_state(now);
+        lab.event(Event::Announcement { from: server(), bytes: &announcement });
+        lab.run(loss + 5001);
+        losses.push(sent(&lab)[0] - loss);
+        assert_eq!(lab.upstream().len(), 4);
     }
-    lab.crash(config(NatMode::Own), 78, 1000);
-    lab.event(Event::Lan(lan()));
-    lab.effects.clear();
-    let start = lab.now;
-    lab.event(Event::Wan(wan(&[W])));
-    assert_eq!(lab.add(ALICE, 1, port(8085)), done());
-    lab.run(start + 30_000);
-    let mut sent: Vec<u64> = lab
-        .effects
-        .iter()
-        .filter(|(_, effect)| matches!(effect, Effect::Send { .. }))
-        .map(|(at, _)| at - start)
-        .collect();
-    sent.sort_unstable();
-    assert_eq!(
-        sent.iter().filter(|&&at| at < 10).count(),
-        2,
-        "the probe, and the one that was asked for: {sent:?}"
-    );
-    assert!(sent[10] > 5_000 && *sent.last().unwrap() > 20_000, "{sent:?}");
-    assert_eq!(lab.provider().mappings().count(), 21);
+    for (waits, longest) in [(starts, 30_000), (losses, 5000)] {
+        assert!(waits.iter().all(|&wait| wait <= longest), "{waits:?}");
+        for third in 0..3 {
+            let range = longest / 3 * third..longest / 3 * (third + 1);
+            let there = waits.iter().filter(|wait| range.contains(wait)).count();
+            assert!((8..=32).contains(&there), "{there} of 60 in {range:?}");
+        }
+    }
 }
 
 /// leases go on while the power is off, and a mapping that the server gave away meanwhile is gone.

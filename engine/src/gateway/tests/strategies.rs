@@ -79,7 +79,9 @@ fn hold_ends_by_itself() {
         taken(&mut lab, 6881);
         assert_eq!(lab.add(ALICE, 2, port(6881)), Err(718));
         assert_eq!(ours(&lab).len(), 2);
-        lab.pass(125);
+        lab.pass(115);
+        assert_eq!(ours(&lab).len(), 2, "two minutes");
+        lab.pass(10);
         assert_eq!(ours(&lab), [8080], "{nat:?}");
         assert_eq!(lab.gateway.nat_ports_in_use(), usize::from(nat == NatMode::Own));
         // AddAnyPortMapping gets what is held at once.
@@ -208,6 +210,12 @@ fn a_passing_error_is_asked_again() {
         assert_eq!(lab.heard(id), Some(Ok(vec!["8080".into()])), "{result}");
         lab.script = [Reaction::Refuse(ResultCode::NETWORK_FAILURE, 30)].into();
         assert_eq!(lab.add(ALICE, 2, any(8081)), Err(501));
+        // Once, then the error is relayed.
+        lab.script = [Reaction::Refuse(ResultCode::NETWORK_FAILURE, 1); 3].into();
+        lab.effects.clear();
+        let id = lab.start_add(ALICE, 2, any(8082));
+        lab.run(lab.now + 1001);
+        assert_eq!((lab.heard(id), lab.sent().len()), (Some(Err(501)), 2));
     }
 }
 

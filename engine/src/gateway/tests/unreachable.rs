@@ -12,7 +12,7 @@ fn health(lab: &Lab) -> Vec<Health> {
     lab.gateway.mappings(lab.instant()).map(|m| m.health).collect()
 }
 
-/// D-6: a local mapping at once when the server is known to be silent, and before the patience is over when that shows only
+/// D-6, decision 21: a local mapping at once when the server is known to be silent, and before the patience is over when that shows only
 /// now; carried to the provider as soon as it answers.
 #[test]
 fn d_6_a_local_mapping_is_carried_upstream() {
@@ -99,4 +99,21 @@ fn nothing_to_give() {
     lab.event(Event::Wan(wan(&[])));
     assert_eq!(lab.add(ALICE, 1, port(8080)), Err(501));
     assert_eq!(lab.rules, []);
+}
+
+/// It leads in by the very port that its control point was told; when the router itself uses that, there is nothing to
+/// give. Who asks first hears that the port is free.
+#[test]
+fn a_local_mapping_has_the_port_that_was_told() {
+    let mut lab = Lab::up_with(local(NatMode::Own));
+    lab.in_use = vec![(Protocol::TCP, 7000)];
+    lab.silent = true;
+    for (external, heard) in [(8080, done()), (7000, Err(501))] {
+        let id = lab.start_add(ALICE, 1, port(external).to(9090));
+        lab.pass(4);
+        assert_eq!(lab.heard(id), Some(heard));
+    }
+    assert_eq!(lab.rules, [tcp(8080, at(ALICE, 9090))]);
+    let asked = lab.call(ALICE, 1, "GetSpecificPortMappingEntry", &borrowed(&key(8081)));
+    assert_eq!(asked, Err(714));
 }
