@@ -14,7 +14,7 @@ use crate::notice::Notice;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms, Unknown};
+use crate::uplink::{FlowId, Grant, Input, Terms, Unknown, Want};
 
 /// Orphans that are adopted; whose server holds more has the rest until their lifetimes end.
 const MOST_ORPHANS: usize = 1000;
@@ -205,6 +205,18 @@ impl Gateway {
             true
         }) {
             self.give_back_in_turn(now, flow);
+        }
+    }
+
+    /// To the server there is one mapping for an internal port (T-3): what is held of it goes, and what is asked for now takes
+    /// its place there.
+    pub(super) fn release_same_client(&mut self, now: Instant, want: &Want) {
+        let Some(host) = want.third_party else { return };
+        let internal = Some(SocketAddrV4::new(host, want.internal_port));
+        let same = |held: &Held| held.protocol == want.protocol && held.internal == internal;
+        let found = self.held.of_host(host).find(|(_, held)| same(held)).map(|(flow, _)| flow);
+        if let Some(flow) = found {
+            self.release(now, flow);
         }
     }
 

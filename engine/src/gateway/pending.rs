@@ -176,6 +176,7 @@ impl Gateway {
         if self.uplink.is_none() || !self.uplink_open || lease_ends.is_some_and(|end| end <= now) {
             return self.fail(now, flow, Refusal::NoAnswer);
         }
+        self.release_same_client(now, &want);
         self.input(now, Input::Ask(flow, want));
         self.prepare_locally(now, flow);
     }

@@ -340,3 +340,19 @@ fn filter_refused_for_ever() {
         assert!(!filtered, "BOB wants no filter, round {n}: {heard:?}");
     }
 }
+
+/// T-3, T-4: a mapping is led to another internal port, and that one is held because its port was asked about. To the server
+/// both are one mapping: it stands, and is not deleted with the probe.
+#[test]
+fn an_overwriting_meets_a_probe() {
+    let mut lab = Lab::up(NatMode::None);
+    lab.provider().config_mut().hold = Duration::ZERO;
+    assert_eq!(lab.add(ALICE, 2, any(5005).to(5002)), Ok(vec!["5005".into()]));
+    assert_eq!(lab.call(ALICE, 1, "GetSpecificPortMappingEntry", &borrowed(&key(5006))), Err(714));
+    let heard = lab.add(ALICE, 2, any(5005).to(5006));
+    assert!(heard.is_ok(), "{heard:?}");
+    lab.pass(130);
+    assert_eq!((lab.mapped(), lab.upstream().len()), (lab.upstream(), 1));
+    lab.pass(3000);
+    assert_eq!((lab.mapped(), lab.upstream().len()), (lab.upstream(), 1));
+}
