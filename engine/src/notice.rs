@@ -35,6 +35,8 @@ pub enum Cause {
     MovedUpstream(SocketAddrV4),
     /// The router's own NAT refused it.
     LocalNat,
+    /// It could not be stored.
+    NotStored,
     /// The router's DHCP server has taken the host's address back.
     Released,
     /// The gateway is stopping.
@@ -226,6 +228,7 @@ impl fmt::Display for Notice {
                         "the provider moved it to {to} and its owner asked for this port; the application has to ask again"
                     ),
                     Cause::LocalNat => write!(f, "this router's own NAT refused it"),
+                    Cause::NotStored => write!(f, "it could not be stored"),
                     Cause::Released => write!(f, "its host's address was released"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
@@ -297,7 +300,7 @@ impl fmt::Display for Notice {
             ),
             Notice::StoreFailed(error) => write!(
                 f,
-                "the state cannot be written ({error}): mappings made now do not survive a crash; is the file system full ([state] directory)?"
+                "the state cannot be written ({error}): new mappings are refused until it can; is the file system full ([state] directory)?"
             ),
             Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
             Notice::NoExternalAddress => write!(f, "the external address is unknown"),

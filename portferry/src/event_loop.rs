@@ -139,6 +139,8 @@ pub struct Shell {
     /// Where to keep what survives a crash, until that is open; nowhere in the demonstration.
     state: Option<PathBuf>,
     store: Option<Store>,
+    /// Something of this turn could not be stored.
+    store_failed: bool,
     wan_index: Option<u32>,
     lan: BTreeMap<(u32, String), LanSockets>,
     /// What could not be opened and is tried again then.
@@ -188,6 +190,7 @@ impl Shell {
             links,
             state: None,
             store: None,
+            store_failed: false,
             wan_index: None,
             lan: BTreeMap::new(),
             retry: None,
@@ -234,6 +237,7 @@ impl Shell {
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
+            self.store_failed = false;
             while let Some(effect) = gateway.poll_effect() {
                 self.perform(effect).await;
             }
@@ -539,6 +543,9 @@ impl Shell {
         }
         match effect {
             Effect::Reply { request, answer } => {
+                // A success counts on what was stored.
+                let answer =
+                    if self.store_failed { answer.and(Err(UpnpError::ACTION_FAILED)) } else { answer };
                 if let Some(reply) = self.waiting.remove(&request) {
                     // The control point may have hung up.
                     let _ = reply.send(answer);
@@ -597,7 +604,7 @@ impl Shell {
                 if let Some(store) = &mut self.store
                     && let Err(error) = store.append(&record)
                 {
-                    self.outcomes.push_back(Outcome::StoreFailed(error.to_string()));
+                    self.cannot_store(&error);
                 }
             }
             Effect::Notice(notice) => self.notices.write(now(), &notice),
@@ -610,8 +617,14 @@ impl Shell {
         if let Some(store) = &mut self.store
             && let Err(error) = store.sync()
         {
-            self.outcomes.push_back(Outcome::StoreFailed(error.to_string()));
+            self.cannot_store(&error);
         }
+    }
+
+    /// The gateway hears of it before anything else.
+    fn cannot_store(&mut self, error: &std::io::Error) {
+        self.store_failed = true;
+        self.outcomes.push_front(Outcome::StoreFailed(error.to_string()));
     }
 
     fn open_uplink(&mut self, server: SocketAddr) {
@@ -765,8 +778,34 @@ fn report(gateway: &mut Gateway, question: Question) -> String {
 
 #[cfg(test)]
 mod tests {
+    use engine::journal::Record;
+
     use super::*;
     use crate::entropy::KernelEntropy;
+
+    /// an answer of success is only sent when the mapping is stored.
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_no_success() {
+        let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
+        let config = Config::parse(std::path::Path::new("test"), text).unwrap();
+        let device = crate::run::device(&config, &crate::state::Identity::random());
+        let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
+        let (_signals, received) = mpsc::channel(1);
+        let mut shell = Shell::new(config, None, device, links, received);
+        shell.store = Some(Store::full());
+        for stored in [false, true] {
+            shell.store_failed = false;
+            let (reply, answer) = oneshot::channel();
+            shell.waiting.insert(RequestId(1), reply);
+            if stored {
+                shell.perform(Effect::Store(Record::Probe(wire::pcp::Nonce([1; 12])))).await;
+            }
+            shell.perform(Effect::Reply { request: RequestId(1), answer: Ok("fine".to_owned()) }).await;
+            let expected = if stored { Err(UpnpError::ACTION_FAILED) } else { Ok("fine".to_owned()) };
+            assert_eq!(answer.await.unwrap(), expected);
+            assert_eq!(matches!(shell.outcomes.front(), Some(Outcome::StoreFailed(_))), stored);
+        }
+    }
 
     #[tokio::test]
     async fn what_is_due_goes_before_a_flood_of_datagrams() {

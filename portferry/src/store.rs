@@ -154,6 +154,16 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// One on a file system without room.
+    pub fn full() -> Self {
+        let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let directory = PathBuf::from("/dev/full");
+        Self { directory, file, lines: 0, unsynced: false, next: 0, mappings: Mappings::new(), probe: None }
+    }
+}
+
 /// Writes everything that stands into a new file and puts it in the old one's place.
 fn write_anew(directory: &Path, mappings: &Mappings, probe: Option<[u8; 12]>) -> io::Result<(File, usize)> {
     let lines = in_order(mappings)

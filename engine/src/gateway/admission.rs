@@ -20,10 +20,7 @@ impl Gateway {
         if let Err(refusal) = self.admit(from, &request) {
             return self.refuse(id, refusal);
         }
-        if let Some(flow) = self.find_pending(|pending| is_same(&pending.request, &request)) {
-            return self.join(now, id, flow, request);
-        }
-        if let Some(flow) = self.find_pending(|pending| self.may_become(pending, &request)) {
+        if let Some(flow) = self.find_joinable(&request) {
             return self.join(now, id, flow, request);
         }
         let own_nat = self.config.nat == NatMode::Own;
@@ -66,6 +63,11 @@ impl Gateway {
         // AddAnyPortMapping: when its wish is taken, any other port will do.
         let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
         self.begin(now, Pending { any_port: taken, ..wanted });
+    }
+
+    /// What is on its way and would serve `request`, too.
+    fn find_joinable(&self, request: &MappingRequest) -> Option<FlowId> {
+        self.find_pending(|pending| is_same(&pending.request, request) || self.may_become(pending, request))
     }
 
     /// Whether what is on its way would serve `request`: the port that its control point has just asked about.
@@ -136,11 +138,7 @@ impl Gateway {
         let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
             || self.find_own(request).is_some()
             || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
-            || self
-                .find_pending(|pending| {
-                    is_same(&pending.request, request) || self.may_become(pending, request)
-                })
-                .is_some();
+            || self.find_joinable(request).is_some();
         // Everything that takes a port at the provider counts.
         let held = self.table.held_by(host)
             + self.held.of_host(host).count()

@@ -198,14 +198,11 @@ impl Gateway {
 
     /// Nobody has asked for it: the server may have it back.
     pub(super) fn release(&mut self, now: Instant, flow: FlowId) {
-        if self.take_held(flow).is_some_and(|held| {
-            if let Some(port) = held.nat_port {
-                self.nat_ports.release(held.protocol, port);
-            }
-            true
-        }) {
-            self.give_back_in_turn(now, flow);
+        let Some(held) = self.take_held(flow) else { return };
+        if let Some(port) = held.nat_port {
+            self.nat_ports.release(held.protocol, port);
         }
+        self.give_back_in_turn(now, flow);
     }
 
     /// To the server there is one mapping for an internal port (T-3): what is held of it goes, and what is asked for now takes

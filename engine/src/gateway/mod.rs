@@ -127,7 +127,7 @@ pub enum Event<'a> {
         /// The nonce of the mapping that tells the external address.
         probe: Option<Nonce>,
     },
-    /// Storing failed, in the system's own words.
+    /// Storing failed, in the system's own words. It is the turn right after the one whose [`Effect::Store`] it was.
     StoreFailed(String),
     /// The LAN interfaces are these now.
     Lan(Vec<LanInterface>),
@@ -292,7 +292,8 @@ pub enum Effect {
         change: NatChange,
     },
     /// Store this before any later effect that is seen outside this router is carried out: an answer that follows counts
-    /// on it.
+    /// on it. When that fails, whoever would hear of success by a later effect of the same turn hears 501 instead, and
+    /// [`Event::StoreFailed`] comes next.
     Store(Record),
     /// Tell the person who runs the router.
     Notice(Notice),
@@ -352,6 +353,8 @@ pub struct Gateway {
     counting: BTreeMap<RequestId, Counting>,
     nat_ports: NatPorts,
     nat_tickets: BTreeMap<NatTicket, NatPurpose>,
+    /// What has come to stand in the last turn.
+    stood: Vec<FlowId>,
     /// Rules that are on their way to replace those of mappings.
     repointing: BTreeMap<FlowId, NatRule>,
     system_update_id: u32,
@@ -402,6 +405,7 @@ impl Gateway {
             counting: BTreeMap::new(),
             nat_ports: NatPorts::default(),
             nat_tickets: BTreeMap::new(),
+            stood: Vec::new(),
             repointing: BTreeMap::new(),
             system_update_id: 0,
             next_flow: 0,
@@ -430,6 +434,7 @@ impl Gateway {
         if self.said_stopped {
             return;
         }
+        let stood = std::mem::take(&mut self.stood);
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
@@ -439,7 +444,7 @@ impl Gateway {
                 }
             }
             Event::Restore { mappings, probe } => self.on_restore(now, mappings, probe),
-            Event::StoreFailed(error) => self.notice(Notice::StoreFailed(error)),
+            Event::StoreFailed(error) => self.on_store_failed(now, error, stood),
             Event::Wan(wan) => self.on_wan(now, wan),
             Event::Control(request) => self.on_control(now, request),
             Event::Ssdp { interface, from, bytes } => {

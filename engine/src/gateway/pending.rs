@@ -345,6 +345,7 @@ impl Gateway {
             flow,
         };
         self.table.insert(mapping.clone());
+        self.stood.push(flow);
         self.system_update_id = self.system_update_id.wrapping_add(1);
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(flow, self.terms(&mapping)));

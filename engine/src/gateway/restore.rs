@@ -8,10 +8,10 @@ use super::mappings::NatPurpose;
 use super::{Effect, Gateway, NatMode};
 use crate::journal::{Record, StoredMapping};
 use crate::nat::NatChange;
-use crate::notice::Notice;
+use crate::notice::{Cause, Notice};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::Want;
+use crate::uplink::{FlowId, Want};
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -107,6 +107,16 @@ impl Gateway {
             lease_left: mapping.lease_ends.map(|end| end - now),
             nonce,
         })));
+    }
+
+    /// What has just come to stand could not be stored, so its control point was not told of it: it goes.
+    pub(super) fn on_store_failed(&mut self, now: Instant, error: String, stood: Vec<FlowId>) {
+        self.notice(Notice::StoreFailed(error));
+        for flow in stood {
+            if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
+                self.drop_mapping(now, key, Cause::NotStored);
+            }
+        }
     }
 
     /// This mapping must not come back.

@@ -107,6 +107,25 @@ fn waits_are_uniform() {
     }
 }
 
+/// a success is only answered when the mapping is stored. The caller turns the answer into 501; what has come to stand
+/// goes, and nothing else does.
+#[test]
+fn what_cannot_be_stored_does_not_stand() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        lab.event(Event::Timeout);
+        lab.event(Event::StoreFailed("no space left".into()));
+        assert_eq!(lab.mapped().len(), 1, "it was stored");
+        assert_eq!(lab.add(BOB, 1, port(9090)), done());
+        lab.event(Event::StoreFailed("no space left".into()));
+        assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))], "{nat:?}");
+        assert_eq!((lab.upstream().len(), lab.rules.len()), (1, usize::from(nat == NatMode::Own)));
+        assert!(lab.notices().contains(&Notice::StoreFailed("no space left".into())));
+        assert!(lab.gateway.is_idle());
+    }
+}
+
 /// leases go on while the power is off, and a mapping that the server gave away meanwhile is gone.
 #[test]
 fn what_has_ended_meanwhile_does_not_come_back() {
