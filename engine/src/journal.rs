@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use wire::pcp::{Nonce, Protocol};
 
 use crate::time::Duration;
+use crate::uplink::Filtered;
 
 /// A mapping as it is stored.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,6 +39,8 @@ pub struct StoredMapping {
 pub enum Record {
     /// This mapping stands; an older one with the same protocol and external port is replaced.
     Put(StoredMapping),
+    /// The same of one that had this external port until now: there is no moment at which neither is stored.
+    Move(u16, StoredMapping),
     /// The mapping with this protocol and external port is gone.
     Remove(Protocol, u16),
     /// The lease of that mapping is over. What was stored says when, so nothing has to be written for it.
@@ -46,4 +49,6 @@ pub enum Record {
     Clear,
     /// The nonce of the router's own mapping that tells the external address.
     Probe(Nonce),
+    /// The server may have filters for this mapping; true for as long as a server keeps a mapping without a renewal.
+    Filtered(Filtered),
 }

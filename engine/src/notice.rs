@@ -86,6 +86,8 @@ pub enum Notice {
     LeftBehind(usize),
     /// What has to survive a crash could not be stored.
     StoreFailed(String),
+    /// It is stored now, and can be again.
+    StoreWorks,
     /// The external address is known, or another one.
     ExternalAddress(Ipv4Addr),
     /// No external address any more.
@@ -169,6 +171,7 @@ fn why(refusal: Refusal) -> String {
             "the provider's PCP server gave an external address that nobody can reach".to_owned()
         }
         Refusal::LocalNat => "this router's own NAT could not be set up".to_owned(),
+        Refusal::Released => "its address was released meanwhile".to_owned(),
         Refusal::Stopping => "portferry is stopping".to_owned(),
     }
 }
@@ -302,6 +305,7 @@ impl fmt::Display for Notice {
                 f,
                 "the state cannot be written ({error}): new mappings are refused until it can; is the file system full ([state] directory)?"
             ),
+            Notice::StoreWorks => write!(f, "the state can be written again; everything is stored"),
             Notice::ExternalAddress(addr) => write!(f, "external address {addr}"),
             Notice::NoExternalAddress => write!(f, "the external address is unknown"),
             Notice::Answering(server) => write!(f, "PCP server {server} answers"),

@@ -47,6 +47,8 @@ pub enum Refusal {
     Unusable,
     /// The router's own NAT could not be set up.
     LocalNat,
+    /// The LAN host is gone, says who gave it its address.
+    Released,
     /// The gateway is stopping.
     Stopping,
 }

@@ -34,6 +34,8 @@ pub struct Status {
     pub mappings: usize,
     /// Mappings at the server that no control point has been told of, kept for a while should one ask for them.
     pub held: usize,
+    /// Why nothing can be stored at the moment, in the system's own words, so that no new mapping stands.
+    pub store_error: Option<String>,
     /// Datagrams on the uplink that were not believed.
     pub ignored_upstream: u64,
     /// Datagrams to SSDP that were not answered: malformed, foreign, too many.

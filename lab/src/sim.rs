@@ -23,6 +23,7 @@ use engine::notice::Notice;
 use engine::provider::{Provider, ProviderConfig};
 use engine::time::{Duration, Instant};
 use wire::description::Uuid;
+use wire::error::UpnpError;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
@@ -110,6 +111,7 @@ enum Parcel {
     Nat { ticket: NatTicket, outcome: Result<(), NatFailure> },
     Resolved(LookupId, String),
     Counters(RequestId),
+    StoreRetry,
     Event { sid: Uuid, seq: u32, values: Vec<(String, String)>, delivery: Delivery },
 }
 
@@ -163,6 +165,11 @@ pub struct World {
     troubled: Instant,
     announced: Instant,
     disk: Disk,
+    /// Nothing can be written to it.
+    full: bool,
+    /// Something of this turn could not be stored; everything is again.
+    store_failed: bool,
+    storing_works: bool,
     /// So many times everything stored was lost: each time it is another installation.
     installation: u64,
     alive: bool,
@@ -218,6 +225,9 @@ impl World {
             troubled: now,
             announced: now,
             disk: Disk::default(),
+            full: false,
+            store_failed: false,
+            storing_works: false,
             installation: 0,
             alive: true,
             fuse: None,
@@ -420,6 +430,7 @@ impl World {
                 let addresses = self.names.get(&name).cloned().unwrap_or_default();
                 self.handle(Event::Resolved { lookup, addresses });
             }
+            Parcel::StoreRetry => self.retry_to_store(),
             Parcel::Event { sid, seq, values, delivery } => self.on_event(sid, seq, values, delivery),
             Parcel::Counters(request) => {
                 self.handle(Event::Counters { request, counters: Some(Counters::default()) });
@@ -440,6 +451,12 @@ impl World {
             }
             self.perform(effect);
         }
+        if std::mem::take(&mut self.store_failed) {
+            return self.handle(Event::StoreFailed("no space left".to_owned()));
+        }
+        if std::mem::take(&mut self.storing_works) {
+            return self.handle(Event::StoreWorks);
+        }
         if let Some((ticket, outcome)) = self.nat_refusals.pop_front() {
             self.handle(Event::Nat { ticket, outcome });
         }
@@ -447,7 +464,14 @@ impl World {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Reply { request, answer } => self.on_reply(request, answer),
+            Effect::Reply { request, answer } => {
+                // A success counts on what was stored.
+                let failed = self.store_failed;
+                self.on_reply(
+                    request,
+                    if failed { answer.and(Err(UpnpError::ACTION_FAILED)) } else { answer },
+                );
+            }
             Effect::ReadCounters { request } => self.post(KERNEL, Parcel::Counters(request)),
             Effect::Resolve { lookup, name } => {
                 self.post(self.resolver_takes, Parcel::Resolved(lookup, name));
@@ -488,7 +512,7 @@ impl World {
                 self.gena_answers.insert(request, answer);
             }
             Effect::Notify(event) => self.on_notify(event),
-            Effect::Store(record) => self.disk.append(self.now, record),
+            Effect::Store(record) => self.store(record),
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);
@@ -532,6 +556,11 @@ impl World {
     pub fn reconfigure(&mut self, config: Config) {
         self.config = config.clone();
         self.handle(Event::Reconfigure(Box::new(config)));
+    }
+
+    /// The DHCP server says that this host is gone.
+    pub fn release(&mut self, host: Ipv4Addr) {
+        self.handle(Event::Release(host));
     }
 
     /// The gateway is to take everything back and stop.

@@ -179,6 +179,8 @@ struct Simulation {
     nat_failed: Option<Instant>,
     /// When the server last said that it speaks another protocol.
     version_refused: Option<Instant>,
+    /// What control points had been told when the disk filled up, as long as something is not written since.
+    stale: Option<BTreeMap<Key, shadow::Claim>>,
     /// When everything stored was last lost.
     wiped: Option<Instant>,
     /// Mappings of the server were listed, or may have been.
@@ -225,6 +227,7 @@ impl Simulation {
             before: None,
             nat_failed: None,
             version_refused: None,
+            stale: None,
             wiped: None,
             lists,
             descriptions_switched: false,
@@ -316,6 +319,7 @@ impl Simulation {
         world.nat.refuse_next = 0;
         world.nat.takes = Duration::from_millis(1);
         world.nat.ports_in_use.clear();
+        world.fill_disk(false);
         let config = world.provider_config();
         (config.longest, config.quota, config.external) = (LONGEST, 1000, external);
         config.prefer_failure = PreferFailure::Honoured;
@@ -411,7 +415,19 @@ impl Simulation {
         let now = self.world.now();
         self.before = None;
         let mappings = self.mappings();
-        self.shadow.restored(now, &mappings).map_err(Broken)
+        let own_nat = self.nat == NatMode::Own;
+        let moved = |key: Key, claim: &shadow::Claim| {
+            claim
+                .clients(key.0, own_nat)
+                .into_iter()
+                .any(|client| self.ledger.is_taken_since(client, self.checked))
+        };
+        if self.stale.is_some() {
+            self.tally.count("killed when the disk was full");
+        }
+        self.shadow.restored(now, &mappings, self.stale.as_ref(), moved).map_err(Broken)?;
+        self.stale = self.world.is_disk_full().then(|| self.shadow.claims.clone());
+        Ok(())
     }
 
     fn happenings(&mut self) -> Vec<Happening> {

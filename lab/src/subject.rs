@@ -116,6 +116,16 @@ pub struct Listed {
     pub state: String,
 }
 
+/// What a running portferry answers at its control socket; `None` while nobody does.
+#[must_use]
+pub fn ask(network: &Network, question: &str) -> Option<String> {
+    let mut socket = UnixStream::connect(network.directory().join("control.sock")).ok()?;
+    writeln!(socket, "{question}").ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
 /// The table of a running portferry, asked for at its control socket; `None` while nobody answers there.
 ///
 /// # Panics
@@ -123,10 +133,7 @@ pub struct Listed {
 /// If the answer is not what [`Listed`] describes.
 #[must_use]
 pub fn listed(network: &Network) -> Option<Vec<Listed>> {
-    let mut socket = UnixStream::connect(network.directory().join("control.sock")).ok()?;
-    socket.write_all(b"mappings\n").ok()?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).ok()?;
+    let answer = ask(network, "mappings")?;
     // A daemon that is killed says half of it, or nothing.
     let answer: Value = serde_json::from_str(&answer).ok()?;
     let all = answer.as_array().expect("an array").iter().map(|mapping| {

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -536,6 +538,90 @@ fn start_keeping(subject: &Subject, network: &Network) -> Process {
         program,
         ["run", "--config", &file.display().to_string()],
     )
+}
+
+// ── A full file system ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A file system of 64 KiB.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: PathBuf) -> Self {
+        fs::create_dir_all(&at).expect("the directory is ours");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k", "portferry-lab"]).arg(&at);
+        assert!(mount.status().expect("it runs").success(), "a tmpfs at {}", at.display());
+        Self(at)
+    }
+
+    /// Fills it to the last octet, or makes room again.
+    fn fill(&self, full: bool) {
+        let filler = self.0.join("filler");
+        if full {
+            let mut file = fs::File::create(filler).expect("there is room for a name");
+            let refused = std::iter::repeat_with(|| file.write_all(&[0; 512])).find_map(Result::err);
+            assert_eq!(refused.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
+        } else {
+            fs::remove_file(filler).expect("it was filled");
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // The daemon may be in it still, when a test has failed.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// R-10, decision 16: what cannot be stored is no success, and is not left at the provider; what was there before goes on. The
+/// daemon starts on a full file system, too, and once there is room everything is as ever.
+#[test]
+fn on_a_full_file_system_nothing_new_stands_and_nothing_old_falls() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let small = Small::mount(network.directory().join("state"));
+    let provider = QuickProvider::start(&network, PCP_SERVER);
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let mut caller = Caller::new(&control_point, 1);
+    let add = |caller: &mut Caller, port| {
+        let internal = SocketAddrV4::new(LAN1, port);
+        caller.add(TCP, port, internal, 0, "kept")
+    };
+    let _listeners = [7001, 7002].map(|port| listener(&network, Host::Lan1, TCP, port));
+    assert_eq!(add(&mut caller, 7001), Told::done());
+    small.fill(true);
+    // Small lines may still fit into what the last page has left.
+    let full = (0..30).map(|n| add(&mut caller, 8000 + n)).find(|told| *told != Told::done());
+    assert_eq!(full, Some(Told::Refused(501)));
+    assert_eq!(add(&mut caller, 7002), Told::Refused(501));
+    reaches(&network, TCP, 7001, &Host::Lan1.to_string());
+    let key = |port| ours(provider.forwardings()).contains_key(&(TCP, port));
+    eventually("what was not stored goes back", 5 * SECOND, || (!key(7002)).then_some(()));
+    let cannot_be_written = || {
+        let answer = subject::ask(&network, "status").expect("the daemon lives");
+        answer.contains("store_error")
+    };
+    assert!(cannot_be_written());
+
+    drop(daemon); // by SIGKILL
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let mut caller = Caller::new(&control_point, 1);
+    reaches(&network, TCP, 7001, &Host::Lan1.to_string());
+    assert_eq!(add(&mut caller, 7002), Told::Refused(501), "{}", daemon.log());
+    small.fill(false);
+    assert_eq!(add(&mut caller, 7002), Told::done(), "{}", daemon.log());
+    reaches(&network, TCP, 7002, &Host::Lan1.to_string());
+    assert!(!cannot_be_written());
+
+    drop(daemon); // by SIGKILL
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    ready(&network, &mut daemon, Host::Lan1);
+    for port in [7001, 7002] {
+        reaches(&network, TCP, port, &Host::Lan1.to_string());
+    }
 }
 
 // ── kill -9 ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,13 +11,15 @@ use lab::simulation::{Failure, Tally, run, run_with_trace};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
 /// What has to happen in that many at least once.
-const EVERYTHING: [&str; 27] = [
+const EVERYTHING: [&str; 30] = [
     "AddPortMapping",
     "AddAnyPortMapping",
     "DeletePortMapping",
     "DeletePortMappingRange",
     "descriptions compared",
+    "hosts released",
     "killed",
+    "killed when the disk was full",
     "leases over",
     "mappings lost",
     "mappings moved by the provider",
@@ -37,6 +39,7 @@ const EVERYTHING: [&str; 27] = [
     "stops",
     "stops that keep",
     "strays given back",
+    "the disk is full",
     "the provider restarts",
     "views of subscribers compared",
 ];

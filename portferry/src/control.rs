@@ -85,6 +85,9 @@ pub struct StatusReport {
     pub mappings: usize,
     /// Mappings that the provider has given and no application has been told of, kept for a while in case one asks.
     pub held: usize,
+    /// Why the state cannot be written at the moment, so that new mappings are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_error: Option<String>,
     /// Datagrams of the uplink that were not believed.
     pub ignored_upstream: u64,
     /// SSDP datagrams that were not answered.
@@ -163,6 +166,7 @@ impl From<Status> for StatusReport {
             uptime: status.uptime.map(|d| d.as_secs()),
             mappings: status.mappings,
             held: status.held,
+            store_error: status.store_error,
             ignored_upstream: status.ignored_upstream,
             ignored_ssdp: status.ignored_ssdp,
             system_update_id: status.system_update_id,

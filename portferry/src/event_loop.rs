@@ -32,10 +32,12 @@ use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::notify;
 use crate::resolve;
 use crate::sockets::{self, Reading};
-use crate::store::Store;
+use crate::store::{Loaded, Store};
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// When it is tried again to write what could not be stored.
+const STORE_RETRY: Duration = Duration::from_secs(30);
 
 /// How a run ends, apart from failing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +62,7 @@ enum Outcome {
     UplinkOpened(SocketAddr, IpAddr),
     UplinkFailed(SocketAddr, String),
     StoreFailed(String),
+    StoreWorks,
 }
 
 /// Where the interfaces' state comes from.
@@ -141,6 +144,8 @@ pub struct Shell {
     store: Option<Store>,
     /// Something of this turn could not be stored.
     store_failed: bool,
+    /// When it is tried again to store what could not be.
+    store_retry: Option<Instant>,
     wan_index: Option<u32>,
     lan: BTreeMap<(u32, String), LanSockets>,
     /// What could not be opened and is tried again then.
@@ -191,6 +196,7 @@ impl Shell {
             state: None,
             store: None,
             store_failed: false,
+            store_retry: None,
             wan_index: None,
             lan: BTreeMap::new(),
             retry: None,
@@ -262,6 +268,7 @@ impl Shell {
                 directory.display()
             ))
         })?;
+        let behind = store.is_behind();
         self.store = Some(store);
         if loaded.damaged > 0 {
             tracing::warn!("{} damaged lines of stored mappings were passed over", loaded.damaged);
@@ -269,7 +276,12 @@ impl Shell {
         while let Some(effect) = gateway.poll_effect() {
             self.perform(effect).await;
         }
-        gateway.handle(now(), Event::Restore { mappings: loaded.mappings, probe: loaded.probe });
+        let Loaded { mappings, probe, filtered, .. } = loaded;
+        gateway.handle(now(), Event::Restore { mappings, probe, filtered });
+        if behind {
+            // The file was read; it can be written, or says why not, in a moment.
+            self.store_retry = Some(now());
+        }
         Ok(())
     }
 
@@ -282,6 +294,11 @@ impl Shell {
             self.retry = None;
             return self.refresh(gateway, false).await;
         }
+        if self.store_retry.is_some_and(|at| at <= now()) {
+            self.store_retry = None;
+            self.catch_up();
+            return Ok(());
+        }
         let timeout = gateway.next_timeout();
         if timeout.is_some_and(|at| at <= now()) {
             gateway.handle(now(), Event::Timeout);
@@ -290,7 +307,7 @@ impl Shell {
             return Ok(());
         }
         let sleep = async {
-            match [timeout, self.retry].into_iter().flatten().min() {
+            match [timeout, self.retry, self.store_retry].into_iter().flatten().min() {
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -601,11 +618,7 @@ impl Shell {
                 self.outcomes.push_back(Outcome::Nat(ticket, outcome));
             }
             Effect::Store(record) => {
-                if let Some(store) = &mut self.store
-                    && let Err(error) = store.append(&record)
-                {
-                    self.cannot_store(&error);
-                }
+                self.write(|store| store.append(&record));
             }
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
@@ -614,17 +627,27 @@ impl Shell {
 
     /// What was stored survives a power cut from now on.
     fn sync(&mut self) {
-        if let Some(store) = &mut self.store
-            && let Err(error) = store.sync()
-        {
-            self.cannot_store(&error);
-        }
+        self.write(Store::sync);
     }
 
-    /// The gateway hears of it before anything else.
-    fn cannot_store(&mut self, error: &std::io::Error) {
-        self.store_failed = true;
-        self.outcomes.push_front(Outcome::StoreFailed(error.to_string()));
+    /// Nothing may have to be stored for a long time.
+    fn catch_up(&mut self) {
+        self.write(|store| if store.is_behind() { store.catch_up() } else { Ok(()) });
+    }
+
+    /// The gateway hears of a failure before anything else.
+    fn write(&mut self, what: impl FnOnce(&mut Store) -> std::io::Result<()>) {
+        let Some(store) = &mut self.store else { return };
+        let before = store.is_behind();
+        match what(store) {
+            Err(error) => {
+                self.store_failed = true;
+                self.store_retry = Some(now() + STORE_RETRY);
+                self.outcomes.push_front(Outcome::StoreFailed(error.to_string()));
+            }
+            Ok(()) if before && !store.is_behind() => self.outcomes.push_back(Outcome::StoreWorks),
+            Ok(()) => {}
+        }
     }
 
     fn open_uplink(&mut self, server: SocketAddr) {
@@ -747,6 +770,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
         Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
+        Outcome::StoreWorks => Event::StoreWorks,
     }
 }
 

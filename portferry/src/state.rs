@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+use crate::store::is_lack_of_room;
 
 /// Random once, then kept.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -42,9 +43,13 @@ impl Identity {
         std::fs::create_dir_all(directory)
             .map_err(|error| failed("cannot make the state directory", error))?;
         let path = directory.join(FILE);
+        let mut known = false;
         let identity = match std::fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
-                Ok(old) => Self { boot_id: (old.boot_id + 1) & 0x7fff_ffff, ..old },
+                Ok(old) => {
+                    known = true;
+                    Self { boot_id: (old.boot_id + 1) & 0x7fff_ffff, ..old }
+                }
                 Err(error) => {
                     tracing::warn!(
                         "{} cannot be understood ({error}); making a new identity: control points will see a new gateway",
@@ -56,8 +61,15 @@ impl Identity {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::random(),
             Err(error) => return Err(failed("cannot read the state in", error)),
         };
-        identity.write(directory).map_err(|error| failed("cannot write the state in", error))?;
-        Ok(identity)
+        match identity.write(directory) {
+            Ok(()) => Ok(identity),
+            // What is known is enough to serve with; control points may miss that the next start is another one.
+            Err(error) if known && is_lack_of_room(&error) => {
+                tracing::warn!("the state cannot be written in {}: {error}", directory.display());
+                Ok(identity)
+            }
+            Err(error) => Err(failed("cannot write the state in", error)),
+        }
     }
 
     /// By a new file and a rename, so that a power cut leaves the old or the new one.
@@ -67,8 +79,12 @@ impl Identity {
         // The paths of control come from the seed: no other user has to know it.
         let mut file =
             std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
+        let written = file.write_all(&serde_json::to_vec(self)?).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // What room it has taken is needed elsewhere.
+            let _ = std::fs::remove_file(&new);
+        }
+        written?;
         std::fs::rename(&new, &path)?;
         std::fs::File::open(directory)?.sync_all()
     }

@@ -1,31 +1,55 @@
 //! The file of what survives a crash (R-10): one line for each change, appended and synced before the answer that counts on it.
 //!
 //! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
-//! and is passed over. When most lines are history, the file is written anew beside the old one and renamed.
+//! and is passed over. When most lines are history, the file is written anew beside the old one and renamed. So it is after
+//! anything could not be written: until then the file is as it was before, and nothing that happens since is in it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::journal::{Record, StoredMapping};
+use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
 const FILE: &str = "mappings.journal";
 /// Lines of history that are kept before the file is written anew.
 const HISTORY: usize = 512;
+/// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
+const MOST_FILTERED: usize = 4096;
+/// Seconds after which there is no such mapping any more: it was asked for at most half a day later, for a day at most.
+const FILTERED_FOR: u64 = 48 * 3600;
 
 /// One line.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Put(Mapping),
-    Remove { protocol: u8, external_port: u16 },
-    Probe { nonce: [u8; 12] },
+    Put {
+        #[serde(flatten)]
+        mapping: Mapping,
+        /// The external port that it had until now, if that was another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u16>,
+    },
+    Remove {
+        protocol: u8,
+        external_port: u16,
+    },
+    Probe {
+        nonce: [u8; 12],
+    },
+    Filtered {
+        source: Option<IpAddr>,
+        third_party: Option<Ipv4Addr>,
+        protocol: u8,
+        internal_port: u16,
+        at: u64,
+    },
 }
 
 /// A mapping as it stands in the file.
@@ -51,16 +75,28 @@ struct Mapping {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    file: File,
+    /// Absent while it could not be written.
+    file: Option<File>,
     /// Lines in the file.
     lines: usize,
     /// Something was appended since the last [`Store::sync`].
     unsynced: bool,
     /// The number of the next line; it goes on when the file is written anew.
     next: usize,
+    contents: Contents,
+}
+
+/// What the file says, or is to say.
+#[derive(Debug, Default)]
+struct Contents {
     mappings: Mappings,
     probe: Option<[u8; 12]>,
+    /// Mappings at the server that may have filters, and when that was written, in seconds since 1970.
+    filtered: BTreeMap<Client, u64>,
 }
+
+/// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
+type Client = (Option<IpAddr>, Option<Ipv4Addr>, u8, u16);
 
 /// What stands, each with the number of its line: a later one is newer, whatever the clock says.
 type Mappings = BTreeMap<(u8, u16), (usize, Mapping)>;
@@ -73,85 +109,205 @@ pub struct Loaded {
     pub mappings: Vec<StoredMapping>,
     /// The nonce of the mapping that tells the external address.
     pub probe: Option<Nonce>,
+    /// What the server may have filters for.
+    pub filtered: Vec<Filtered>,
     /// Lines that made no sense.
     pub damaged: usize,
 }
 
 impl Store {
     /// Reads what is in `directory`, and writes it anew without its history.
+    ///
+    /// # Errors
+    /// Those of reading, and of writing unless the file system is full or read-only: then what is there is used, and
+    /// [`is_behind`](Self::is_behind).
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         let bytes = match std::fs::read(directory.join(FILE)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let (mut mappings, mut probe, mut damaged) = (Mappings::new(), None, 0);
+        let (mut contents, mut damaged) = (Contents::default(), 0);
         for (number, line) in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
             match parse(line) {
-                Some(Line::Put(mapping)) => drop(mappings.insert(key(&mapping), (number, mapping))),
-                Some(Line::Remove { protocol, external_port }) => {
-                    drop(mappings.remove(&(protocol, external_port)));
-                }
-                Some(Line::Probe { nonce }) => probe = Some(nonce),
+                Some(line) => drop(contents.apply(number, line)),
                 None => damaged += 1,
             }
         }
         let now = unix_time();
-        mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
+        contents.forget_what_is_over(now);
+        let mappings = &contents.mappings;
         let loaded = Loaded {
-            mappings: in_order(&mappings).into_iter().rev().map(|mapping| mapping.stored(now)).collect(),
-            probe: probe.map(Nonce),
+            mappings: in_order(mappings).into_iter().rev().map(|mapping| mapping.stored(now)).collect(),
+            probe: contents.probe.map(Nonce),
+            filtered: contents.filtered.keys().map(filtered).collect(),
             damaged,
         };
-        let (file, lines) = write_anew(directory, &mappings, probe)?;
         let next = mappings.values().map(|(number, _)| number + 1).max().unwrap_or(0);
         let directory = directory.to_owned();
-        Ok((Self { directory, file, lines, unsynced: false, next, mappings, probe }, loaded))
+        let mut store = Self { directory, file: None, lines: 0, unsynced: false, next, contents };
+        match store.catch_up() {
+            Err(error) if is_lack_of_room(&error) => {}
+            other => other?,
+        }
+        Ok((store, loaded))
     }
 
     /// Stores one change. It survives the end of this process; a power cut only after [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// Whatever the system says; the store [is behind](Self::is_behind) then.
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
         self.next += 1;
-        let line = match record {
+        let now = unix_time();
+        let changed = match record {
             Record::Put(stored) => {
-                let mapping = Mapping::new(stored, unix_time());
-                self.mappings.insert(key(&mapping), (self.next, mapping.clone()));
-                Line::Put(mapping)
+                let mapping = Mapping::new(stored, now);
+                self.contents.apply(self.next, Line::Put { mapping, before: None })
+            }
+            Record::Move(before, stored) => {
+                let mapping = Mapping::new(stored, now);
+                self.contents.apply(self.next, Line::Put { mapping, before: Some(*before) })
             }
             Record::Remove(protocol, external_port) => {
-                if self.mappings.remove(&(protocol.0, *external_port)).is_none() {
-                    return Ok(()); // it is not there
-                }
-                Line::Remove { protocol: protocol.0, external_port: *external_port }
+                let line = Line::Remove { protocol: protocol.0, external_port: *external_port };
+                self.contents.apply(self.next, line)
             }
             Record::Ended(protocol, external_port) => {
                 // The line in the file ends by itself; it is left out when the file is next written anew.
-                self.mappings.remove(&(protocol.0, *external_port));
-                return Ok(());
+                self.contents.mappings.remove(&(protocol.0, *external_port));
+                None
             }
             Record::Clear => {
-                self.mappings.clear();
-                (self.file, self.lines) = write_anew(&self.directory, &self.mappings, self.probe)?;
-                return Ok(());
+                self.contents.mappings.clear();
+                return self.catch_up();
             }
-            Record::Probe(nonce) => {
-                self.probe = Some(nonce.0);
-                Line::Probe { nonce: nonce.0 }
+            Record::Probe(nonce) => self.contents.apply(self.next, Line::Probe { nonce: nonce.0 }),
+            Record::Filtered(filtered) => {
+                let Filtered { source, third_party, protocol, internal_port } = *filtered;
+                let protocol = protocol.0;
+                let line = Line::Filtered { source, third_party, protocol, internal_port, at: now };
+                self.contents.apply(self.next, line)
             }
         };
-        if self.lines > self.mappings.len() * 2 + HISTORY {
-            (self.file, self.lines) = write_anew(&self.directory, &self.mappings, self.probe)?;
+        let Some(line) = changed else { return Ok(()) };
+        if self.is_behind() {
+            return self.catch_up();
+        }
+        if self.lines > self.contents.len() * 2 + HISTORY && self.catch_up().is_ok() {
             return Ok(());
         }
+        // Where there is no room for a second file there may be some for a line.
+        let Some(file) = self.file.as_mut() else { return Err(io::ErrorKind::StorageFull.into()) };
         self.lines += 1;
         self.unsynced = true;
-        self.file.write_all(&encode(&line)?)
+        let written = encode(&line).and_then(|line| file.write_all(&line));
+        if written.is_err() {
+            self.file = None;
+        }
+        written
     }
 
     /// On return everything that was appended survives a power cut.
+    ///
+    /// # Errors
+    /// Whatever the system says; the store [is behind](Self::is_behind) then, for nobody knows what has been written.
     pub fn sync(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.unsynced) { self.file.sync_data() } else { Ok(()) }
+        let synced = match &self.file {
+            Some(file) if std::mem::take(&mut self.unsynced) => file.sync_data(),
+            _ => Ok(()),
+        };
+        if synced.is_err() {
+            self.file = None;
+        }
+        synced
     }
+
+    /// Whether something could not be written, so that the file is as it was before that. Every [`append`](Self::append)
+    /// tries to write everything, and so does [`catch_up`](Self::catch_up).
+    pub fn is_behind(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Writes everything that stands into a new file and puts it in the old one's place; on return it survives a power cut.
+    ///
+    /// # Errors
+    /// Whatever the system says; the old file is as it was.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.contents.forget_what_is_over(unix_time());
+        let lines = self.contents.lines();
+        let octets: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
+        let new = self.directory.join("mappings.journal.new");
+        // The nonces are what keeps others from deleting mappings.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let written = file.write_all(&octets.concat()).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // What room it has taken is needed elsewhere.
+            let _ = std::fs::remove_file(&new);
+            return Err(error);
+        }
+        std::fs::rename(&new, self.directory.join(FILE))?;
+        File::open(&self.directory)?.sync_all()?;
+        (self.file, self.lines, self.unsynced) = (Some(file), lines.len(), false);
+        Ok(())
+    }
+}
+
+impl Contents {
+    /// How many lines it takes.
+    fn len(&self) -> usize {
+        self.mappings.len() + self.filtered.len() + usize::from(self.probe.is_some())
+    }
+
+    /// Takes in one line, the `number`th; it comes back when it has changed something.
+    fn apply(&mut self, number: usize, line: Line) -> Option<Line> {
+        match &line {
+            Line::Put { mapping, before } => {
+                if let Some(before) = before {
+                    self.mappings.remove(&(mapping.protocol, *before));
+                }
+                self.mappings.insert(key(mapping), (number, mapping.clone()));
+            }
+            Line::Remove { protocol, external_port } => {
+                self.mappings.remove(&(*protocol, *external_port))?;
+            }
+            Line::Probe { nonce } => self.probe = Some(*nonce),
+            Line::Filtered { source, third_party, protocol, internal_port, at } => {
+                self.filtered.insert((*source, *third_party, *protocol, *internal_port), *at);
+            }
+        }
+        Some(line)
+    }
+
+    /// Leaves out leases that have ended, and filters of mappings that have.
+    fn forget_what_is_over(&mut self, now: u64) {
+        self.mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
+        self.filtered.retain(|_, at| now.saturating_sub(*at) < FILTERED_FOR);
+        while self.filtered.len() > MOST_FILTERED {
+            let oldest = self.filtered.iter().min_by_key(|(_, at)| **at).map(|(client, _)| *client);
+            self.filtered.remove(&oldest.expect("it is not empty"));
+        }
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        let mappings = in_order(&self.mappings).into_iter().cloned();
+        let mappings = mappings.map(|mapping| Line::Put { mapping, before: None });
+        let probe = self.probe.map(|nonce| Line::Probe { nonce });
+        let filtered = self.filtered.iter().map(|(&(source, third_party, protocol, internal_port), &at)| {
+            Line::Filtered { source, third_party, protocol, internal_port, at }
+        });
+        mappings.chain(probe).chain(filtered).collect()
+    }
+}
+
+fn filtered(&(source, third_party, protocol, internal_port): &Client) -> Filtered {
+    Filtered { source, third_party, protocol: Protocol(protocol), internal_port }
+}
+
+/// What passes: no room, or a file system that went read-only.
+pub fn is_lack_of_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
 #[cfg(test)]
@@ -159,27 +315,9 @@ impl Store {
     /// One on a file system without room.
     pub fn full() -> Self {
         let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
-        let directory = PathBuf::from("/dev/full");
-        Self { directory, file, lines: 0, unsynced: false, next: 0, mappings: Mappings::new(), probe: None }
+        let (directory, contents) = (PathBuf::from("/dev/full"), Contents::default());
+        Self { directory, file: Some(file), lines: 0, unsynced: false, next: 0, contents }
     }
-}
-
-/// Writes everything that stands into a new file and puts it in the old one's place.
-fn write_anew(directory: &Path, mappings: &Mappings, probe: Option<[u8; 12]>) -> io::Result<(File, usize)> {
-    let lines = in_order(mappings)
-        .into_iter()
-        .cloned()
-        .map(Line::Put)
-        .chain(probe.map(|nonce| Line::Probe { nonce }));
-    let lines: Vec<Vec<u8>> = lines.map(|line| encode(&line)).collect::<io::Result<_>>()?;
-    let new = directory.join("mappings.journal.new");
-    // The nonces are what keeps others from deleting mappings.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&lines.concat())?;
-    file.sync_all()?;
-    std::fs::rename(&new, directory.join(FILE))?;
-    File::open(directory)?.sync_all()?;
-    Ok((file, lines.len()))
 }
 
 /// The oldest first.
@@ -365,6 +503,98 @@ mod tests {
         assert_eq!((loaded.mappings.len(), loaded.damaged), (4, 1));
     }
 
+    fn ports(loaded: &Loaded) -> Vec<u16> {
+        let mut ports: Vec<u16> = loaded.mappings.iter().map(|mapping| mapping.external.port()).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// R-10: what could not be written is written with the next change that can be, or by itself; until then the file is as it
+    /// was, whatever was torn off in it. An open file on a full file system stands for one: whoever is root has no other
+    /// way to be refused here.
+    #[test]
+    fn what_could_not_be_written_follows() {
+        for torn in ["", "5fd924d6 {\"put\":{\"proto"] {
+            let directory = Directory::new("behind");
+            let (mut store, _) = Store::open(&directory.0).unwrap();
+            for port in [1, 2] {
+                store.append(&Record::Put(mapping(port, None))).unwrap();
+            }
+            // No room for a line, nor for a new file.
+            std::fs::write(
+                directory.0.join(FILE),
+                [std::fs::read(directory.0.join(FILE)).unwrap(), torn.into()].concat(),
+            )
+            .unwrap();
+            store.file = Store::full().file;
+            std::fs::create_dir(directory.0.join("mappings.journal.new")).unwrap();
+            store.append(&Record::Put(mapping(3, None))).unwrap_err();
+            assert!(store.is_behind());
+            store.append(&Record::Remove(Protocol::TCP, 1)).unwrap_err();
+            store.catch_up().unwrap_err();
+            store.sync().unwrap();
+            let left = std::fs::read(directory.0.join(FILE)).unwrap();
+            std::fs::remove_dir(directory.0.join("mappings.journal.new")).unwrap();
+            assert_eq!(ports(&directory.load()), [1, 2]);
+            std::fs::write(directory.0.join(FILE), left).unwrap();
+            store.append(&Record::Put(mapping(4, None))).unwrap();
+            assert!(!store.is_behind());
+            store.append(&Record::Put(mapping(5, None))).unwrap();
+            let loaded = directory.load();
+            assert_eq!((ports(&loaded), loaded.damaged), (vec![2, 3, 4, 5], 0));
+        }
+    }
+
+    /// A mapping that the provider moved is stored under one port or the other, wherever the power was cut.
+    #[test]
+    fn a_moved_mapping_is_never_lost() {
+        let directory = Directory::new("moved");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        let path = directory.0.join(FILE);
+        store.append(&Record::Put(mapping(1, None))).unwrap();
+        let before = std::fs::metadata(&path).unwrap().len();
+        store.append(&Record::Move(1, mapping(2, None))).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for cut in usize::try_from(before).unwrap()..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let ports = ports(&directory.load());
+            assert!(ports == [1] || ports == [2], "{ports:?} after {cut} octets");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(ports(&directory.load()), [2]);
+    }
+
+    /// RFC 6887 §13.3: filters are remembered for two days, and no more than whoever uses them can use.
+    #[test]
+    fn filters_are_remembered_for_a_while() {
+        let directory = Directory::new("filters");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        let client = |port| Filtered {
+            source: Some(IpAddr::from([100, 64, 0, 2])),
+            third_party: None,
+            protocol: Protocol::TCP,
+            internal_port: port,
+        };
+        for port in [1, 2, 2] {
+            store.append(&Record::Filtered(client(port))).unwrap();
+        }
+        store.append(&Record::Clear).unwrap();
+        assert_eq!(directory.load().filtered, [client(1), client(2)]);
+        let mut contents = Contents::default();
+        let now = unix_time();
+        for (port, at) in [(1, now - FILTERED_FOR), (2, now - FILTERED_FOR + 1), (3, now + 9)] {
+            contents.filtered.insert((None, None, 6, port), at);
+        }
+        contents.forget_what_is_over(now);
+        assert_eq!(contents.filtered.keys().map(|client| client.3).collect::<Vec<_>>(), [2, 3]);
+        for port in 0..u16::try_from(MOST_FILTERED).unwrap() {
+            contents.filtered.insert((None, None, 17, port), now);
+        }
+        contents.forget_what_is_over(now);
+        assert_eq!(contents.filtered.len(), MOST_FILTERED);
+        assert!(!contents.filtered.contains_key(&(None, None, 6, 2)), "the oldest went first");
+    }
+
     #[test]
     fn leases_end_while_the_power_is_off() {
         let now = 1_000_000;
@@ -386,7 +616,7 @@ mod tests {
             store.append(&Record::Put(mapping(port, Some(600)))).unwrap();
             store.append(&Record::Ended(Protocol::TCP, port)).unwrap();
         }
-        assert_eq!(store.mappings.len(), 1);
+        assert_eq!(store.contents.mappings.len(), 1);
         assert!(store.lines <= HISTORY + 4, "{}", store.lines);
         drop(store);
         assert!(

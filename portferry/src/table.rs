@@ -30,7 +30,11 @@ pub fn status(report: &StatusReport) -> String {
         held => format!("{}, and {held} kept for a while in case an application asks", report.mappings),
     };
     let mut out = String::new();
-    for (name, value) in [
+    let storage = report
+        .store_error
+        .as_ref()
+        .map(|error| ("storage", format!("cannot be written, so new mappings are refused: {error}")));
+    let rows = [
         ("external address", external),
         ("PCP server", uplink),
         ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
@@ -38,7 +42,8 @@ pub fn status(report: &StatusReport) -> String {
         ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),
         ("mappings", mappings),
         ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
-    ] {
+    ];
+    for (name, value) in rows.into_iter().chain(storage) {
         let _ = writeln!(out, "{name:<17} {value}");
     }
     out

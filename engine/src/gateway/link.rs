@@ -126,6 +126,8 @@ impl Gateway {
             for (want, nonce) in restored.nonces {
                 client.remember(&want, nonce);
             }
+            let before = self.uplink.take().map(PcpClient::into_filters);
+            client.set_filters(before.unwrap_or(restored.filters));
             self.uplink = Some(client);
             let mappings: Vec<_> = self
                 .table
@@ -180,6 +182,9 @@ impl Gateway {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
             match output {
                 Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
+                Output::Filtered(filtered) => {
+                    self.effects.push_back(Effect::Store(Record::Filtered(filtered)));
+                }
                 Output::Granted(flow, grant) if self.probe.is(flow) => {
                     self.on_probe_granted(now, server, *grant.external.ip());
                 }

@@ -76,6 +76,8 @@ impl Gateway {
             self.store(now, &mapping);
             self.system_update_id = self.system_update_id.wrapping_add(1);
             self.notice(Notice::Changed(mapping));
+        } else if self.store_error.is_some() {
+            self.store(now, &mapping); // what could not be stored before is no success yet
         }
     }
 
@@ -149,8 +151,7 @@ impl Gateway {
         } else if grant.external == mapping.external {
             self.notice(Notice::Renewed(renewed));
         } else {
-            self.unstore(mapping);
-            self.store(now, &renewed);
+            self.store_moved(now, &renewed, mapping.external.port());
             self.notice(Notice::Moved(renewed, mapping.external));
         }
     }
@@ -563,7 +564,7 @@ impl Gateway {
         for flow in wanted {
             // Nor does what it was to replace come back.
             self.pending.get_mut(&flow).expect("found above").replaces = None;
-            self.fail(now, flow, Refusal::NoAnswer);
+            self.fail(now, flow, Refusal::Released);
         }
         self.forget_lookups_of(host);
         for flow in self.held.of_host(host).map(|(flow, _)| flow).collect::<Vec<_>>() {

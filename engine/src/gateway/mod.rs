@@ -43,7 +43,7 @@ use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
-use crate::uplink::{FlowId, PcpClient};
+use crate::uplink::{Filtered, FlowId, PcpClient};
 
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
@@ -126,9 +126,13 @@ pub enum Event<'a> {
         mappings: Vec<StoredMapping>,
         /// The nonce of the mapping that tells the external address.
         probe: Option<Nonce>,
+        /// What the server may have filters for.
+        filtered: Vec<Filtered>,
     },
     /// Storing failed, in the system's own words. It is the turn right after the one whose [`Effect::Store`] it was.
     StoreFailed(String),
+    /// Everything that was to be stored meanwhile is, and storing works again.
+    StoreWorks,
     /// The LAN interfaces are these now.
     Lan(Vec<LanInterface>),
     /// The WAN interface is this now.
@@ -344,6 +348,8 @@ pub struct Gateway {
     strays: BTreeSet<FlowId>,
     /// What was stored and the PCP client has not been told yet.
     restored: restore::Restored,
+    /// Why nothing can be stored at the moment.
+    store_error: Option<String>,
     refusals: refusals::Refusals,
     held: held::HeldMappings,
     probe_limits: specific::ProbeLimits,
@@ -396,6 +402,7 @@ impl Gateway {
             pending: BTreeMap::new(),
             strays: BTreeSet::new(),
             restored: restore::Restored::default(),
+            store_error: None,
             refusals: refusals::Refusals::default(),
             held: held::HeldMappings::default(),
             probe_limits: specific::ProbeLimits::default(),
@@ -443,8 +450,9 @@ impl Gateway {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
             }
-            Event::Restore { mappings, probe } => self.on_restore(now, mappings, probe),
+            Event::Restore { mappings, probe, filtered } => self.on_restore(now, mappings, probe, filtered),
             Event::StoreFailed(error) => self.on_store_failed(now, error, stood),
+            Event::StoreWorks => self.on_store_works(),
             Event::Wan(wan) => self.on_wan(now, wan),
             Event::Control(request) => self.on_control(now, request),
             Event::Ssdp { interface, from, bytes } => {
@@ -544,6 +552,7 @@ impl Gateway {
             uptime: self.is_connected().then_some(self.connected_since).flatten().map(|then| now - then),
             mappings: self.table.len(),
             held: self.held.len(),
+            store_error: self.store_error.clone(),
             ignored_upstream: uplink.map_or(0, PcpClient::ignored),
             ignored_ssdp: self.ssdp.ignored(),
             system_update_id: self.system_update_id,

@@ -11,7 +11,7 @@ use crate::nat::NatChange;
 use crate::notice::{Cause, Notice};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Want};
+use crate::uplink::{Filtered, Filters, FlowId, Want};
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -22,12 +22,20 @@ pub(super) struct Restored {
     /// There are mappings among it.
     pub(super) any: bool,
     pub(super) nonces: Vec<(Want, Nonce)>,
+    pub(super) filters: Filters,
 }
 
 impl Gateway {
     /// Every stored mapping stands again at once, here and in this router's own NAT; the provider is asked as soon as
     /// there is a way to it, and until it answers they count as degraded.
-    pub(super) fn on_restore(&mut self, now: Instant, mappings: Vec<StoredMapping>, probe: Option<Nonce>) {
+    pub(super) fn on_restore(
+        &mut self,
+        now: Instant,
+        mappings: Vec<StoredMapping>,
+        probe: Option<Nonce>,
+        filtered: Vec<Filtered>,
+    ) {
+        self.restored.filters = Filters::restored(filtered);
         self.probe.restore(probe);
         if let Some(nonce) = probe {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
@@ -82,6 +90,19 @@ impl Gateway {
 
     /// This mapping has to survive from now on.
     pub(super) fn store(&mut self, now: Instant, mapping: &Mapping) {
+        if let Some(stored) = self.stored(now, mapping) {
+            self.effects.push_back(Effect::Store(Record::Put(stored)));
+        }
+    }
+
+    /// It has another external port from now on than this one.
+    pub(super) fn store_moved(&mut self, now: Instant, mapping: &Mapping, before: u16) {
+        if let Some(stored) = self.stored(now, mapping) {
+            self.effects.push_back(Effect::Store(Record::Move(before, stored)));
+        }
+    }
+
+    fn stored(&self, now: Instant, mapping: &Mapping) -> Option<StoredMapping> {
         let want = self.want_to_keep(mapping);
         let nonce = match &self.uplink {
             Some(client) => {
@@ -91,11 +112,10 @@ impl Gateway {
             None => {
                 let mut nonces = self.restored.nonces.iter();
                 let restored = nonces.find(|(other, _)| is_same_client(other, &want));
-                let Some((_, nonce)) = restored else { return };
-                *nonce
+                restored?.1
             }
         };
-        self.effects.push_back(Effect::Store(Record::Put(StoredMapping {
+        Some(StoredMapping {
             protocol: mapping.protocol,
             external: mapping.external,
             internal: mapping.internal,
@@ -106,16 +126,24 @@ impl Gateway {
             strict: mapping.strict,
             lease_left: mapping.lease_ends.map(|end| end - now),
             nonce,
-        })));
+        })
     }
 
     /// What has just come to stand could not be stored, so its control point was not told of it: it goes.
     pub(super) fn on_store_failed(&mut self, now: Instant, error: String, stood: Vec<FlowId>) {
-        self.notice(Notice::StoreFailed(error));
+        if self.store_error.replace(error.clone()).is_none() {
+            self.notice(Notice::StoreFailed(error));
+        }
         for flow in stood {
             if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
                 self.drop_mapping(now, key, Cause::NotStored);
             }
+        }
+    }
+
+    pub(super) fn on_store_works(&mut self) {
+        if self.store_error.take().is_some() {
+            self.notice(Notice::StoreWorks);
         }
     }
 

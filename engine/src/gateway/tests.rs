@@ -143,6 +143,7 @@ struct Lab {
     /// When each of them was stored.
     stored_at: BTreeMap<(Protocol, u16), u64>,
     probe_nonce: Option<Nonce>,
+    filtered: Vec<Filtered>,
     /// Names that the gateway wants looked up.
     lookups: Vec<(LookupId, String)>,
     subscribed: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
@@ -185,6 +186,7 @@ impl Lab {
             store: BTreeMap::new(),
             stored_at: BTreeMap::new(),
             probe_nonce: None,
+            filtered: Vec::new(),
             lookups: Vec::new(),
             subscribed: BTreeMap::new(),
             events: Vec::new(),
@@ -327,6 +329,10 @@ impl Lab {
                 self.stored_at.insert(key, self.now);
                 self.store.insert(key, mapping);
             }
+            Record::Move(before, mapping) => {
+                self.store.remove(&(mapping.protocol, before));
+                self.stored(Record::Put(mapping));
+            }
             Record::Remove(protocol, port) => {
                 self.store.remove(&(protocol, port));
             }
@@ -334,6 +340,7 @@ impl Lab {
             // Nothing is written: it is the lease that keeps it from coming back.
             Record::Ended(..) => {}
             Record::Probe(nonce) => self.probe_nonce = Some(nonce),
+            Record::Filtered(filtered) => self.filtered.push(filtered),
         }
     }
 

@@ -53,9 +53,10 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
             .iter()
             .find(|row| row.0 == result)
             .map_or(E::ACTION_FAILED, |&(_, one, two)| by_version(one, two)),
-        (Refusal::NoAnswer | Refusal::Unusable | Refusal::LocalNat | Refusal::Stopping, _) => {
-            E::ACTION_FAILED
-        }
+        (
+            Refusal::NoAnswer | Refusal::Unusable | Refusal::LocalNat | Refusal::Released | Refusal::Stopping,
+            _,
+        ) => E::ACTION_FAILED,
     }
 }
 
@@ -113,6 +114,7 @@ mod tests {
             (Refusal::NoSuchEntry, Asked::Delete, 714, 714),
             (Refusal::NoSuchEntry, Asked::Range, 730, 730),
             (Refusal::NoSuchEntry, Asked::Specific, 714, 714),
+            (Refusal::Released, Asked::Add, 501, 501),
             (Refusal::Stopping, Asked::Add, 501, 501),
         ] {
             assert_eq!(upnp_error(refusal, asked, 1).code, one, "{refusal:?} {asked:?} :1");
@@ -125,7 +127,13 @@ mod tests {
     fn igd1_clients_hear_igd1_codes_only() {
         let mut refusals: Vec<Refusal> = (0..=255).map(|code| Refusal::Upstream(Rc(code))).collect();
         refusals.extend([Refusal::Conflict, Refusal::NotAuthorized, Refusal::Quota, Refusal::NoSuchEntry]);
-        refusals.extend([Refusal::NoAnswer, Refusal::Unusable, Refusal::LocalNat, Refusal::Stopping]);
+        refusals.extend([
+            Refusal::NoAnswer,
+            Refusal::Unusable,
+            Refusal::LocalNat,
+            Refusal::Released,
+            Refusal::Stopping,
+        ]);
         for refusal in refusals {
             for asked in [Asked::Add, Asked::Delete, Asked::Specific] {
                 let code = upnp_error(refusal, asked, 1).code;

@@ -126,8 +126,9 @@ pub(super) struct Flow {
     pub(super) any_address: bool,
     /// The server may still have the filters of another remote peer: they are dropped first.
     pub(super) reset_filters: bool,
-    /// A request with a filter has got through, or may have.
-    pub(super) filtered: bool,
+    /// Copies of the request that went out, and errors that came: as long as there are as many, nothing got through.
+    pub(super) copies: u32,
+    pub(super) errors: u32,
     /// What this request does without, because the same one with it was refused.
     pub(super) omitted: Omitted,
     /// Whether the last request had these options.
@@ -154,7 +155,8 @@ impl Flow {
             phase: Phase::ASK,
             any_address: false,
             reset_filters: false,
-            filtered: false,
+            copies: 0,
+            errors: 0,
             omitted: Omitted::default(),
             carried: Carried::default(),
             unanswered: false,

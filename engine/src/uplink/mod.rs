@@ -4,14 +4,17 @@
 //! server is asked for, kept alive or told to drop.
 
 mod epoch;
+mod filters;
 mod flow;
 mod nonces;
 mod pcp_client;
 mod query;
+mod remembered;
 mod schedule;
 mod turns;
 
 pub use epoch::EpochClock;
+pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
 pub use pcp_client::{Input, Output, PcpClient};
 pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};

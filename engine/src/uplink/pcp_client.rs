@@ -12,11 +12,13 @@ use wire::pcp::{
 };
 
 use super::epoch::EpochClock;
+use super::filters::{Filtered, Filters};
 use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
 };
-use super::nonces::{Client, Kept, Nonces};
+use super::nonces::Client;
 use super::query::{Answer, Query};
+use super::remembered::Remembered;
 use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 use super::turns::Turns;
 use crate::entropy::Entropy;
@@ -36,6 +38,8 @@ const SILENT_FOR: Duration = Duration::from_secs(3);
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
 /// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
 const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
+/// Nonces of mappings that are gone: the server holds a port for two hours at most, and nobody has this many at once.
+const MOST_NONCES: usize = 4096;
 /// How long a delete is repeated when it is not known what the server holds.
 const BLIND_DELETE: Duration = Duration::from_secs(30);
 
@@ -86,6 +90,8 @@ pub enum Input<'a> {
 pub enum Output {
     /// Send this to the server.
     Transmit(Vec<u8>),
+    /// What is sent next may leave filters at the server, for the next life to know.
+    Filtered(Filtered),
     /// The mapping stands; comes again after every renewal.
     Granted(FlowId, Grant),
     /// The first request was refused, for so long; the flow is gone.
@@ -126,7 +132,9 @@ pub struct PcpClient {
     flows: BTreeMap<FlowId, Flow>,
     /// By what an answer is matched with (RFC 6887 §11.4): nonce, protocol, internal port.
     by_nonce: BTreeMap<(Nonce, Protocol, u16), FlowId>,
-    nonces: Nonces,
+    /// Of mappings that are gone, where it is another one than is derived.
+    nonces: Remembered<Client, Nonce>,
+    filters: Filters,
     /// Flows whose delete is on the way.
     deleting: BTreeMap<Client, FlowId>,
     /// What waits until such a flow is gone, and what has waited.
@@ -160,7 +168,8 @@ impl PcpClient {
             recovery_wait,
             flows: BTreeMap::new(),
             by_nonce: BTreeMap::new(),
-            nonces: Nonces::default(),
+            nonces: Remembered::new(MOST_NONCES),
+            filters: Filters::default(),
             deleting: BTreeMap::new(),
             behind: BTreeMap::new(),
             unblocked: VecDeque::new(),
@@ -217,13 +226,27 @@ impl PcpClient {
 
     /// What the server would know the owner of such a mapping by, were it asked for.
     pub fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        let kept = self.nonces.peek(client(want)).and_then(|kept| kept.nonce);
+        let kept = self.nonces.peek(client(want)).copied();
         kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
     }
 
     /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
     pub fn remember(&mut self, want: &Want, nonce: Nonce) {
-        self.nonces.keep(client(want), Kept { nonce: Some(nonce), filtered: false });
+        self.nonces.keep(client(want), nonce);
+    }
+
+    /// The server may have filters for these.
+    pub fn set_filters(&mut self, filters: Filters) {
+        self.filters = filters;
+    }
+
+    /// What is to be told to the client of the next server, which may be the same machine.
+    pub fn into_filters(self) -> Filters {
+        self.filters
+    }
+
+    fn filtered(&self, want: &Want) -> Filtered {
+        Filtered::new(self.source, client(want))
     }
 
     /// What stands for `flow`, if anything.
@@ -304,6 +327,11 @@ impl PcpClient {
                 self.nudge(now, entropy);
                 if moved {
                     self.epoch = EpochClock::default();
+                    // The server knows us by another address, perhaps from an earlier time.
+                    for flow in self.flows.values_mut().filter(|flow| flow.want.third_party.is_none()) {
+                        let filtered = Filtered::new(source, client(&flow.want));
+                        flow.reset_filters = self.filters.are_at(filtered);
+                    }
                     self.recover(now, now, None, entropy);
                 }
             }
@@ -351,12 +379,11 @@ impl PcpClient {
         // Derived from a secret of the installation, a nonce is the same after a crash, whatever was written by then: a
         // server would refuse another one as long as the mapping lives, or is held.
         let client = client(&want);
-        let kept = self.nonces.take(client);
-        let (nonce, derived) = match kept.and_then(|kept| kept.nonce) {
+        let (nonce, derived) = match self.nonces.take(client) {
             Some(nonce) => (nonce, false),
             None => (super::nonces::derived(self.server.ip(), client, entropy), true),
         };
-        let reset_filters = kept.is_some_and(|kept| kept.filtered);
+        let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
         self.by_nonce.insert(flow.answers(), id);
         self.flows.insert(id, flow);
@@ -604,10 +631,8 @@ impl PcpClient {
             self.turns.take_out(flow.used_at, id);
             self.turns.answered(id);
             let client = client(&flow.want);
-            let nonce = (!flow.derived).then_some(flow.nonce);
-            let filtered = flow.filtered || flow.reset_filters;
-            if nonce.is_some() || filtered {
-                self.nonces.keep(client, Kept { nonce, filtered });
+            if !flow.derived {
+                self.nonces.keep(client, flow.nonce);
             }
             if self.deleting.get(&client) == Some(&id) {
                 self.deleting.remove(&client);
@@ -628,8 +653,13 @@ impl PcpClient {
             description: flow.describes(self.lacks),
             reset_alone: flow.only_resets(),
         };
-        flow.filtered |= flow.want.remote_peer.is_some() && !flow.is_deleting();
-        let request = self.flows[&id].request(self.source, self.lacks);
+        flow.copies = flow.copies.saturating_add(1);
+        let filters = (flow.want.remote_peer.is_some() || flow.reset_filters) && !flow.is_deleting();
+        let (filtered, request) =
+            (Filtered::new(self.source, client(&flow.want)), flow.request(self.source, self.lacks));
+        if filters && self.filters.note(now, filtered) {
+            self.outputs.push_back(Output::Filtered(filtered));
+        }
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;
         let since = *self.unanswered_since.get_or_insert(now);

@@ -106,8 +106,10 @@ impl Rig {
         (rig, request)
     }
 
+    /// What it wants, but for what is to be stored.
     fn drain(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.client.poll_output()).collect()
+        let all: Vec<Output> = std::iter::from_fn(|| self.client.poll_output()).collect();
+        all.into_iter().filter(|output| !matches!(output, Output::Filtered(_))).collect()
     }
 
     fn input(&mut self, input: Input<'_>) -> Vec<Output> {
@@ -653,6 +655,92 @@ fn a_mapping_update_is_a_renewal() {
     let grant =
         Grant { external: SocketAddrV4::new(EXTERNAL, 9090), lifetime: Duration::from_secs(600), since };
     assert_eq!(rig.answer(&update), [Output::Granted(FLOW, grant)]);
+}
+
+// Filters
+
+const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+
+/// The prefix lengths of a request's FILTERs.
+fn filters(request: &Request) -> Vec<u8> {
+    let filter = |option: &PcpOption| match option {
+        PcpOption::Filter(filter) => Some(filter.prefix_len),
+        _ => None,
+    };
+    request.options.iter().filter_map(filter).collect()
+}
+
+/// RFC 6887 §13.3: filters of an earlier life are dropped by the first request for that mapping, and it is known before it is
+/// sent that there may be some; once the server has confirmed that, and for other mappings, there is no more to drop.
+#[test]
+fn filters_of_an_earlier_life_are_dropped() {
+    let known = Filtered {
+        source: Some(IpAddr::V4(SOURCE)),
+        third_party: None,
+        protocol: Protocol::TCP,
+        internal_port: 8080,
+    };
+    for (remote_peer, first) in [(None, &[0][..]), (Some(PEER), &[0, 128])] {
+        let mut rig = Rig::new();
+        rig.client.set_filters(Filters::restored([known]));
+        let other = rig.ask(FlowId(2), Want { internal_port: 8081, ..endless() });
+        assert_eq!(filters(&other), [] as [u8; 0]);
+        let ask = Input::Ask(FLOW, Want { remote_peer, ..endless() });
+        rig.client.handle_input(Instant::default(), ask, &mut *rig.entropy);
+        assert_eq!(rig.client.poll_output(), Some(Output::Filtered(known)), "stored, then sent");
+        let request = only_sent(&rig.drain());
+        assert_eq!(filters(&request), first);
+        // A late answer to what an earlier life has sent confirms nothing.
+        let mut late = rig.success(&request, 3600);
+        late.options.retain(|option| !matches!(option, PcpOption::Filter(filter) if filter.prefix_len == 0));
+        let granted = rig.answer(&late).iter().any(|output| matches!(output, Output::Granted(..)));
+        assert_eq!(granted, remote_peer.is_none(), "a server that passes filters over has none");
+        rig.answer(&rig.success(&request, 3600));
+        let renewed = sent(&rig.run(2_250_000));
+        let renewed = renewed.iter().map(|(_, request)| filters(request)).next_back();
+        assert_eq!(renewed.as_deref(), Some(&first[1..]), "once is enough");
+    }
+}
+
+/// The same for an address of the router that it has had before; a third party's mapping is the same whoever asks.
+#[test]
+fn filters_of_an_earlier_address_are_dropped() {
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+    for third_party in [None, Some(LAN_HOST)] {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, Want { third_party, remote_peer: Some(PEER), ..endless() });
+        rig.answer(&rig.success(&request, 3600));
+        let after_move = |rig: &mut Rig, source| {
+            rig.input(Input::Source(source));
+            let to = rig.now + 5000;
+            let request = sent(&rig.run(to)).pop().expect("it is asked for again").1;
+            rig.answer(&rig.success(&request, 3600));
+            filters(&request)
+        };
+        assert_eq!(after_move(&mut rig, elsewhere), [128], "the server there has none");
+        let dropped = only_sent(&rig.input(Input::Filter(FLOW, None)));
+        assert_eq!(filters(&dropped), [0]);
+        rig.answer(&rig.success(&dropped, 3600));
+        let back = after_move(&mut rig, IpAddr::V4(SOURCE));
+        assert_eq!(back, if third_party.is_none() { vec![0] } else { vec![] });
+        assert_eq!(after_move(&mut rig, elsewhere), [] as [u8; 0]);
+    }
+}
+
+/// A request with a filter of which each copy was refused leaves none; one whose first copy may have got through may have.
+#[test]
+fn a_refusal_leaves_no_filters_behind() {
+    for copies in [1, 2] {
+        let mut rig = Rig::new();
+        let request = rig.ask(FLOW, Want { remote_peer: Some(PEER), ..endless() });
+        if copies == 2 {
+            assert_eq!(sent(&rig.run(1000)).len(), 1);
+        }
+        let refused = rig.answer(&rig.error(&request, ResultCode::NETWORK_FAILURE, 30));
+        assert!(matches!(refused[..], [Output::Answering, Output::Refused(..)]), "{refused:?}");
+        let next = rig.ask(FlowId(2), endless());
+        assert_eq!(filters(&next), if copies == 1 { vec![] } else { vec![0] });
+    }
 }
 
 // Epoch and announcements

@@ -1,6 +1,6 @@
 //! What survives the gateway in a [`World`]: its journal, and the kill -9 that shows what the journal is worth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use engine::entropy::{Entropy, SeededEntropy};
@@ -8,15 +8,28 @@ use engine::gateway::{Event, Gateway, LanInterface, RequestId};
 use engine::journal::{Record, StoredMapping};
 use engine::policy::InterfaceAddress;
 use engine::time::{Duration, Instant};
+use engine::uplink::Filtered;
 use wire::pcp::{Nonce, Protocol};
 
 use super::{GATEWAY, LAN_INDEX, Parcel, World};
 
+/// When the shell tries again to write what it could not.
+const RETRY: Duration = Duration::from_secs(30);
+
 /// The journal as the daemon's store keeps it: whole seconds, the newest first.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
+    /// As it is to be.
+    wanted: Contents,
+    /// As it is, since something could not be written.
+    written: Option<Contents>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Contents {
     mappings: BTreeMap<(Protocol, u16), Line>,
     probe: Option<Nonce>,
+    filtered: BTreeSet<Filtered>,
     next: u64,
 }
 
@@ -45,7 +58,7 @@ impl Entropy for Installation {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Line {
     number: u64,
     at: u64,
@@ -55,7 +68,38 @@ struct Line {
 }
 
 impl Disk {
-    pub(super) fn append(&mut self, now: Instant, record: Record) {
+    /// Whether something could not be written, and is not yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Takes in a change; true when it is on the disk, and everything before it.
+    pub(super) fn append(&mut self, now: Instant, record: Record, full: bool) -> bool {
+        if full && self.written.is_none() {
+            self.written = Some(self.wanted.clone());
+        }
+        self.wanted.append(now, record);
+        if !full {
+            self.written = None;
+        }
+        !full
+    }
+
+    fn catch_up(&mut self) {
+        self.written = None;
+    }
+
+    /// What a start at this time reads.
+    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<Nonce>, Vec<Filtered>) {
+        if let Some(written) = self.written.take() {
+            self.wanted = written;
+        }
+        self.wanted.load(now)
+    }
+}
+
+impl Contents {
+    fn append(&mut self, now: Instant, record: Record) {
         match record {
             Record::Put(mapping) => {
                 self.next += 1;
@@ -64,16 +108,20 @@ impl Disk {
                 let line = Line { number: self.next, at: now.as_secs(), lease_left, mapping };
                 self.mappings.insert(key, line);
             }
+            Record::Move(before, mapping) => {
+                self.mappings.remove(&(mapping.protocol, before));
+                self.append(now, Record::Put(mapping));
+            }
             Record::Remove(protocol, port) => drop(self.mappings.remove(&(protocol, port))),
             // The line in the file ends by itself.
             Record::Ended(..) => {}
             Record::Clear => self.mappings.clear(),
             Record::Probe(nonce) => self.probe = Some(nonce),
+            Record::Filtered(filtered) => drop(self.filtered.insert(filtered)),
         }
     }
 
-    /// What a start at this time reads.
-    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<Nonce>) {
+    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<Nonce>, Vec<Filtered>) {
         let left = |line: &Line| line.lease_left.map(|left| left.saturating_sub(now.as_secs() - line.at));
         self.mappings.retain(|_, line| left(line) != Some(0));
         let mut lines: Vec<&Line> = self.mappings.values().collect();
@@ -82,7 +130,7 @@ impl Disk {
             lease_left: left(line).map(Duration::from_secs),
             ..line.mapping.clone()
         });
-        (stored.collect(), self.probe)
+        (stored.collect(), self.probe, self.filtered.iter().copied().collect())
     }
 }
 
@@ -96,6 +144,50 @@ impl World {
     /// The gateway is not killed after all.
     pub fn spare(&mut self) {
         self.fuse = None;
+    }
+
+    /// Nothing can be written to the state directory from now on, or it can again; the gateway finds out by itself.
+    pub fn fill_disk(&mut self, full: bool) {
+        if full != self.full {
+            self.note(if full { "the state directory is full" } else { "the state directory has room" });
+            self.full = full;
+        }
+    }
+
+    /// Whether nothing can be written to the state directory.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether something that was to be stored is not.
+    #[must_use]
+    pub fn is_disk_behind(&self) -> bool {
+        self.disk.is_behind()
+    }
+
+    /// What the daemon's shell does with [`Effect::Store`](engine::gateway::Effect::Store).
+    pub(super) fn store(&mut self, record: Record) {
+        let before = self.disk.is_behind();
+        if self.disk.append(self.now, record, self.full) {
+            self.storing_works |= before;
+        } else {
+            self.note("the state cannot be written");
+            self.store_failed = true;
+            if !before {
+                self.post(RETRY, Parcel::StoreRetry);
+            }
+        }
+    }
+
+    pub(super) fn retry_to_store(&mut self) {
+        if !self.disk.is_behind() || !self.alive {
+        } else if self.full {
+            self.post(RETRY, Parcel::StoreRetry);
+        } else {
+            self.disk.catch_up();
+            self.handle(Event::StoreWorks);
+        }
     }
 
     /// Whether the gateway runs.
@@ -134,6 +226,7 @@ impl World {
         self.alive = false;
         self.socket += 1;
         (self.open, self.opening) = (false, false);
+        (self.store_failed, self.storing_works) = (false, false);
         self.troubled = self.now;
         // What is on its way to the server arrives.
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::ToServer { .. }));
@@ -158,8 +251,8 @@ impl World {
         self.tell_interfaces();
         // The router's own NAT is a table of ours alone, created empty.
         self.nat.flush();
-        let (mappings, probe) = self.disk.load(self.now);
-        self.handle(Event::Restore { mappings, probe });
+        let (mappings, probe, filtered) = self.disk.load(self.now);
+        self.handle(Event::Restore { mappings, probe, filtered });
     }
 
     pub(super) fn tell_interfaces(&mut self) {

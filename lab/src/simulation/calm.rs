@@ -68,9 +68,8 @@ impl Simulation {
         for found in &table {
             let remote = found.remote_peer.unwrap_or(Ipv4Addr::new(203, 0, 113, 77));
             let reached = self.world.reach(found.protocol, found.external.port(), remote);
-            // A filter of what was asked for just before the gateway was killed, so that nothing is stored of it, stays with
-            // the client.
-            let filtered = self.world.starts() > 0
+            // With all that was stored the gateway has forgotten what filters the provider may have.
+            let filtered = self.wiped.is_some()
                 && self.world.provider.mappings().any(|upstream| {
                     (upstream.protocol, upstream.external.port()) == (found.protocol, found.external.port())
                         && !upstream.lets_in(remote)

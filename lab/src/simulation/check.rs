@@ -43,6 +43,9 @@ impl Simulation {
         }
         self.ledger.follow(&self.world);
         self.look_at_happenings()?;
+        if !self.world.is_disk_full() && !self.world.is_disk_behind() {
+            self.stale = None;
+        }
         let now = self.world.now();
         let patience = self.world.config().answer_within + SLACK;
         if let Some((id, since)) = self.world.unanswered().find(|(_, since)| now - *since > patience) {

@@ -27,6 +27,12 @@ pub(super) struct Promise {
     until: Instant,
 }
 
+impl Promise {
+    pub(super) fn is_for(&self, host: Ipv4Addr) -> bool {
+        self.host == host
+    }
+}
+
 impl Simulation {
     /// `host` heard that this port is free. It is held for it if the provider has just granted it: other ways to the same
     /// answer promise nothing.
@@ -50,6 +56,7 @@ impl Simulation {
         last.into_iter().max() >= Some(since)
             || self.nat_failed.is_some_and(|at| at >= since)
             || world.server != Server::Serves
+            || self.stale.is_some()
             || world.nat.takes > QUICK
             || world.wan_address().is_none()
     }

@@ -1,7 +1,7 @@
 //! What control points were told: every mapping that was acknowledged and neither deleted, nor over, nor lost for a
 //! reason that the provider gave. The gateway's table has to be the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use engine::status::MappingStatus;
@@ -139,6 +139,27 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// The gateway was killed and started again.
+    fn crash(&mut self, now: Instant) {
+        for version in &mut self.versions {
+            if let Some((first, last)) = &mut version.ends {
+                let before = Instant::default();
+                *first = before + (*first - before).saturating_sub(JOURNAL);
+                *last = *last + JOURNAL;
+            }
+        }
+        self.restored = Some(now);
+    }
+
+    /// It may be as it was before, too.
+    fn add_versions_of(&mut self, older: Option<&Claim>, now: Instant) {
+        if let Some(older) = older {
+            let mut older = older.clone();
+            older.crash(now);
+            self.versions.extend(older.versions);
+        }
+    }
+
     pub(super) fn fits(&self, now: Instant, mapping: &MappingStatus) -> bool {
         self.host == *mapping.internal.ip() && self.versions.iter().any(|version| version.fits(now, mapping))
     }
@@ -290,22 +311,59 @@ impl Shadow {
         self.lost.push(asked);
     }
 
-    /// What was acknowledged stands again, and nothing else but what somebody has asked for and was not told of.
-    pub(super) fn restored(&mut self, now: Instant, mappings: &[MappingStatus]) -> Result<(), String> {
+    /// What was acknowledged stands again, and nothing else but what somebody has asked for and was not told of. Where the disk
+    /// was behind, what stood when it filled up may be back (`stale`). `moved`: the provider has just given that claim another
+    /// port.
+    pub(super) fn restored(
+        &mut self,
+        now: Instant,
+        mappings: &[MappingStatus],
+        stale: Option<&BTreeMap<Key, Claim>>,
+        moved: impl Fn(Key, &Claim) -> bool,
+    ) -> Result<(), String> {
         for claim in self.claims.values_mut() {
-            for version in &mut claim.versions {
-                if let Some((first, last)) = &mut version.ends {
-                    let before = Instant::default();
-                    *first = before + (*first - before).saturating_sub(JOURNAL);
-                    *last = *last + JOURNAL;
-                }
-            }
-            claim.restored = Some(now);
+            claim.crash(now);
         }
+        let keys: BTreeSet<Key> =
+            mappings.iter().map(|found| (found.protocol, found.external.port())).collect();
         for mapping in mappings {
             let key = (mapping.protocol, mapping.external.port());
-            if self.claims.contains_key(&key) {
+            if self.claims.get(&key).is_some_and(|claim| claim.fits(now, mapping)) {
                 continue;
+            }
+            // The same mapping, under the port that it got just before or that it had before that.
+            let same = |(other, claim): &(&Key, &Claim)| {
+                other.0 == key.0
+                    && !keys.contains(*other)
+                    && claim.host == *mapping.internal.ip()
+                    && !claim.is_strict()
+                    && (claim.fits(now, mapping) && moved(**other, claim) || stale.is_some())
+            };
+            if let (false, Some((&other, _))) =
+                (self.claims.contains_key(&key), self.claims.iter().find(same))
+            {
+                let mut claim = self.claims.remove(&other).expect("it was found");
+                claim.add_versions_of(stale.and_then(|stale| stale.get(&key)), now);
+                if claim.fits(now, mapping) {
+                    self.claims.insert(key, claim);
+                    continue;
+                }
+                self.claims.insert(other, claim);
+            }
+            if let Some(old) = stale.and_then(|stale| stale.get(&key)) {
+                let mut old = old.clone();
+                old.crash(now);
+                if old.fits(now, mapping) {
+                    // Perhaps its owner was told that this could not be changed, or ended.
+                    match self.claims.get_mut(&key) {
+                        Some(claim) if claim.host == old.host => claim.add_versions_of(Some(&old), now),
+                        _ => drop(self.claims.insert(key, Claim { sure: false, ..old })),
+                    }
+                    continue;
+                }
+            }
+            if let Some(claim) = self.claims.get(&key).filter(|claim| claim.sure) {
+                return Err(format!("after a crash {mapping:?} is not what its owner was told: {claim:?}"));
             }
             let asked = self.lost.iter().find_map(|asked| match asked {
                 Asked::Add { any, key: wanted_key, host, wanted, .. }

@@ -98,6 +98,8 @@ impl Simulation {
             76 => self.the_settings_change(),
             77..79 => self.a_name_changes(),
             79 if self.dice.one_in(4) => return self.stop_and_start(),
+            80 => self.the_disk_changes(),
+            81 if self.dice.one_in(4) => self.a_host_is_released(host),
             _ => {
                 let ms = self.dice.pick(&[5, 20, 200, 1000, 3000, 4000, 10_000, 30_000, 150_000]);
                 return self.pass(Duration::from_millis(ms));
@@ -480,6 +482,32 @@ impl Simulation {
                     self.world.nat.ports_in_use.insert(port);
                 }
             }
+        }
+    }
+
+    /// Nothing can be written to it any more, or it can again.
+    fn the_disk_changes(&mut self) {
+        self.disturb();
+        let full = !self.world.is_disk_full() && self.dice.one_in(2);
+        if full && self.stale.is_none() {
+            self.tally.count("the disk is full");
+            self.stale = Some(self.shadow.claims.clone());
+        }
+        self.world.fill_disk(full);
+    }
+
+    /// the DHCP server says that a host is gone, and everything of it goes.
+    fn a_host_is_released(&mut self, host: Ipv4Addr) {
+        self.disturb();
+        self.tally.count("hosts released");
+        self.world.note(format!("* {host} is released"));
+        self.promises.retain(|_, promise| !promise.is_for(host));
+        self.world.release(host);
+        if self.world.is_alive() {
+            self.shadow.claims.retain(|_, claim| claim.host != host);
+        } else {
+            // Killed half-way: whoever said so has had no answer.
+            self.shadow.doubt(self.world.now(), |_, claim| claim.host == host);
         }
     }
 

@@ -202,6 +202,33 @@ fn the_wan_address_changes() {
     assert_eq!(lab.upstream(), [(mapped[0].0, at(source, 8081))], "the old ones have lapsed");
 }
 
+/// R-37, RFC 6887 §13.3: what an earlier address of the router has left at the server has its filters still when the router
+/// gets that address back.
+#[test]
+fn an_address_that_comes_back() {
+    let mut lab = Lab::up(NatMode::Own);
+    let filters = |lab: &mut Lab| -> Vec<(Ipv4Addr, usize)> {
+        let mappings = lab.provider().mappings().filter(|m| m.internal.port() == 8080);
+        mappings.map(|m| (*m.internal.ip(), m.filters.len())).collect()
+    };
+    assert!(lab.add(ALICE, 2, Add { remote: "203.0.113.9", lease: 0, ..any(8080) }).is_ok());
+    let move_to = |lab: &mut Lab, source: Ipv4Addr| {
+        lab.source = source.into();
+        lab.event(Event::Wan(wan(&[source])));
+        lab.pass(6);
+    };
+    let other = Ipv4Addr::new(192, 0, 2, 77);
+    move_to(&mut lab, other);
+    let port_there = lab.mapped()[0].0;
+    let mut args = key(port_there);
+    args[0].1 = "203.0.113.9".into();
+    assert_eq!(lab.call(ALICE, 2, "DeletePortMapping", &borrowed(&args)), done());
+    assert!(lab.add(ALICE, 2, Add { lease: 0, ..any(9090).to(8080) }).is_ok());
+    assert_eq!(filters(&mut lab), [(W, 1), (other, 0)]);
+    move_to(&mut lab, W);
+    assert_eq!(filters(&mut lab), [(W, 0), (other, 0)]);
+}
+
 /// R-5, decision 19: the settings name another server: it is asked for everything; what it has not given when the old lifetimes
 /// end is gone. Waiting control points hear 501, deletes are done.
 #[test]
@@ -466,6 +493,7 @@ fn status() {
         external: Some(E),
         uptime: Some(Duration::from_secs(70)),
         mappings: 1,
+        store_error: None,
         held: 0,
         ignored_upstream: 0,
         ignored_ssdp: 0,

@@ -23,7 +23,7 @@ impl Lab {
         self.start(ALICE, 2, "AddPortMapping", &borrowed(&args))
     }
 
-    fn filters(&mut self) -> Vec<Ipv6Addr> {
+    pub(super) fn filters(&mut self) -> Vec<Ipv6Addr> {
         let mapping = self.provider().mappings().find(|m| m.external.port() == 8080).expect("it is there");
         mapping.filters.iter().map(|filter| filter.remote_addr).collect()
     }

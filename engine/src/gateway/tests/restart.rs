@@ -20,7 +20,8 @@ impl Lab {
             Some(StoredMapping { lease_left, ..mapping.clone() })
         };
         let mappings = self.store.iter().filter_map(left).collect();
-        self.event(Event::Restore { mappings, probe: self.probe_nonce });
+        let filtered = self.filtered.clone();
+        self.event(Event::Restore { mappings, probe: self.probe_nonce, filtered });
     }
 }
 
@@ -123,6 +124,28 @@ fn what_cannot_be_stored_does_not_stand() {
         assert_eq!((lab.upstream().len(), lab.rules.len()), (1, usize::from(nat == NatMode::Own)));
         assert!(lab.notices().contains(&Notice::StoreFailed("no space left".into())));
         assert!(lab.gateway.is_idle());
+    }
+}
+
+/// RFC 6887 §13.3: a filter stays with the mapping at the server. One that was on its way when the gateway was killed is
+/// dropped when the next life asks for that mapping.
+#[test]
+fn a_filter_of_before_a_crash_is_dropped() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        lab.script = [Reaction::LoseAnswer; 9].into();
+        lab.start_add(ALICE, 2, Add { remote: "203.0.113.9", ..port(8080) });
+        assert_eq!(lab.filters().len(), 1, "the server has it");
+        lab.crash(config(nat), 82, 1000);
+        lab.script.clear();
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(wan(&[W])));
+        lab.effects.clear();
+        assert_eq!(lab.add(ALICE, 2, Add { lease: 0, ..port(8080) }), done());
+        assert!(lab.filters().is_empty(), "{nat:?}");
+        lab.pass(3 * 86_400);
+        let written = |(_, effect): &&(u64, Effect)| matches!(effect, Effect::Store(Record::Filtered(_)));
+        assert_eq!(lab.effects.iter().filter(written).count(), 1, "flash is spared");
     }
 }
 

@@ -112,6 +112,20 @@ impl PcpClient {
             }
             return;
         }
+        let filters = response.options.iter().filter_map(|option| match option {
+            PcpOption::Filter(filter) => Some(filter.prefix_len),
+            _ => None,
+        });
+        let reset = match filters.min() {
+            None => false,
+            Some(0) => true,
+            // What was processed is in the answer: this one is to a request before the one that drops all filters.
+            Some(_) if flow.reset_filters => {
+                self.ignored += 1;
+                return;
+            }
+            Some(_) => false,
+        };
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
             return self.on_error(now, id, map, response, entropy);
@@ -123,8 +137,10 @@ impl PcpClient {
         };
         flow.grant = Some(grant);
         flow.any_address = false;
-        flow.reset_filters = false;
-        flow.filtered = flow.want.remote_peer.is_some();
+        flow.reset_filters &= !reset;
+        if !flow.reset_filters && flow.want.remote_peer.is_none() {
+            self.filters.forget(Filtered::new(self.source, client(&flow.want)));
+        }
         flow.unanswered = false;
         flow.phase = Phase::Held { attempts: 0 };
         flow.want.urgent = false;
@@ -187,10 +203,12 @@ impl PcpClient {
             return;
         }
         flow.unanswered = false;
+        flow.errors = flow.errors.saturating_add(1);
         self.turns.answered(id);
         if flow.carried.reset_alone && refuses_option {
             // It cannot drop filters, so it has none or leaves us no way.
-            (flow.reset_filters, flow.filtered, flow.phase) = (false, false, Phase::ASK);
+            (flow.reset_filters, flow.phase) = (false, Phase::ASK);
+            self.filters.forget(Filtered::new(self.source, client(&flow.want)));
             return self.on_timer(now, id, entropy);
         }
         if let Some(option) = omit {
@@ -232,7 +250,10 @@ impl PcpClient {
                 }
             }
             (_, None) => {
-                flow.filtered = false; // an error leaves nothing at the server
+                // An error leaves the server as it was before this flow.
+                if flow.errors >= flow.copies && !flow.reset_filters {
+                    self.filters.forget(Filtered::new(self.source, client(&flow.want)));
+                }
                 self.remove(id);
                 self.outputs.push_back(Output::Refused(id, result, lifetime));
             }

@@ -93,6 +93,7 @@ impl PcpClient {
             // Whoever made them used one nonce for two hosts: answers could not be told apart.
             return self.outputs.push_back(Output::Lost(id));
         }
+        self.filters.suspect(self.filtered(&flow.want));
         self.by_nonce.insert(flow.answers(), id);
         self.flows.insert(id, flow);
         self.schedule_renewal(now, id, entropy);
