@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::mappings::NatPurpose;
+use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::nat::{NatChange, NatRule};

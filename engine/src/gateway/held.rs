@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-use super::mappings::NatPurpose;
+use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::nat::NatChange;

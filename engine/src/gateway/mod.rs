@@ -12,6 +12,7 @@ mod held;
 mod link;
 mod mappings;
 mod names;
+mod own_nat;
 mod pending;
 mod refusals;
 mod restore;
@@ -49,7 +50,8 @@ pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
 
 use control::Counting;
-use mappings::{DeleteJob, NatPurpose};
+use mappings::DeleteJob;
+use own_nat::NatPurpose;
 use pending::Pending;
 use waiting::Waiter;
 

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::error::UpnpError;
 
-use super::mappings::{NatPurpose, v4};
+use super::mappings::v4;
+use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, RequestId};
 use crate::igd::AddRequest;
 use crate::nat::{NatChange, NatRule};

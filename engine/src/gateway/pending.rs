@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddrV4};
 use wire::pcp::ResultCode;
 
 use super::held::Why;
-use super::mappings::NatPurpose;
+use super::own_nat::NatPurpose;
 use super::restore::LONGEST;
 use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId, WhenUnreachable};
 use crate::nat::{NatChange, NatRule};

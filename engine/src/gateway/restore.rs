@@ -4,7 +4,7 @@
 use wire::pcp::Nonce;
 
 use super::external::{DISCARD, probe_want};
-use super::mappings::NatPurpose;
+use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, NatMode};
 use crate::journal::{Record, StoredMapping};
 use crate::nat::NatChange;

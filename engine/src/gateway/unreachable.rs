@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::mappings::NatPurpose;
+use super::own_nat::NatPurpose;
 use super::pending::{Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, WhenUnreachable};
 use crate::nat::NatChange;

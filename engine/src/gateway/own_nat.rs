@@ -1,0 +1,161 @@
+//! The router's own NAT as the gateway steers it: rules that follow the table, and what became of each change.
+
+use super::pending::{Pending, Purpose, Stage};
+use super::{Effect, Gateway, NatTicket, RequestId};
+use crate::nat::{NatChange, NatFailure, NatRule};
+use crate::notice::{Cause, Notice};
+use crate::request::{MappingRequest, Refusal};
+use crate::table::{Health, Mapping};
+use crate::time::Instant;
+use crate::uplink::{FlowId, Unknown};
+
+/// What an outcome of the router's own NAT belongs to.
+#[derive(Debug)]
+pub(super) enum NatPurpose {
+    /// The port of a pending mapping.
+    Reserve(FlowId),
+    /// The rule of a pending mapping.
+    Install(FlowId),
+    /// Its owner led a mapping to another internal port (spec T-4, decision 9): this rule in place of that one.
+    Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
+    /// The rule of a mapping whose remote host has another address now: this rule in place of that one.
+    Readmit { flow: FlowId, old: NatRule, new: NatRule },
+    /// The same, and the mapping was deleted meanwhile: by the new rule, so that the old one is still there should the
+    /// change have failed.
+    Overtaken { flow: FlowId, old: NatRule, id: Option<RequestId> },
+    /// The port of an orphan: is it ours, or that of a program of the router?
+    Adopt(FlowId, Unknown),
+    /// The rule of a mapping whose deletion was refused.
+    Reinstall(FlowId),
+    /// Nobody waits for it.
+    Quiet,
+}
+
+impl Gateway {
+    pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
+        let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
+        if let Err(NatFailure::Kernel(error)) = &outcome {
+            self.notice(Notice::NatFailed(error.clone()));
+        }
+        match (purpose, outcome) {
+            (NatPurpose::Reserve(flow), Ok(())) if self.pending.contains_key(&flow) => self.ask(now, flow),
+            (NatPurpose::Reserve(flow), Err(NatFailure::PortInUse)) => {
+                if let Some(pending) = self.pending.get_mut(&flow) {
+                    let port = pending.nat_port.take().expect("a port was reserved");
+                    pending.refused_ports.push(port);
+                    self.nat_ports.release(pending.request.protocol, port);
+                    self.reserve(now, flow);
+                }
+            }
+            (NatPurpose::Reserve(flow) | NatPurpose::Install(flow), Err(_)) => {
+                if let Some(pending) = self.pending.get_mut(&flow) {
+                    pending.stage = Stage::Asking; // there is no rule to remove
+                }
+                self.fail(now, flow, Refusal::LocalNat);
+            }
+            (NatPurpose::Install(flow), Ok(())) => match self.pending.get(&flow) {
+                Some(pending) if pending.waiters.is_empty() && pending.purpose != Purpose::Restore => {
+                    self.fail(now, flow, Refusal::NoAnswer);
+                }
+                Some(Pending { stage: Stage::Local(external), .. }) => {
+                    let external = *external;
+                    self.finish_locally(now, flow, external);
+                }
+                Some(Pending { stage: Stage::Installing(grant), .. }) => {
+                    let grant = *grant;
+                    self.finish(now, flow, grant);
+                }
+                _ => {}
+            },
+            (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
+                self.repointed(flow, new);
+                match self.table.find_flow(flow) {
+                    Some(mapping) => {
+                        let (key, external) = (mapping.key(), mapping.external);
+                        self.update(now, key, request);
+                        self.answer_added(id, external);
+                    }
+                    None => self.refuse(id, Refusal::NoAnswer),
+                }
+            }
+            (NatPurpose::Repoint { flow, new, id, .. }, Err(_)) => {
+                self.repointed(flow, new);
+                self.refuse(id, Refusal::LocalNat);
+            }
+            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => {
+                self.repointed(flow, new);
+                self.readmit(now, flow, new.remote_peer);
+            }
+            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => self.repointed(flow, new),
+            (NatPurpose::Adopt(flow, unknown), Ok(())) => self.hold_orphan(now, flow, unknown),
+            (NatPurpose::Adopt(_, unknown), Err(_)) => {
+                self.nat_ports.release(unknown.protocol, unknown.internal_port);
+            }
+            (NatPurpose::Overtaken { flow, old, id }, outcome) => {
+                let gone = |mapping: &Mapping| mapping.health == Health::Deleting;
+                if outcome.is_err() && self.table.find_flow(flow).is_none_or(gone) {
+                    self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
+                }
+                if let Some(id) = id {
+                    self.refuse(id, Refusal::NoAnswer);
+                }
+            }
+            (NatPurpose::Reinstall(flow), Err(_)) => {
+                if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
+                    self.table.update(key, |mapping| mapping.health = Health::Deleting);
+                    self.drop_mapping(now, key, Cause::LocalNat);
+                }
+            }
+            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Quiet, _) => {}
+        }
+    }
+
+    /// The outcome of a repointing is there; a later one may be on its way.
+    pub(super) fn repointed(&mut self, flow: FlowId, new: NatRule) {
+        if self.repointing.get(&flow) == Some(&new) {
+            self.repointing.remove(&flow);
+        }
+    }
+
+    /// A mapping is closed here: its rule goes, and what was to replace that rule counts no more.
+    pub(super) fn close(&mut self, mapping: &Mapping) {
+        let Some(rule) = self.rule(mapping) else { return };
+        self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+        self.repointing.remove(&mapping.flow);
+        for purpose in self.nat_tickets.values_mut() {
+            match *purpose {
+                NatPurpose::Repoint { flow, old, id, .. } if flow == mapping.flow => {
+                    *purpose = NatPurpose::Overtaken { flow, old, id: Some(id) };
+                }
+                NatPurpose::Readmit { flow, old, .. } if flow == mapping.flow => {
+                    *purpose = NatPurpose::Overtaken { flow, old, id: None };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A mapping that was closed stands after all.
+    pub(super) fn reopen(&mut self, mapping: &Mapping) {
+        if let Some(port) = mapping.nat_port {
+            self.change_nat(NatChange::Install(rule(mapping, port)), NatPurpose::Reinstall(mapping.flow));
+        }
+    }
+
+    /// The rule that the router's own NAT has, or is about to have, for a mapping.
+    pub(super) fn rule(&self, mapping: &Mapping) -> Option<NatRule> {
+        let asked = self.repointing.get(&mapping.flow).copied();
+        asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
+    }
+
+    pub(super) fn change_nat(&mut self, change: NatChange, purpose: NatPurpose) {
+        self.next_ticket += 1;
+        let ticket = NatTicket(self.next_ticket);
+        self.nat_tickets.insert(ticket, purpose);
+        self.effects.push_back(Effect::Nat { ticket, change });
+    }
+}
+
+fn rule(mapping: &Mapping, port: u16) -> NatRule {
+    NatRule { protocol: mapping.protocol, port, internal: mapping.internal, remote_peer: mapping.remote_peer }
+}
