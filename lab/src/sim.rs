@@ -178,6 +178,8 @@ pub struct World {
     starts: u32,
     /// Changes of the router's own NAT whose outcome is not told yet.
     tickets: BTreeSet<NatTicket>,
+    /// When the last of them is told.
+    nat_told: Instant,
     /// Those that failed, to be told before anything else happens.
     nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     subscriptions: BTreeMap<Uuid, Subscription>,
@@ -233,6 +235,7 @@ impl World {
             fuse: None,
             starts: 0,
             tickets: BTreeSet::new(),
+            nat_told: now,
             nat_refusals: VecDeque::new(),
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
@@ -506,7 +509,10 @@ impl World {
                     return self.nat_refusals.push_back((ticket, outcome));
                 }
                 self.tickets.insert(ticket);
-                self.post(self.nat.takes, Parcel::Nat { ticket, outcome });
+                // They are made, and told, one after the other.
+                self.nat_told = self.nat_told.max(self.now + self.nat.takes);
+                let after = self.nat_told - self.now;
+                self.post(after, Parcel::Nat { ticket, outcome });
             }
             Effect::Subscribed { request, answer } => {
                 self.gena_answers.insert(request, answer);

@@ -426,7 +426,10 @@ impl Simulation {
             self.tally.count("killed when the disk was full");
         }
         self.shadow.restored(now, &mappings, self.stale.as_ref(), moved).map_err(Broken)?;
-        self.stale = self.world.is_disk_full().then(|| self.shadow.claims.clone());
+        // What is on a full disk is still what it was.
+        let stale = self.stale.take().unwrap_or_default();
+        let all = self.shadow.claims.clone().into_iter().chain(stale).collect();
+        self.stale = self.world.is_disk_full().then_some(all);
         Ok(())
     }
 

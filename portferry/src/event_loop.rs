@@ -696,6 +696,11 @@ impl Shell {
                 result = nft.apply(&[change]).await;
             }
         }
+        if let (Change::Remove(_), Err(std::io::ErrorKind::NotFound)) =
+            (&change, result.as_ref().map_err(|e| e.kind()))
+        {
+            return Ok(()); // it is not there, as it should be
+        }
         result.map_err(|error| NatFailure::Kernel(error.to_string()))
     }
 

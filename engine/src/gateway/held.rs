@@ -126,7 +126,7 @@ impl Gateway {
         let Some(pending) = self.pending.remove(&flow) else { return };
         self.timers.cancel(Alarm::Background(flow));
         if let (Stage::Installing(_) | Stage::Local(_), Some(rule)) = (pending.stage, pending.rule()) {
-            self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet); // granted before, and moved since
+            self.remove_rule(rule); // granted before, and moved since
         }
         let MappingRequest { protocol, internal, remote_peer, .. } = pending.request;
         let host = *internal.ip();

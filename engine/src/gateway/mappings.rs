@@ -305,6 +305,13 @@ impl Gateway {
         }
         self.notice(Notice::DeleteRefused(mapping, result));
         self.finish_deletes(flow, Some(Refusal::Upstream(result)));
+        // It may have been renewed just before its owner wanted it gone.
+        if let Some(grant) = self.uplink.as_ref().and_then(|client| client.grant(flow))
+            && let Some(mapping) = self.table.find_flow(flow).cloned()
+            && (grant.ends(), grant.external) != (mapping.lifetime_ends, mapping.external)
+        {
+            self.on_renewed(now, &mapping, grant);
+        }
     }
 
     /// Answers the deletions that waited for nothing else than this flow.

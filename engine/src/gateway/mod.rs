@@ -29,7 +29,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
-use wire::pcp::Nonce;
+use wire::pcp::{Nonce, Protocol};
 use wire::services::{Face, Service};
 use wire::soap;
 
@@ -323,6 +323,8 @@ enum Alarm {
     Lease(FlowId),
     /// The lifetime that a former server granted is over.
     Lifetime(FlowId),
+    /// Ask the kernel again to remove what it would not.
+    Remove,
     /// Try the uplink's socket again.
     Uplink,
     /// Ask again for the mapping that tells the external address.
@@ -363,6 +365,10 @@ pub struct Gateway {
     nat_tickets: BTreeMap<NatTicket, NatPurpose>,
     /// What has come to stand in the last turn.
     stood: Vec<FlowId>,
+    /// Rules that the kernel would not remove.
+    unremoved: BTreeMap<(Protocol, u16), NatRule>,
+    /// Those that another one is to replace.
+    displaced: BTreeMap<NatTicket, NatRule>,
     /// Rules that are on their way to replace those of mappings.
     repointing: BTreeMap<FlowId, NatRule>,
     system_update_id: u32,
@@ -415,6 +421,8 @@ impl Gateway {
             nat_ports: NatPorts::default(),
             nat_tickets: BTreeMap::new(),
             stood: Vec::new(),
+            unremoved: BTreeMap::new(),
+            displaced: BTreeMap::new(),
             repointing: BTreeMap::new(),
             system_update_id: 0,
             next_flow: 0,
@@ -518,6 +526,7 @@ impl Gateway {
                 Alarm::Held(flow) => self.release(now, flow),
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
+                Alarm::Remove => self.remove_again(),
                 Alarm::Uplink => self.open_uplink(),
                 Alarm::Probe => self.probe_without_pause(),
                 Alarm::Stop => self.finish_stop(),
@@ -587,7 +596,8 @@ impl Gateway {
     /// forgotten half-way.
     pub fn is_idle(&self) -> bool {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
-        let outcomes = [self.counting.len(), self.nat_tickets.len(), self.repointing.len()];
+        let outcomes =
+            [self.counting.len(), self.nat_tickets.len(), self.repointing.len() + self.unremoved.len()];
         half_way == [0; 4] && outcomes == [0; 3] && self.held.len() + self.lookups.len() == 0
     }
 

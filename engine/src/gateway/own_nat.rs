@@ -1,12 +1,14 @@
 //! The router's own NAT as the gateway steers it: rules that follow the table, and what became of each change.
 
+use wire::pcp::Protocol;
+
 use super::pending::{Pending, Purpose, Stage};
-use super::{Effect, Gateway, NatTicket, RequestId};
+use super::{Alarm, Effect, Gateway, NatTicket, RequestId};
 use crate::nat::{NatChange, NatFailure, NatRule};
 use crate::notice::{Cause, Notice};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Unknown};
 
 /// What an outcome of the router's own NAT belongs to.
@@ -27,14 +29,22 @@ pub(super) enum NatPurpose {
     Adopt(FlowId, Unknown),
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
-    /// Nobody waits for it.
-    Quiet,
+    /// The end of a rule; nobody waits for it.
+    Remove(NatRule),
 }
+
+/// When the kernel is asked again to remove a rule.
+const REMOVE_AGAIN: Duration = Duration::from_secs(10);
 
 impl Gateway {
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
-        if let Err(NatFailure::Kernel(error)) = &outcome {
+        if let (Some(old), Err(_)) = (self.displaced.remove(&ticket), &outcome) {
+            self.note_unremoved(now, old);
+        }
+        // One that has failed before was told of.
+        let again = matches!(&purpose, NatPurpose::Remove(rule) if self.unremoved.contains_key(&place(rule)));
+        if let (Err(NatFailure::Kernel(error)), false) = (&outcome, again) {
             self.notice(Notice::NatFailed(error.clone()));
         }
         match (purpose, outcome) {
@@ -70,6 +80,14 @@ impl Gateway {
             (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
                 self.repointed(flow, new);
                 match self.table.find_flow(flow) {
+                    // The provider has moved it meanwhile; it stands for whoever hears of that by event.
+                    Some(mapping)
+                        if request.strict && request.external_port != Some(mapping.external.port()) =>
+                    {
+                        let key = mapping.key();
+                        self.update(now, key, MappingRequest { strict: false, ..request });
+                        self.refuse(id, Refusal::Conflict);
+                    }
                     Some(mapping) => {
                         let (key, external) = (mapping.key(), mapping.external);
                         self.update(now, key, request);
@@ -94,7 +112,7 @@ impl Gateway {
             (NatPurpose::Overtaken { flow, old, id }, outcome) => {
                 let gone = |mapping: &Mapping| mapping.health == Health::Deleting;
                 if outcome.is_err() && self.table.find_flow(flow).is_none_or(gone) {
-                    self.change_nat(NatChange::Remove(old), NatPurpose::Quiet);
+                    self.remove_rule(old);
                 }
                 if let Some(id) = id {
                     self.refuse(id, Refusal::NoAnswer);
@@ -106,7 +124,11 @@ impl Gateway {
                     self.drop_mapping(now, key, Cause::LocalNat);
                 }
             }
-            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Quiet, _) => {}
+            (NatPurpose::Remove(rule), Err(_)) => {
+                self.note_unremoved(now, rule);
+            }
+            (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&place(&rule))),
+            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_), _) => {}
         }
     }
 
@@ -120,7 +142,7 @@ impl Gateway {
     /// A mapping is closed here: its rule goes, and what was to replace that rule counts no more.
     pub(super) fn close(&mut self, mapping: &Mapping) {
         let Some(rule) = self.rule(mapping) else { return };
-        self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+        self.remove_rule(rule);
         self.repointing.remove(&mapping.flow);
         for purpose in self.nat_tickets.values_mut() {
             match *purpose {
@@ -148,12 +170,44 @@ impl Gateway {
         asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
     }
 
+    /// What it let in is let in no more.
+    pub(super) fn remove_rule(&mut self, rule: NatRule) {
+        self.change_nat(NatChange::Remove(rule), NatPurpose::Remove(rule));
+    }
+
+    fn note_unremoved(&mut self, now: Instant, rule: NatRule) {
+        self.unremoved.insert(place(&rule), rule);
+        self.timers.set(Alarm::Remove, now + REMOVE_AGAIN);
+    }
+
+    /// The kernel would not remove these before.
+    pub(super) fn remove_again(&mut self) {
+        for rule in self.unremoved.values().copied().collect::<Vec<_>>() {
+            self.remove_rule(rule);
+        }
+    }
+
     pub(super) fn change_nat(&mut self, change: NatChange, purpose: NatPurpose) {
         self.next_ticket += 1;
         let ticket = NatTicket(self.next_ticket);
+        let change = match change {
+            // Its port is free but for a rule that should be gone.
+            NatChange::Install(new) => match self.unremoved.remove(&place(&new)) {
+                Some(old) => {
+                    self.displaced.insert(ticket, old);
+                    NatChange::Replace { old, new }
+                }
+                None => change,
+            },
+            change => change,
+        };
         self.nat_tickets.insert(ticket, purpose);
         self.effects.push_back(Effect::Nat { ticket, change });
     }
+}
+
+fn place(rule: &NatRule) -> (Protocol, u16) {
+    (rule.protocol, rule.port)
 }
 
 fn rule(mapping: &Mapping, port: u16) -> NatRule {

@@ -8,6 +8,7 @@ use wire::pcp::ResultCode;
 use super::held::Why;
 use super::own_nat::NatPurpose;
 use super::restore::LONGEST;
+use super::waiting::BACKGROUND;
 use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId, WhenUnreachable};
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
@@ -113,6 +114,9 @@ impl Gateway {
     pub(super) fn begin(&mut self, now: Instant, wanted: Pending) {
         let flow = self.new_flow();
         let reserves = wanted.stage == Stage::Reserving;
+        if wanted.waiters.is_empty() && wanted.purpose != Purpose::Restore {
+            self.timers.set(Alarm::Background(flow), now + BACKGROUND);
+        }
         self.pending.insert(flow, wanted);
         if reserves {
             self.reserve(now, flow);
@@ -363,7 +367,7 @@ impl Gateway {
         self.timers.cancel(Alarm::Again(flow));
         if let Some(rule) = pending.rule() {
             if let Stage::Installing(_) | Stage::Local(_) = pending.stage {
-                self.change_nat(NatChange::Remove(rule), NatPurpose::Quiet);
+                self.remove_rule(rule);
             }
             self.nat_ports.release(rule.protocol, rule.port);
         }

@@ -14,7 +14,7 @@ use crate::request::{MappingRequest, Refusal};
 use crate::time::{Duration, Instant};
 
 /// How long an exchange goes on when nobody waits for it any more (decision 1).
-const BACKGROUND: Duration = Duration::from_secs(20);
+pub(super) const BACKGROUND: Duration = Duration::from_secs(20);
 
 /// A control point that waits for its answer.
 #[derive(Debug)]

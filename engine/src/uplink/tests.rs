@@ -694,7 +694,15 @@ fn filters_of_an_earlier_life_are_dropped() {
         let mut late = rig.success(&request, 3600);
         late.options.retain(|option| !matches!(option, PcpOption::Filter(filter) if filter.prefix_len == 0));
         let granted = rig.answer(&late).iter().any(|output| matches!(output, Output::Granted(..)));
-        assert_eq!(granted, remote_peer.is_none(), "a server that passes filters over has none");
+        assert!(granted, "it stands");
+        let mut again = sent(&rig.run(1000));
+        again.retain(|(_, request)| map_of(request).internal_port == 8080);
+        assert_eq!(
+            again.len(),
+            usize::from(remote_peer.is_some()),
+            "a server that passes filters over has none"
+        );
+        assert!(again.iter().all(|(_, request)| filters(request) == first));
         rig.answer(&rig.success(&request, 3600));
         let renewed = sent(&rig.run(2_250_000));
         let renewed = renewed.iter().map(|(_, request)| filters(request)).next_back();

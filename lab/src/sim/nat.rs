@@ -12,11 +12,13 @@ use super::KERNEL;
 #[derive(Debug)]
 pub struct Nat {
     rules: BTreeMap<(Protocol, u16), NatRule>,
+    /// Where a rule is that could not be removed.
+    kept: BTreeSet<(Protocol, u16)>,
     /// Ports of the WAN address that the router itself uses.
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
     /// Every change fails with these words.
     pub broken: Option<String>,
-    /// So many of the next rules cannot be set up, which is told before anything else happens, as the daemon does.
+    /// So many of the next changes of rules are refused, which is told before anything else happens, as the daemon does.
     pub refuse_next: u32,
     /// How long the kernel takes to say what became of a change; the change itself is there at once.
     pub takes: Duration,
@@ -24,12 +26,25 @@ pub struct Nat {
 
 impl Nat {
     pub(super) fn new(ports_in_use: BTreeSet<(Protocol, u16)>) -> Self {
-        Self { rules: BTreeMap::new(), ports_in_use, broken: None, refuse_next: 0, takes: KERNEL }
+        Self {
+            rules: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            ports_in_use,
+            broken: None,
+            refuse_next: 0,
+            takes: KERNEL,
+        }
     }
 
     /// The rules, by protocol and port of the WAN address.
     pub fn rules(&self) -> impl Iterator<Item = &NatRule> {
         self.rules.values()
+    }
+
+    /// Whether the rule of this port was to be removed and could not be.
+    #[must_use]
+    pub fn keeps(&self, rule: &NatRule) -> bool {
+        self.kept.contains(&(rule.protocol, rule.port))
     }
 
     /// The rule of a port of the WAN address.
@@ -41,6 +56,7 @@ impl Nat {
     /// All rules go at once.
     pub(super) fn flush(&mut self) {
         self.rules.clear();
+        self.kept.clear();
     }
 
     /// What the kernel says to `change`, and what is wrong with asking for it. Outcomes are told in their order, so that
@@ -53,14 +69,17 @@ impl Nat {
         if let Some(words) = &self.broken {
             return (Err(NatFailure::Kernel(words.clone())), None);
         }
-        if quiet
-            && self.refuse_next > 0
-            && matches!(change, NatChange::Install(_) | NatChange::Replace { .. })
-        {
+        if quiet && self.refuse_next > 0 && !matches!(change, NatChange::Reserve { .. }) {
             self.refuse_next -= 1;
+            if let NatChange::Remove(rule) = change {
+                self.kept.insert((rule.protocol, rule.port));
+            }
             return (Err(NatFailure::Kernel("no buffer space available".to_owned())), None);
         }
         let key = |rule: NatRule| (rule.protocol, rule.port);
+        if let NatChange::Remove(rule) | NatChange::Replace { new: rule, .. } = change {
+            self.kept.remove(&key(rule));
+        }
         let wrong = match change {
             NatChange::Reserve { protocol, port, .. } if self.ports_in_use.contains(&(protocol, port)) => {
                 return (Err(NatFailure::PortInUse), None);

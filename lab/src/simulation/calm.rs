@@ -34,6 +34,9 @@ impl Simulation {
         if let Some(found) = table.iter().find(|found| found.health != Health::Active) {
             return broken(format!("it is calm, and this is not: {found:?}"));
         }
+        if let Some(rule) = self.world.nat.rules().find(|rule| self.world.nat.keeps(rule)) {
+            return broken(format!("it is calm, and nobody removes {rule:?}"));
+        }
         let held = self.world.gateway.status(self.world.now()).held;
         if held > 0 {
             return broken(format!("{held} mappings are held, for nobody"));

@@ -345,8 +345,7 @@ impl Simulation {
                 && self.ledger.is_taken_since(client, since)
         });
         let Some((&new, _)) = moved else { return false };
-        let claim = self.shadow.claims.remove(&key).expect("it was there above");
-        self.shadow.claims.insert(new, claim);
+        self.shadow.moved(now, key, new);
         self.shadow.seen(now, &table[&new], false);
         true
     }
@@ -364,7 +363,8 @@ impl Simulation {
             })
             .collect();
         wanted.sort_by_key(|rule| (rule.protocol, rule.port));
-        let rules: Vec<NatRule> = self.world.nat.rules().copied().collect();
+        let nat = &self.world.nat;
+        let rules: Vec<NatRule> = nat.rules().filter(|rule| !nat.keeps(rule)).copied().collect();
         if rules != wanted {
             return broken(format!("the router's NAT has {rules:?} and should have {wanted:?}"));
         }

@@ -136,6 +136,8 @@ pub(super) struct Claim {
     nat_port: Option<u16>,
     /// It was restored after a crash, and the provider has not said anything yet.
     pub(super) restored: Option<Instant>,
+    /// The key that it had until the provider gave it another port, and when that was.
+    before: Option<(Key, Instant)>,
 }
 
 impl Claim {
@@ -249,7 +251,7 @@ impl Shadow {
         let nat_port = before.filter(|claim| claim.host == host).and_then(|claim| claim.nat_port);
         let restored = before.filter(|claim| claim.host == host).and_then(|claim| claim.restored);
         let versions = vec![Version::new(any, wanted, asked_at, now)];
-        let claim = Claim { host, told_at: now, sure: true, versions, nat_port, restored };
+        let claim = Claim { host, told_at: now, sure: true, versions, nat_port, restored, before: None };
         self.claims.insert(key, claim)
     }
 
@@ -267,7 +269,8 @@ impl Shadow {
         for (_, claim) in self.claims.iter_mut().filter(|(other, claim)| {
             // Without a NAT of its own the router has one mapping for each internal port (spec T-3).
             let its = any && !own_nat && claim.has_internal_port(version.internal_port);
-            claim.host == host && other.0 == key.0 && (other.1 == key.1 || its)
+            let had = claim.before.is_some_and(|(before, at)| before == key && at >= asked_at);
+            claim.host == host && other.0 == key.0 && (other.1 == key.1 || its || had)
         }) {
             if !own_nat && claim.may_lead_elsewhere(version.internal_port) {
                 claim.sure = false;
@@ -390,11 +393,18 @@ impl Shadow {
                 versions,
                 nat_port: mapping.nat_port,
                 restored: Some(now),
+                before: None,
             };
             self.claims.insert(key, claim);
         }
         self.lost.clear();
         Ok(())
+    }
+
+    /// The provider has given it another port.
+    pub(super) fn moved(&mut self, now: Instant, from: Key, to: Key) {
+        let claim = self.claims.remove(&from).expect("the caller has found it");
+        self.claims.insert(to, Claim { before: Some((from, now)), ..claim });
     }
 
     /// Nothing is stored any more of what control points were told.

@@ -402,3 +402,29 @@ fn ds_lite_in_plain_ipv6() {
     lab.event(Event::Wan(wan(&[W])));
     assert_eq!(lab.socket, None);
 }
+
+/// Security policy, "what its owner closes is closed": a rule that the kernel would not remove is removed once it will, or gives
+/// way to the next mapping of that port; it is told once.
+#[test]
+fn a_rule_that_the_kernel_would_not_remove() {
+    for taken in [false, true] {
+        let mut lab = Lab::up(NatMode::Own);
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        lab.broken = true;
+        assert_eq!(lab.delete(ALICE, 1, 8080), done());
+        lab.pass(65);
+        assert_eq!(lab.rules.len(), 1);
+        lab.broken = false;
+        if taken {
+            assert_eq!(lab.add(BOB, 1, port(8080)), done());
+        } else {
+            lab.pass(11);
+        }
+        let rules = if taken { vec![tcp(8080, at(BOB, 8080))] } else { vec![] };
+        assert_eq!(lab.rules, rules);
+        lab.pass(60);
+        assert_eq!(lab.rules, rules);
+        assert_eq!(lab.notices().iter().filter(|told| matches!(told, Notice::NatFailed(_))).count(), 1);
+        assert!(lab.gateway.is_idle());
+    }
+}

@@ -109,6 +109,11 @@ impl PcpClient {
             if lifetime == 0 || sent > 1 {
                 self.remove(id);
                 self.outputs.push_back(Output::Deleted(id));
+            } else if let (Some(before), Some(external)) =
+                (&mut flow.grant, map.external_addr.to_ipv4_mapped())
+            {
+                // Should the delete be refused, it lasts until then.
+                *before = granted(now, external, &map, lifetime);
             }
             return;
         }
@@ -116,27 +121,24 @@ impl PcpClient {
             PcpOption::Filter(filter) => Some(filter.prefix_len),
             _ => None,
         });
-        let reset = match filters.min() {
-            None => false,
-            Some(0) => true,
-            // What was processed is in the answer: this one is to a request before the one that drops all filters.
-            Some(_) if flow.reset_filters => {
-                self.ignored += 1;
-                return;
-            }
-            Some(_) => false,
+        let (reset, filters) = match filters.min() {
+            None => (false, false),
+            Some(0) => (true, true),
+            Some(_) => (false, true),
         };
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
             return self.on_error(now, id, map, response, entropy);
         };
-        let grant = Grant {
-            external: SocketAddrV4::new(external, map.external_port),
-            lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))),
-            since: now,
-        };
+        let grant = granted(now, external, &map, lifetime);
         flow.grant = Some(grant);
         flow.any_address = false;
+        if flow.reset_filters && filters && !reset && matches!(flow.phase, Phase::Asking { .. }) {
+            // What was processed is in the answer: this one is to a request before the one that drops all filters, which is
+            // still to be answered.
+            self.outputs.push_back(Output::Granted(id, grant));
+            return;
+        }
         flow.reset_filters &= !reset;
         if !flow.reset_filters && flow.want.remote_peer.is_none() {
             self.filters.forget(Filtered::new(self.source, client(&flow.want)));
@@ -301,6 +303,15 @@ impl PcpClient {
             self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_VERSION, wait));
         }
         self.outputs.push_back(Output::VersionRefused(version));
+    }
+}
+
+/// What a success gives for so many seconds.
+fn granted(now: Instant, external: Ipv4Addr, map: &MapData, lifetime: u32) -> Grant {
+    Grant {
+        external: SocketAddrV4::new(external, map.external_port),
+        lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))),
+        since: now,
     }
 }
 
