@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod event_loop;
 pub mod exit;
 pub mod http;
+pub mod journal_file;
 pub mod log;
 pub mod memory_nat;
 pub mod netlink;

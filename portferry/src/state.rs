@@ -1,13 +1,11 @@
 //! What is kept over restarts: who this installation is.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
-use crate::store::is_lack_of_room;
+use crate::journal_file::{is_lack_of_room, write_anew};
 
 /// Random once, then kept.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -72,21 +70,9 @@ impl Identity {
         }
     }
 
-    /// By a new file and a rename, so that a power cut leaves the old or the new one.
+    /// The paths of control come from the seed: no other user has to know it.
     fn write(&self, directory: &Path) -> std::io::Result<()> {
-        let path = directory.join(FILE);
-        let new = directory.join("identity.json.new");
-        // The paths of control come from the seed: no other user has to know it.
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let written = file.write_all(&serde_json::to_vec(self)?).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // What room it has taken is needed elsewhere.
-            let _ = std::fs::remove_file(&new);
-        }
-        written?;
-        std::fs::rename(&new, &path)?;
-        std::fs::File::open(directory)?.sync_all()
+        write_anew(directory, FILE, &serde_json::to_vec(self)?).map(drop)
     }
 }
 

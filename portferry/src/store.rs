@@ -1,25 +1,19 @@
 //! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
-//!
-//! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
-//! and is passed over. When most lines are history, the file is written anew beside the old one and renamed. So it is after
-//! anything could not be written: until then the file is as it was before, and nothing that happens since is in it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::Duration;
 
 use engine::journal::{Record, StoredMapping};
 use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
+use crate::journal_file::{self, JournalFile, unix_time};
+
 const FILE: &str = "mappings.journal";
-/// Lines of history that are kept before the file is written anew.
-const HISTORY: usize = 512;
 /// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
 const MOST_FILTERED: usize = 4096;
 /// Seconds after which there is no such mapping any more: it was asked for at most half a day later, for a day at most.
@@ -73,18 +67,7 @@ struct Mapping {
 
 /// The open file.
 #[derive(Debug)]
-pub struct Store {
-    directory: PathBuf,
-    /// Absent while it could not be written.
-    file: Option<File>,
-    /// Lines in the file.
-    lines: usize,
-    /// Something was appended since the last [`Store::sync`].
-    unsynced: bool,
-    /// The number of the next line; it goes on when the file is written anew.
-    next: usize,
-    contents: Contents,
-}
+pub struct Store(JournalFile<Contents>);
 
 /// What the file says, or is to say.
 #[derive(Debug, Default)]
@@ -119,147 +102,79 @@ impl Store {
     /// Reads what is in `directory`, and writes it anew without its history.
     ///
     /// # Errors
-    /// Those of reading, and of writing unless the file system is full or read-only: then what is there is used, and
-    /// [`is_behind`](Self::is_behind).
+    /// As [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
-        let bytes = match std::fs::read(directory.join(FILE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let (mut contents, mut damaged) = (Contents::default(), 0);
-        for (number, line) in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
-            match parse(line) {
-                Some(line) => drop(contents.apply(number, line)),
-                None => damaged += 1,
-            }
-        }
-        let now = unix_time();
-        contents.forget_what_is_over(now);
-        let mappings = &contents.mappings;
+        let (file, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
+        let (now, contents) = (unix_time(), file.contents());
         let loaded = Loaded {
-            mappings: in_order(mappings).into_iter().rev().map(|mapping| mapping.stored(now)).collect(),
+            mappings: in_order(&contents.mappings)
+                .into_iter()
+                .rev()
+                .map(|mapping| mapping.stored(now))
+                .collect(),
             probe: contents.probe.map(Nonce),
             filtered: contents.filtered.keys().map(filtered).collect(),
             damaged,
         };
-        let next = mappings.values().map(|(number, _)| number + 1).max().unwrap_or(0);
-        let directory = directory.to_owned();
-        let mut store = Self { directory, file: None, lines: 0, unsynced: false, next, contents };
-        match store.catch_up() {
-            Err(error) if is_lack_of_room(&error) => {}
-            other => other?,
-        }
-        Ok((store, loaded))
+        Ok((Self(file), loaded))
     }
 
     /// Stores one change. It survives the end of this process; a power cut only after [`sync`](Self::sync).
     ///
     /// # Errors
-    /// Whatever the system says; the store [is behind](Self::is_behind) then.
+    /// As [`JournalFile::append`].
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
-        self.next += 1;
         let now = unix_time();
-        let changed = match record {
-            Record::Put(stored) => {
-                let mapping = Mapping::new(stored, now);
-                self.contents.apply(self.next, Line::Put { mapping, before: None })
-            }
+        self.0.append(match record {
+            Record::Put(stored) => Line::Put { mapping: Mapping::new(stored, now), before: None },
             Record::Move(before, stored) => {
-                let mapping = Mapping::new(stored, now);
-                self.contents.apply(self.next, Line::Put { mapping, before: Some(*before) })
+                Line::Put { mapping: Mapping::new(stored, now), before: Some(*before) }
             }
             Record::Remove(protocol, external_port) => {
-                let line = Line::Remove { protocol: protocol.0, external_port: *external_port };
-                self.contents.apply(self.next, line)
+                Line::Remove { protocol: protocol.0, external_port: *external_port }
             }
             Record::Ended(protocol, external_port) => {
                 // The line in the file ends by itself; it is left out when the file is next written anew.
-                self.contents.mappings.remove(&(protocol.0, *external_port));
-                None
+                self.0.change(|contents| drop(contents.mappings.remove(&(protocol.0, *external_port))));
+                return Ok(());
             }
             Record::Clear => {
-                self.contents.mappings.clear();
-                return self.catch_up();
+                self.0.change(|contents| contents.mappings.clear());
+                return self.0.catch_up();
             }
-            Record::Probe(nonce) => self.contents.apply(self.next, Line::Probe { nonce: nonce.0 }),
+            Record::Probe(nonce) => Line::Probe { nonce: nonce.0 },
             Record::Filtered(filtered) => {
                 let Filtered { source, third_party, protocol, internal_port } = *filtered;
-                let protocol = protocol.0;
-                let line = Line::Filtered { source, third_party, protocol, internal_port, at: now };
-                self.contents.apply(self.next, line)
+                Line::Filtered { source, third_party, protocol: protocol.0, internal_port, at: now }
             }
-        };
-        let Some(line) = changed else { return Ok(()) };
-        if self.is_behind() {
-            return self.catch_up();
-        }
-        if self.lines > self.contents.len() * 2 + HISTORY && self.catch_up().is_ok() {
-            return Ok(());
-        }
-        // Where there is no room for a second file there may be some for a line.
-        let Some(file) = self.file.as_mut() else { return Err(io::ErrorKind::StorageFull.into()) };
-        self.lines += 1;
-        self.unsynced = true;
-        let written = encode(&line).and_then(|line| file.write_all(&line));
-        if written.is_err() {
-            self.file = None;
-        }
-        written
+        })
     }
 
     /// On return everything that was appended survives a power cut.
     ///
     /// # Errors
-    /// Whatever the system says; the store [is behind](Self::is_behind) then, for nobody knows what has been written.
+    /// As [`JournalFile::sync`].
     pub fn sync(&mut self) -> io::Result<()> {
-        let synced = match &self.file {
-            Some(file) if std::mem::take(&mut self.unsynced) => file.sync_data(),
-            _ => Ok(()),
-        };
-        if synced.is_err() {
-            self.file = None;
-        }
-        synced
+        self.0.sync()
     }
 
-    /// Whether something could not be written, so that the file is as it was before that. Every [`append`](Self::append)
-    /// tries to write everything, and so does [`catch_up`](Self::catch_up).
+    /// Whether something could not be written yet: see [`JournalFile::is_behind`].
     pub fn is_behind(&self) -> bool {
-        self.file.is_none()
+        self.0.is_behind()
     }
 
-    /// Writes everything that stands into a new file and puts it in the old one's place; on return it survives a power cut.
+    /// Writes what could not be written.
     ///
     /// # Errors
-    /// Whatever the system says; the old file is as it was.
+    /// As [`JournalFile::catch_up`].
     pub fn catch_up(&mut self) -> io::Result<()> {
-        self.contents.forget_what_is_over(unix_time());
-        let lines = self.contents.lines();
-        let octets: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
-        let new = self.directory.join("mappings.journal.new");
-        // The nonces are what keeps others from deleting mappings.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let written = file.write_all(&octets.concat()).and_then(|()| file.sync_all());
-        if let Err(error) = written {
-            // What room it has taken is needed elsewhere.
-            let _ = std::fs::remove_file(&new);
-            return Err(error);
-        }
-        std::fs::rename(&new, self.directory.join(FILE))?;
-        File::open(&self.directory)?.sync_all()?;
-        (self.file, self.lines, self.unsynced) = (Some(file), lines.len(), false);
-        Ok(())
+        self.0.catch_up()
     }
 }
 
-impl Contents {
-    /// How many lines it takes.
-    fn len(&self) -> usize {
-        self.mappings.len() + self.filtered.len() + usize::from(self.probe.is_some())
-    }
+impl journal_file::Contents for Contents {
+    type Line = Line;
 
-    /// Takes in one line, the `number`th; it comes back when it has changed something.
     fn apply(&mut self, number: usize, line: Line) -> Option<Line> {
         match &line {
             Line::Put { mapping, before } => {
@@ -279,7 +194,6 @@ impl Contents {
         Some(line)
     }
 
-    /// Leaves out leases that have ended, and filters of mappings that have.
     fn forget_what_is_over(&mut self, now: u64) {
         self.mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
         self.filtered.retain(|_, at| now.saturating_sub(*at) < FILTERED_FOR);
@@ -298,25 +212,21 @@ impl Contents {
         });
         mappings.chain(probe).chain(filtered).collect()
     }
+
+    fn len(&self) -> usize {
+        self.mappings.len() + self.filtered.len() + usize::from(self.probe.is_some())
+    }
 }
 
 fn filtered(&(source, third_party, protocol, internal_port): &Client) -> Filtered {
     Filtered { source, third_party, protocol: Protocol(protocol), internal_port }
 }
 
-/// What passes: no room, or a file system that went read-only.
-pub fn is_lack_of_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
-}
-
 #[cfg(test)]
 impl Store {
     /// One on a file system without room.
     pub fn full() -> Self {
-        let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
-        let (directory, contents) = (PathBuf::from("/dev/full"), Contents::default());
-        Self { directory, file: Some(file), lines: 0, unsynced: false, next: 0, contents }
+        Self(JournalFile::full())
     }
 }
 
@@ -369,45 +279,12 @@ fn key(mapping: &Mapping) -> (u8, u16) {
     (mapping.protocol, mapping.external.port())
 }
 
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-fn encode(line: &Line) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_string(line)?;
-    Ok(format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes())
-}
-
-fn parse(line: &[u8]) -> Option<Line> {
-    let (crc, json) = line.split_at_checked(9)?;
-    let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?.strip_suffix(' ')?, 16).ok()?;
-    (crc == crc32(json)).then(|| serde_json::from_slice(json).ok())?
-}
-
-/// CRC-32 as in Ethernet and zip: polynomial 0xedb88320, reflected.
-fn crc32(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0_u32; 256];
-        let mut n = 0;
-        while n < 256 {
-            #[allow(clippy::cast_possible_truncation, reason = "below 256")]
-            let mut crc = n as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-                bit += 1;
-            }
-            table[n] = crc;
-            n += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(u32::MAX, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::journal_file::{Contents as _, HISTORY};
 
     fn mapping(port: u16, lease_left: Option<u64>) -> StoredMapping {
         StoredMapping {
@@ -443,11 +320,6 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
-    }
-
-    #[test]
-    fn crc_of_the_usual_check_word() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 
     /// R-10, D-4: also after a second start.
@@ -526,7 +398,7 @@ mod tests {
                 [std::fs::read(directory.0.join(FILE)).unwrap(), torn.into()].concat(),
             )
             .unwrap();
-            store.file = Store::full().file;
+            store.0.fill();
             std::fs::create_dir(directory.0.join("mappings.journal.new")).unwrap();
             store.append(&Record::Put(mapping(3, None))).unwrap_err();
             assert!(store.is_behind());
@@ -616,8 +488,8 @@ mod tests {
             store.append(&Record::Put(mapping(port, Some(600)))).unwrap();
             store.append(&Record::Ended(Protocol::TCP, port)).unwrap();
         }
-        assert_eq!(store.contents.mappings.len(), 1);
-        assert!(store.lines <= HISTORY + 4, "{}", store.lines);
+        assert_eq!(store.0.contents().mappings.len(), 1);
+        assert!(store.0.lines() <= HISTORY + 4, "{}", store.0.lines());
         drop(store);
         assert!(
             directory.load().mappings.len() <= HISTORY + 4,

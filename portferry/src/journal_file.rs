@@ -1,0 +1,237 @@
+//! A file of what survives a crash: one line for each change, appended and synced before whatever counts on it.
+//!
+//! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
+//! and is passed over. When most lines are history, the file is written anew beside the old one and renamed. So it is after
+//! anything could not be written: until then the file is as it was before, and nothing that happens since is in it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Lines of history that are kept before the file is written anew.
+pub const HISTORY: usize = 512;
+
+/// What a file says, or is to say.
+pub trait Contents: Default {
+    /// One line of it.
+    type Line: DeserializeOwned + Serialize;
+
+    /// Takes in one line, the `number`th; it comes back when it has changed something.
+    fn apply(&mut self, number: usize, line: Self::Line) -> Option<Self::Line>;
+    /// Leaves out what has ended by now, in seconds since 1970.
+    fn forget_what_is_over(&mut self, now: u64);
+    /// All of it, in the order of the numbers.
+    fn lines(&self) -> Vec<Self::Line>;
+    /// How many lines that is.
+    fn len(&self) -> usize;
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct JournalFile<C> {
+    directory: PathBuf,
+    name: &'static str,
+    /// Absent while it could not be written.
+    file: Option<File>,
+    /// Lines in the file.
+    lines: usize,
+    /// Something was appended since the last [`JournalFile::sync`].
+    unsynced: bool,
+    /// The number of the last line; it goes on when the file is written anew.
+    number: usize,
+    contents: C,
+}
+
+impl<C: Contents> JournalFile<C> {
+    /// Reads the file called `name` in `directory`, if there is one, and writes it anew without its history. Beside it, how
+    /// many lines made no sense.
+    ///
+    /// # Errors
+    /// Those of reading, and of writing unless the file system is full or read-only: then what is there is used, and
+    /// [`is_behind`](Self::is_behind).
+    pub fn open(directory: &Path, name: &'static str) -> io::Result<(Self, usize)> {
+        let bytes = match std::fs::read(directory.join(name)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let (mut contents, mut number, mut damaged) = (C::default(), 0, 0);
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            number += 1;
+            match parse(line) {
+                Some(line) => drop(contents.apply(number, line)),
+                None => damaged += 1,
+            }
+        }
+        contents.forget_what_is_over(unix_time());
+        let directory = directory.to_owned();
+        let mut journal = Self { directory, name, file: None, lines: 0, unsynced: false, number, contents };
+        match journal.catch_up() {
+            Err(error) if is_lack_of_room(&error) => {}
+            other => other?,
+        }
+        Ok((journal, damaged))
+    }
+
+    /// What the file says, or is to say.
+    pub fn contents(&self) -> &C {
+        &self.contents
+    }
+
+    /// A change that no line is written for: what ends by itself.
+    pub fn change(&mut self, change: impl FnOnce(&mut C)) {
+        change(&mut self.contents);
+    }
+
+    /// Stores one change. It survives the end of this process; a power cut only after [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// Whatever the system says; the file [is behind](Self::is_behind) then.
+    pub fn append(&mut self, line: C::Line) -> io::Result<()> {
+        self.number += 1;
+        let Some(line) = self.contents.apply(self.number, line) else { return Ok(()) };
+        if self.is_behind() {
+            return self.catch_up();
+        }
+        if self.lines > self.contents.len() * 2 + HISTORY && self.catch_up().is_ok() {
+            return Ok(());
+        }
+        // Where there is no room for a second file there may be some for a line.
+        let Some(file) = self.file.as_mut() else { return Err(io::ErrorKind::StorageFull.into()) };
+        self.lines += 1;
+        self.unsynced = true;
+        let written = encode(&line).and_then(|line| file.write_all(&line));
+        if written.is_err() {
+            self.file = None;
+        }
+        written
+    }
+
+    /// On return everything that was appended survives a power cut.
+    ///
+    /// # Errors
+    /// Whatever the system says; the file [is behind](Self::is_behind) then, for nobody knows what has been written.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let synced = match &self.file {
+            Some(file) if std::mem::take(&mut self.unsynced) => file.sync_data(),
+            _ => Ok(()),
+        };
+        if synced.is_err() {
+            self.file = None;
+        }
+        synced
+    }
+
+    /// Whether something could not be written, so that the file is as it was before that. Every [`append`](Self::append)
+    /// tries to write everything, and so does [`catch_up`](Self::catch_up).
+    pub fn is_behind(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Writes everything that stands into a new file and puts it in the old one's place; on return it survives a power cut.
+    ///
+    /// # Errors
+    /// Whatever the system says; the old file is as it was.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.contents.forget_what_is_over(unix_time());
+        let lines = self.contents.lines();
+        let octets: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
+        let file = write_anew(&self.directory, self.name, &octets.concat())?;
+        (self.file, self.lines, self.unsynced) = (Some(file), lines.len(), false);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl<C: Contents> JournalFile<C> {
+    /// One on a file system without room.
+    pub fn full() -> Self {
+        let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        let (directory, name, contents) = (PathBuf::from("/dev/full"), "full", C::default());
+        Self { directory, name, file: Some(file), lines: 0, unsynced: false, number: 0, contents }
+    }
+
+    /// From now on its file system has no room.
+    pub fn fill(&mut self) {
+        self.file = Self::full().file;
+    }
+
+    /// Lines in the file.
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+}
+
+/// Puts a file with these octets in the place of the one called `name`, so that a power cut leaves the old or the new
+/// one; only this user can read it.
+pub fn write_anew(directory: &Path, name: &str, octets: &[u8]) -> io::Result<File> {
+    let new = directory.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let written = file.write_all(octets).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // What room it has taken is needed elsewhere.
+        let _ = std::fs::remove_file(&new);
+        return Err(error);
+    }
+    std::fs::rename(&new, directory.join(name))?;
+    File::open(directory)?.sync_all()?;
+    Ok(file)
+}
+
+/// What passes: no room, or a file system that went read-only.
+pub fn is_lack_of_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_string(line)?;
+    Ok(format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes())
+}
+
+fn parse<L: DeserializeOwned>(line: &[u8]) -> Option<L> {
+    let (crc, json) = line.split_at_checked(9)?;
+    let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?.strip_suffix(' ')?, 16).ok()?;
+    (crc == crc32(json)).then(|| serde_json::from_slice(json).ok())?
+}
+
+/// CRC-32 as in Ethernet and zip: polynomial 0xedb88320, reflected.
+fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0_u32; 256];
+        let mut n = 0;
+        while n < 256 {
+            #[allow(clippy::cast_possible_truncation, reason = "below 256")]
+            let mut crc = n as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+                bit += 1;
+            }
+            table[n] = crc;
+            n += 1;
+        }
+        table
+    };
+    !bytes.iter().fold(u32::MAX, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crc_of_the_usual_check_word() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+}
