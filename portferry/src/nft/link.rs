@@ -13,6 +13,8 @@ use super::batch::Batch;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sequence numbers set aside for a batch; it never has as many messages.
 const MESSAGES: u32 = 4096;
+/// A transaction is one write, which must fit the socket's send buffer: 160 KiB on 32-bit kernels.
+const MAX_OCTETS: usize = 160 * 1024 - 64;
 
 #[derive(Default)]
 pub(super) struct Link {
@@ -27,6 +29,13 @@ impl Link {
         let mut socket = self.socket.take().unwrap_or_default();
         let mut batch = Batch::new(socket.reserve_seq(MESSAGES));
         write(&mut batch);
+        if batch.len() > MAX_OCTETS {
+            self.socket = Some(socket);
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("{what}: too much for one transaction"),
+            ));
+        }
         let batch = batch.finish();
         within(what, async { socket.request_chained(&batch).await?.recv_all().await }).await?;
         self.socket = Some(socket);

@@ -30,6 +30,7 @@
 mod batch;
 mod conntrack;
 mod link;
+pub mod provider;
 mod rule;
 mod ruleset;
 
@@ -190,16 +191,13 @@ impl Nft {
 
 impl TableConfig {
     fn check(&self) -> io::Result<()> {
-        let plain = |name: &str, max| {
-            (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
-        };
-        if !plain(&self.name, 64) {
+        if !plain_name(&self.name, 64) {
             return Err(invalid(format!("bad table name {:?}", self.name)));
         }
         if self.lan_interfaces.is_empty() {
             return Err(invalid("no LAN interface".to_owned()));
         }
-        match self.lan_interfaces.iter().chain([&self.wan_interface]).find(|name| !plain(name, 15)) {
+        match self.lan_interfaces.iter().chain([&self.wan_interface]).find(|name| !plain_name(name, 15)) {
             Some(name) => Err(invalid(format!("bad interface name {name:?}"))),
             None => Ok(()),
         }
@@ -411,6 +409,11 @@ impl Plan {
             .map(|rule| Flows::Unanswered { protocol: rule.protocol, external_port: rule.external_port });
         gone.chain(early).collect()
     }
+}
+
+/// A name that the kernel takes, for a table or an interface.
+fn plain_name(name: &str, max: usize) -> bool {
+    (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 
 fn invalid(message: String) -> io::Error {

@@ -4,9 +4,9 @@
 use std::ffi::CStr;
 
 use netlink_bindings::nftables::{
-    CmpOps, CtKeys, FibFlags, MetaKeys, NatRangeFlags, PayloadBase, PushChainAttrs, PushExprCounterAttrs,
-    PushExprListAttrs, PushExprMasqAttrs, PushRuleAttrs, PushSetAttrs, PushTableAttrs, Registers,
-    RejectTypes, VerdictCode,
+    CmpOps, CtDirection, CtKeys, FibFlags, LookupFlags, MetaKeys, NatRangeFlags, PayloadBase, PushChainAttrs,
+    PushExprCounterAttrs, PushExprListAttrs, PushExprMasqAttrs, PushRuleAttrs, PushSetAttrs, PushTableAttrs,
+    Registers, RejectTypes, VerdictCode,
 };
 use netlink_bindings::{
     traits::Pusher,
@@ -17,15 +17,20 @@ use super::batch::{APPEND, Batch, CREATE, Kind};
 
 // Data types as nft numbers them; the kernel only hands them back when somebody lists the table.
 pub(super) const TYPE_IPV4_ADDR: u32 = 7;
+pub(super) const TYPE_IPV6_ADDR: u32 = 8;
 pub(super) const TYPE_INET_PROTO: u32 = 12;
 pub(super) const TYPE_INET_SERVICE: u32 = 13;
 pub(super) const TYPE_IFNAME: u32 = 41;
-pub(super) const IFNAMSIZ: usize = 16;
+const NFT_NAT_SNAT: u32 = 0;
+const NFT_NAT_DNAT: u32 = 1;
+const IFNAMSIZ: usize = 16;
 
 pub(super) const NF_INET_PRE_ROUTING: u32 = 0;
+pub(super) const NF_INET_LOCAL_IN: u32 = 1;
 pub(super) const NF_INET_FORWARD: u32 = 2;
 pub(super) const NF_INET_POST_ROUTING: u32 = 4;
 pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 pub(super) const IPPROTO_TCP: u8 = 6;
 pub(super) const RTN_LOCAL: u32 = 2;
 /// `NFT_FIB_RESULT_ADDRTYPE`; the bindings' `FibResult` starts one too low.
@@ -37,9 +42,12 @@ pub(super) const CT_STATUS_DNAT: u32 = 0x20;
 pub(super) const TCP_SYN: u8 = 0x02;
 pub(super) const TCP_FIN_SYN_RST_ACK: u8 = 0x17;
 
-// The 4-octet registers; `Reg1` names the same place as `Reg3200` and is what nft writes for the first.
-pub(super) const REG: [u32; 3] =
-    [Registers::Reg1 as u32, Registers::Reg3201 as u32, Registers::Reg3202 as u32];
+/// Number of a 4-octet register of the sixteen; `Reg1` names the same place as `Reg3200` and is what nft writes for the
+/// first.
+fn reg(index: usize) -> u32 {
+    let index = u32::try_from(index).expect("there are sixteen registers");
+    if index == 0 { Registers::Reg1 as u32 } else { Registers::Reg3200 as u32 + index }
+}
 
 /// Deletes our table; creating it first makes that succeed when there is none.
 pub(super) fn delete(batch: &mut Batch, name: &str) {
@@ -78,12 +86,37 @@ pub(super) fn set(
     key: (u32, u32),
     data: Option<(u32, u32)>,
 ) {
+    set_with(batch, table, id, name, key, data, 0);
+}
+
+/// The same, of intervals; its elements are written with [`Batch::intervals`].
+pub(super) fn interval_set(
+    batch: &mut Batch,
+    table: &str,
+    id: u32,
+    name: &str,
+    key: (u32, u32),
+    data: Option<(u32, u32)>,
+) {
+    const INTERVAL: u32 = 0x4;
+    set_with(batch, table, id, name, key, data, INTERVAL);
+}
+
+fn set_with(
+    batch: &mut Batch,
+    table: &str,
+    id: u32,
+    name: &str,
+    key: (u32, u32),
+    data: Option<(u32, u32)>,
+    flags: u32,
+) {
     const MAP: u32 = 0x8;
     batch.message(Kind::NewSet, CREATE, |o| {
         let mut attrs = PushSetAttrs::new(o)
             .push_table_bytes(table.as_bytes())
             .push_name_bytes(name.as_bytes())
-            .push_flags(if data.is_some() { MAP } else { 0 })
+            .push_flags(flags | if data.is_some() { MAP } else { 0 })
             .push_key_type(key.0)
             .push_key_len(key.1);
         if let Some((kind, len)) = data {
@@ -114,6 +147,13 @@ pub(super) fn chain(batch: &mut Batch, table: &str, name: &str, kind: &str, hook
     });
 }
 
+/// A chain that others jump to.
+pub(super) fn plain_chain(batch: &mut Batch, table: &str, name: &str) {
+    batch.message(Kind::NewChain, CREATE, |o| {
+        drop(PushChainAttrs::new(o).push_table_bytes(table.as_bytes()).push_name_bytes(name.as_bytes()));
+    });
+}
+
 /// The expressions of one rule, in order; every method appends what the nft words in its comment stand for.
 pub(super) struct Rule(Vec<u8>);
 
@@ -122,8 +162,18 @@ impl Rule {
         Self(Vec::new())
     }
 
+    /// The rule becomes its chain's last one.
     pub(super) fn append(self, batch: &mut Batch, table: &str, chain: &str) {
-        batch.message(Kind::NewRule, CREATE | APPEND, |o| {
+        self.write(batch, CREATE | APPEND, table, chain);
+    }
+
+    /// The rule becomes its chain's first one.
+    pub(super) fn insert(self, batch: &mut Batch, table: &str, chain: &str) {
+        self.write(batch, CREATE, table, chain);
+    }
+
+    fn write(self, batch: &mut Batch, flags: u16, table: &str, chain: &str) {
+        batch.message(Kind::NewRule, flags, |o| {
             PushRuleAttrs::new(o)
                 .push_table_bytes(table.as_bytes())
                 .push_chain_bytes(chain.as_bytes())
@@ -137,6 +187,10 @@ impl Rule {
     pub(super) fn ipv4(self) -> Self {
         self.meta(MetaKeys::Nfproto, 0).cmp(CmpOps::Eq, &[NFPROTO_IPV4])
     }
+    /// `meta nfproto ipv6`
+    pub(super) fn ipv6(self) -> Self {
+        self.meta(MetaKeys::Nfproto, 0).cmp(CmpOps::Eq, &[NFPROTO_IPV6])
+    }
     /// `iifname NAME`
     pub(super) fn arriving_from(self, interface: &str) -> Self {
         self.meta(MetaKeys::Iifname, 0).cmp(CmpOps::Eq, &interface_key(interface))
@@ -149,6 +203,14 @@ impl Rule {
     pub(super) fn arriving_from_any(self, set: &str) -> Self {
         self.meta(MetaKeys::Iifname, 0).member(set)
     }
+    /// `iifname != @SET`
+    pub(super) fn arriving_from_none(self, set: &str) -> Self {
+        self.meta(MetaKeys::Iifname, 0).lookup(set, 0, None, true)
+    }
+    /// `oifname != @SET`
+    pub(super) fn leaving_to_none(self, set: &str) -> Self {
+        self.meta(MetaKeys::Oifname, 0).lookup(set, 0, None, true)
+    }
     /// `oifname @SET`
     pub(super) fn leaving_to_any(self, set: &str) -> Self {
         self.meta(MetaKeys::Oifname, 0).member(set)
@@ -159,7 +221,7 @@ impl Rule {
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_fib()
-            .push_dreg(REG[0])
+            .push_dreg(reg(0))
             .push_result(FIB_RESULT_ADDRTYPE)
             .push_flags(FibFlags::Daddr as u32);
         self.cmp(CmpOps::Eq, &RTN_LOCAL.to_ne_bytes())
@@ -170,7 +232,7 @@ impl Rule {
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_ct()
-            .push_dreg(REG[0])
+            .push_dreg(reg(0))
             .push_key(key as u32);
         self.mask(&bits.to_ne_bytes()).cmp(CmpOps::Neq, &[0; 4])
     }
@@ -192,6 +254,34 @@ impl Rule {
     pub(super) fn load_source_address(self, register: usize) -> Self {
         self.payload(PayloadBase::NetworkHeader, 12, 4, register)
     }
+    /// `ip daddr` into a register
+    pub(super) fn load_destination_address(self, register: usize) -> Self {
+        self.payload(PayloadBase::NetworkHeader, 16, 4, register)
+    }
+    /// `ip6 saddr` into four registers
+    pub(super) fn load_ipv6_source_address(self, register: usize) -> Self {
+        self.payload(PayloadBase::NetworkHeader, 8, 16, register)
+    }
+    /// `ct original KEY` into a register, or into four: what the flow's first packet had when it came
+    pub(super) fn load_original(mut self, key: CtKeys, register: usize) -> Self {
+        PushExprListAttrs::new(&mut self.0)
+            .nested_elem()
+            .nested_data_ct()
+            .push_dreg(reg(register))
+            .push_key(key as u32)
+            .push_direction(CtDirection::Original as u8);
+        self
+    }
+    /// A constant into a register
+    pub(super) fn load_constant(mut self, value: &[u8], register: usize) -> Self {
+        PushExprListAttrs::new(&mut self.0)
+            .nested_elem()
+            .nested_data_immediate()
+            .push_dreg(reg(register))
+            .nested_data()
+            .push_value(value);
+        self
+    }
     /// `th sport` into a register
     pub(super) fn load_source_port(self, register: usize) -> Self {
         self.payload(PayloadBase::TransportHeader, 0, 2, register)
@@ -203,19 +293,55 @@ impl Rule {
 
     /// `map @NAME`, register 0 to register 0: the rule ends here if there is no such element
     pub(super) fn map(self, set: &str) -> Self {
-        self.lookup(set, Some(REG[0]))
+        self.lookup(set, 0, Some(0), false)
+    }
+    /// `map @NAME`, from a register to a register, within a longer key
+    pub(super) fn map_at(self, set: &str, from: usize, to: usize) -> Self {
+        self.lookup(set, from, Some(to), false)
+    }
+    /// `@NAME`: register 0 and those that follow it are an element
+    pub(super) fn member(self, set: &str) -> Self {
+        self.lookup(set, 0, None, false)
     }
 
     /// `dnat ip to ADDRESS . PORT`, from registers 0 and 1
-    pub(super) fn dnat(mut self) -> Self {
-        const NFT_NAT_DNAT: u32 = 1;
-        PushExprListAttrs::new(&mut self.0)
+    pub(super) fn dnat(self) -> Self {
+        self.nat(NFT_NAT_DNAT, 0, Some((1, 1)), 0)
+    }
+    /// `dnat ip to ADDRESS`, from register 0
+    pub(super) fn dnat_keeping_port(self) -> Self {
+        self.nat(NFT_NAT_DNAT, 0, None, 0)
+    }
+    /// `snat ip to ADDRESS . PORT`, from registers 0 and 1
+    pub(super) fn snat(self) -> Self {
+        self.nat(NFT_NAT_SNAT, 0, Some((1, 1)), 0)
+    }
+    /// `snat ip to ADDRESS`, from a register; the port is kept unless another flow has it
+    pub(super) fn snat_keeping_port(self, address: usize) -> Self {
+        self.nat(NFT_NAT_SNAT, address, None, 0)
+    }
+    /// `snat ip to ADDRESS:PORT-PORT fully-random`, from a register and two
+    pub(super) fn snat_at_random(self, address: usize, ports: (usize, usize)) -> Self {
+        self.nat(NFT_NAT_SNAT, address, Some(ports), NatRangeFlags::ProtoRandomFully as u32)
+    }
+
+    fn nat(mut self, kind: u32, address: usize, ports: Option<(usize, usize)>, flags: u32) -> Self {
+        let mut nat = PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_nat()
-            .push_type(NFT_NAT_DNAT)
+            .push_type(kind)
             .push_family(u32::from(NFPROTO_IPV4))
-            .push_reg_addr_min(REG[0])
-            .push_reg_proto_min(REG[1]);
+            .push_reg_addr_min(reg(address));
+        if let Some((first, last)) = ports {
+            nat = nat.push_reg_proto_min(reg(first));
+            if first != last {
+                nat = nat.push_reg_proto_max(reg(last));
+            }
+        }
+        if flags != 0 {
+            nat = nat.push_flags(flags);
+        }
+        drop(nat);
         self
     }
 
@@ -229,7 +355,7 @@ impl Rule {
         self.expression(c"masq", |octets| {
             PushExprMasqAttrs::new(octets)
                 .push_flags(NatRangeFlags::ProtoSpecified as u32)
-                .push_reg_proto_min(REG[0]);
+                .push_reg_proto_min(reg(0));
         })
     }
 
@@ -251,15 +377,31 @@ impl Rule {
         self
     }
 
-    /// `accept` or `drop`
-    pub(super) fn verdict(mut self, code: VerdictCode) -> Self {
-        PushExprListAttrs::new(&mut self.0)
+    /// `accept`, `drop` or `return`
+    pub(super) fn verdict(self, code: VerdictCode) -> Self {
+        self.decide(code, None)
+    }
+    /// `jump CHAIN`
+    pub(super) fn jump(self, chain: &str) -> Self {
+        self.decide(VerdictCode::Jump, Some(chain))
+    }
+    /// `goto CHAIN`
+    pub(super) fn goto(self, chain: &str) -> Self {
+        self.decide(VerdictCode::Goto, Some(chain))
+    }
+
+    fn decide(mut self, code: VerdictCode, chain: Option<&str>) -> Self {
+        let verdict = PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_immediate()
             .push_dreg(Registers::RegVerdict as u32)
             .nested_data()
             .nested_verdict()
             .push_code(code as u32);
+        match chain {
+            Some(chain) => drop(verdict.push_chain_bytes(chain.as_bytes())),
+            None => drop(verdict),
+        }
         self
     }
 
@@ -268,46 +410,48 @@ impl Rule {
             .nested_elem()
             .nested_data_meta()
             .push_key(key as u32)
-            .push_dreg(REG[register]);
+            .push_dreg(reg(register));
         self
     }
 
-    pub(super) fn payload(mut self, base: PayloadBase, offset: u32, len: u32, register: usize) -> Self {
+    fn payload(mut self, base: PayloadBase, offset: u32, len: u32, register: usize) -> Self {
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_payload()
-            .push_dreg(REG[register])
+            .push_dreg(reg(register))
             .push_base(base as u32)
             .push_offset(offset)
             .push_len(len);
         self
     }
 
-    pub(super) fn member(self, set: &str) -> Self {
-        self.lookup(set, None)
-    }
-
     /// The bindings number these attributes differently from the kernel.
-    pub(super) fn lookup(self, set: &str, value: Option<u32>) -> Self {
+    fn lookup(self, set: &str, key: usize, value: Option<usize>, inverted: bool) -> Self {
         const NFTA_LOOKUP_SET: u16 = 1;
         const NFTA_LOOKUP_SREG: u16 = 2;
         const NFTA_LOOKUP_DREG: u16 = 3;
+        const NFTA_LOOKUP_FLAGS: u16 = 5;
         self.expression(c"lookup", |octets| {
             let len = u16::try_from(set.len() + 1).expect("our sets have short names");
             push_header(octets, NFTA_LOOKUP_SET, len);
             octets.extend(set.as_bytes());
             octets.push(0);
+            octets.resize(octets.len().next_multiple_of(4), 0);
             push_header(octets, NFTA_LOOKUP_SREG, 4);
-            octets.extend(REG[0].to_be_bytes());
+            octets.extend(reg(key).to_be_bytes());
             if let Some(register) = value {
                 push_header(octets, NFTA_LOOKUP_DREG, 4);
-                octets.extend(register.to_be_bytes());
+                octets.extend(reg(register).to_be_bytes());
+            }
+            if inverted {
+                push_header(octets, NFTA_LOOKUP_FLAGS, 4);
+                octets.extend((LookupFlags::Invert as u32).to_be_bytes());
             }
         })
     }
 
     /// An expression whose attributes `fill` writes, where the bindings are of no use.
-    pub(super) fn expression(mut self, name: &CStr, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+    fn expression(mut self, name: &CStr, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
         const NFTA_EXPR_DATA: u16 = 2;
         let mut expression = PushExprListAttrs::new(&mut self.0).nested_elem().push_name(name);
         let octets = expression.as_vec_mut();
@@ -318,13 +462,18 @@ impl Rule {
         self
     }
 
-    pub(super) fn mask(mut self, mask: &[u8]) -> Self {
-        let len = u32::try_from(mask.len()).expect("a mask has at most four octets");
+    fn mask(self, mask: &[u8]) -> Self {
+        self.mask_at(0, mask)
+    }
+
+    /// `& MASK`, of a register or, with sixteen octets, of four
+    pub(super) fn mask_at(mut self, register: usize, mask: &[u8]) -> Self {
+        let len = u32::try_from(mask.len()).expect("a mask has at most sixteen octets");
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_bitwise()
-            .push_sreg(REG[0])
-            .push_dreg(REG[0])
+            .push_sreg(reg(register))
+            .push_dreg(reg(register))
             .push_len(len)
             .nested_mask()
             .push_value(mask)
@@ -334,11 +483,11 @@ impl Rule {
         self
     }
 
-    pub(super) fn cmp(mut self, op: CmpOps, value: &[u8]) -> Self {
+    fn cmp(mut self, op: CmpOps, value: &[u8]) -> Self {
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_cmp()
-            .push_sreg(REG[0])
+            .push_sreg(reg(0))
             .push_op(op as u32)
             .nested_data()
             .push_value(value);
