@@ -205,11 +205,11 @@ impl Rule {
     }
     /// `iifname != @SET`
     pub(super) fn arriving_from_none(self, set: &str) -> Self {
-        self.meta(MetaKeys::Iifname, 0).lookup(set, 0, None, true)
+        self.meta(MetaKeys::Iifname, 0).lookup(set, None, true)
     }
     /// `oifname != @SET`
     pub(super) fn leaving_to_none(self, set: &str) -> Self {
-        self.meta(MetaKeys::Oifname, 0).lookup(set, 0, None, true)
+        self.meta(MetaKeys::Oifname, 0).lookup(set, None, true)
     }
     /// `oifname @SET`
     pub(super) fn leaving_to_any(self, set: &str) -> Self {
@@ -262,7 +262,11 @@ impl Rule {
     pub(super) fn load_ipv6_source_address(self, register: usize) -> Self {
         self.payload(PayloadBase::NetworkHeader, 8, 16, register)
     }
-    /// `ct original KEY` into a register, or into four: what the flow's first packet had when it came
+    /// `ip6 daddr` into four registers
+    pub(super) fn load_ipv6_destination_address(self, register: usize) -> Self {
+        self.payload(PayloadBase::NetworkHeader, 24, 16, register)
+    }
+    /// `ct original KEY` into a register: what the flow's first packet had when it came
     pub(super) fn load_original(mut self, key: CtKeys, register: usize) -> Self {
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
@@ -293,45 +297,41 @@ impl Rule {
 
     /// `map @NAME`, register 0 to register 0: the rule ends here if there is no such element
     pub(super) fn map(self, set: &str) -> Self {
-        self.lookup(set, 0, Some(0), false)
-    }
-    /// `map @NAME`, from a register to a register, within a longer key
-    pub(super) fn map_at(self, set: &str, from: usize, to: usize) -> Self {
-        self.lookup(set, from, Some(to), false)
+        self.lookup(set, Some(0), false)
     }
     /// `@NAME`: register 0 and those that follow it are an element
     pub(super) fn member(self, set: &str) -> Self {
-        self.lookup(set, 0, None, false)
+        self.lookup(set, None, false)
     }
 
     /// `dnat ip to ADDRESS . PORT`, from registers 0 and 1
     pub(super) fn dnat(self) -> Self {
-        self.nat(NFT_NAT_DNAT, 0, Some((1, 1)), 0)
+        self.nat(NFT_NAT_DNAT, Some((1, 1)), 0)
     }
     /// `dnat ip to ADDRESS`, from register 0
     pub(super) fn dnat_keeping_port(self) -> Self {
-        self.nat(NFT_NAT_DNAT, 0, None, 0)
+        self.nat(NFT_NAT_DNAT, None, 0)
     }
     /// `snat ip to ADDRESS . PORT`, from registers 0 and 1
     pub(super) fn snat(self) -> Self {
-        self.nat(NFT_NAT_SNAT, 0, Some((1, 1)), 0)
+        self.nat(NFT_NAT_SNAT, Some((1, 1)), 0)
     }
-    /// `snat ip to ADDRESS`, from a register; the port is kept unless another flow has it
-    pub(super) fn snat_keeping_port(self, address: usize) -> Self {
-        self.nat(NFT_NAT_SNAT, address, None, 0)
+    /// `snat ip to ADDRESS`, from register 0; the port is kept unless another flow has it
+    pub(super) fn snat_keeping_port(self) -> Self {
+        self.nat(NFT_NAT_SNAT, None, 0)
     }
-    /// `snat ip to ADDRESS:PORT-PORT fully-random`, from a register and two
-    pub(super) fn snat_at_random(self, address: usize, ports: (usize, usize)) -> Self {
-        self.nat(NFT_NAT_SNAT, address, Some(ports), NatRangeFlags::ProtoRandomFully as u32)
+    /// `snat ip to ADDRESS:PORT-PORT fully-random`, from registers 0 to 2
+    pub(super) fn snat_at_random(self) -> Self {
+        self.nat(NFT_NAT_SNAT, Some((1, 2)), NatRangeFlags::ProtoRandomFully as u32)
     }
 
-    fn nat(mut self, kind: u32, address: usize, ports: Option<(usize, usize)>, flags: u32) -> Self {
+    fn nat(mut self, kind: u32, ports: Option<(usize, usize)>, flags: u32) -> Self {
         let mut nat = PushExprListAttrs::new(&mut self.0)
             .nested_elem()
             .nested_data_nat()
             .push_type(kind)
             .push_family(u32::from(NFPROTO_IPV4))
-            .push_reg_addr_min(reg(address));
+            .push_reg_addr_min(reg(0));
         if let Some((first, last)) = ports {
             nat = nat.push_reg_proto_min(reg(first));
             if first != last {
@@ -426,7 +426,7 @@ impl Rule {
     }
 
     /// The bindings number these attributes differently from the kernel.
-    fn lookup(self, set: &str, key: usize, value: Option<usize>, inverted: bool) -> Self {
+    fn lookup(self, set: &str, value: Option<usize>, inverted: bool) -> Self {
         const NFTA_LOOKUP_SET: u16 = 1;
         const NFTA_LOOKUP_SREG: u16 = 2;
         const NFTA_LOOKUP_DREG: u16 = 3;
@@ -438,7 +438,7 @@ impl Rule {
             octets.push(0);
             octets.resize(octets.len().next_multiple_of(4), 0);
             push_header(octets, NFTA_LOOKUP_SREG, 4);
-            octets.extend(reg(key).to_be_bytes());
+            octets.extend(reg(0).to_be_bytes());
             if let Some(register) = value {
                 push_header(octets, NFTA_LOOKUP_DREG, 4);
                 octets.extend(reg(register).to_be_bytes());

@@ -10,8 +10,9 @@
 //!                                           protocol, everything, and one remote endpoint's PEER mapping)
 //!   map sources / peer-sources              internal endpoint … : external endpoint      (SNAT of mapped ports)
 //!   map pairs, prefix-pairs                 internal address : external address          (SNAT of everything else)
-//!   set mapped4… filtered4…, mapped6… filtered6…      which mappings there are, and which of them have filters
-//!   set allowed4-ports-24 …                 who may come in: one set for each length of a filter's prefix
+//!   set taken, reserved, owners             mapped ports, for dynamic flows to keep off
+//!   set mapped4… filtered4…, mapped6…       internal endpoints that have mappings, and those that have filters
+//!   set allowed4-ports-24 …                 who may come in there: one set for each length of a filter's prefix
 //!   chain prerouting   dnat, for what comes from outside and for what comes from inside (hairpin)
 //!   chain postrouting  snat: by the mapping, else to the subscriber's external address
 //!   chain forward      from outside to inside only mappings, and of those with filters only what these let in
@@ -20,22 +21,24 @@
 //! }
 //! ```
 //!
-//! **Filters** (RFC 6887 §13.3) are elements of hash sets, keyed by the mapping and the masked remote address. There is
+//! **Filters** (RFC 6887 §13.3) are elements of hash sets, keyed by the internal endpoint and the masked remote address.
+//! They are looked up where packets leave, so a subscriber's hairpin packets count as coming from its external address. An
+//! internal endpoint that has a mapping of its own has that one's filters also when an all-ports mapping led there. There is
 //! a set and a rule for each prefix length that has been in use since the table was made: at most 33 lengths of IPv4
 //! and 129 of IPv6, with or without a remote port, for each of the three kinds of mappings. One set with intervals
 //! would need no such rules, but the kernel copies such a set as a whole with each change, and refuses overlapping
 //! prefixes.
 //!
-//! **Dynamic translation and mapped ports.** A subscriber's flow from a port without a mapping keeps its port number on
-//! the external address, as long as that number is not mapped there; then, and when the kernel sees the number in use
-//! towards the same remote endpoint, it gets another one. When that one happens to be mapped, the flow's first packet is
-//! dropped, and its repetition tries another number. So a mapped port is used by its own host only; flows that had it
-//! before the mapping came are ended. PEER mappings (RFC 6887 §12) do not reserve their port against flows to other
-//! remote endpoints.
+//! **Dynamic translation and mapped ports.** A subscriber's flow from a port without a mapping keeps its port number
+//! outside, unless that number is mapped on any external address: then it gets one at random. When the kernel sees a
+//! number in use towards the same remote endpoint, it takes another one by itself. When the result happens to be mapped,
+//! the flow's first packet is dropped, and its repetition gets another number. So a mapped port is used by its own host
+//! only; flows that had it before the mapping came are ended. PEER mappings (RFC 6887 §12) do not reserve their port
+//! against other flows.
 //!
 //! **Hairpin** (RFC 4787 REQ-9): what a subscriber sends to an external address of the pool is translated at both ends,
 //! so the host inside sees an external address and port. This needs a pair or [`ProviderConfig::default_external`] for
-//! the sender. PEER mappings are not reached this way, except by answers.
+//! the sender. PEER mappings whose remote endpoint is an external address of the pool are not found this way.
 //!
 //! **Limits.** All that stands at `super` about foreign tables holds here too. DCCP needs a kernel whose connection
 //! tracking knows it (before 6.17); others translate its address only. Ending flows reads the kernel's flow table once
@@ -58,7 +61,7 @@ use state::{State, Step};
 
 /// Most ports of mappings that one [`ProviderNat::apply`] surely takes, old and new ones counted, without filters. Each
 /// filter of a mapping adds an element for each of its ports.
-pub const MAX_PORTS: usize = 1024;
+pub const MAX_PORTS: usize = 768;
 
 /// Elements that go into one transaction when the table is made anew.
 const ELEMENTS_PER_TRANSACTION: usize = 2000;
@@ -199,7 +202,8 @@ impl ProviderNat {
     /// everything in it. So it is by the next call after one that timed out or was dropped half way.
     ///
     /// # Errors
-    /// * [`ErrorKind::AlreadyExists`]: an `Open` of what another mapping has.
+    /// * [`ErrorKind::AlreadyExists`]: an `Open` of what another mapping has, outside or inside: an internal endpoint has
+    ///   one mapping, and one PEER mapping for each remote endpoint.
     /// * [`ErrorKind::NotFound`]: a `Close` or `Replace` of what isn't mapped.
     /// * [`ErrorKind::InvalidInput`]: a binding that isn't as [`Binding`] says, or too many ports and filters for one
     ///   transaction (see [`MAX_PORTS`]).

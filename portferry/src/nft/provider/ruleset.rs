@@ -61,30 +61,38 @@ pub(super) struct Shape {
     pub(super) with_port: bool,
 }
 
-/// The sets and maps whose elements come and go with mappings. Keys of `Mapped`, `Filtered` and of the maps for DNAT
-/// are protocol . external address . external port, or less of that; `Peers` append the remote address . port,
-/// `Allowed` the masked remote address and perhaps the port.
+/// The sets and maps whose elements come and go with mappings. Their keys are external ones, protocol . external
+/// address . external port, or internal ones, protocol . internal address . internal port, or less of that. `Peers`
+/// append the remote address . port, `Allowed` the masked remote address and perhaps the port.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Set {
-    /// To internal address . port.
+    /// External to internal address . port.
     Ports,
-    /// To internal address.
+    /// External to internal address.
     Protocols,
-    /// To internal address.
+    /// External to internal address.
     Hosts,
-    /// To internal address . port.
+    /// External with a remote endpoint to internal address . port.
     Peers,
-    /// Protocol . internal address . internal port to external address . port.
+    /// Internal to external address . port.
     Sources,
-    /// The same, with remote address . port in the key.
+    /// Internal with a remote endpoint to external address . port.
     PeerSources,
     /// Internal address to external address.
     Pairs,
+    /// External.
+    Reserved,
+    /// External, with the internal address appended.
+    Owners,
+    /// Protocol . external port, of any external address.
+    Taken,
+    /// Internal.
     Mapped(Family, Level),
+    /// Internal with a remote endpoint.
     MappedPeers(Family),
-    /// The keys of `Sources`.
-    MappedSources,
+    /// Internal.
     Filtered(Family, Level),
+    /// Internal with remote addresses.
     Allowed(Shape),
 }
 
@@ -127,11 +135,10 @@ impl Level {
     }
 
     fn key(self) -> &'static [Field] {
-        use Field::{OriginalDestination as Address, OriginalDestinationPort as Port, Protocol};
         match self {
-            Self::Port => &[Protocol, Address, Port],
-            Self::Protocol => &[Protocol, Address],
-            Self::Host => &[Address],
+            Self::Port => &[Protocol, Destination, DestinationPort],
+            Self::Protocol => &[Protocol, Destination],
+            Self::Host => &[Destination],
         }
     }
 }
@@ -148,7 +155,9 @@ impl Set {
             Self::Pairs => "pairs".to_owned(),
             Self::Mapped(family, level) => format!("mapped{}-{}", family.digit(), level.plural()),
             Self::MappedPeers(family) => format!("mapped{}-peers", family.digit()),
-            Self::MappedSources => "mapped4-sources".to_owned(),
+            Self::Reserved => "reserved".to_owned(),
+            Self::Owners => "owners".to_owned(),
+            Self::Taken => "taken".to_owned(),
             Self::Filtered(family, level) => format!("filtered{}-{}", family.digit(), level.plural()),
             Self::Allowed(Shape { family, level, len, with_port }) => {
                 let port = if with_port { "-port" } else { "" };
@@ -166,11 +175,8 @@ enum Field {
     SourcePort,
     Destination,
     DestinationPort,
-    // What the flow's first packet had before any translation.
+    /// Before any translation. Of IPv4 only. nft can't list a rule with an original port in a concatenation.
     OriginalSource,
-    OriginalSourcePort,
-    OriginalDestination,
-    OriginalDestinationPort,
 }
 
 impl Field {
@@ -178,9 +184,7 @@ impl Field {
     fn kind(self, family: Family) -> (u32, u32) {
         match self {
             Self::Protocol => (TYPE_INET_PROTO, 4),
-            Self::Source | Self::Destination | Self::OriginalSource | Self::OriginalDestination => {
-                family.addr()
-            }
+            Self::Source | Self::Destination | Self::OriginalSource => family.addr(),
             _ => (TYPE_INET_SERVICE, 4),
         }
     }
@@ -192,25 +196,27 @@ impl Field {
             Self::Source if v6 => rule.load_ipv6_source_address(at),
             Self::Source => rule.load_source_address(at),
             Self::SourcePort => rule.load_source_port(at),
+            Self::Destination if v6 => rule.load_ipv6_destination_address(at),
             Self::Destination => rule.load_destination_address(at),
             Self::DestinationPort => rule.load_destination_port(at),
             Self::OriginalSource => rule.load_original(CtKeys::SrcIp, at),
-            Self::OriginalSourcePort => rule.load_original(CtKeys::ProtoSrc, at),
-            Self::OriginalDestination if v6 => rule.load_original(CtKeys::DstIp6, at),
-            Self::OriginalDestination => rule.load_original(CtKeys::DstIp, at),
-            Self::OriginalDestinationPort => rule.load_original(CtKeys::ProtoDst, at),
         }
     }
 }
 
-/// Loads a concatenation from register 0 on; the number of registers that it takes.
-fn key(mut rule: Rule, family: Family, fields: &[Field]) -> (Rule, usize) {
+/// A rule for packets of a family, with a concatenation loaded from register 0 on.
+fn key(family: Family, fields: &[Field]) -> Rule {
+    // Without this nft lists the addresses as raw octets.
+    let mut rule = match family {
+        Family::V4 => Rule::new().ipv4(),
+        Family::V6 => Rule::new().ipv6(),
+    };
     let mut at = 0;
     for field in fields {
         rule = field.load(rule, family, at);
         at += registers(field.kind(family).1);
     }
-    (rule, at)
+    rule
 }
 
 fn registers(octets: u32) -> usize {
@@ -224,15 +230,13 @@ fn kind(family: Family, fields: &[Field]) -> (u32, u32) {
     (concat(&types), kinds.iter().map(|kind| kind.1).sum())
 }
 
-use Field::{
-    Destination, DestinationPort, OriginalDestination, OriginalDestinationPort, OriginalSource,
-    OriginalSourcePort, Protocol, Source, SourcePort,
-};
+use Field::{Destination, DestinationPort, OriginalSource, Protocol, Source, SourcePort};
 
-/// The remote endpoint's PEER mapping of a packet from outside, seen where it has been translated or not.
-const PEER: &[Field] = &[Protocol, OriginalDestination, OriginalDestinationPort, Source, SourcePort];
-/// A subscriber's flow with its remote endpoint.
-const PEER_SOURCE: &[Field] = &[Protocol, Source, SourcePort, OriginalDestination, OriginalDestinationPort];
+/// A remote endpoint's packet to the host that it is mapped to, or to its external endpoint.
+const FROM_PEER: &[Field] = &[Protocol, Destination, DestinationPort, Source, SourcePort];
+/// A packet from inside to a remote endpoint.
+const TO_PEER: &[Field] = &[Protocol, Source, SourcePort, Destination, DestinationPort];
+const OWNER: &[Field] = &[Protocol, Source, SourcePort, OriginalSource];
 const LEVELS: [Level; 3] = [Level::Port, Level::Protocol, Level::Host];
 
 /// Deletes our table if there is one, and creates it empty of mappings.
@@ -267,8 +271,7 @@ pub(super) fn shape(batch: &mut Batch, table: &str, number: u32, shape: Shape) {
     let octets = family.addr().1 as usize;
     let mask = u128::MAX.checked_shl(8 * family.addr().1 - u32::from(len)).unwrap_or(0).to_be_bytes();
     let at = registers(kind(family, level.key()).1);
-    let (rule, _) = key(Rule::new(), family, &fields);
-    rule.mask_at(at, &mask[16 - octets..]).member(&name).verdict(VerdictCode::Accept).insert(
+    key(family, &fields).mask_at(at, &mask[16 - octets..]).member(&name).verdict(VerdictCode::Accept).insert(
         batch,
         table,
         &Set::Filtered(family, level).name(),
@@ -314,21 +317,23 @@ fn sets(batch: &mut Batch, config: &ProviderConfig) {
         (Set::Ports, level(Level::Port), v4_endpoint),
         (Set::Protocols, level(Level::Protocol), v4),
         (Set::Hosts, level(Level::Host), v4),
-        (Set::Peers, kind(Family::V4, PEER), v4_endpoint),
+        (Set::Peers, kind(Family::V4, FROM_PEER), v4_endpoint),
         (Set::Sources, level(Level::Port), v4_endpoint),
-        (Set::PeerSources, kind(Family::V4, PEER), v4_endpoint),
+        (Set::PeerSources, kind(Family::V4, TO_PEER), v4_endpoint),
         (Set::Pairs, v4, v4),
     ] {
         set(batch, t, numbered(), &map.name(), key, Some(data));
     }
-    set(batch, t, numbered(), &Set::MappedSources.name(), level(Level::Port), None);
+    set(batch, t, numbered(), &Set::Reserved.name(), level(Level::Port), None);
+    set(batch, t, numbered(), &Set::Owners.name(), kind(Family::V4, OWNER), None);
+    set(batch, t, numbered(), &Set::Taken.name(), kind(Family::V4, &[Protocol, SourcePort]), None);
     for family in families(config) {
         for level in LEVELS {
             for one in [Set::Mapped(family, level), Set::Filtered(family, level)] {
                 set(batch, t, numbered(), &one.name(), kind(family, level.key()), None);
             }
         }
-        set(batch, t, numbered(), &Set::MappedPeers(family).name(), kind(family, PEER), None);
+        set(batch, t, numbered(), &Set::MappedPeers(family).name(), kind(family, FROM_PEER), None);
         check(batch, t, family);
     }
 }
@@ -338,8 +343,8 @@ fn sets(batch: &mut Batch, config: &ProviderConfig) {
 fn check(batch: &mut Batch, t: &str, family: Family) {
     let check = check_chain(family);
     plain_chain(batch, t, &check);
-    let lookup = |fields: &[Field], set: Set| key(Rule::new(), family, fields).0.member(&set.name());
-    lookup(PEER, Set::MappedPeers(family)).verdict(VerdictCode::Accept).append(batch, t, &check);
+    let lookup = |fields: &[Field], set: Set| key(family, fields).member(&set.name());
+    lookup(FROM_PEER, Set::MappedPeers(family)).verdict(VerdictCode::Accept).append(batch, t, &check);
     for level in LEVELS {
         let filtered = Set::Filtered(family, level);
         plain_chain(batch, t, &filtered.name());
@@ -360,12 +365,11 @@ fn families(config: &ProviderConfig) -> impl Iterator<Item = Family> {
 /// DNAT.
 fn destination(batch: &mut Batch, t: &str, config: &ProviderConfig) {
     plain_chain(batch, t, DESTINATION);
-    let lookup = |fields: &[Field], set: Set| key(Rule::new(), Family::V4, fields).0.map(&set.name());
-    let peer = [Protocol, Destination, DestinationPort, Source, SourcePort];
-    lookup(&peer, Set::Peers).dnat().append(batch, t, DESTINATION);
-    lookup(&[Protocol, Destination, DestinationPort], Set::Ports).dnat().append(batch, t, DESTINATION);
-    lookup(&[Protocol, Destination], Set::Protocols).dnat_keeping_port().append(batch, t, DESTINATION);
-    lookup(&[Destination], Set::Hosts).dnat_keeping_port().append(batch, t, DESTINATION);
+    let lookup = |fields: &[Field], set: Set| key(Family::V4, fields).map(&set.name());
+    lookup(FROM_PEER, Set::Peers).dnat().append(batch, t, DESTINATION);
+    lookup(Level::Port.key(), Set::Ports).dnat().append(batch, t, DESTINATION);
+    lookup(Level::Protocol.key(), Set::Protocols).dnat_keeping_port().append(batch, t, DESTINATION);
+    lookup(Level::Host.key(), Set::Hosts).dnat_keeping_port().append(batch, t, DESTINATION);
 
     chain(batch, t, PREROUTING, "nat", NF_INET_PRE_ROUTING, PREROUTING_PRIORITY);
     Rule::new().ipv4().arriving_from_any(OUTSIDE).goto(DESTINATION).append(batch, t, PREROUTING);
@@ -417,27 +421,25 @@ fn forward(batch: &mut Batch, t: &str, config: &ProviderConfig) {
 /// SNAT.
 fn translate(batch: &mut Batch, t: &str, config: &ProviderConfig) {
     plain_chain(batch, t, TRANSLATE);
-    let lookup = |fields: &[Field], set: Set| key(Rule::new(), Family::V4, fields).0.map(&set.name());
-    lookup(PEER_SOURCE, Set::PeerSources).snat().append(batch, t, TRANSLATE);
+    let lookup = |fields: &[Field], set: Set| key(Family::V4, fields).map(&set.name());
+    lookup(TO_PEER, Set::PeerSources).snat().append(batch, t, TRANSLATE);
     lookup(&[Protocol, Source, SourcePort], Set::Sources).snat().append(batch, t, TRANSLATE);
     let pairs = Set::Pairs.name();
-    let mut dynamic = |external: &dyn Fn(Rule, usize) -> Rule| {
-        // A port that is mapped on this external address: another one, of all that are there.
-        external(Rule::new().load_protocol(0), 1)
-            .load_source_port(2)
-            .member(&Set::Mapped(Family::V4, Level::Port).name())
-            .load_constant(&config.dynamic_ports.start().to_be_bytes(), 3)
-            .load_constant(&config.dynamic_ports.end().to_be_bytes(), 4)
-            .snat_at_random(1, (3, 4))
+    let mut dynamic = |external: &dyn Fn(Rule) -> Rule| {
+        // Asked of all external addresses, since nft can't list a key that is itself looked up.
+        external(key(Family::V4, &[Protocol, SourcePort]).member(&Set::Taken.name()))
+            .load_constant(&config.dynamic_ports.start().to_be_bytes(), 1)
+            .load_constant(&config.dynamic_ports.end().to_be_bytes(), 2)
+            .snat_at_random()
             .append(batch, t, TRANSLATE);
-        external(Rule::new(), 0).snat_keeping_port(0).append(batch, t, TRANSLATE);
+        external(Rule::new().ipv4()).snat_keeping_port().append(batch, t, TRANSLATE);
     };
-    dynamic(&|rule, at| rule.load_source_address(at).map_at(&pairs, at, at));
+    dynamic(&|rule| rule.load_source_address(0).map(&pairs));
     if !config.pairs.is_empty() {
-        dynamic(&|rule, at| rule.load_source_address(at).map_at(PREFIX_PAIRS, at, at));
+        dynamic(&|rule| rule.load_source_address(0).map(PREFIX_PAIRS));
     }
     if let Some(external) = config.default_external {
-        dynamic(&|rule, at| rule.load_constant(&external.octets(), at));
+        dynamic(&|rule| rule.load_constant(&external.octets(), 0));
     }
 
     chain(batch, t, POSTROUTING, "nat", NF_INET_POST_ROUTING, POSTROUTING_PRIORITY);
@@ -452,14 +454,12 @@ fn translate(batch: &mut Batch, t: &str, config: &ProviderConfig) {
 /// What has to wait until the source is translated.
 fn hairpin(batch: &mut Batch, t: &str, config: &ProviderConfig) {
     plain_chain(batch, t, KEEP_OFF);
-    key(Rule::new(), Family::V4, &[Protocol, OriginalSource, OriginalSourcePort])
-        .0
-        .member(&Set::MappedSources.name())
+    key(Family::V4, OWNER)
+        .member(&Set::Owners.name())
         .verdict(VerdictCode::Return)
         .append(batch, t, KEEP_OFF);
-    key(Rule::new(), Family::V4, &[Protocol, Source, SourcePort])
-        .0
-        .member(&Set::Mapped(Family::V4, Level::Port).name())
+    key(Family::V4, &[Protocol, Source, SourcePort])
+        .member(&Set::Reserved.name())
         .counter()
         .verdict(VerdictCode::Drop)
         .append(batch, t, KEEP_OFF);

@@ -22,8 +22,9 @@ pub(super) struct Slot {
     pub(super) peer: Option<SocketAddr>,
 }
 
-/// A socket inside: protocol, address and port, and the remote endpoint it is mapped for.
-type Source = (u8, SocketAddr, Option<SocketAddr>);
+/// What is mapped: protocol, internal address and port (0: all), and the remote endpoint of a PEER mapping. It has one
+/// mapping (RFC 6887 §11.3).
+type Inside = (u8, SocketAddr, Option<SocketAddr>);
 
 /// Which external address a host's flows have.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,9 +37,10 @@ struct Paired {
 #[derive(Debug, Default)]
 pub(super) struct State {
     slots: BTreeMap<Slot, Arc<Binding>>,
-    /// Mappings of each source, oldest first; its flows leave by the first.
-    sources: BTreeMap<Source, Vec<Slot>>,
+    insides: BTreeMap<Inside, Slot>,
     pairs: BTreeMap<Ipv4Addr, Paired>,
+    /// How many external addresses of IPv4 have a protocol's port mapped.
+    taken: BTreeMap<(u8, u16), usize>,
     /// Filters' shapes that have a set.
     shapes: BTreeSet<Shape>,
 }
@@ -47,8 +49,9 @@ pub(super) struct State {
 #[derive(Debug, Default)]
 pub(super) struct Step {
     slots: BTreeMap<Slot, Option<Arc<Binding>>>,
-    sources: BTreeMap<Source, Option<Vec<Slot>>>,
+    insides: BTreeMap<Inside, Option<Slot>>,
     pairs: BTreeMap<Ipv4Addr, Option<Paired>>,
+    taken: BTreeMap<(u8, u16), Option<usize>>,
     shapes: Vec<Shape>,
 }
 
@@ -80,15 +83,18 @@ impl State {
         if new.slots().all(|(slot, _)| held(slot) == Some(true)) {
             return Ok(());
         }
-        if new.slots().any(|(slot, _)| held(slot).is_some()) {
+        if new.slots().any(|(slot, inside)| held(slot).is_some() || self.insides.contains_key(&inside)) {
             return Err(io::Error::new(ErrorKind::AlreadyExists, format!("another mapping has it: {new:?}")));
         }
         let binding = Arc::new(new.clone());
-        for (slot, internal) in new.slots() {
+        for (slot, inside) in new.slots() {
             step.slots.entry(slot).or_insert(None);
             self.slots.insert(slot, binding.clone());
-            if let Some(source) = source(new, internal) {
-                self.holders(step, source).push(slot);
+            step.insides.entry(inside).or_insert(None);
+            self.insides.insert(inside, slot);
+            if let Some(taken) = slot.takes() {
+                step.taken.entry(taken).or_insert_with(|| self.taken.get(&taken).copied());
+                *self.taken.entry(taken).or_default() += 1;
             }
         }
         if let Some((host, external)) = new.pair() {
@@ -107,13 +113,17 @@ impl State {
         {
             return Err(io::Error::new(ErrorKind::NotFound, format!("not mapped: {old:?}")));
         }
-        for (slot, internal) in old.slots() {
+        for (slot, inside) in old.slots() {
             let held = self.slots.remove(&slot);
             step.slots.entry(slot).or_insert(held);
-            if let Some(source) = source(old, internal) {
-                self.holders(step, source).retain(|holder| *holder != slot);
-                if self.sources[&source].is_empty() {
-                    self.sources.remove(&source);
+            let held = self.insides.remove(&inside);
+            step.insides.entry(inside).or_insert(held);
+            if let Some(taken) = slot.takes() {
+                step.taken.entry(taken).or_insert_with(|| self.taken.get(&taken).copied());
+                let count = self.taken.get_mut(&taken).expect("each port is counted");
+                *count -= 1;
+                if *count == 0 {
+                    self.taken.remove(&taken);
                 }
             }
         }
@@ -134,11 +144,6 @@ impl State {
         Ok(())
     }
 
-    fn holders<'a>(&'a mut self, step: &mut Step, source: Source) -> &'a mut Vec<Slot> {
-        step.sources.entry(source).or_insert_with(|| self.sources.get(&source).cloned());
-        self.sources.entry(source).or_default()
-    }
-
     /// As it was before `step`.
     pub(super) fn undo(&mut self, step: Step) {
         fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, old: BTreeMap<K, Option<V>>) {
@@ -150,8 +155,9 @@ impl State {
             }
         }
         restore(&mut self.slots, step.slots);
-        restore(&mut self.sources, step.sources);
+        restore(&mut self.insides, step.insides);
         restore(&mut self.pairs, step.pairs);
+        restore(&mut self.taken, step.taken);
         for shape in step.shapes {
             self.shapes.remove(&shape);
         }
@@ -170,10 +176,10 @@ impl State {
                 }
             }
         }
-        for (source, old) in &step.sources {
-            for (when, holders) in [old.as_ref(), self.sources.get(source)].into_iter().enumerate() {
-                if let Some(first) = holders.and_then(|holders| holders.first()) {
-                    source_cells(source, first, &mut |set, cell| note(when, set, cell));
+        for (taken, old) in &step.taken {
+            for (when, count) in [old.as_ref(), self.taken.get(taken)].into_iter().enumerate() {
+                if count.is_some() {
+                    note(when, Set::Taken, taken_cell(*taken));
                 }
             }
         }
@@ -212,8 +218,8 @@ impl State {
         for (slot, binding) in &self.slots {
             slot_cells(slot, binding, &mut note);
         }
-        for (source, holders) in &self.sources {
-            source_cells(source, &holders[0], &mut note);
+        for taken in self.taken.keys() {
+            note(Set::Taken, taken_cell(*taken));
         }
         for (host, paired) in &self.pairs {
             note(Set::Pairs, pair_cell(*host, paired));
@@ -238,15 +244,26 @@ impl State {
         external: SocketAddr,
         remote: SocketAddr,
     ) -> Option<SocketAddr> {
-        let slot = |protocol, port, peer| Slot { external: external.ip(), protocol, port, peer };
-        let by = |slot: Slot| self.slots.get(&slot);
-        if let Some(binding) = by(slot(protocol, external.port(), Some(remote))) {
-            return Some(binding.internal);
-        }
-        let binding = by(slot(protocol, external.port(), None))
-            .or_else(|| by(slot(protocol, 0, None)))
-            .or_else(|| by(slot(0, 0, None)))?;
-        binding.lets_in(remote).then(|| binding.internal_of(external.port()))
+        let by =
+            |protocol, port, peer| self.slots.get(&Slot { external: external.ip(), protocol, port, peer });
+        let binding = by(protocol, external.port(), Some(remote))
+            .or_else(|| by(protocol, external.port(), None))
+            .or_else(|| by(protocol, 0, None))
+            .or_else(|| by(0, 0, None))?;
+        let internal = binding.internal_of(external.port());
+        self.admits(protocol, internal, remote).then_some(internal)
+    }
+
+    /// Whether the filters of the mapping that an internal endpoint has let `remote` in. An endpoint that has a mapping
+    /// of its own has that one's, whatever led to it.
+    fn admits(&self, protocol: u8, internal: SocketAddr, remote: SocketAddr) -> bool {
+        let all = SocketAddr::new(internal.ip(), 0);
+        let by = |inside: Inside| self.insides.get(&inside).and_then(|slot| self.slots.get(slot));
+        by((protocol, internal, Some(remote))).is_some()
+            || by((protocol, internal, None))
+                .or_else(|| by((protocol, all, None)))
+                .or_else(|| by((0, all, None)))
+                .is_some_and(|binding| binding.lets_in(remote))
     }
 
     /// Whether the external endpoint is mapped, for answers of `remote` or for all, and not to `internal`.
@@ -263,6 +280,14 @@ impl State {
         };
         external.port() != 0
             && owner(Some(remote)).or_else(|| owner(None)).is_some_and(|owner| owner != internal)
+    }
+}
+
+impl Slot {
+    /// Protocol and port that dynamic translation keeps off.
+    fn takes(&self) -> Option<(u8, u16)> {
+        (self.external.is_ipv4() && self.port != 0 && self.peer.is_none())
+            .then_some((self.protocol, self.port))
     }
 }
 
@@ -309,72 +334,57 @@ pub(super) fn write(batch: &mut Batch, table: &str, elements: &[(Set, Cell)]) {
 
 fn slot_cells(slot: &Slot, binding: &Binding, note: &mut impl FnMut(Set, Cell)) {
     let family = Family::of(slot.external);
-    let internal = binding.internal_of(slot.port);
+    let v4 = family == Family::V4;
     let level = Level::of(slot.protocol, slot.port);
-    let mut key = Vec::with_capacity(44);
-    if level != Level::Host {
-        key.extend([slot.protocol, 0, 0, 0]);
-    }
-    push_addr(&mut key, slot.external);
-    if level == Level::Port {
-        push_port(&mut key, slot.port);
-    }
+    let internal = binding.internal_of(slot.port);
+    let external = SocketAddr::new(slot.external, slot.port);
+    let (outer, inner) = (key(slot.protocol, level, external), key(slot.protocol, level, internal));
+    let with = |key: &[u8], more: &[u8]| [key, more].concat();
+    let nothing = Vec::new;
     if let Some(peer) = slot.peer {
-        push_endpoint(&mut key, peer);
-        if family == Family::V4 {
-            note(Set::Peers, (key.clone(), endpoint(internal)));
+        let peer = endpoint(peer);
+        if v4 {
+            note(Set::Peers, (with(&outer, &peer), endpoint(internal)));
+            note(Set::PeerSources, (with(&inner, &peer), endpoint(external)));
         }
-        note(Set::MappedPeers(family), (key, Vec::new()));
+        note(Set::MappedPeers(family), (with(&inner, &peer), nothing()));
         return;
     }
-    if family == Family::V4 {
-        let mut host = Vec::with_capacity(4);
-        push_addr(&mut host, internal.ip());
+    if v4 {
+        let host = key(0, Level::Host, internal);
         match level {
-            Level::Port => note(Set::Ports, (key.clone(), endpoint(internal))),
-            Level::Protocol => note(Set::Protocols, (key.clone(), host)),
-            Level::Host => note(Set::Hosts, (key.clone(), host)),
+            Level::Port => {
+                note(Set::Ports, (outer.clone(), endpoint(internal)));
+                note(Set::Sources, (inner.clone(), endpoint(external)));
+                note(Set::Owners, (with(&outer, &host), nothing()));
+                note(Set::Reserved, (outer, nothing()));
+            }
+            Level::Protocol => note(Set::Protocols, (outer, host)),
+            Level::Host => note(Set::Hosts, (outer, host)),
         }
     }
-    note(Set::Mapped(family, level), (key.clone(), Vec::new()));
+    note(Set::Mapped(family, level), (inner.clone(), nothing()));
     if binding.filters.is_empty() {
         return;
     }
-    note(Set::Filtered(family, level), (key.clone(), Vec::new()));
-    for (len, network, port) in binding.filters.iter().filter_map(|filter| filter.of(family)) {
-        let mut key = key.clone();
-        key.extend(network);
+    note(Set::Filtered(family, level), (inner.clone(), nothing()));
+    for (len, mut allowed, port) in binding.filters.iter().filter_map(|filter| filter.of(family)) {
         if port != 0 {
-            push_port(&mut key, port);
+            push_port(&mut allowed, port);
         }
-        note(Set::Allowed(Shape { family, level, len, with_port: port != 0 }), (key, Vec::new()));
+        let shape = Shape { family, level, len, with_port: port != 0 };
+        note(Set::Allowed(shape), (with(&inner, &allowed), nothing()));
     }
 }
 
-fn source_cells((protocol, internal, peer): &Source, slot: &Slot, note: &mut impl FnMut(Set, Cell)) {
-    let mut key = Vec::with_capacity(20);
-    key.extend([*protocol, 0, 0, 0]);
-    push_endpoint(&mut key, *internal);
-    let external = endpoint(SocketAddr::new(slot.external, slot.port));
-    match peer {
-        Some(peer) => {
-            push_endpoint(&mut key, *peer);
-            note(Set::PeerSources, (key, external));
-        }
-        None => {
-            note(Set::Sources, (key.clone(), external));
-            note(Set::MappedSources, (key, Vec::new()));
-        }
-    }
+fn taken_cell((protocol, port): (u8, u16)) -> Cell {
+    let mut key = vec![protocol, 0, 0, 0];
+    push_port(&mut key, port);
+    (key, Vec::new())
 }
 
 fn pair_cell(host: Ipv4Addr, paired: &Paired) -> Cell {
     (host.octets().to_vec(), paired.external.octets().to_vec())
-}
-
-/// IPv4 only: nothing else is translated.
-fn source(binding: &Binding, internal: SocketAddr) -> Option<Source> {
-    (internal.is_ipv4() && internal.port() != 0).then_some((binding.protocol, internal, binding.peer))
 }
 
 fn unfiltered(binding: &Binding) -> Binding {
@@ -382,8 +392,8 @@ fn unfiltered(binding: &Binding) -> Binding {
 }
 
 impl Binding {
-    /// Each slot with the internal endpoint behind it.
-    fn slots(&self) -> impl Iterator<Item = (Slot, SocketAddr)> {
+    /// Each slot with what is behind it.
+    fn slots(&self) -> impl Iterator<Item = (Slot, Inside)> {
         (0..self.ports).map(|n| {
             // What would pass the last port has been refused; a `Close` of it finds nothing.
             let port = |first: u16| first.saturating_add(n);
@@ -393,7 +403,8 @@ impl Binding {
                 port: port(self.external.port()),
                 peer: self.peer,
             };
-            (slot, SocketAddr::new(self.internal.ip(), port(self.internal.port())))
+            let internal = SocketAddr::new(self.internal.ip(), port(self.internal.port()));
+            (slot, (self.protocol, internal, self.peer))
         })
     }
 
@@ -458,16 +469,25 @@ fn push_addr(octets: &mut Vec<u8>, addr: IpAddr) {
 }
 
 fn push_port(octets: &mut Vec<u8>, port: u16) {
-    super::rule::push_port(octets, port);
+    super::super::rule::push_port(octets, port);
 }
 
-fn push_endpoint(octets: &mut Vec<u8>, endpoint: SocketAddr) {
-    push_addr(octets, endpoint.ip());
-    push_port(octets, endpoint.port());
+/// An element's key for a mapping: protocol, address and port, as far as it names them.
+fn key(protocol: u8, level: Level, endpoint: SocketAddr) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(44);
+    if level != Level::Host {
+        octets.extend([protocol, 0, 0, 0]);
+    }
+    push_addr(&mut octets, endpoint.ip());
+    if level == Level::Port {
+        push_port(&mut octets, endpoint.port());
+    }
+    octets
 }
 
 fn endpoint(endpoint: SocketAddr) -> Vec<u8> {
     let mut octets = Vec::with_capacity(20);
-    push_endpoint(&mut octets, endpoint);
+    push_addr(&mut octets, endpoint.ip());
+    push_port(&mut octets, endpoint.port());
     octets
 }
