@@ -1,35 +1,25 @@
-//! The kernel-facing modules against a real kernel: a LAN host, a router and an Internet host, each a network namespace.
-//!
-//! A test runs twice. The outer run, as root, makes the namespaces and starts this program again inside the router's;
-//! there, agents (this program once more) hold the sockets of the two hosts. Without root, or where namespaces can't be
-//! made, every test says that it is skipped. The host's own namespace is never touched.
+//! The router's own NAT and the kernel's news against a real kernel: a LAN host, a router and an Internet host, each a
+//! network namespace (see `common`).
 
 #![allow(clippy::unwrap_used)] // in helpers too, which `allow-unwrap-in-tests` doesn't reach
 
+mod common;
+
 use std::{
-    collections::BTreeMap,
     env,
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    process::Command,
     time::{Duration, Instant},
 };
 
+use common::{HOST, OTHER_HOST, OTHER_REMOTE, REMOTE, TCP, UDP, WAN, in_router, run};
 use portferry::{
     netlink::{Interface, Netlink, Snapshot},
     nft::{self, Change, Nat1Rule, Nft, TableConfig},
 };
 
-const WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const WAN_AGAIN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
-const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-const OTHER_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-const OTHER_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const INSIDE: &str = "PFK_INSIDE";
-const AGENT: &str = "PFK_AGENT";
 
 /// What `nft list table inet portferry` prints, but for the counter.
 const RULESET: &str = "\
@@ -81,7 +71,7 @@ table inet portferry {
 #[test]
 fn mapped_traffic_passes_and_nothing_else() {
     in_router("mapped_traffic_passes_and_nothing_else", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+        let mut nft = Nft::open(config()).await.unwrap();
         let (web, game) = (rule(TCP, 8080, HOST, 80), rule(UDP, 5000, HOST, 6000));
         nft.apply(&[Change::Add(web), Change::Add(game)]).await.unwrap();
         let (lan, wan) = (&mut world.lan, &mut world.wan);
@@ -121,7 +111,7 @@ fn mapped_traffic_passes_and_nothing_else() {
 #[test]
 fn masquerade_keeps_the_external_port() {
     in_router("masquerade_keeps_the_external_port", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+        let mut nft = Nft::open(config()).await.unwrap();
         nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6000)), Change::Add(rule(TCP, 5001, HOST, 6001))])
             .await
             .unwrap();
@@ -142,7 +132,7 @@ fn masquerade_keeps_the_external_port() {
         assert_eq!(wan.accept(listener).unwrap().1.ip(), IpAddr::V4(WAN));
 
         // Without masquerade the LAN's addresses go out as they are.
-        let mut nft = Nft::open(TableConfig { masquerade: false, ..world.config() }).await.unwrap();
+        let mut nft = Nft::open(TableConfig { masquerade: false, ..config() }).await.unwrap();
         let (lan, wan) = (&mut world.lan, &mut world.wan);
         nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6003))]).await.unwrap();
         let plain = lan.udp(HOST, 6003);
@@ -155,7 +145,7 @@ fn masquerade_keeps_the_external_port() {
 #[test]
 fn only_the_remote_peer_gets_in() {
     in_router("only_the_remote_peer_gets_in", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+        let mut nft = Nft::open(config()).await.unwrap();
         let only = |rule: Nat1Rule, peer| Nat1Rule { remote_peer: Some(peer), ..rule };
         nft.apply(&[
             Change::Add(only(rule(UDP, 5000, HOST, 6000), REMOTE)),
@@ -189,7 +179,7 @@ fn removal_stops_flows() {
         for many in [false, true] {
             // With equal ports a flow would go on by plain masquerade if nothing stopped it.
             for (external, internal) in [(80, 80), (8080, 80)] {
-                let mut nft = Nft::open(world.config()).await.unwrap();
+                let mut nft = Nft::open(config()).await.unwrap();
                 let (web, game) = (rule(TCP, external, HOST, internal), rule(UDP, external, HOST, internal));
                 let kept = rule(UDP, 7777, HOST, 7777);
                 let others: Vec<_> =
@@ -248,7 +238,7 @@ fn removal_stops_flows() {
 #[test]
 fn replacing_moves_a_mapping() {
     in_router("replacing_moves_a_mapping", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+        let mut nft = Nft::open(config()).await.unwrap();
         let (old, new) = (rule(UDP, 5000, HOST, 6000), rule(UDP, 5000, OTHER_HOST, 6001));
         nft.apply(&[Change::Add(old)]).await.unwrap();
         let (lan, wan) = (&mut world.lan, &mut world.wan);
@@ -278,7 +268,7 @@ fn replacing_moves_a_mapping() {
 #[test]
 fn a_sender_that_was_early_is_let_in() {
     in_router("a_sender_that_was_early_is_let_in", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+        let mut nft = Nft::open(config()).await.unwrap();
         let (lan, wan) = (&mut world.lan, &mut world.wan);
         let (udp, remote) = (lan.udp(HOST, 6000), wan.udp(REMOTE, 0));
         wan.send_to(remote, WAN, 5000, "too early");
@@ -298,8 +288,8 @@ fn a_sender_that_was_early_is_let_in() {
 /// Decision 24: elements of a map, never rules; a change is one transaction.
 #[test]
 fn five_thousand_mappings() {
-    in_router("five_thousand_mappings", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+    in_router("five_thousand_mappings", async |_| {
+        let mut nft = Nft::open(config()).await.unwrap();
         let all: Vec<_> = (0..5000)
             .map(|n| {
                 let protocol = if n % 2 == 0 { TCP } else { UDP };
@@ -349,14 +339,14 @@ fn five_thousand_mappings() {
 /// Decision 24: the whole table, which is ours alone; nobody else's is touched.
 #[test]
 fn the_table_is_adopted_listed_and_cleared() {
-    in_router("the_table_is_adopted_listed_and_cleared", async |world| {
+    in_router("the_table_is_adopted_listed_and_cleared", async |_| {
         run("nft", &["add table inet other; add chain inet other c { type filter hook input priority 0; }"]);
-        let mut first = Nft::open(world.config()).await.unwrap();
+        let mut first = Nft::open(config()).await.unwrap();
         first.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap();
         drop(first);
         assert_eq!(elements("ports"), 1, "a table outlives its program");
 
-        let mut second = Nft::open(world.config()).await.unwrap();
+        let mut second = Nft::open(config()).await.unwrap();
         let game = Nat1Rule { remote_peer: Some(REMOTE), ..rule(UDP, 5000, HOST, 6000) };
         second.apply(&[Change::Add(rule(TCP, 8080, HOST, 80)), Change::Add(game)]).await.unwrap();
         let listed = run("nft", &["list", "table", "inet", "portferry"]);
@@ -369,7 +359,7 @@ fn the_table_is_adopted_listed_and_cleared() {
         let gone = second.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
 
-        let bare = TableConfig { forward_filter: false, masquerade: false, ..world.config() };
+        let bare = TableConfig { forward_filter: false, masquerade: false, ..config() };
         let mut bare = Nft::open(bare).await.unwrap();
         bare.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap();
         let listed = run("nft", &["list", "table", "inet", "portferry"]);
@@ -384,8 +374,8 @@ fn the_table_is_adopted_listed_and_cleared() {
 /// Decision 24: a transaction is atomic.
 #[test]
 fn an_error_leaves_everything_as_it_was() {
-    in_router("an_error_leaves_everything_as_it_was", async |world| {
-        let mut nft = Nft::open(world.config()).await.unwrap();
+    in_router("an_error_leaves_everything_as_it_was", async |_| {
+        let mut nft = Nft::open(config()).await.unwrap();
         let held = rule(TCP, 80, HOST, 80);
         nft.apply(&[Change::Add(held), Change::Add(held)]).await.unwrap();
         nft.apply(&[Change::Add(held)]).await.unwrap();
@@ -408,7 +398,7 @@ fn an_error_leaves_everything_as_it_was() {
         assert_eq!(nft.rules().count(), 501);
 
         for wrong in ["", "a/b", "sixteen_octets__"] {
-            let config = TableConfig { wan_interface: wrong.to_owned(), ..world.config() };
+            let config = TableConfig { wan_interface: wrong.to_owned(), ..config() };
             assert_eq!(Nft::open(config).await.err().unwrap().kind(), ErrorKind::InvalidInput, "{wrong}");
         }
     });
@@ -417,9 +407,9 @@ fn an_error_leaves_everything_as_it_was() {
 #[test]
 fn without_privilege_reading_works_and_changing_says_why_not() {
     const NAME: &str = "without_privilege_reading_works_and_changing_says_why_not";
-    in_router(NAME, async |world| {
+    in_router(NAME, async |_| {
         if env::var_os("PFK_BARE").is_some() {
-            let error = Nft::open(world.config()).await.err().unwrap();
+            let error = Nft::open(config()).await.err().unwrap();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
             assert!(!Netlink::open().unwrap().snapshot().await.unwrap().interfaces.is_empty());
             return;
@@ -525,6 +515,16 @@ fn interfaces_addresses_and_routes_are_watched() {
     });
 }
 
+fn config() -> TableConfig {
+    TableConfig {
+        name: "portferry".to_owned(),
+        wan_interface: "wan0".to_owned(),
+        lan_interfaces: vec!["lan0".to_owned()],
+        forward_filter: true,
+        masquerade: true,
+    }
+}
+
 fn rule(protocol: u8, external_port: u16, host: Ipv4Addr, port: u16) -> Nat1Rule {
     Nat1Rule { protocol, external_port, internal: SocketAddrV4::new(host, port), remote_peer: None }
 }
@@ -551,322 +551,4 @@ fn sorted(ruleset: &str) -> Vec<String> {
         .collect();
     lines.sort();
     lines
-}
-
-/// Runs a program to its end; what it prints.
-fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-struct World {
-    prefix: String,
-    lan: Agent,
-    wan: Agent,
-}
-
-impl World {
-    fn config(&self) -> TableConfig {
-        TableConfig {
-            name: "portferry".to_owned(),
-            wan_interface: "wan0".to_owned(),
-            lan_interfaces: vec!["lan0".to_owned()],
-            forward_filter: true,
-            masquerade: true,
-        }
-    }
-
-    fn namespace(&self, which: &str) -> String {
-        format!("{}-{which}", self.prefix)
-    }
-}
-
-/// Runs the test called `name`: its `body` in the router's namespace.
-fn in_router(name: &str, body: impl AsyncFnOnce(&mut World)) {
-    if let Ok(prefix) = env::var(INSIDE) {
-        let agent = |which| Agent::start(&format!("{prefix}-{which}"));
-        let mut world = World { lan: agent("lan"), wan: agent("wan"), prefix: prefix.clone() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(body(&mut world));
-    }
-    let Some(namespaces) = Namespaces::make() else { return };
-    let this = env::current_exe().unwrap();
-    let status = Command::new("ip")
-        .args(["netns", "exec", &format!("{}-router", namespaces.0)])
-        .arg(this)
-        .args([name, "--exact", "--nocapture"])
-        .env(INSIDE, &namespaces.0)
-        .status()
-        .unwrap();
-    assert!(status.success(), "failed inside the router, see above");
-}
-
-/// Three namespaces, gone when this is.
-struct Namespaces(String);
-
-impl Namespaces {
-    /// `None`, with a line that says so, where we may not.
-    fn make() -> Option<Self> {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let this = Self(format!("pfk-{}-{number}", std::process::id()));
-        let made = Command::new("ip").args(["netns", "add", &this.name("router")]).output();
-        if !made.is_ok_and(|output| output.status.success()) {
-            // Past libtest's capturing, which keeps what passing tests print to itself.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: network namespaces need root and iproute2");
-            return None;
-        }
-        run("ip", &["netns", "add", &this.name("lan")]);
-        run("ip", &["netns", "add", &this.name("wan")]);
-        for which in ["lan", "wan"] {
-            let near = format!("{which}0");
-            let far = this.name(which);
-            run(
-                "ip",
-                &[
-                    "-n",
-                    &this.name("router"),
-                    "link",
-                    "add",
-                    &near,
-                    "type",
-                    "veth",
-                    "peer",
-                    "eth0",
-                    "netns",
-                    &far,
-                ],
-            );
-            run("ip", &["-n", &this.name("router"), "link", "set", &near, "up"]);
-            run("ip", &["-n", &far, "link", "set", "eth0", "up"]);
-        }
-        for which in ["lan", "router", "wan"] {
-            run("ip", &["-n", &this.name(which), "link", "set", "lo", "up"]);
-        }
-        let address = |which, interface, addr: &str| {
-            run("ip", &["-n", &this.name(which), "addr", "add", addr, "dev", interface]);
-        };
-        address("router", "wan0", "198.51.100.1/24");
-        address("router", "lan0", "192.168.77.1/24");
-        address("wan", "eth0", "198.51.100.2/24");
-        address("wan", "eth0", "198.51.100.3/24");
-        address("lan", "eth0", "192.168.77.2/24");
-        address("lan", "eth0", "192.168.77.3/24");
-        let route = |which, to, via| run("ip", &["-n", &this.name(which), "route", "add", to, "via", via]);
-        route("lan", "default", "192.168.77.1");
-        route("wan", "192.168.77.0/24", "198.51.100.1");
-        route("router", "default", "198.51.100.2");
-        run("ip", &["netns", "exec", &this.name("router"), "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-        Some(this)
-    }
-
-    fn name(&self, which: &str) -> String {
-        format!("{}-{which}", self.0)
-    }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for which in ["lan", "router", "wan"] {
-            let _ =
-                Command::new("ip").args(["netns", "del", &self.name(which)]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
-/// How long we wait for what shall come, and for what shall not.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// The sockets of one host, held by a process in its namespace. One line asks, one line answers.
-struct Agent {
-    process: Child,
-    questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Agent {
-    fn start(namespace: &str) -> Self {
-        let mut process = Command::new("ip")
-            .args(["netns", "exec", namespace])
-            .arg(env::current_exe().unwrap())
-            .args(["agent", "--exact", "--ignored", "--nocapture"])
-            .env(AGENT, "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let questions = process.stdin.take().unwrap();
-        let answers = BufReader::new(process.stdout.take().unwrap());
-        Self { process, questions, answers }
-    }
-
-    fn ask(&mut self, question: &str) -> Result<String, String> {
-        writeln!(self.questions, "{question}").unwrap();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.answers.read_line(&mut line).unwrap(), 0, "the agent is gone");
-            let line = line.trim_end_matches('\n');
-            if let Some((_, answer)) = line.split_once("@ok ") {
-                return Ok(answer.to_owned());
-            }
-            if let Some((_, answer)) = line.split_once("@err ") {
-                return Err(answer.to_owned());
-            }
-        }
-    }
-
-    fn socket(&mut self, question: &str) -> Result<usize, String> {
-        self.ask(question).map(|id| id.parse().unwrap())
-    }
-    fn udp(&mut self, addr: Ipv4Addr, port: u16) -> usize {
-        self.socket(&format!("udp {addr}:{port}")).unwrap()
-    }
-    fn listen(&mut self, addr: Ipv4Addr, port: u16) -> usize {
-        self.socket(&format!("listen {addr}:{port}")).unwrap()
-    }
-    fn connect(&mut self, addr: Ipv4Addr, port: u16) -> Result<usize, String> {
-        self.connect_from(Ipv4Addr::UNSPECIFIED, 0, addr, port)
-    }
-    fn connect_from(
-        &mut self,
-        from: Ipv4Addr,
-        from_port: u16,
-        to: Ipv4Addr,
-        port: u16,
-    ) -> Result<usize, String> {
-        self.socket(&format!("connect {from}:{from_port} {to}:{port}"))
-    }
-    fn accept(&mut self, listener: usize) -> Option<(usize, SocketAddr)> {
-        let answer = self.ask(&format!("accept {listener}")).ok()?;
-        let (id, peer) = answer.split_once(' ').unwrap();
-        Some((id.parse().unwrap(), peer.parse().unwrap()))
-    }
-    fn send(&mut self, stream: usize, text: &str) {
-        let _ = self.ask(&format!("send {stream} {text}"));
-    }
-    /// “(nothing)” if nothing comes in time, “(end)” or an error's name if the connection is over.
-    fn recv(&mut self, stream: usize) -> String {
-        self.ask(&format!("recv {stream}")).unwrap_or_else(|e| e)
-    }
-    fn send_to(&mut self, socket: usize, addr: Ipv4Addr, port: u16, text: &str) {
-        let _ = self.ask(&format!("sendto {socket} {addr}:{port} {text}"));
-    }
-    fn recv_from(&mut self, socket: usize) -> Option<(String, SocketAddr)> {
-        let answer = self.ask(&format!("recvfrom {socket}")).ok()?;
-        let (from, text) = answer.split_once(' ').unwrap();
-        Some((text.to_owned(), from.parse().unwrap()))
-    }
-    fn close(&mut self, socket: usize) {
-        self.ask(&format!("close {socket}")).unwrap();
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-enum Held {
-    Udp(UdpSocket),
-    Listener(TcpListener),
-    Stream(TcpStream),
-}
-
-/// Not a test, but the process behind [`Agent`].
-#[test]
-#[ignore = "started by the other tests"]
-fn agent() {
-    if env::var_os(AGENT).is_none() {
-        return;
-    }
-    let mut held = BTreeMap::new();
-    let mut next = 0;
-    println!();
-    for line in std::io::stdin().lines() {
-        let answer = match answer(&line.unwrap(), &mut held, &mut next) {
-            Ok(answer) => format!("@ok {answer}"),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                "@err (nothing)".to_owned()
-            }
-            Err(e) => format!("@err {:?}", e.kind()),
-        };
-        println!("{answer}");
-    }
-}
-
-fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std::io::Result<String> {
-    let (verb, rest) = line.split_once(' ').unwrap();
-    let (first, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-    let mut keep = |socket, held: &mut BTreeMap<usize, Held>| {
-        *next += 1;
-        held.insert(*next, socket);
-        next.to_string()
-    };
-    match verb {
-        "udp" => {
-            let socket = UdpSocket::bind(first)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            return Ok(keep(Held::Udp(socket), held));
-        }
-        "listen" => {
-            let socket = TcpListener::bind(first)?;
-            socket.set_nonblocking(true)?;
-            return Ok(keep(Held::Listener(socket), held));
-        }
-        "connect" => {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&first.parse::<SocketAddr>().unwrap().into())?;
-            socket.connect_timeout(&rest.parse::<SocketAddr>().unwrap().into(), PATIENCE)?;
-            let stream = TcpStream::from(socket);
-            stream.set_read_timeout(Some(PATIENCE))?;
-            return Ok(keep(Held::Stream(stream), held));
-        }
-        _ => {}
-    }
-    let id = first.parse().unwrap();
-    if verb == "close" {
-        held.remove(&id);
-        return Ok(String::new());
-    }
-    match (verb, held.get_mut(&id).unwrap()) {
-        ("accept", Held::Listener(listener)) => {
-            let until = Instant::now() + PATIENCE;
-            let (stream, peer) = loop {
-                match listener.accept() {
-                    Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    other => break other?,
-                }
-            };
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(format!("{} {peer}", keep(Held::Stream(stream), held)))
-        }
-        ("send", Held::Stream(stream)) => stream.write_all(rest.as_bytes()).map(|()| String::new()),
-        ("recv", Held::Stream(stream)) => {
-            let mut octets = [0; 1500];
-            let len = stream.read(&mut octets)?;
-            Ok(if len == 0 {
-                "(end)".to_owned()
-            } else {
-                String::from_utf8_lossy(&octets[..len]).into_owned()
-            })
-        }
-        ("sendto", Held::Udp(socket)) => {
-            let (to, text) = rest.split_once(' ').unwrap();
-            socket.send_to(text.as_bytes(), to).map(|_| String::new())
-        }
-        ("recvfrom", Held::Udp(socket)) => {
-            let mut octets = [0; 1500];
-            let (len, from) = socket.recv_from(&mut octets)?;
-            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len])))
-        }
-        _ => panic!("what is {line:?}?"),
-    }
 }

@@ -7,7 +7,7 @@
 //! ENOBUFS.
 
 use netlink_bindings::{
-    nftables::{Nfgenmsg, PROTONUM, PushSetelemListAttrs},
+    nftables::{Nfgenmsg, PROTONUM, PushSetelemListAttrs, SetElemFlags},
     traits::NetlinkChained,
 };
 
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 }
 
 /// Elements a message carries at most. An error echoes the whole message, which must fit the 8 KiB receive buffer of
-/// `netlink-socket2`, else the error's code is lost: 128 elements of at most 52 octets do.
+/// `netlink-socket2`, else the error's code is lost: 128 elements of at most 56 octets do.
 const ELEMENTS_PER_MESSAGE: usize = 128;
 
 /// One element of a set or map: key, and value if it is a map (unused when deleting). Each field of a concatenation
@@ -91,6 +91,35 @@ impl Batch {
                 }
             });
         }
+    }
+
+    /// Adds intervals to a set or map of them: first key, and the one after the last unless the last is the highest.
+    /// They must not overlap.
+    pub(super) fn intervals(&mut self, table: &str, set: &str, intervals: &[(Element, Option<Vec<u8>>)]) {
+        for chunk in intervals.chunks(ELEMENTS_PER_MESSAGE / 2) {
+            self.message(Kind::NewElement, CREATE, |octets| {
+                let mut list = PushSetelemListAttrs::new(octets)
+                    .push_table_bytes(table.as_bytes())
+                    .push_set_bytes(set.as_bytes())
+                    .nested_elements();
+                for (first, end) in chunk {
+                    let mut one = list.nested_elem().nested_key().push_value(&first.key).end_nested();
+                    if !first.value.is_empty() {
+                        one = one.nested_data().push_value(&first.value).end_nested();
+                    }
+                    list = one.end_nested();
+                    if let Some(end) = end {
+                        let one = list.nested_elem().nested_key().push_value(end).end_nested();
+                        list = one.push_flags(&(SetElemFlags::IntervalEnd as u32).to_be_bytes()).end_nested();
+                    }
+                }
+            });
+        }
+    }
+
+    /// Octets so far.
+    pub(super) fn len(&self) -> usize {
+        self.octets.len()
     }
 
     /// Closes the batch and asks for one acknowledgement, of its last message.
@@ -180,7 +209,7 @@ mod tests {
             Kind::NewElement,
             "t",
             "s",
-            &vec![Element { key: vec![0; 12], value: vec![1; 8] }; ELEMENTS_PER_MESSAGE + 1],
+            &vec![Element { key: vec![0; 44], value: Vec::new() }; ELEMENTS_PER_MESSAGE + 1],
         );
         let batch = batch.finish();
         let read = headers(&batch.octets);

@@ -4,12 +4,15 @@
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
 };
 
 use netlink_bindings::{
-    conntrack::{self, IterableConntrackAttrs, NfCtStatus, Nfgenmsg, PROTONUM, PushConntrackAttrs},
-    traits::{NetlinkRequest, Protocol},
+    conntrack::{
+        self, IterableConntrackAttrs, IterableTupleAttrs, NfCtStatus, Nfgenmsg, OpGetDump, PROTONUM,
+        PushConntrackAttrs, PushTupleAttrs,
+    },
+    traits::{NetlinkRequest, Protocol, Pusher},
     utils,
 };
 use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
@@ -19,17 +22,19 @@ use super::Nat1Rule;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`; the bindings have only `get`.
 const CT_DELETE: u16 = 0x102;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const EINVAL: i32 = 22;
 const EOPNOTSUPP: i32 = 95;
 
 // Which tuple fields a CTA_FILTER compares (`CTA_FILTER_F_*` of the kernel).
 const BY_SOURCE_ADDRESS: u32 = 1;
+const BY_DESTINATION_ADDRESS: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_SOURCE_PORT: u32 = 1 << 4;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 
 /// Neither answered nor translated: such a flow was here before its mapping, and would never be translated.
-const UNANSWERED_MASK: u32 =
+pub(super) const UNANSWERED_MASK: u32 =
     NfCtStatus::SeenReply as u32 | NfCtStatus::SrcNat as u32 | NfCtStatus::DstNat as u32;
 
 /// Up to this many, one walk of the kernel's table each; beyond, we read the table once.
@@ -69,19 +74,124 @@ pub(super) async fn end(
 
 async fn list_and_delete(socket: &mut NetlinkSocket, flows: &[Flows]) -> Result<(), ReplyError> {
     let flows: BTreeSet<_> = flows.iter().copied().collect();
-    let mut header = Nfgenmsg::new();
-    header.nfgen_family = AF_INET;
-    let mut doomed = Vec::new();
-    let request = conntrack::Request::new().op_get_dump(&header);
-    let mut replies = socket.request(&request).await?;
+    let request = conntrack::Request::new().op_get_dump(&header(AF_INET));
+    sweep(socket, &request, AF_INET, |attrs| wanted(&flows, attrs).unwrap_or(false)).await
+}
+
+/// One tracked flow as its first packet came, and as answers come. Ports are 0 where a protocol has none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Flow {
+    pub(super) protocol: u8,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) reply_source: SocketAddr,
+    pub(super) reply_destination: SocketAddr,
+    /// `IPS_*`, as in [`NfCtStatus`].
+    pub(super) status: u32,
+}
+
+/// Which flows the kernel is to list: those to this destination, or those whose answers go there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Towards {
+    pub(super) addr: IpAddr,
+    /// `None`: all.
+    pub(super) protocol: Option<u8>,
+    /// `None`: all.
+    pub(super) port: Option<u16>,
+    pub(super) answers: bool,
+}
+
+/// Deletes each flow of a family that is `doomed`. The kernel lists only those `towards` (Linux 5.8 and later; others
+/// list all, or refuse with EINVAL or EOPNOTSUPP).
+pub(super) async fn end_each(
+    socket: &mut NetlinkSocket,
+    ipv6: bool,
+    towards: Option<Towards>,
+    doomed: impl Fn(&Flow) -> bool,
+) -> Result<(), ReplyError> {
+    let family = if ipv6 { AF_INET6 } else { AF_INET };
+    let mut request = conntrack::Request::new().op_get_dump(&header(family));
+    if let Some(towards) = towards {
+        towards.write(request.encode());
+    }
+    sweep(socket, &request, family, |attrs| flow(attrs).is_some_and(|flow| doomed(&flow))).await
+}
+
+impl Towards {
+    fn write<P: Pusher>(self, attrs: PushConntrackAttrs<P>) {
+        fn fill<P: Pusher>(towards: Towards, tuple: PushTupleAttrs<P>) -> P {
+            let ip = tuple.nested_tuple_ip();
+            let mut tuple = match towards.addr {
+                IpAddr::V4(addr) => ip.push_ip_v4_dst(addr).end_nested(),
+                IpAddr::V6(addr) => ip.push_ip_v6_dst(addr).end_nested(),
+            };
+            if let Some(protocol) = towards.protocol {
+                let mut proto = tuple.nested_tuple_proto().push_proto_num(protocol);
+                if let Some(port) = towards.port {
+                    proto = proto.push_proto_dst_port(port);
+                }
+                tuple = proto.end_nested();
+            }
+            tuple.end_nested()
+        }
+        let mut flags = BY_DESTINATION_ADDRESS;
+        if self.protocol.is_some() {
+            flags |= BY_PROTOCOL;
+            if self.port.is_some() {
+                flags |= BY_DESTINATION_PORT;
+            }
+        }
+        let (attrs, original, reply) = if self.answers {
+            (fill(self, attrs.nested_tuple_reply()), 0, flags)
+        } else {
+            (fill(self, attrs.nested_tuple_orig()), flags, 0)
+        };
+        attrs.nested_filter().push_orig_flags(original).push_reply_flags(reply);
+    }
+}
+
+/// Whether the kernel says that it can't select flows.
+pub(super) fn cannot_select(error: &ReplyError) -> bool {
+    matches!(error.as_io_error().raw_os_error(), Some(EINVAL | EOPNOTSUPP))
+}
+
+fn flow(attrs: &IterableConntrackAttrs<'_>) -> Option<Flow> {
+    let (original, reply) = (attrs.get_tuple_orig().ok()?, attrs.get_tuple_reply().ok()?);
+    let (protocol, source, destination) = ends(&original)?;
+    let (_, reply_source, reply_destination) = ends(&reply)?;
+    let status = attrs.get_status().ok()?;
+    Some(Flow { protocol, source, destination, reply_source, reply_destination, status })
+}
+
+fn ends(tuple: &IterableTupleAttrs<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let (ip, proto) = (tuple.get_tuple_ip().ok()?, tuple.get_tuple_proto().ok()?);
+    let (source, destination) = match (ip.get_ip_v4_src(), ip.get_ip_v4_dst()) {
+        (Ok(source), Ok(destination)) => (IpAddr::V4(source), IpAddr::V4(destination)),
+        _ => (IpAddr::V6(ip.get_ip_v6_src().ok()?), IpAddr::V6(ip.get_ip_v6_dst().ok()?)),
+    };
+    let port = |port: Result<u16, _>| port.unwrap_or(0);
+    let source = SocketAddr::new(source, port(proto.get_proto_src_port()));
+    let destination = SocketAddr::new(destination, port(proto.get_proto_dst_port()));
+    Some((proto.get_proto_num().ok()?, source, destination))
+}
+
+/// Lists flows, then deletes those that are `doomed`.
+async fn sweep(
+    socket: &mut NetlinkSocket,
+    request: &OpGetDump<'_>,
+    family: u8,
+    doomed: impl Fn(&IterableConntrackAttrs<'_>) -> bool,
+) -> Result<(), ReplyError> {
+    let mut found = Vec::new();
+    let mut replies = socket.request(request).await?;
     let mut seen = 0_u32;
     loop {
         match replies.recv().await {
             None => break,
             Some(reply) => {
                 let (_, attrs) = reply?;
-                if wanted(&flows, &attrs).unwrap_or(false) {
-                    doomed.push(exactly(&attrs)?);
+                if doomed(&attrs) {
+                    found.push(exactly(family, &attrs)?);
                 }
             }
         }
@@ -90,7 +200,7 @@ async fn list_and_delete(socket: &mut NetlinkSocket, flows: &[Flows]) -> Result<
             tokio::task::yield_now().await;
         }
     }
-    for payload in doomed {
+    for payload in found {
         match socket.request(&Delete(payload)).await?.recv_ack().await {
             Err(e) if e.as_io_error().kind() == ErrorKind::NotFound => {} // it ended by itself
             outcome => outcome?,
@@ -117,9 +227,9 @@ fn wanted(flows: &BTreeSet<Flows>, attrs: &IterableConntrackAttrs<'_>) -> Option
 }
 
 /// The request that deletes just the flow with these attributes.
-fn exactly(attrs: &IterableConntrackAttrs<'_>) -> Result<Vec<u8>, ReplyError> {
+fn exactly(family: u8, attrs: &IterableConntrackAttrs<'_>) -> Result<Vec<u8>, ReplyError> {
     const CTA_TUPLE_ORIG: u16 = 1;
-    let mut payload = header();
+    let mut payload = header(family).as_slice().to_vec();
     let tuple = utils::push_nested_header(&mut payload, CTA_TUPLE_ORIG);
     payload.extend(attrs.get_tuple_orig()?.get_buf());
     utils::finalize_nested_header(&mut payload, tuple);
@@ -132,7 +242,7 @@ fn exactly(attrs: &IterableConntrackAttrs<'_>) -> Result<Vec<u8>, ReplyError> {
 /// The request that deletes all flows of one kind. It always names an original tuple: kernels that know no filter
 /// then refuse an incomplete tuple (EINVAL) where they would otherwise delete every flow there is.
 fn selection(flows: &Flows) -> Vec<u8> {
-    let mut payload = header();
+    let mut payload = header(AF_INET).as_slice().to_vec();
     let attrs = PushConntrackAttrs::new(&mut payload);
     match *flows {
         Flows::Unanswered { protocol, external_port } => {
@@ -182,11 +292,11 @@ fn selection(flows: &Flows) -> Vec<u8> {
 }
 
 /// The kernel reads the family only if the version isn't 0.
-fn header() -> Vec<u8> {
+fn header(family: u8) -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = AF_INET;
+    header.nfgen_family = family;
     header.version = 1;
-    header.as_slice().to_vec()
+    header
 }
 
 struct Delete(Vec<u8>);

@@ -29,20 +29,22 @@
 
 mod batch;
 mod conntrack;
+mod link;
+pub mod provider;
+mod rule;
 mod ruleset;
 
 use std::{
     collections::BTreeMap,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddrV4},
-    time::Duration,
 };
 
-use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
 use socket2::{Domain, Socket, Type};
 
 use batch::{Batch, Kind};
 use conntrack::Flows;
+use link::Link;
 use ruleset::{PEERS, PORTS, SOURCES};
 
 /// Priority of our `prerouting` chain: one after `dstnat` (-100), so that the port forwardings an administrator made
@@ -56,11 +58,6 @@ pub const POSTROUTING_PRIORITY: i32 = 99;
 /// Changes that one [`Nft::apply`] takes. A transaction is one write, which must fit the socket's send buffer
 /// (160 KiB on 32-bit kernels); a change takes 190 octets at most.
 pub const MAX_CHANGES: usize = 512;
-
-/// How long the kernel may take to answer.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Sequence numbers set aside for a batch; it never has as many messages.
-const MESSAGES: u32 = 4096;
 
 /// One mapping of the router's own NAT.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -113,10 +110,8 @@ pub enum Change {
 pub struct Nft {
     config: TableConfig,
     table: Table,
-    /// Absent after an error or a cancelled call, when answers of an earlier request may still lie in it.
-    socket: Option<NetlinkSocket>,
+    link: Link,
     kernel_filters: bool,
-    flows_reported: bool,
 }
 
 impl Nft {
@@ -131,13 +126,7 @@ impl Nft {
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s.
     pub async fn open(config: TableConfig) -> io::Result<Self> {
         config.check()?;
-        let mut nft = Self {
-            config,
-            table: Table::default(),
-            socket: None,
-            kernel_filters: true,
-            flows_reported: false,
-        };
+        let mut nft = Self { config, table: Table::default(), link: Link::default(), kernel_filters: true };
         nft.recreate().await?;
         Ok(nft)
     }
@@ -162,10 +151,13 @@ impl Nft {
         }
         let masquerade = self.config.masquerade;
         let name = self.config.name.clone();
-        self.transact("changing mappings", |batch| plan.write(batch, &name, masquerade)).await?;
+        self.link.transact("changing mappings", |batch| plan.write(batch, &name, masquerade)).await?;
         let flows = plan.flows();
         self.table.commit(plan.after);
-        self.end(&flows).await;
+        if !flows.is_empty() {
+            let kernel_filters = &mut self.kernel_filters;
+            self.link.end_flows(async |socket| conntrack::end(socket, &flows, kernel_filters).await).await;
+        }
         Ok(())
     }
 
@@ -176,7 +168,7 @@ impl Nft {
     /// [`ErrorKind::PermissionDenied`] without CAP_NET_ADMIN; [`ErrorKind::TimedOut`] without an answer within 5 s.
     pub async fn clear(&mut self) -> io::Result<()> {
         let name = self.config.name.clone();
-        self.transact("deleting the table", |batch| ruleset::delete(batch, &name)).await?;
+        self.link.transact("deleting the table", |batch| rule::delete(batch, &name)).await?;
         self.table = Table::default();
         Ok(())
     }
@@ -193,48 +185,19 @@ impl Nft {
 
     async fn recreate(&mut self) -> io::Result<()> {
         let config = self.config.clone();
-        self.transact("creating the table", |batch| ruleset::recreate(batch, &config)).await
-    }
-
-    async fn transact(&mut self, what: &str, write: impl FnOnce(&mut Batch)) -> io::Result<()> {
-        let mut socket = self.socket.take().unwrap_or_default();
-        let mut batch = Batch::new(socket.reserve_seq(MESSAGES));
-        write(&mut batch);
-        let batch = batch.finish();
-        within(what, async { socket.request_chained(&batch).await?.recv_all().await }).await?;
-        self.socket = Some(socket);
-        Ok(())
-    }
-
-    /// Never fails as a whole: the table has changed already.
-    async fn end(&mut self, flows: &[Flows]) {
-        if flows.is_empty() {
-            return;
-        }
-        let mut socket = self.socket.take().unwrap_or_default();
-        match within("ending flows", conntrack::end(&mut socket, flows, &mut self.kernel_filters)).await {
-            Ok(()) => self.socket = Some(socket),
-            Err(e) if self.flows_reported => tracing::debug!("{e}"),
-            Err(e) => {
-                self.flows_reported = true;
-                tracing::warn!("{e}; flows of removed mappings will end by themselves only");
-            }
-        }
+        self.link.transact("creating the table", |batch| ruleset::recreate(batch, &config)).await
     }
 }
 
 impl TableConfig {
     fn check(&self) -> io::Result<()> {
-        let plain = |name: &str, max| {
-            (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
-        };
-        if !plain(&self.name, 64) {
+        if !plain_name(&self.name, 64) {
             return Err(invalid(format!("bad table name {:?}", self.name)));
         }
         if self.lan_interfaces.is_empty() {
             return Err(invalid("no LAN interface".to_owned()));
         }
-        match self.lan_interfaces.iter().chain([&self.wan_interface]).find(|name| !plain(name, 15)) {
+        match self.lan_interfaces.iter().chain([&self.wan_interface]).find(|name| !plain_name(name, 15)) {
             Some(name) => Err(invalid(format!("bad interface name {name:?}"))),
             None => Ok(()),
         }
@@ -448,17 +411,13 @@ impl Plan {
     }
 }
 
-fn invalid(message: String) -> io::Error {
-    io::Error::new(ErrorKind::InvalidInput, message)
+/// A name that the kernel takes, for a table or an interface.
+fn plain_name(name: &str, max: usize) -> bool {
+    (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 
-/// Waits for the kernel, and says what for when it refuses.
-async fn within(what: &str, work: impl Future<Output = Result<(), ReplyError>>) -> io::Result<()> {
-    match tokio::time::timeout(REPLY_TIMEOUT, work).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(e)) => Err(io::Error::new(e.as_io_error().kind(), format!("{what}: {e}"))),
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, format!("{what}: the kernel does not answer"))),
-    }
+fn invalid(message: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, message)
 }
 
 #[cfg(test)]
