@@ -28,7 +28,7 @@ pub trait Contents: Default {
     /// All of it, in the order of the numbers.
     fn lines(&self) -> Vec<Self::Line>;
     /// How many lines that is.
-    fn len(&self) -> usize;
+    fn line_count(&self) -> usize;
 }
 
 /// The open file.
@@ -98,7 +98,7 @@ impl<C: Contents> JournalFile<C> {
         if self.is_behind() {
             return self.catch_up();
         }
-        if self.lines > self.contents.len() * 2 + HISTORY && self.catch_up().is_ok() {
+        if self.lines > self.contents.line_count() * 2 + HISTORY && self.catch_up().is_ok() {
             return Ok(());
         }
         // Where there is no room for a second file there may be some for a line.

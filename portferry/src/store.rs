@@ -213,7 +213,7 @@ impl journal_file::Contents for Contents {
         mappings.chain(probe).chain(filtered).collect()
     }
 
-    fn len(&self) -> usize {
+    fn line_count(&self) -> usize {
         self.mappings.len() + self.filtered.len() + usize::from(self.probe.is_some())
     }
 }
