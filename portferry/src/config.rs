@@ -281,14 +281,16 @@ macro_rules! checked {
         #[derive(Clone, Debug, PartialEq)]
         pub struct $name(pub $inner);
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let check: fn($raw) -> Result<$inner, String> = $check;
                 check(<$raw>::deserialize(deserializer)?).map($name).map_err(serde::de::Error::custom)
             }
         }
     };
 }
+
+pub(crate) use checked;
 
 checked!(
     /// A port number, 1 to 65535.
@@ -421,29 +423,12 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            path: path.to_owned(),
-            place: None,
-            message: format!("cannot be read: {error}"),
-        })?;
-        Self::parse(path, &text)
+        Self::parse(path, &read(path)?)
     }
 
     /// Checks a file's content.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let place = error.span().map(|span| place(text, span.start));
-            ConfigError { path: path.to_owned(), place, message: error.message().trim().replace('\n', " ") }
-        })?;
-        match config.contradiction() {
-            None => Ok(config),
-            Some((key, message)) => {
-                let mut lines = 1..=text.lines().count();
-                let line = lines.find(|&line| key_at(text, line).as_deref() == Some(key));
-                let place = line.map(|line| (line, Some(key.to_owned())));
-                Err(ConfigError { path: path.to_owned(), place, message })
-            }
-        }
+        parse(path, text, Self::contradiction)
     }
 
     /// What is good by itself and makes no sense together: the key, and what is wrong with it.
@@ -546,6 +531,37 @@ impl Config {
         .into_iter()
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
+    }
+}
+
+/// The content of a configuration file.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError {
+        path: path.to_owned(),
+        place: None,
+        message: format!("cannot be read: {error}"),
+    })
+}
+
+/// Checks a file's content, each value by itself and then all together: `contradiction` names a key and what is wrong
+/// with it.
+pub fn parse<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    contradiction: impl Fn(&T) -> Option<(&'static str, String)>,
+) -> Result<T, ConfigError> {
+    let config: T = toml::from_str(text).map_err(|error| {
+        let place = error.span().map(|span| place(text, span.start));
+        ConfigError { path: path.to_owned(), place, message: error.message().trim().replace('\n', " ") }
+    })?;
+    match contradiction(&config) {
+        None => Ok(config),
+        Some((key, message)) => {
+            let mut lines = 1..=text.lines().count();
+            let line = lines.find(|&line| key_at(text, line).as_deref() == Some(key));
+            let place = line.map(|line| (line, Some(key.to_owned())));
+            Err(ConfigError { path: path.to_owned(), place, message })
+        }
     }
 }
 

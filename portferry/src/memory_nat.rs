@@ -4,20 +4,22 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::provider::{Arrival, Binding, NatChange, NatRefused, Output, Server};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use wire::pcp::{Protocol, Request, Response};
 
 use crate::clock::now;
 
 /// How long an answer to a datagram finds its way back.
 const UDP_IDLE: Duration = Duration::from_secs(30);
+/// Connections, or remote endpoints, of one port at once.
+const MOST_FLOWS: usize = 256;
 
 /// What the server heard and said, for a trace.
 #[derive(Clone, Debug)]
@@ -32,30 +34,32 @@ pub enum Heard {
 pub struct MemoryNat {
     server: Server,
     socket: UdpSocket,
-    /// Stands for the external address.
-    outside: Ipv4Addr,
-    open: BTreeMap<(Protocol, u16), Forward>,
+    plane: MemoryPlane,
     trace: Rc<dyn Fn(Heard)>,
 }
 
+/// The NAT alone.
+#[derive(Default)]
+pub struct MemoryPlane {
+    /// Stands for every external address; `None`: they are this machine's own.
+    outside: Option<Ipv4Addr>,
+    open: BTreeMap<(Protocol, SocketAddr), Forward>,
+}
+
 struct Forward {
-    task: JoinHandle<()>,
+    /// They end with it: one for each port.
+    _tasks: JoinSet<()>,
     binding: Shared,
 }
 
 /// A binding whose filters may change while it stands.
 type Shared = Arc<Mutex<Binding>>;
 
-impl Drop for Forward {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl MemoryNat {
     /// A server on `socket`, with `outside` standing for its external address.
     pub fn new(server: Server, socket: UdpSocket, outside: Ipv4Addr, trace: Rc<dyn Fn(Heard)>) -> Self {
-        Self { server, socket, outside, open: BTreeMap::new(), trace }
+        let plane = MemoryPlane { outside: Some(outside), open: BTreeMap::new() };
+        Self { server, socket, plane, trace }
     }
 
     /// Serves for ever; an error is one of the socket.
@@ -99,45 +103,55 @@ impl MemoryNat {
                 let _ = self.socket.send_to(&bytes, to).await;
             }
             Output::Nat { ticket, change } => {
-                let outcome = self.change(change).await.map_err(|_| NatRefused::Failed);
+                let outcome = self.plane.change(&change).await.map_err(|_| NatRefused::Failed);
                 self.server.handle_nat(now(), ticket, outcome);
             }
             // Everybody is on this machine and has just been started; nothing outlives it.
             Output::Multicast { .. } | Output::Store(_) | Output::Notice(_) => {}
         }
     }
+}
 
-    /// An error is a port that another program of this machine has; nothing has changed then.
-    async fn change(&mut self, change: NatChange) -> io::Result<()> {
-        let key = |binding: &Binding| (binding.protocol, binding.external.port());
+impl MemoryPlane {
+    /// Carries out one change.
+    ///
+    /// # Errors
+    /// A port that another program of this machine has, or an address that is not this machine's; nothing has changed
+    /// then.
+    pub async fn change(&mut self, change: &NatChange) -> io::Result<()> {
+        let key = |binding: &Binding| (binding.protocol, binding.external);
         match change {
-            NatChange::Close(binding) => drop(self.open.remove(&key(&binding))),
+            NatChange::Close(binding) => drop(self.open.remove(&key(binding))),
             NatChange::Open(binding) => {
-                let forward = self.forward(binding.clone()).await?;
-                self.open.insert(key(&binding), forward);
+                let forward = self.forward(binding).await?;
+                self.open.insert(key(binding), forward);
             }
-            NatChange::Replace { old, new } => match self.open.get(&key(&old)) {
-                Some(forward) if key(&old) == key(&new) => *locked(&forward.binding) = new,
+            NatChange::Replace { old, new } => match self.open.get(&key(old)) {
+                Some(forward) if key(old) == key(new) => *locked(&forward.binding) = new.clone(),
                 _ => {
-                    let forward = self.forward(new.clone()).await?;
-                    self.open.remove(&key(&old));
-                    self.open.insert(key(&new), forward);
+                    let forward = self.forward(new).await?;
+                    self.open.remove(&key(old));
+                    self.open.insert(key(new), forward);
                 }
             },
         }
         Ok(())
     }
 
-    async fn forward(&self, binding: Binding) -> io::Result<Forward> {
-        let outside = SocketAddrV4::new(self.outside, binding.external.port());
+    async fn forward(&self, binding: &Binding) -> io::Result<Forward> {
+        let addr = self.outside.map_or(binding.external.ip(), IpAddr::V4);
         let is_tcp = binding.protocol == Protocol::TCP;
-        let binding = Arc::new(Mutex::new(binding));
-        let task = if is_tcp {
-            tokio::spawn(forward_tcp(TcpListener::bind(outside).await?, binding.clone()))
-        } else {
-            tokio::spawn(forward_udp(Arc::new(UdpSocket::bind(outside).await?), binding.clone()))
-        };
-        Ok(Forward { task, binding })
+        let shared = Arc::new(Mutex::new(binding.clone()));
+        let mut tasks = JoinSet::new();
+        for nth in 0..binding.ports {
+            let outside = SocketAddr::new(addr, binding.external.port() + nth);
+            if is_tcp {
+                tasks.spawn(forward_tcp(TcpListener::bind(outside).await?, shared.clone(), nth));
+            } else {
+                tasks.spawn(forward_udp(Arc::new(UdpSocket::bind(outside).await?), shared.clone(), nth));
+            }
+        }
+        Ok(Forward { _tasks: tasks, binding: shared })
     }
 }
 
@@ -146,21 +160,24 @@ fn locked(binding: &Shared) -> std::sync::MutexGuard<'_, Binding> {
 }
 
 /// Where a packet from `remote` goes, if it may come in.
-fn inside(binding: &Shared, remote: SocketAddr) -> Option<SocketAddr> {
+fn inside(binding: &Shared, nth: u16, remote: SocketAddr) -> Option<SocketAddr> {
     let binding = locked(binding);
-    binding.lets_in(remote).then_some(SocketAddr::new(binding.inside.addr, binding.internal_port))
+    binding.lets_in(remote).then_some(SocketAddr::new(binding.inside.addr, binding.internal_port + nth))
 }
 
-async fn forward_tcp(listener: TcpListener, binding: Shared) {
+async fn forward_tcp(listener: TcpListener, binding: Shared, nth: u16) {
     // Connections end with the mapping.
-    let mut connections = tokio::task::JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
         let Ok((mut outside, remote)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         while connections.try_join_next().is_some() {}
-        if let Some(internal) = inside(&binding, remote) {
+        if connections.len() >= MOST_FLOWS {
+            continue; // whoever is refused tries again
+        }
+        if let Some(internal) = inside(&binding, nth, remote) {
             connections.spawn(async move {
                 if let Ok(mut inside) = TcpStream::connect(internal).await {
                     let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
@@ -170,17 +187,20 @@ async fn forward_tcp(listener: TcpListener, binding: Shared) {
     }
 }
 
-async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared) {
+async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared, nth: u16) {
     let mut sockets: BTreeMap<SocketAddr, (Arc<UdpSocket>, JoinHandle<()>)> = BTreeMap::new();
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((len, remote)) = outside.recv_from(&mut buffer).await else { continue };
-        let Some(internal) = inside(&binding, remote) else { continue };
+        let Some(internal) = inside(&binding, nth, remote) else { continue };
         sockets.retain(|_, (_, task)| !task.is_finished());
+        if sockets.len() >= MOST_FLOWS && !sockets.contains_key(&remote) {
+            continue; // as if lost on the way
+        }
         let socket = match sockets.entry(remote) {
             Entry::Occupied(entry) => entry.get().0.clone(),
             Entry::Vacant(entry) => {
-                let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
+                let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await else { continue };
                 if socket.connect(internal).await.is_err() {
                     continue;
                 }

@@ -1,0 +1,372 @@
+//! What a server keeps over restarts: its mappings in a journal, and beside it since when none has been lost.
+//!
+//! The epoch's file is there only as long as the journal holds every mapping that a client was told of: it is taken away
+//! before the journal falls behind, and comes back when that has caught up. So an epoch that goes on counting over a restart
+//! is an honest one (RFC 6887 §8.5), whatever the disk did.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use engine::provider::{Inside, MappingKey, Record, Requester, StoredMapping};
+use engine::time::Duration;
+use serde::{Deserialize, Serialize};
+use wire::pcp::{Filter, Nonce, Protocol};
+
+use crate::journal_file::{self, JournalFile, unix_time, write_anew};
+
+const FILE: &str = "provider.journal";
+const EPOCH: &str = "epoch.json";
+
+/// One line.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Put(Mapping),
+    Remove(Key),
+}
+
+/// What tells mappings apart.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+struct Key {
+    addr: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    softwire: Option<Ipv6Addr>,
+    protocol: u8,
+    internal_port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<SocketAddr>,
+}
+
+/// A mapping as it stands in the file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Mapping {
+    #[serde(flatten)]
+    key: Key,
+    external: SocketAddr,
+    ports: u16,
+    nonce: Option<[u8; 12]>,
+    companion: bool,
+    requester: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    requester_softwire: Option<Ipv6Addr>,
+    /// Prefix length, port, address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<(u8, u16, Ipv6Addr)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    /// Seconds that were left at `at`.
+    left: u64,
+    /// Seconds since 1970.
+    at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Contents(BTreeMap<Key, Mapping>);
+
+/// Since when nothing was lost.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Epoch {
+    /// Seconds since 1970.
+    began: u64,
+}
+
+/// The open files.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    journal: JournalFile<Contents>,
+    /// `None` before the first [`Record::Epoch`].
+    epoch: Option<Epoch>,
+}
+
+/// What was stored.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Mappings that have not ended since.
+    pub mappings: Vec<StoredMapping>,
+    /// The age of the epoch, if nothing was lost since it began.
+    pub epoch: Option<Duration>,
+    /// Lines that made no sense.
+    pub damaged: usize,
+}
+
+impl Store {
+    /// Reads what is in `directory`.
+    ///
+    /// # Errors
+    /// Those of making the directory and of [`JournalFile::open`].
+    pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
+        std::fs::create_dir_all(directory)?;
+        let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
+        let now = unix_time();
+        let epoch = match std::fs::read(directory.join(EPOCH)) {
+            Ok(octets) => serde_json::from_slice::<Epoch>(&octets).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let mappings = &journal.contents().0;
+        // A clock that went back tells neither how old the epoch is nor what has ended.
+        let honest = damaged == 0 && mappings.values().all(|mapping| mapping.at <= now);
+        let age = epoch.filter(|_| honest).and_then(|epoch| now.checked_sub(epoch.began));
+        let loaded = Loaded {
+            mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
+            epoch: age.map(Duration::from_secs),
+            damaged,
+        };
+        Ok((Self { directory: directory.to_owned(), journal, epoch }, loaded))
+    }
+
+    /// Stores one change; a power cut may take it until [`sync`](Self::sync).
+    ///
+    /// # Errors
+    /// Whatever the system says; [`is_behind`](Self::is_behind) then.
+    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+        let done = match record {
+            Record::Epoch => {
+                self.epoch = Some(Epoch { began: unix_time() });
+                self.write_epoch()
+            }
+            Record::Clear => {
+                self.journal.change(|contents| contents.0.clear());
+                self.journal.catch_up()
+            }
+            Record::Put(stored) => self.journal.append(Line::Put(Mapping::new(stored, unix_time()))),
+            Record::Remove(key) => self.journal.append(Line::Remove(Key::new(key))),
+        };
+        self.honestly(done)
+    }
+
+    /// On return everything that was appended survives a power cut.
+    ///
+    /// # Errors
+    /// Whatever the system says; [`is_behind`](Self::is_behind) then.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let done = self.journal.sync();
+        self.honestly(done)
+    }
+
+    /// Whether something could not be written yet.
+    pub fn is_behind(&self) -> bool {
+        self.journal.is_behind()
+    }
+
+    /// Writes what could not be written.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.journal.catch_up()?;
+        self.write_epoch()
+    }
+
+    /// As long as the journal is behind there is no epoch to go on with.
+    fn honestly(&self, done: io::Result<()>) -> io::Result<()> {
+        if done.is_err() {
+            // On a full disk a file can be taken away still; on one that is read-only nothing helps.
+            let _ = std::fs::remove_file(self.directory.join(EPOCH));
+        }
+        done
+    }
+
+    fn write_epoch(&self) -> io::Result<()> {
+        match self.epoch {
+            Some(epoch) => write_anew(&self.directory, EPOCH, &serde_json::to_vec(&epoch)?).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl journal_file::Contents for Contents {
+    type Line = Line;
+
+    fn apply(&mut self, _number: usize, line: Line) -> Option<Line> {
+        match &line {
+            Line::Put(mapping) => drop(self.0.insert(mapping.key.clone(), mapping.clone())),
+            Line::Remove(key) => drop(self.0.remove(key)?),
+        }
+        Some(line)
+    }
+
+    fn forget_what_is_over(&mut self, now: u64) {
+        self.0.retain(|_, mapping| mapping.left_at(now) > 0);
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        self.0.values().cloned().map(Line::Put).collect()
+    }
+
+    fn line_count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Key {
+    fn new(key: &MappingKey) -> Self {
+        let Inside { softwire, addr } = key.inside();
+        Self {
+            addr,
+            softwire,
+            protocol: key.protocol().0,
+            internal_port: key.internal_port(),
+            peer: key.peer(),
+        }
+    }
+}
+
+impl Mapping {
+    fn new(stored: &StoredMapping, at: u64) -> Self {
+        let filter = |filter: &Filter| (filter.prefix_len, filter.remote_port, filter.remote_addr);
+        Self {
+            key: Key::new(&stored.key),
+            external: stored.external,
+            ports: stored.ports,
+            nonce: stored.nonce.map(|nonce| nonce.0),
+            companion: stored.companion,
+            requester: stored.requester.addr,
+            requester_softwire: stored.requester.softwire,
+            filters: stored.filters.iter().map(filter).collect(),
+            description: stored.description.clone(),
+            left: stored.left.as_secs().max(1),
+            at,
+        }
+    }
+
+    /// A clock that went back counts as no time at all.
+    fn left_at(&self, now: u64) -> u64 {
+        self.left.saturating_sub(now.saturating_sub(self.at))
+    }
+
+    fn stored(&self, now: u64) -> StoredMapping {
+        let Key { addr, softwire, protocol, internal_port, peer } = self.key.clone();
+        let filter = |&(prefix_len, remote_port, remote_addr): &(u8, u16, Ipv6Addr)| Filter {
+            prefix_len,
+            remote_port,
+            remote_addr,
+        };
+        StoredMapping {
+            key: MappingKey::new(Inside { softwire, addr }, Protocol(protocol), internal_port, peer),
+            external: self.external,
+            ports: self.ports,
+            nonce: self.nonce.map(Nonce),
+            companion: self.companion,
+            requester: Requester { addr: self.requester, softwire: self.requester_softwire },
+            filters: self.filters.iter().map(filter).collect(),
+            description: self.description.clone(),
+            left: Duration::from_secs(self.left_at(now)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(port: u16) -> StoredMapping {
+        let inside = Inside { softwire: None, addr: IpAddr::from([10, 8, 0, 2]) };
+        StoredMapping {
+            key: MappingKey::new(inside, Protocol::TCP, port, None),
+            external: SocketAddr::from(([198, 51, 100, 7], port)),
+            ports: 1,
+            nonce: Some(Nonce([port.to_be_bytes()[1]; 12])),
+            companion: false,
+            requester: Requester { addr: inside.addr, softwire: None },
+            filters: vec![Filter { prefix_len: 120, remote_port: 0, remote_addr: "::ffff:203.0.113.0".parse().unwrap() }],
+            description: Some("a game\n".to_owned()),
+            left: Duration::from_secs(3600),
+        }
+    }
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let name = format!("portferry-provider-store-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn load(&self) -> Loaded {
+            Store::open(&self.0).unwrap().1
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// RFC 6887 §8.5: what comes back whole goes on counting.
+    #[test]
+    fn what_was_stored_comes_back_with_its_epoch() {
+        let directory = Directory::new("back");
+        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        assert_eq!((loaded.mappings.len(), loaded.epoch), (0, None), "nothing is known of an earlier life");
+        let peer = Some(SocketAddr::from(([203, 0, 113, 9], 443)));
+        let by_peer = StoredMapping {
+            key: MappingKey::new(mapping(1).key.inside(), Protocol::TCP, 1, peer),
+            nonce: None,
+            filters: Vec::new(),
+            ..mapping(1)
+        };
+        for record in [
+            Record::Epoch,
+            Record::Put(mapping(1)),
+            Record::Put(mapping(2)),
+            Record::Put(by_peer.clone()),
+            Record::Remove(mapping(2).key),
+        ] {
+            store.append(&record).unwrap();
+        }
+        store.sync().unwrap();
+        let loaded = directory.load();
+        let about = |left: Duration| (3598..=3600).contains(&left.as_secs());
+        assert!(loaded.mappings.iter().all(|stored| about(stored.left)));
+        let same: Vec<StoredMapping> =
+            loaded.mappings.into_iter().map(|stored| StoredMapping { left: Duration::from_secs(3600), ..stored }).collect();
+        assert_eq!(same, [mapping(1), by_peer]);
+        assert!(loaded.epoch.is_some_and(|age| age < Duration::from_secs(3)));
+    }
+
+    /// A line that cannot be read is a mapping that is lost; so is one that a full disk has refused.
+    #[test]
+    fn an_epoch_ends_with_what_is_lost() {
+        let directory = Directory::new("lost");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        store.append(&Record::Epoch).unwrap();
+        store.append(&Record::Put(mapping(1))).unwrap();
+        store.append(&Record::Put(mapping(2))).unwrap();
+        let path = directory.0.join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damaged[20] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        let loaded = directory.load();
+        assert_eq!((loaded.mappings.len(), loaded.epoch, loaded.damaged), (1, None, 1));
+
+        std::fs::write(&path, &whole).unwrap();
+        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        assert!(loaded.epoch.is_some());
+        store.journal.fill();
+        std::fs::create_dir(directory.0.join("provider.journal.new")).unwrap();
+        store.append(&Record::Put(mapping(3))).unwrap_err();
+        assert!(store.is_behind());
+        std::fs::remove_dir(directory.0.join("provider.journal.new")).unwrap();
+        assert_eq!(directory.load().epoch, None, "3 was answered and is not stored");
+        store.catch_up().unwrap();
+        let loaded = directory.load();
+        assert_eq!((loaded.mappings.len(), loaded.epoch.is_some()), (3, true));
+    }
+
+    #[test]
+    fn what_is_over_does_not_come_back() {
+        let now = 1_000_000;
+        let stored = Mapping::new(&mapping(1), now);
+        assert_eq!(stored.stored(now + 3000).left, Duration::from_secs(600));
+        assert_eq!(stored.left_at(now + 3600), 0);
+        assert_eq!(stored.left_at(now - 50), 3600, "a clock that went back");
+    }
+}
