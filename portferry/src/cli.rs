@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
+use crate::pcp_client::{self, PcpCommand};
 use crate::{demo, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
@@ -48,6 +49,11 @@ enum Command {
         address: Ipv4Addr,
         #[command(flatten)]
         ask: Ask,
+    },
+    /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
+    Pcp {
+        #[command(subcommand)]
+        command: PcpCommand,
     },
     /// Play provider, gateway and application on the loopback interface, and show what they say
     Demo {
@@ -110,6 +116,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             serde_json::from_str::<ReleaseReport>(text)
                 .map(|report| format!("mappings of {} released: {}\n", report.host, report.released))
         }),
+        Command::Pcp { command } => pcp_client::run(&command),
         Command::Demo { once } => demo::demo(once),
     }
 }
