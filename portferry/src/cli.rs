@@ -23,7 +23,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 64 wrong command line, 69 a port or socket is taken or nobody answers, \
 71 the system refuses, 73 the state directory or the control socket cannot be written, 77 a privilege is missing, \
-78 the configuration is wrong.";
+78 the configuration is wrong; those of pcp see there.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -188,17 +188,18 @@ impl Client {
         }
     }
 
-    /// The network says that nobody is there.
-    pub(super) fn handle_unreachable(&mut self, error: &str) {
+    /// The network says that nobody is there; `closed` when the host is and the port is not.
+    pub(super) fn handle_unreachable(&mut self, closed: bool, error: &str) {
         if self.ended || self.held.is_some() {
             return; // what is held is asked for again when it is due
         }
         match self.after.take() {
-            Some(after) => {
+            Some(after) if !matches!(after, Outcome::Deleted { .. }) => {
                 self.events.push_back(Event::Note(Note::NotGivenBack(error.to_owned())));
                 self.end(after);
             }
-            None => self.end(Outcome::Unreachable(error.to_owned())),
+            // A delete that was wanted and is not confirmed is no success.
+            _ => self.end(Outcome::Unreachable { closed, error: error.to_owned() }),
         }
     }
 

@@ -22,6 +22,8 @@ mod schedule;
 mod server;
 mod shell;
 mod voice;
+#[cfg(test)]
+mod voice_tests;
 
 pub(crate) use args::PcpCommand;
 

@@ -117,8 +117,11 @@ pub(super) enum Outcome {
         waited: Duration,
         ignored: u32,
     },
-    /// The network said that nobody is there.
-    Unreachable(String),
+    /// The network said that nobody is there: its words, and whether at least the host is.
+    Unreachable {
+        closed: bool,
+        error: String,
+    },
     /// The server speaks NAT-PMP only, which has no words for it.
     Inexpressible(String),
     /// Somebody did not want to wait.
@@ -138,7 +141,7 @@ impl Outcome {
             Outcome::NotAsAsked { .. } => "not as asked",
             Outcome::Nonsense(_) => "nonsense",
             Outcome::Silent { .. } => "silent",
-            Outcome::Unreachable(_) => "unreachable",
+            Outcome::Unreachable { .. } => "unreachable",
             Outcome::Inexpressible(_) => "inexpressible",
             Outcome::Interrupted => "interrupted",
         }
@@ -174,8 +177,14 @@ impl Outcome {
                          Try: --protocol nat-pmp, another --server or --source, or more patience (--wait)";
                 Failure::unavailable(text)
             }
-            Outcome::Unreachable(why) => Failure::unavailable(format!(
-                "{server}: {why}.\n  Why: no PCP or NAT-PMP server listens there, or no way leads to it.\n  \
+            Outcome::Unreachable { closed: true, .. } => Failure::unavailable(format!(
+                "{server}: the port is closed (ICMP port unreachable).\n  \
+                 Why: no PCP or NAT-PMP server listens there, or not for this side.\n  \
+                 Try: another --server"
+            )),
+            Outcome::Unreachable { closed: false, error } => Failure::unavailable(format!(
+                "{server} cannot be reached: {error}.\n  \
+                 Why: no way leads there, or a firewall of this host forbids it.\n  \
                  Try: another --server; `ip route get {}` shows the way",
                 server.ip()
             )),

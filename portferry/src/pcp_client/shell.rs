@@ -59,13 +59,13 @@ pub(super) async fn run(mut errand: Errand) -> Result<(), Failure> {
                 return outcome.failure(server).map_or(Ok(()), Err);
             }
             if let Some(error) = failed {
-                client.handle_unreachable(&words(&error));
+                client.handle_unreachable(closed(&error), &error.to_string());
             }
         }
         tokio::select! {
             received = sockets.server.recv(&mut buffer) => match received {
                 Ok(len) => client.handle_datagram(clock::now(), server, &buffer[..len], &mut entropy),
-                Err(error) => client.handle_unreachable(&words(&error)),
+                Err(error) => client.handle_unreachable(closed(&error), &error.to_string()),
             },
             received = sockets.others.recv_from(&mut stray) => {
                 if let Ok((len, from)) = received {
@@ -132,12 +132,8 @@ fn cannot_ask(server: SocketAddr, source: Option<IpAddr>, error: &io::Error) -> 
     }
 }
 
-/// An error of the network as somebody reads it.
-fn words(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::ConnectionRefused => "the port is closed (ICMP port unreachable)".to_owned(),
-        _ => error.to_string(),
-    }
+fn closed(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::ConnectionRefused
 }
 
 /// SIGINT and SIGTERM, where a mapping has to be deleted first; elsewhere they end the program as they always do.

@@ -236,7 +236,10 @@ impl Voice {
                     rows.push(("options", self::options(&grant.options)));
                 }
                 rows.push(("server", self.server()));
-                rows.push(("delete with", self.delete_line(grant)));
+                rows.push(match grant.peer {
+                    None => ("delete with", self.delete_line(grant)),
+                    Some(_) => ("ends", "by itself: a PEER mapping cannot be deleted".to_owned()),
+                });
             }
             Outcome::Deleted { remaining: 0 } => {
                 rows.push(("deleted", "the mapping is gone, or was not there".to_owned()));
@@ -303,9 +306,6 @@ impl Voice {
 
     /// What takes the mapping away again.
     fn delete_line(&self, grant: &Grant) -> String {
-        if grant.peer.is_some() {
-            return "nothing: a PEER mapping ends by itself".to_owned();
-        }
         let protocol = match grant.protocol.name() {
             Some(name) => name.to_ascii_lowercase(),
             None => grant.protocol.0.to_string(),
