@@ -180,7 +180,8 @@ fn octets_are_those_of_the_wire() {
     let pcp = Pcp { network: &network, program };
     let wire = Capture::start(&network, Host::Router, WAN_INTERFACE, "udp port 5351");
 
-    let hex = pcp.does(&format!("map tcp 8080 --nonce {NONCE} --description four --option 224:0102 --hex"));
+    let hex =
+        pcp.does(&format!("map tcp 8080 --nonce {NONCE} --description four --option 224:01020304 --hex"));
     let packets = eventually("both datagrams", 5 * SECOND, || {
         let packets = wire.packets();
         (packets.len() == 2).then_some(packets)

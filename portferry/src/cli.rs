@@ -53,7 +53,7 @@ enum Command {
     /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
     Pcp {
         #[command(subcommand)]
-        command: PcpCommand,
+        command: Box<PcpCommand>,
     },
     /// Play provider, gateway and application on the loopback interface, and show what they say
     Demo {

@@ -61,7 +61,8 @@ const PCP: [(pcp::ResultCode, Hint); 29] = {
             R::MALFORMED_OPTION,
             hint(
                 "an option's length or contents are not what the server takes",
-                "look at them with --hex; miniupnpd says so to a DESCRIPTION whose length is no multiple of 4: add blanks",
+                "look at them with --hex; miniupnpd says so to every option whose length is no multiple of 4, so add blanks to a \
+                 --description",
             ),
         ),
         (

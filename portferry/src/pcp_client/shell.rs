@@ -170,3 +170,51 @@ pub(super) fn say(text: &str) {
     let mut out = io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// The server's own octets, everybody else's, and the news that nobody is there come by three ways.
+    #[test]
+    fn answers_by_who_sent_them() {
+        let exchange = async {
+            let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let sockets = Sockets::open(server.local_addr().unwrap(), None).unwrap();
+            sockets.server.send(b"question").await.unwrap();
+            let mut buffer = [0; 16];
+            let (_, asker) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(asker, sockets.own);
+            stranger.send_to(b"stranger", asker).await.unwrap();
+            server.send_to(b"server", asker).await.unwrap();
+            let len = sockets.server.recv(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..len], b"server");
+            let (len, from) = sockets.others.recv_from(&mut buffer).await.unwrap();
+            assert_eq!((&buffer[..len], from), (&b"stranger"[..], stranger.local_addr().unwrap()));
+
+            drop(server);
+            sockets.server.send(b"question").await.unwrap();
+            let error = sockets.server.recv(&mut buffer).await.unwrap_err();
+            assert!(closed(&error), "{error}");
+        };
+        let runtime = crate::run::runtime().unwrap();
+        let soon = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), exchange).await });
+        soon.expect("nothing of this takes long");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_a_wrong_command_line() {
+        let runtime = crate::run::runtime().unwrap();
+        let _entered = runtime.enter();
+        let failure = |server: &str, source: &str| {
+            let (server, source) = (server.parse().unwrap(), source.parse().unwrap());
+            let error = Sockets::open(server, Some(source)).map(|_| ()).unwrap_err();
+            cannot_ask(server, Some(source), &error).to_string()
+        };
+        assert!(failure("127.0.0.1:5351", "192.0.2.1").contains("no address of this host"));
+        assert!(failure("127.0.0.1:5351", "::1").contains("two families"));
+    }
+}
