@@ -230,6 +230,30 @@ fn a_kept_mapping_is_renewed_and_deleted_at_the_end() {
     assert_eq!(provider.forwarding(TCP, 8080), None);
 }
 
+/// RFC 6887 §14.1.3: who keeps a mapping hears that the server has lost its state, and asks again within 5 s.
+#[test]
+fn a_kept_mapping_is_asked_for_again_when_the_server_starts_anew() {
+    let Some(program) = program() else { return };
+    let network = Network::new(CASCADED);
+    let mut provider = Provider::start(&network, Options::default());
+    let mut keeping =
+        network.spawn(Host::Router, "keep", &program, ["pcp", "map", "tcp", "8080", "8080", "--keep"]);
+    keeping.await_log("held for 1h 00m", 5 * SECOND);
+    // The epoch has to have advanced by more than the 2 s that clocks may differ.
+    let pcp = Pcp { network: &network, program };
+    eventually("an epoch that tells", 15 * SECOND, || {
+        pcp.json("announce")["epoch"].as_u64().filter(|epoch| *epoch > 5)
+    });
+    provider.stop();
+    provider.forget();
+    assert_eq!(provider.forwarding(TCP, 8080), None);
+    provider.restart();
+    keeping.await_log("(unasked)", 5 * SECOND);
+    keeping.await_log("lost its state", 5 * SECOND);
+    keeping.await_log("renewed for 1h 00m", 10 * SECOND);
+    assert!(provider.forwarding(TCP, 8080).is_some());
+}
+
 /// A server that starts says so to everybody; one that is gone or silent has an exit code.
 #[test]
 fn announcements_silence_and_closed_ports() {

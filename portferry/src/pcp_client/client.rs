@@ -172,10 +172,8 @@ impl Client {
                 }
             }
             Ok(_) => self.ignore(from, bytes, Ignored::Unasked),
-            Err(why) => match Response::parse(bytes) {
-                // RFC 6887 §14.1.3: unasked, about the epoch of a server that we hold something from.
-                Ok(response) if response.body == Body::Announce && self.held.is_some() => {
-                    let answer = Answer::Pcp(response);
+            Err(why) => match self.announcement(bytes) {
+                Some(answer) => {
                     self.events.push_back(Event::Told { bytes: bytes.to_vec(), answer: answer.clone() });
                     if !self.check_epoch(now, &answer)
                         && let Some(held) = &mut self.held
@@ -183,9 +181,22 @@ impl Client {
                         held.due = now + entropy.up_to(RECOVERY_WAIT);
                     }
                 }
-                _ => self.ignore(from, bytes, why),
+                None => self.ignore(from, bytes, why),
             },
         }
+    }
+
+    /// What a server says unasked about its epoch, in the protocol that is spoken (RFC 6887 §14.1.3, RFC 6886 §3.2.1); it counts
+    /// only while something is held from it.
+    fn announcement(&self, bytes: &[u8]) -> Option<Answer> {
+        self.held.as_ref()?;
+        if self.nat_pmp {
+            let response = natpmp::Response::parse(bytes).ok()?;
+            let announces = matches!(response, natpmp::Response::ExternalAddress { .. });
+            return announces.then_some(Answer::NatPmp(response));
+        }
+        let response = Response::parse(bytes).ok()?;
+        (response.body == Body::Announce).then_some(Answer::Pcp(response))
     }
 
     /// The network says that nobody is there; `closed` when the host is and the port is not.

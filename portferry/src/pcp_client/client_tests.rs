@@ -528,6 +528,23 @@ fn what_the_server_says_unasked_about_a_kept_mapping() {
     assert_eq!((rig.sent.len(), rig.last_map().external_port), (2, 9191));
 }
 
+/// RFC 6886 §3.2.1: a gateway that has lost its state says so with its external address.
+#[test]
+fn a_nat_pmp_gateway_that_starts_anew_is_asked_anew() {
+    let mut rig = Rig::new(Plan { speak: Speak::NatPmp, ..plan(kept()) });
+    let (result, protocol, lifetime) = (natpmp::ResultCode::SUCCESS, natpmp::Transport::Tcp, 3600);
+    let (internal_port, external_port, epoch) = (8080, 9090, 1000);
+    rig.receive(
+        &natpmp::Response::Map { result, epoch, protocol, internal_port, external_port, lifetime }.to_bytes(),
+    );
+    rig.pass_secs(100);
+    rig.receive(&natpmp::Response::ExternalAddress { result, epoch: 0, addr: EXTERNAL }.to_bytes());
+    rig.pass_secs(5);
+    let request = natpmp::Request::Map { protocol, internal_port, external_port, lifetime };
+    assert_eq!(rig.sent.last().map(|(_, question)| question), Some(&Question::NatPmp(request)));
+    assert_eq!((rig.sent.len(), rig.told), (2, 1));
+}
+
 #[test]
 fn an_unreachable_server_does_not_end_what_is_held() {
     let mut rig = Rig::of(kept());

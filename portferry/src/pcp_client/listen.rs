@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use engine::uplink::EpochClock;
@@ -22,10 +22,39 @@ use crate::sockets::{self, Reading};
 use crate::table::printable;
 
 /// One datagram of one interface.
-struct Heard {
+pub(super) struct Heard {
     interface: String,
-    from: SocketAddr,
-    bytes: Vec<u8>,
+    pub(super) from: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What is announced on one link.
+pub(super) struct Announcements {
+    heard: mpsc::Receiver<Heard>,
+    _sockets: Vec<Reading>,
+}
+
+impl Announcements {
+    /// On the link that has this address of ours; `None` where nobody can listen, which is no reason not to go on.
+    pub(super) async fn beside(own: IpAddr) -> Option<Self> {
+        let snapshot = Netlink::open().ok()?.snapshot().await.ok()?;
+        let has_own = |one: &&Interface| one.addresses.iter().any(|(addr, _)| *addr == own);
+        let interface = snapshot.interfaces.iter().find(has_own)?;
+        let (queue, heard) = mpsc::channel(64);
+        let (_, sockets) = open(&[interface], &queue).ok()?;
+        Some(Self { heard, _sockets: sockets })
+    }
+
+    /// The next one; for ever none if nobody listens.
+    pub(super) async fn next(announcements: &mut Option<Self>) -> Heard {
+        match announcements {
+            Some(Self { heard, .. }) => match heard.recv().await {
+                Some(heard) => heard,
+                None => future::pending().await,
+            },
+            None => future::pending().await,
+        }
+    }
 }
 
 /// What is known of a server: the interface and address it speaks from, and its port.

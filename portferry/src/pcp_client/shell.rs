@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::Errand;
 use super::client::{Client, Event, Route};
+use super::listen::Announcements;
 use super::plan::Job;
 use super::server;
 use super::voice::{Ends, Voice};
@@ -41,7 +42,9 @@ pub(super) async fn run(mut errand: Errand) -> Result<(), Failure> {
     let client = errand.asking.client_address.unwrap_or(sockets.own.ip());
     let mut voice = Voice::new(&errand, Ends { server, source: sockets.own, client });
     say(&voice.begin());
-    let mut signals = Signals::watch(errand.plan.job.keeps())?;
+    let keeps = errand.plan.job.keeps();
+    let mut signals = Signals::watch(keeps)?;
+    let mut announcements = if keeps { Announcements::beside(sockets.own.ip()).await } else { None };
     // No secret is derived here: only randomness is drawn.
     let mut entropy = KernelEntropy::new([0; 16]);
     let began = Instant::now();
@@ -71,6 +74,9 @@ pub(super) async fn run(mut errand: Errand) -> Result<(), Failure> {
                 if let Ok((len, from)) = received {
                     client.handle_datagram(clock::now(), from, &stray[..len], &mut entropy);
                 }
+            }
+            heard = Announcements::next(&mut announcements) => {
+                client.handle_datagram(clock::now(), heard.from, &heard.bytes, &mut entropy);
             }
             () = signals.next() => client.handle_interrupt(clock::now(), &mut entropy),
             () = until(client.next_timeout()) => client.handle_timeout(clock::now(), &mut entropy),
