@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
-use crate::pcp_client::{self, PcpCommand};
+use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::{demo, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
@@ -51,6 +51,7 @@ enum Command {
         ask: Ask,
     },
     /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
+    #[command(after_help = EXAMPLES)]
     Pcp {
         #[command(subcommand)]
         command: Box<PcpCommand>,

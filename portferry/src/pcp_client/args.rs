@@ -21,6 +21,14 @@ same may be granted later), 76 the server's success is not what was asked for, o
 /// Longest request, in octets (RFC 6887 §7).
 const DATAGRAM: usize = wire::pcp::MAX_LEN;
 
+/// Of `portferry pcp`.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  portferry pcp announce                is the default router a server?
+  portferry pcp external                our address on the Internet
+  portferry pcp map tcp 80 8080 --keep  a port, until Ctrl-C
+  portferry pcp map tcp 80 --hex        every octet that is said";
+
 /// Ask a PCP or NAT-PMP server, and see octet by octet what it says.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PcpCommand {

@@ -201,8 +201,9 @@ impl Client {
 
     /// The network says that nobody is there; `closed` when the host is and the port is not.
     pub(super) fn handle_unreachable(&mut self, closed: bool, error: &str) {
-        if self.ended || self.held.is_some() {
-            return; // what is held is asked for again when it is due
+        let patient = self.exchange.as_ref().is_some_and(|exchange| exchange.gives_up.is_none());
+        if self.ended || self.held.is_some() || patient {
+            return; // what is kept is asked for again when it is due
         }
         match self.after.take() {
             Some(after) if !matches!(after, Outcome::Deleted { .. }) => {

@@ -549,11 +549,20 @@ fn a_nat_pmp_gateway_that_starts_anew_is_asked_anew() {
 fn an_unreachable_server_does_not_end_what_is_held() {
     let mut rig = Rig::of(kept());
     rig.grant(9090, 300);
-    rig.client.handle_unreachable(true, "refused");
-    rig.drain();
-    assert_eq!(rig.ended, None);
+    let refused = |rig: &mut Rig| {
+        rig.client.handle_unreachable(true, "refused");
+        rig.drain();
+        assert_eq!(rig.ended, None);
+    };
+    refused(&mut rig);
     rig.pass_secs(200);
     assert_eq!(rig.sent.len(), 2);
+    rig.pass_secs(101);
+    assert!(rig.notes.contains(&Note::Expired));
+    refused(&mut rig);
+    let before = rig.sent.len();
+    rig.pass_secs(10);
+    assert_eq!(rig.sent.len(), before + 2, "it is asked for anew");
 }
 
 // ── Lists ──────────────────────────────────────────────────────────────────────────────────────────────────────────

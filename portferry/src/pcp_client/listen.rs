@@ -77,8 +77,10 @@ pub(super) async fn run(args: &ListenArgs) -> Result<(), Failure> {
         tokio::select! {
             Some(datagram) = heard.recv() => {
                 let (announcement, text) = ear.hear(began.elapsed(), clock::now(), &datagram);
-                say(&text);
                 count += u64::from(announcement);
+                if !say(&text) {
+                    break;
+                }
             }
             () = after(left) => break,
         }

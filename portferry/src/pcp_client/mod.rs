@@ -25,7 +25,7 @@ mod voice;
 #[cfg(test)]
 mod voice_tests;
 
-pub(crate) use args::PcpCommand;
+pub(crate) use args::{EXAMPLES, PcpCommand};
 
 use crate::exit::Failure;
 

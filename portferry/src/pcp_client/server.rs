@@ -11,6 +11,11 @@ use crate::netlink::{Netlink, Snapshot};
 /// The server's address with its port and, for a link-local address, its interface.
 pub(super) async fn find(name: Option<&ServerName>, source: Option<IpAddr>) -> Result<SocketAddr, Failure> {
     if let Some(ServerName { addr, port, zone: None }) = name {
+        if let IpAddr::V6(v6) = addr
+            && v6.is_unicast_link_local()
+        {
+            return Err(Failure::usage(format!("{addr} is on every link: name the interface, {addr}%eth0")));
+        }
         return Ok(SocketAddr::new(*addr, *port));
     }
     let no_netlink = |error| Failure::system(format!("cannot read the system's routes: {error}"));

@@ -171,10 +171,10 @@ async fn until(at: Option<engine::time::Instant>) {
     }
 }
 
-/// A reader that went away, such as `head`, is no failure.
-pub(super) fn say(text: &str) {
+/// A reader that went away, such as `head`, is no failure; whether somebody still reads.
+pub(super) fn say(text: &str) -> bool {
     let mut out = io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::{hex, json};
 use crate::exit::Failure;
 use crate::table::{columns, duration, printable};
 
-/// So many datagrams of one errand stand in the JSON document at most: those of the end.
-const MOST_DATAGRAMS: usize = 1000;
+/// So many datagrams and notes of one errand stand in the JSON document at most: those of the end.
+const MOST: usize = 1000;
 
 /// Between whom, for the person who reads.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Voice {
     tries: u32,
     answered: Option<Answered>,
     datagrams: VecDeque<Value>,
-    notes: Vec<String>,
+    notes: VecDeque<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Voice {
             tries: 0,
             answered: None,
             datagrams: VecDeque::new(),
-            notes: Vec::new(),
+            notes: VecDeque::new(),
         }
     }
 
@@ -105,7 +105,7 @@ impl Voice {
             Event::Note(note) => {
                 // What is renewed every half an hour is no news for the end.
                 if !matches!(note, Note::Held { .. }) {
-                    self.notes.push(note.to_string());
+                    push(&mut self.notes, note.to_string());
                 }
                 self.line(at, '-', &note.to_string(), &[])
             }
@@ -125,17 +125,15 @@ impl Voice {
         if !self.show.json {
             return;
         }
-        if self.datagrams.len() == MOST_DATAGRAMS {
-            self.datagrams.pop_front();
-        }
-        self.datagrams.push_back(json!({
+        let datagram = json!({
             "at_ms": rounded_millis(at),
             "direction": direction,
             "peer": json::peer(peer),
             "octets": hex::plain(bytes),
             "message": message,
             "ignored": ignored,
-        }));
+        });
+        push(&mut self.datagrams, datagram);
     }
 
     fn line(&self, at: Duration, sign: char, text: &str, bytes: &[u8]) -> String {
@@ -323,6 +321,14 @@ impl Voice {
         }
         text + &option_words(&grant.options)
     }
+}
+
+/// Whoever keeps a mapping for a year does not fill the memory with it.
+fn push<T>(all: &mut VecDeque<T>, one: T) {
+    if all.len() == MOST {
+        all.pop_front();
+    }
+    all.push_back(one);
 }
 
 /// `TCP 192.168.1.10:8080 -> 203.0.114.1:9090`
