@@ -114,8 +114,11 @@ fn execute(command: Command) -> Result<(), Failure> {
             serde_json::from_str::<Vec<MappingReport>>(text).map(|report| table::mappings(&report))
         }),
         Command::Release { address, ask } => show(&ask, Question::Release(address), |text| {
-            serde_json::from_str::<ReleaseReport>(text)
-                .map(|report| format!("mappings of {} released: {}\n", report.host, report.released))
+            serde_json::from_str::<ReleaseReport>(text).map(|report| {
+                let stored =
+                    if report.stored { "" } else { ", but that cannot be stored: a crash brings them back" };
+                format!("mappings of {} released: {}{stored}\n", report.host, report.released)
+            })
         }),
         Command::Pcp { command } => pcp_client::run(&command),
         Command::Demo { once } => demo::demo(once),
