@@ -88,6 +88,11 @@ impl NatPorts {
         Some(found)
     }
 
+    /// Who has taken this port.
+    pub fn holder(&self, protocol: Protocol, port: u16) -> Option<FlowId> {
+        self.used.get(&(protocol, port)).copied()
+    }
+
     /// How many ports are taken.
     pub(crate) fn len(&self) -> usize {
         self.used.len()

@@ -14,7 +14,7 @@ mod settings;
 mod shadow;
 mod storm;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ use engine::gateway::{NatMode, RequestId};
 use engine::provider::PreferFailure;
 use engine::status::MappingStatus;
 use engine::time::{Duration, Instant};
-use wire::pcp::Protocol;
+use wire::pcp::{OptionCode, Protocol};
 
 use crate::sim::{Callback, EXTERNAL, Happening, Server, WAN, World};
 use ledger::Ledger;
@@ -181,8 +181,9 @@ struct Simulation {
     version_refused: Option<Instant>,
     /// What control points had been told when the disk filled up, as long as something is not written since.
     stale: Option<BTreeMap<Key, shadow::Claim>>,
-    /// When everything stored was last lost.
+    /// When everything stored was last lost, and for whom a filter had been asked by then.
     wiped: Option<Instant>,
+    forgotten: BTreeSet<ledger::Client>,
     /// Mappings of the server were listed, or may have been.
     lists: bool,
     /// It was changed whether descriptions are sent.
@@ -229,6 +230,7 @@ impl Simulation {
             version_refused: None,
             stale: None,
             wiped: None,
+            forgotten: BTreeSet::new(),
             lists,
             descriptions_switched: false,
             promises: BTreeMap::new(),
@@ -409,6 +411,9 @@ impl Simulation {
             self.world.lose_disk();
             self.shadow.forget();
             self.wiped = Some(self.world.now());
+            let filtered = |sent: &&crate::sim::Sent| sent.request.option(OptionCode::FILTER).is_some();
+            let clients = self.world.sent().iter().filter(filtered);
+            self.forgotten.extend(clients.filter_map(|sent| Some(ledger::client_of(&sent.request)?.0)));
         }
         self.lists |= self.world.config().list_mappings;
         self.world.start();

@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
+use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::{demo, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
@@ -22,7 +23,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 64 wrong command line, 69 a port or socket is taken or nobody answers, \
 71 the system refuses, 73 the state directory or the control socket cannot be written, 77 a privilege is missing, \
-78 the configuration is wrong.";
+78 the configuration is wrong; those of pcp see there.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -48,6 +49,12 @@ enum Command {
         address: Ipv4Addr,
         #[command(flatten)]
         ask: Ask,
+    },
+    /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
+    #[command(after_help = EXAMPLES)]
+    Pcp {
+        #[command(subcommand)]
+        command: Box<PcpCommand>,
     },
     /// Play provider, gateway and application on the loopback interface, and show what they say
     Demo {
@@ -107,9 +114,13 @@ fn execute(command: Command) -> Result<(), Failure> {
             serde_json::from_str::<Vec<MappingReport>>(text).map(|report| table::mappings(&report))
         }),
         Command::Release { address, ask } => show(&ask, Question::Release(address), |text| {
-            serde_json::from_str::<ReleaseReport>(text)
-                .map(|report| format!("mappings of {} released: {}\n", report.host, report.released))
+            serde_json::from_str::<ReleaseReport>(text).map(|report| {
+                let stored =
+                    if report.stored { "" } else { ", but that cannot be stored: a crash brings them back" };
+                format!("mappings of {} released: {}{stored}\n", report.host, report.released)
+            })
         }),
+        Command::Pcp { command } => pcp_client::run(&command),
         Command::Demo { once } => demo::demo(once),
     }
 }

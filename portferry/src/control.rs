@@ -112,6 +112,8 @@ pub struct ReleaseReport {
     pub host: Ipv4Addr,
     /// How many mappings of it are gone.
     pub released: usize,
+    /// That is stored; if not, a crash brings them back.
+    pub stored: bool,
 }
 
 /// A mapping, as `portferry mappings --json` prints it.

@@ -249,6 +249,11 @@ impl Shell {
             }
             self.sync();
             if self.stopped {
+                if self.store_failed {
+                    tracing::warn!(
+                        "the state could not be written at the end: the next start may take up mappings that were given back"
+                    );
+                }
                 self.close().await;
                 return Ok(Stop::Clean);
             }
@@ -320,8 +325,15 @@ impl Shell {
                 Signal::Reload => self.reload(gateway).await,
             },
             Some(Asked { question, reply }) = self.asked.recv() => {
+                let answer = match question {
+                    Question::Release(host) => self.release(gateway, host).await,
+                    Question::Status => json(&StatusReport::from(gateway.status(now()))),
+                    Question::Mappings => {
+                        json(&gateway.mappings(now()).map(MappingReport::from).collect::<Vec<_>>())
+                    }
+                };
                 // Whoever asked may have hung up.
-                let _ = reply.send(report(gateway, question));
+                let _ = reply.send(answer);
             }
             // While a retry is due anyway, a lasting error must not be heard again and again.
             changed = self.links.changed(), if self.retry.is_none() => match changed {
@@ -351,6 +363,18 @@ impl Shell {
             () = sleep => {} // the next turn sees what is due
         }
         Ok(())
+    }
+
+    /// Everything of a LAN host goes; the answer says whether that will survive a crash.
+    async fn release(&mut self, gateway: &mut Gateway, host: Ipv4Addr) -> String {
+        let of_host = |mapping: &MappingStatus| *mapping.internal.ip() == host;
+        let released = gateway.mappings(now()).filter(of_host).count();
+        gateway.handle(now(), Event::Release(host));
+        while let Some(effect) = gateway.poll_effect() {
+            self.perform(effect).await;
+        }
+        self.sync();
+        json(&ReleaseReport { host, released, stored: !self.store_failed })
     }
 
     /// Hands a request of a control point to the gateway.
@@ -687,6 +711,12 @@ impl Shell {
         let Some(nft) = &mut self.nft else {
             return Err(NatFailure::Kernel("there is no NAT table".to_owned()));
         };
+        let change = match change {
+            // It is not there, as it should be.
+            Change::Remove(old) if !nft.holds(&old) => return Ok(()),
+            Change::Replace { old, new } if !nft.holds(&old) => Change::Add(new),
+            change => change,
+        };
         let mut result = nft.apply(&[change]).await;
         if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             // Somebody flushed the whole ruleset, as a restarted firewall does.
@@ -695,11 +725,6 @@ impl Shell {
                 tracing::warn!("the table of this router's NAT was gone (nft flush ruleset?); made anew");
                 result = nft.apply(&[change]).await;
             }
-        }
-        if let (Change::Remove(_), Err(std::io::ErrorKind::NotFound)) =
-            (&change, result.as_ref().map_err(|e| e.kind()))
-        {
-            return Ok(()); // it is not there, as it should be
         }
         result.map_err(|error| NatFailure::Kernel(error.to_string()))
     }
@@ -788,21 +813,8 @@ fn nat1(rule: NatRule) -> Nat1Rule {
     }
 }
 
-fn report(gateway: &mut Gateway, question: Question) -> String {
-    let json = match question {
-        Question::Status => serde_json::to_string(&StatusReport::from(gateway.status(now()))),
-        Question::Mappings => {
-            let mappings: Vec<MappingReport> = gateway.mappings(now()).map(MappingReport::from).collect();
-            serde_json::to_string(&mappings)
-        }
-        Question::Release(host) => {
-            let of_host = |mapping: &MappingStatus| *mapping.internal.ip() == host;
-            let released = gateway.mappings(now()).filter(of_host).count();
-            gateway.handle(now(), Event::Release(host));
-            serde_json::to_string(&ReleaseReport { host, released })
-        }
-    };
-    json.expect("plain values become JSON")
+fn json(report: &impl serde::Serialize) -> String {
+    serde_json::to_string(report).expect("plain values become JSON")
 }
 
 #[cfg(test)]
@@ -834,6 +846,32 @@ mod tests {
             assert_eq!(answer.await.unwrap(), expected);
             assert_eq!(matches!(shell.outcomes.front(), Some(Outcome::StoreFailed(_))), stored);
         }
+    }
+
+    /// what could not be stored is tried again by itself, and the gateway hears of it.
+    #[tokio::test]
+    async fn what_could_not_be_stored_is_tried_again() {
+        let directory = std::env::temp_dir().join(format!("portferry-retry-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
+        let config = Config::parse(std::path::Path::new("test"), text).unwrap();
+        let device = crate::run::device(&config, &crate::state::Identity::random());
+        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new([7; 16])));
+        let (_signals, received) = mpsc::channel(1);
+        let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
+        let mut shell = Shell::new(config, None, device, links, received);
+        shell.store = Some(Store::open(&directory).unwrap().0);
+        shell.write(|_| Err(std::io::ErrorKind::StorageFull.into()));
+        let retry = shell.store_retry.expect("it is tried again");
+        assert!(retry > now() && retry <= now() + STORE_RETRY);
+        assert!(matches!(shell.outcomes.pop_front(), Some(Outcome::StoreFailed(_))));
+        // Half a minute later there is room.
+        shell.store.as_mut().unwrap().fall_behind();
+        shell.store_retry = Some(now());
+        shell.wait(&mut gateway).await.unwrap();
+        assert!(matches!(shell.outcomes.pop_front(), Some(Outcome::StoreWorks)));
+        assert_eq!(shell.store_retry, None);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[tokio::test]

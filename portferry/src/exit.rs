@@ -11,6 +11,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The command line asks for what cannot be (EX_USAGE).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { code: 64, message: message.into() }
+    }
+
+    /// A file cannot be read (EX_NOINPUT).
+    pub fn no_input(message: impl Into<String>) -> Self {
+        Self { code: 66, message: message.into() }
+    }
+
     /// The other side of a connection is not there (EX_UNAVAILABLE).
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { code: 69, message: message.into() }
@@ -26,6 +36,16 @@ impl Failure {
         Self { code: 73, message: message.into() }
     }
 
+    /// The other side refuses, for now (EX_TEMPFAIL): a PCP refusal says how long it holds.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { code: 75, message: message.into() }
+    }
+
+    /// The other side said what cannot be (EX_PROTOCOL).
+    pub fn protocol(message: impl Into<String>) -> Self {
+        Self { code: 76, message: message.into() }
+    }
+
     /// A privilege is missing (EX_NOPERM).
     pub fn no_permission(message: impl Into<String>) -> Self {
         Self { code: 77, message: message.into() }
@@ -34,6 +54,11 @@ impl Failure {
     /// The configuration is wrong (EX_CONFIG).
     pub fn config(message: impl Into<String>) -> Self {
         Self { code: 78, message: message.into() }
+    }
+
+    /// The code as a number.
+    pub fn code(&self) -> u8 {
+        self.code
     }
 
     /// The code for the shell.

@@ -40,8 +40,12 @@ pub struct JournalFile<C> {
     file: Option<File>,
     /// Lines in the file.
     lines: usize,
+    /// So many may there be before it is tried again to write the file anew, after that has failed.
+    most_lines: usize,
     /// Something was appended since the last [`JournalFile::sync`].
     unsynced: bool,
+    /// It was tried since then to write everything, in vain.
+    tried: bool,
     /// The number of the last line; it goes on when the file is written anew.
     number: usize,
     contents: C,
@@ -70,7 +74,17 @@ impl<C: Contents> JournalFile<C> {
         }
         contents.forget_what_is_over(unix_time());
         let directory = directory.to_owned();
-        let mut journal = Self { directory, name, file: None, lines: 0, unsynced: false, number, contents };
+        let mut journal = Self {
+            directory,
+            name,
+            file: None,
+            lines: 0,
+            most_lines: 0,
+            unsynced: false,
+            tried: false,
+            number,
+            contents,
+        };
         match journal.catch_up() {
             Err(error) if is_lack_of_room(&error) => {}
             other => other?,
@@ -95,13 +109,21 @@ impl<C: Contents> JournalFile<C> {
     pub fn append(&mut self, line: C::Line) -> io::Result<()> {
         self.number += 1;
         let Some(line) = self.contents.apply(self.number, line) else { return Ok(()) };
+        if self.is_behind() && self.tried {
+            return Err(io::ErrorKind::StorageFull.into()); // not everything again for each of many changes
+        }
         if self.is_behind() {
+            self.tried = true;
             return self.catch_up();
         }
-        if self.lines > self.contents.line_count() * 2 + HISTORY && self.catch_up().is_ok() {
-            return Ok(());
+        if self.lines > self.most_lines.max(self.contents.line_count() * 2 + HISTORY) {
+            match self.catch_up() {
+                Ok(()) => return Ok(()),
+                // Where there is no room for a second file there may be some for a line.
+                Err(_) if !self.is_behind() => self.most_lines = self.lines * 2,
+                Err(error) => return Err(error),
+            }
         }
-        // Where there is no room for a second file there may be some for a line.
         let Some(file) = self.file.as_mut() else { return Err(io::ErrorKind::StorageFull.into()) };
         self.lines += 1;
         self.unsynced = true;
@@ -117,6 +139,7 @@ impl<C: Contents> JournalFile<C> {
     /// # Errors
     /// Whatever the system says; the file [is behind](Self::is_behind) then, for nobody knows what has been written.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.tried = false;
         let synced = match &self.file {
             Some(file) if std::mem::take(&mut self.unsynced) => file.sync_data(),
             _ => Ok(()),
@@ -127,8 +150,9 @@ impl<C: Contents> JournalFile<C> {
         synced
     }
 
-    /// Whether something could not be written, so that the file is as it was before that. Every [`append`](Self::append)
-    /// tries to write everything, and so does [`catch_up`](Self::catch_up).
+    /// Whether something could not be written, so that the file is as it was before that. The first
+    /// [`append`](Self::append) after a [`sync`](Self::sync) tries to write everything, and so does
+    /// [`catch_up`](Self::catch_up).
     pub fn is_behind(&self) -> bool {
         self.file.is_none()
     }
@@ -136,14 +160,42 @@ impl<C: Contents> JournalFile<C> {
     /// Writes everything that stands into a new file and puts it in the old one's place; on return it survives a power cut.
     ///
     /// # Errors
-    /// Whatever the system says; the old file is as it was.
+    /// Whatever the system says; the old file is there still and is gone on with, or the file [is behind](Self::is_behind).
     pub fn catch_up(&mut self) -> io::Result<()> {
+        let octets = self.octets()?;
+        let new = NewFile::write(&self.directory, self.name, &octets)?;
+        // Should it fail from here on, nobody knows which of the two files is there.
+        self.file = None;
+        self.file = Some(new.put_in_place()?);
+        Ok(())
+    }
+
+    /// As [`catch_up`](Self::catch_up), when less stands than before: where there is no room for a second file, the one that
+    /// is there is written over. A power cut meanwhile leaves a part.
+    ///
+    /// # Errors
+    /// Whatever the system says; the file [is behind](Self::is_behind) then.
+    pub fn shrink(&mut self) -> io::Result<()> {
+        if self.catch_up().is_ok() {
+            return Ok(());
+        }
+        self.file = None;
+        let octets = self.octets()?;
+        let path = self.directory.join(self.name);
+        let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
+        file.write_all(&octets)?;
+        file.sync_all()?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Everything that stands.
+    fn octets(&mut self) -> io::Result<Vec<u8>> {
         self.contents.forget_what_is_over(unix_time());
         let lines = self.contents.lines();
+        (self.lines, self.most_lines, self.unsynced) = (lines.len(), 0, false);
         let octets: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
-        let file = write_anew(&self.directory, self.name, &octets.concat())?;
-        (self.file, self.lines, self.unsynced) = (Some(file), lines.len(), false);
-        Ok(())
+        Ok(octets.concat())
     }
 }
 
@@ -153,7 +205,22 @@ impl<C: Contents> JournalFile<C> {
     pub fn full() -> Self {
         let file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
         let (directory, name, contents) = (PathBuf::from("/dev/full"), "full", C::default());
-        Self { directory, name, file: Some(file), lines: 0, unsynced: false, number: 0, contents }
+        Self {
+            directory,
+            name,
+            file: Some(file),
+            lines: 0,
+            most_lines: 0,
+            unsynced: false,
+            tried: false,
+            number: 0,
+            contents,
+        }
+    }
+
+    /// Something could not be written.
+    pub fn fall_behind(&mut self) {
+        self.file = None;
     }
 
     /// From now on its file system has no room.
@@ -169,18 +236,38 @@ impl<C: Contents> JournalFile<C> {
 
 /// Puts a file with these octets in the place of the one called `name`, so that a power cut leaves the old or the new
 /// one; only this user can read it.
-pub fn write_anew(directory: &Path, name: &str, octets: &[u8]) -> io::Result<File> {
-    let new = directory.join(format!("{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    let written = file.write_all(octets).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // What room it has taken is needed elsewhere.
-        let _ = std::fs::remove_file(&new);
-        return Err(error);
+pub fn write_anew(directory: &Path, name: &str, octets: &[u8]) -> io::Result<()> {
+    NewFile::write(directory, name, octets)?.put_in_place().map(drop)
+}
+
+/// A file beside the one that it is to replace.
+struct NewFile<'a> {
+    directory: &'a Path,
+    name: &'a str,
+    path: PathBuf,
+    file: File,
+}
+
+impl<'a> NewFile<'a> {
+    /// The old one is as it was, also after an error.
+    fn write(directory: &'a Path, name: &'a str, octets: &[u8]) -> io::Result<Self> {
+        let path = directory.join(format!("{name}.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let written = file.write_all(octets).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // What room it has taken is needed elsewhere.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Self { directory, name, path, file })
     }
-    std::fs::rename(&new, directory.join(name))?;
-    File::open(directory)?.sync_all()?;
-    Ok(file)
+
+    /// After an error it is there, or the old one.
+    fn put_in_place(self) -> io::Result<File> {
+        std::fs::rename(&self.path, self.directory.join(self.name))?;
+        File::open(self.directory)?.sync_all()?;
+        Ok(self.file)
+    }
 }
 
 /// What passes: no room, or a file system that went read-only.

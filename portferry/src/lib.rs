@@ -15,6 +15,7 @@ pub mod memory_nat;
 pub mod netlink;
 pub mod nft;
 pub mod notify;
+mod pcp_client;
 pub mod resolve;
 pub mod run;
 pub mod sockets;

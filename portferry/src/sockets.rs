@@ -1,7 +1,7 @@
 //! UDP sockets: SSDP on each LAN interface, the uplink towards the PCP server, and the group for its announcements.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::sync::mpsc;
@@ -90,6 +90,19 @@ pub fn announcements(interface: &str, index: u32) -> io::Result<UdpSocket> {
     let group = wire::pcp::ANNOUNCE_GROUP_V4;
     socket.bind(&SocketAddr::from((group, wire::pcp::CLIENT_PORT)).into())?;
     socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
+    nonblocking(socket)
+}
+
+/// The same for a server that speaks IPv6.
+pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_only_v6(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    let group = wire::pcp::ANNOUNCE_GROUP_V6;
+    socket.bind(&SocketAddrV6::new(group, wire::pcp::CLIENT_PORT, 0, index).into())?;
+    socket.join_multicast_v6(&group, index)?;
     nonblocking(socket)
 }
 

@@ -72,7 +72,7 @@ impl Identity {
 
     /// The paths of control come from the seed: no other user has to know it.
     fn write(&self, directory: &Path) -> std::io::Result<()> {
-        write_anew(directory, FILE, &serde_json::to_vec(self)?).map(drop)
+        write_anew(directory, FILE, &serde_json::to_vec(self)?)
     }
 }
 

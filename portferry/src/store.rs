@@ -16,7 +16,8 @@ use crate::journal_file::{self, JournalFile, unix_time};
 const FILE: &str = "mappings.journal";
 /// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
 const MOST_FILTERED: usize = 4096;
-/// Seconds after which there is no such mapping any more: it was asked for at most half a day later, for a day at most.
+/// Seconds after which there is no such mapping any more: it was asked for at most half a day later (the engine says so anew
+/// then), for a day at most.
 const FILTERED_FOR: u64 = 48 * 3600;
 
 /// One line.
@@ -140,7 +141,7 @@ impl Store {
             }
             Record::Clear => {
                 self.0.change(|contents| contents.mappings.clear());
-                return self.0.catch_up();
+                return self.0.shrink();
             }
             Record::Probe(nonce) => Line::Probe { nonce: nonce.0 },
             Record::Filtered(filtered) => {
@@ -189,6 +190,10 @@ impl journal_file::Contents for Contents {
             Line::Probe { nonce } => self.probe = Some(*nonce),
             Line::Filtered { source, third_party, protocol, internal_port, at } => {
                 self.filtered.insert((*source, *third_party, *protocol, *internal_port), *at);
+                while self.filtered.len() > MOST_FILTERED {
+                    let oldest = self.filtered.iter().min_by_key(|(_, at)| **at).map(|(client, _)| *client);
+                    self.filtered.remove(&oldest.expect("it is not empty"));
+                }
             }
         }
         Some(line)
@@ -197,10 +202,6 @@ impl journal_file::Contents for Contents {
     fn forget_what_is_over(&mut self, now: u64) {
         self.mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
         self.filtered.retain(|_, at| now.saturating_sub(*at) < FILTERED_FOR);
-        while self.filtered.len() > MOST_FILTERED {
-            let oldest = self.filtered.iter().min_by_key(|(_, at)| **at).map(|(client, _)| *client);
-            self.filtered.remove(&oldest.expect("it is not empty"));
-        }
     }
 
     fn lines(&self) -> Vec<Line> {
@@ -227,6 +228,11 @@ impl Store {
     /// One on a file system without room.
     pub fn full() -> Self {
         Self(JournalFile::full())
+    }
+
+    /// Something could not be written.
+    pub fn fall_behind(&mut self) {
+        self.0.fall_behind();
     }
 }
 
@@ -417,6 +423,20 @@ mod tests {
         }
     }
 
+    /// What is stopped leaves nothing behind, also where there is no room for another file.
+    #[test]
+    fn everything_can_be_given_up_on_a_full_disk() {
+        let directory = Directory::new("clear");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        store.append(&Record::Put(mapping(1, None))).unwrap();
+        store.append(&Record::Probe(Nonce([4; 12]))).unwrap();
+        std::fs::create_dir(directory.0.join("mappings.journal.new")).unwrap();
+        store.append(&Record::Clear).unwrap();
+        std::fs::remove_dir(directory.0.join("mappings.journal.new")).unwrap();
+        let loaded = directory.load();
+        assert_eq!((loaded.mappings, loaded.probe), (vec![], Some(Nonce([4; 12]))));
+    }
+
     /// A mapping that the provider moved is stored under one port or the other, wherever the power was cut.
     #[test]
     fn a_moved_mapping_is_never_lost() {
@@ -460,9 +480,9 @@ mod tests {
         contents.forget_what_is_over(now);
         assert_eq!(contents.filtered.keys().map(|client| client.3).collect::<Vec<_>>(), [2, 3]);
         for port in 0..u16::try_from(MOST_FILTERED).unwrap() {
-            contents.filtered.insert((None, None, 17, port), now);
+            let (source, third_party, protocol, at) = (None, None, 17, now);
+            contents.apply(1, Line::Filtered { source, third_party, protocol, internal_port: port, at });
         }
-        contents.forget_what_is_over(now);
         assert_eq!(contents.filtered.len(), MOST_FILTERED);
         assert!(!contents.filtered.contains_key(&(None, None, 6, 2)), "the oldest went first");
     }

@@ -77,7 +77,13 @@ pub fn mappings(report: &[MappingReport]) -> String {
             printable(&mapping.description),
         ]);
     }
-    let mut widths = [0; 7];
+    columns(rows)
+}
+
+/// Rows of cells, each column as wide as its widest cell.
+pub(crate) fn columns<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
+    let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -95,7 +101,7 @@ pub fn mappings(report: &[MappingReport]) -> String {
 }
 
 /// `59s`, `12m 05s`, `3h 10m`, `2d 04h`.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
         0..=59 => format!("{seconds}s"),
@@ -106,7 +112,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// A terminal must not be steered by what a stranger wrote.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -15,17 +15,23 @@ fn page(command: &clap::Command, title: &str) -> String {
     String::from_utf8(out).expect("man pages are text")
 }
 
+/// Those of all subcommands, and of theirs.
+fn pages(command: &clap::Command, all: &mut Vec<(String, String)>) {
+    for sub in command.get_subcommands() {
+        let name = sub.get_display_name().expect("build() has named it").to_owned();
+        all.push((name.clone(), page(sub, &name)));
+        pages(sub, all);
+    }
+}
+
 #[test]
 fn man_pages_are_those_of_the_command_line() {
     let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man"));
     let mut command = portferry::cli::command();
     command.build();
-    let mut pages = vec![("portferry".to_owned(), page(&command, "portferry"))];
-    for sub in command.get_subcommands() {
-        let name = sub.get_display_name().expect("build() has named it").to_owned();
-        pages.push((name.clone(), page(sub, &name)));
-    }
-    for (name, wanted) in pages {
+    let mut all = vec![("portferry".to_owned(), page(&command, "portferry"))];
+    pages(&command, &mut all);
+    for (name, wanted) in all {
         let path = directory.join(format!("{name}.8"));
         if std::env::var_os("PF_BLESS").is_some() {
             std::fs::create_dir_all(&directory).unwrap();

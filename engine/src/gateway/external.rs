@@ -201,6 +201,9 @@ impl Gateway {
         }
         if self.external != Some(addr) {
             self.external = Some(addr);
+            if self.told_external.replace(addr).is_some_and(|before| before != addr) {
+                self.system_update_id = self.system_update_id.wrapping_add(1); // decision 12
+            }
             self.refusals.forget();
             self.notice(Notice::ExternalAddress(addr));
         }

@@ -110,6 +110,7 @@ impl Gateway {
                 return self.drop_mapping(now, key, Cause::MovedUpstream(grant.external));
             }
             self.system_update_id = self.system_update_id.wrapping_add(1);
+            self.told_external = Some(*grant.external.ip()); // one change, counted
         }
         self.learn_external(now, *grant.external.ip());
         let key = Key { external_port: grant.external.port(), ..key };

@@ -344,6 +344,8 @@ pub struct Gateway {
     /// The socket of the uplink is open.
     uplink_open: bool,
     external: Option<Ipv4Addr>,
+    /// The last one that was known.
+    told_external: Option<Ipv4Addr>,
     connected_since: Option<Instant>,
     probe: external::Probe,
     table: MappingTable,
@@ -404,6 +406,7 @@ impl Gateway {
             uplink: None,
             uplink_open: false,
             external: None,
+            told_external: None,
             connected_since: None,
             probe: external::Probe::default(),
             table: MappingTable::default(),

@@ -39,9 +39,14 @@ const REMOVE_AGAIN: Duration = Duration::from_secs(10);
 impl Gateway {
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
-        if let (Some(old), Err(_)) = (self.displaced.remove(&ticket), &outcome) {
+        let displaced = self.displaced.remove(&ticket).filter(|_| outcome.is_err());
+        self.on_outcome(now, purpose, outcome);
+        if let Some(old) = displaced {
             self.note_unremoved(now, old);
         }
+    }
+
+    fn on_outcome(&mut self, now: Instant, purpose: NatPurpose, outcome: Result<(), NatFailure>) {
         // One that has failed before was told of.
         let again = matches!(&purpose, NatPurpose::Remove(rule) if self.unremoved.contains_key(&place(rule)));
         if let (Err(NatFailure::Kernel(error)), false) = (&outcome, again) {
@@ -175,7 +180,15 @@ impl Gateway {
         self.change_nat(NatChange::Remove(rule), NatPurpose::Remove(rule));
     }
 
+    /// Changes are made and told in their order, so that a later rule of that port is not there yet, unless its mapping stands.
     fn note_unremoved(&mut self, now: Instant, rule: NatRule) {
+        let holder = self.nat_ports.holder(rule.protocol, rule.port);
+        let standing = holder.and_then(|flow| self.table.find_flow(flow));
+        if standing
+            .is_some_and(|mapping| mapping.health != Health::Deleting && self.rule(mapping) == Some(rule))
+        {
+            return;
+        }
         self.unremoved.insert(place(&rule), rule);
         self.timers.set(Alarm::Remove, now + REMOVE_AGAIN);
     }

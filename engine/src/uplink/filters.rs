@@ -12,13 +12,15 @@ use crate::time::{Duration, Instant};
 
 /// Nobody has this many at once.
 const MOST: usize = 4096;
-/// What was stored is stored anew after this time, so that an old line is one of a mapping that has ended.
+/// What was stored is stored anew after this time. A mapping stands for a day at most without being asked for, so what was
+/// stored longer ago than both together is no more; the daemon keeps it for two days.
 const REFRESH: Duration = Duration::from_secs(12 * 3600);
 
 /// A mapping that may have filters at the server, by what the server knows it by.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Filtered {
-    /// Where its requests came from; `None` for a third party, whose mapping is the same whoever asks.
+    /// Where its requests came from. `None` for a third party that is named in IPv4, whose mapping is the same whoever asks; in
+    /// DS-Lite the AFTR tells hosts apart by the B4's IPv6 address, too.
     pub source: Option<IpAddr>,
     /// The LAN host that it is for; `None` when it is the packet's own source.
     pub third_party: Option<Ipv4Addr>,
@@ -30,20 +32,28 @@ pub struct Filtered {
 
 impl Filtered {
     pub(super) fn new(source: IpAddr, (third_party, protocol, internal_port): Client) -> Self {
-        Self { source: third_party.is_none().then_some(source), third_party, protocol, internal_port }
+        let source = (third_party.is_none() || source.is_ipv6()).then_some(source);
+        Self { source, third_party, protocol, internal_port }
     }
 }
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct Filters {
-    /// When it was stored; nothing for what an earlier life has stored.
-    stored: Remembered<Filtered, Option<Instant>>,
+    known: Remembered<Filtered, Known>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The server may have some.
+    there: bool,
+    /// When this was stored; nothing for what an earlier life has stored.
+    stored: Option<Instant>,
 }
 
 impl Default for Filters {
     fn default() -> Self {
-        Self { stored: Remembered::new(MOST) }
+        Self { known: Remembered::new(MOST) }
     }
 }
 
@@ -52,35 +62,35 @@ impl Filters {
     pub fn restored(filtered: impl IntoIterator<Item = Filtered>) -> Self {
         let mut filters = Self::default();
         for filtered in filtered {
-            filters.stored.keep(filtered, None);
+            filters.suspect(filtered);
         }
         filters
     }
 
     /// Whether there may be any.
     pub(super) fn are_at(&self, filtered: Filtered) -> bool {
-        self.stored.peek(filtered).is_some()
+        self.known.peek(filtered).is_some_and(|known| known.there)
     }
 
     /// The server holds it, and nobody here knows with what.
     pub(super) fn suspect(&mut self, filtered: Filtered) {
-        if !self.are_at(filtered) {
-            self.stored.keep(filtered, None);
-        }
+        let stored = self.known.peek(filtered).and_then(|known| known.stored);
+        self.known.keep(filtered, Known { there: true, stored });
     }
 
     /// A request is about to go out that makes one, or drops those that there may be; whether that has to be stored.
     pub(super) fn note(&mut self, now: Instant, filtered: Filtered) -> bool {
-        let fresh = |stored: &Option<Instant>| stored.is_some_and(|stored| now < stored + REFRESH);
-        if self.stored.peek(filtered).is_some_and(fresh) {
-            return false;
-        }
-        self.stored.keep(filtered, Some(now));
-        true
+        let before = self.known.peek(filtered).and_then(|known| known.stored);
+        let fresh = before.is_some_and(|stored| now < stored + REFRESH);
+        let stored = if fresh { before } else { Some(now) };
+        self.known.keep(filtered, Known { there: true, stored });
+        !fresh
     }
 
-    /// The server has none. What is stored ends by itself.
+    /// The server has none. What is stored ends by itself, and need not be stored again so soon.
     pub(super) fn forget(&mut self, filtered: Filtered) {
-        self.stored.take(filtered);
+        if let Some(known) = self.known.peek(filtered).copied() {
+            self.known.keep(filtered, Known { there: false, ..known });
+        }
     }
 }

@@ -94,8 +94,8 @@ pub(super) struct Omitted {
 pub(super) struct Carried {
     pub(super) prefer_failure: bool,
     pub(super) description: bool,
-    /// A FILTER that does nothing but drop others.
-    pub(super) reset_alone: bool,
+    /// A FILTER that drops others.
+    pub(super) reset: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -175,9 +175,18 @@ impl Flow {
         matches!(self.phase, Phase::Deleting { .. })
     }
 
-    /// Whether the request has a FILTER only to drop those of before.
-    pub(super) fn only_resets(&self) -> bool {
-        self.reset_filters && self.want.remote_peer.is_none() && !self.is_deleting()
+    /// Whether the request has a FILTER that drops those of before.
+    pub(super) fn resets(&self) -> bool {
+        self.reset_filters && !self.is_deleting()
+    }
+
+    /// The FILTERs of the request, in their order.
+    pub(super) fn filters(&self) -> Vec<Filter> {
+        let filter = |prefix_len, remote_addr| Filter { prefix_len, remote_port: 0, remote_addr };
+        // They add up in the server until one of prefix length 0 drops them (RFC 6887 §13.3).
+        let reset = self.resets().then(|| filter(0, Ipv6Addr::UNSPECIFIED));
+        let peer = self.want.remote_peer.filter(|_| !self.is_deleting());
+        reset.into_iter().chain(peer.map(|peer| filter(128, peer.to_ipv6_mapped()))).collect()
     }
 
     fn external_port(&self) -> u16 {
@@ -209,17 +218,7 @@ impl Flow {
         if self.prefers_failure(lacks) {
             options.push(PcpOption::PreferFailure);
         }
-        if !deleting {
-            if self.reset_filters {
-                // Filters add up in the server until one of prefix length 0 drops them (RFC 6887 §13.3).
-                let remote_addr = Ipv6Addr::UNSPECIFIED;
-                options.push(PcpOption::Filter(Filter { prefix_len: 0, remote_port: 0, remote_addr }));
-            }
-            if let Some(peer) = want.remote_peer {
-                let remote_addr = peer.to_ipv6_mapped();
-                options.push(PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr }));
-            }
-        }
+        options.extend(self.filters().into_iter().map(PcpOption::Filter));
         if self.describes(lacks) {
             options.push(PcpOption::Description(description(&want.terms.description)));
         }

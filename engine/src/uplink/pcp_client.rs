@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
-    self, Body, MapData, NO_ADDR_V4, NextMapping, Nonce, OptionCode, PcpOption, Protocol, Response,
+    self, Body, Filter, MapData, NO_ADDR_V4, NextMapping, Nonce, OptionCode, PcpOption, Protocol, Response,
     ResultCode,
 };
 
@@ -148,6 +148,8 @@ pub struct PcpClient {
     recovered: Option<Instant>,
     /// Options that the server has refused, and done what was asked without.
     lacks: Omitted,
+    /// Whether it repeats FILTERs in its answers, as RFC 6887 §7.3 asks of what is processed.
+    repeats_filters: bool,
     unanswered: u32,
     unanswered_since: Option<Instant>,
     answering: Option<bool>,
@@ -179,6 +181,7 @@ impl PcpClient {
             epoch: EpochClock::default(),
             recovered: None,
             lacks: Omitted::default(),
+            repeats_filters: false,
             unanswered: 0,
             unanswered_since: None,
             answering: None,
@@ -328,9 +331,11 @@ impl PcpClient {
                 if moved {
                     self.epoch = EpochClock::default();
                     // The server knows us by another address, perhaps from an earlier time.
-                    for flow in self.flows.values_mut().filter(|flow| flow.want.third_party.is_none()) {
+                    for flow in self.flows.values_mut() {
                         let filtered = Filtered::new(source, client(&flow.want));
-                        flow.reset_filters = self.filters.are_at(filtered);
+                        if filtered.source.is_some() {
+                            flow.reset_filters = self.filters.are_at(filtered);
+                        }
                     }
                     self.recover(now, now, None, entropy);
                 }
@@ -651,10 +656,10 @@ impl PcpClient {
         flow.carried = Carried {
             prefer_failure: flow.prefers_failure(self.lacks),
             description: flow.describes(self.lacks),
-            reset_alone: flow.only_resets(),
+            reset: flow.resets(),
         };
         flow.copies = flow.copies.saturating_add(1);
-        let filters = (flow.want.remote_peer.is_some() || flow.reset_filters) && !flow.is_deleting();
+        let filters = !flow.filters().is_empty();
         let (filtered, request) =
             (Filtered::new(self.source, client(&flow.want)), flow.request(self.source, self.lacks));
         if filters && self.filters.note(now, filtered) {

@@ -710,6 +710,68 @@ fn filters_of_an_earlier_life_are_dropped() {
     }
 }
 
+/// What a server without one option or the other is asked, step by step: only a refusal that is about the filters ends the
+/// attempt to drop them, and a mapping that stands is not lost by it.
+#[test]
+fn refusals_while_filters_are_dropped() {
+    let known = Filtered {
+        source: Some(IpAddr::V4(SOURCE)),
+        third_party: None,
+        protocol: Protocol::TCP,
+        internal_port: 8080,
+    };
+    let unsupported = ResultCode::UNSUPP_OPTION;
+    let rows: [(ResultCode, &[(bool, &[u8])], Option<Ipv4Addr>); 4] = [
+        // Without PREFER_FAILURE the server drops them.
+        (unsupported, &[(true, &[0]), (false, &[0])], None),
+        // It knows no FILTER: so there are none, and PREFER_FAILURE was not the fault.
+        (unsupported, &[(true, &[0]), (false, &[0]), (true, &[])], None),
+        // It knows FILTER, but not how to drop them.
+        (unsupported, &[(true, &[0, 128]), (false, &[0, 128]), (true, &[128])], Some(PEER)),
+        (ResultCode::EXCESSIVE_REMOTE_PEERS, &[(true, &[0, 128]), (true, &[128])], Some(PEER)),
+    ];
+    for (result, requests, remote_peer) in rows {
+        let mut rig = Rig::new();
+        rig.client.set_filters(Filters::restored([known]));
+        let want = Want { remote_peer, ..want() };
+        let mut request = rig.ask(FLOW, want);
+        for (nth, &(strict, prefixes)) in requests.iter().enumerate() {
+            let carries = request.options.contains(&PcpOption::PreferFailure);
+            assert_eq!((carries, filters(&request)), (strict, prefixes.to_vec()), "{result}, request {nth}");
+            if nth + 1 < requests.len() {
+                let refused = rig.error(&request, result, 1800);
+                let out = rig.answer(&refused);
+                let sent = out.iter().find_map(|output| match output {
+                    Output::Transmit(bytes) => Request::parse(bytes).ok(),
+                    _ => None,
+                });
+                request = sent.unwrap_or_else(|| panic!("{out:?}"));
+                // A copy of that refusal comes late: it is not about the request that lacks what was refused.
+                assert_eq!(rig.answer(&refused), [], "{result}, request {nth}");
+            }
+        }
+        let out = rig.answer(&rig.success(&request, 3600));
+        assert!(matches!(out.last(), Some(Output::Granted(..))), "{out:?}");
+    }
+}
+
+/// A late answer to a request that dropped filters before another remote peer was let in says nothing of that one.
+#[test]
+fn an_answer_counts_for_the_filters_that_it_repeats() {
+    let mut rig = Rig::new();
+    let request = rig.ask(FLOW, Want { remote_peer: Some(PEER), ..endless() });
+    rig.answer(&rig.success(&request, 3600));
+    let second = only_sent(&rig.input(Input::Filter(FLOW, Some(Ipv4Addr::new(203, 0, 113, 10)))));
+    let third = only_sent(&rig.input(Input::Filter(FLOW, Some(Ipv4Addr::new(203, 0, 113, 11)))));
+    rig.answer(&rig.success(&second, 3600));
+    let to = rig.now + 1500;
+    let again = sent(&rig.run(to));
+    assert_eq!(again.iter().map(|(_, request)| request).collect::<Vec<_>>(), [&third], "it is repeated");
+    rig.answer(&rig.success(&third, 3600));
+    let to = rig.now + 60_000;
+    assert_eq!(sent(&rig.run(to)), []);
+}
+
 /// The same for an address of the router that it has had before; a third party's mapping is the same whoever asks.
 #[test]
 fn filters_of_an_earlier_address_are_dropped() {

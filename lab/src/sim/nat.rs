@@ -84,10 +84,9 @@ impl Nat {
             NatChange::Reserve { protocol, port, .. } if self.ports_in_use.contains(&(protocol, port)) => {
                 return (Err(NatFailure::PortInUse), None);
             }
-            NatChange::Reserve { protocol, port, .. } => self
-                .rules
-                .contains_key(&(protocol, port))
-                .then(|| format!("{protocol} {port} reserved while mapped")),
+            NatChange::Reserve { protocol, port, .. } => (self.rules.contains_key(&(protocol, port))
+                && !self.kept.contains(&(protocol, port)))
+            .then(|| format!("{protocol} {port} reserved while mapped")),
             NatChange::Install(rule) => {
                 let old = self.rules.insert(key(rule), rule);
                 old.map(|old| format!("{rule:?} installed over {old:?}"))

@@ -72,11 +72,8 @@ impl Simulation {
             let remote = found.remote_peer.unwrap_or(Ipv4Addr::new(203, 0, 113, 77));
             let reached = self.world.reach(found.protocol, found.external.port(), remote);
             // With all that was stored the gateway has forgotten what filters the provider may have.
-            let filtered = self.wiped.is_some()
-                && self.world.provider.mappings().any(|upstream| {
-                    (upstream.protocol, upstream.external.port()) == (found.protocol, found.external.port())
-                        && !upstream.lets_in(remote)
-                });
+            let filtered =
+                self.upstream_of(found).is_some_and(|(client, _)| self.forgotten.contains(&client));
             if *found.external.ip() != external || reached != Some(found.internal) && !filtered {
                 return broken(format!("{found:?} leads to {reached:?}"));
             }

@@ -340,7 +340,8 @@ impl Shadow {
                     && !keys.contains(*other)
                     && claim.host == *mapping.internal.ip()
                     && !claim.is_strict()
-                    && (claim.fits(now, mapping) && moved(**other, claim) || stale.is_some())
+                    && (claim.fits(now, mapping) && moved(**other, claim)
+                        || stale.is_some_and(|stale| !stale.contains_key(*other)))
             };
             if let (false, Some((&other, _))) =
                 (self.claims.contains_key(&key), self.claims.iter().find(same))

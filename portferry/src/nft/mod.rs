@@ -183,6 +183,12 @@ impl Nft {
         self.table.mappings.iter().map(|(&key, &internal)| rule(key, internal))
     }
 
+    /// Whether this very mapping is in the table.
+    pub fn holds(&self, rule: &Nat1Rule) -> bool {
+        let key = (rule.protocol, rule.external_port, rule.remote_peer);
+        self.table.mappings.get(&key) == Some(&rule.internal)
+    }
+
     async fn recreate(&mut self) -> io::Result<()> {
         let config = self.config.clone();
         self.link.transact("creating the table", |batch| ruleset::recreate(batch, &config)).await

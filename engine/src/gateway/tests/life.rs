@@ -260,3 +260,18 @@ fn a_released_host_loses_its_mappings() {
         assert_eq!((lab.mapped(), lab.upstream().len()), (vec![(9000, at(BOB, 9000))], 1), "{nat:?}");
     }
 }
+
+/// Decision 12: another external address counts, though there is no mapping that shows it; the same one again does not.
+#[test]
+fn another_external_address_is_a_change() {
+    let mut lab = Lab::up(NatMode::Own);
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 8);
+    let before = lab.status().system_update_id;
+    for (addr, counted) in [(elsewhere, 1), (elsewhere, 1), (E, 2)] {
+        lab.provider().config_mut().external = addr;
+        lab.event(Event::Wan(wan(&[])));
+        lab.event(Event::Wan(wan(&[W])));
+        lab.pass(700);
+        assert_eq!((lab.connection().1, lab.status().system_update_id), (addr.to_string(), before + counted));
+    }
+}

@@ -127,6 +127,42 @@ fn what_cannot_be_stored_does_not_stand() {
     }
 }
 
+/// what an owner is told stands as it asked for it, also after a crash: when a change could not be stored, the same
+/// request again has to be, though it changes nothing any more.
+#[test]
+fn what_could_not_be_stored_is_stored_when_asked_again() {
+    let mut lab = Lab::up(NatMode::Own);
+    let endless = Add { lease: 0, ..port(8080) };
+    assert_eq!(lab.add(ALICE, 1, endless), done());
+    let puts = |lab: &mut Lab| {
+        let is_put = |effect: &Effect| matches!(effect, Effect::Store(Record::Put(_)));
+        lab.seen().iter().filter(|effect| is_put(effect)).count()
+    };
+    assert_eq!(puts(&mut lab), 1);
+    let renamed = Add { description: "other", ..endless };
+    lab.add(ALICE, 1, renamed);
+    lab.event(Event::StoreFailed("no space left".into()));
+    assert_eq!((puts(&mut lab), lab.mapped().len()), (1, 1));
+    assert_eq!(lab.status().store_error.as_deref(), Some("no space left"));
+    lab.add(ALICE, 1, renamed);
+    assert_eq!(puts(&mut lab), 1);
+    lab.event(Event::StoreWorks);
+    assert_eq!(lab.status().store_error, None);
+    lab.add(ALICE, 1, renamed);
+    assert_eq!(puts(&mut lab), 0, "nothing has changed");
+}
+
+/// RFC 6887 §13.3: a filter that stands is said again twice a day, for what was said long ago is forgotten.
+#[test]
+fn filters_that_stand_are_stored_twice_a_day() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 2, Add { remote: "203.0.113.9", lease: 604_800, ..port(8080) }), done());
+    lab.pass(3 * 86_400);
+    let written = |(_, effect): &&(u64, Effect)| matches!(effect, Effect::Store(Record::Filtered(_)));
+    let written = lab.effects.iter().filter(written).count();
+    assert!((4..=6).contains(&written), "{written}");
+}
+
 /// RFC 6887 §13.3: a filter stays with the mapping at the server. One that was on its way when the gateway was killed is
 /// dropped when the next life asks for that mapping.
 #[test]

@@ -117,15 +117,10 @@ impl PcpClient {
             }
             return;
         }
-        let filters = response.options.iter().filter_map(|option| match option {
-            PcpOption::Filter(filter) => Some(filter.prefix_len),
-            _ => None,
-        });
-        let (reset, filters) = match filters.min() {
-            None => (false, false),
-            Some(0) => (true, true),
-            Some(_) => (false, true),
-        };
+        let repeated: Vec<Filter> = response.options.iter().filter_map(filter).collect();
+        self.repeats_filters |= !repeated.is_empty();
+        // What was processed is in the answer (RFC 6887 §7.3), unless the server passes filters over and so has none.
+        let reset = repeated == flow.filters() || !self.repeats_filters;
         let external = map.external_addr.to_ipv4_mapped();
         let (Some(external), 1..) = (external, lifetime) else {
             return self.on_error(now, id, map, response, entropy);
@@ -133,9 +128,8 @@ impl PcpClient {
         let grant = granted(now, external, &map, lifetime);
         flow.grant = Some(grant);
         flow.any_address = false;
-        if flow.reset_filters && filters && !reset && matches!(flow.phase, Phase::Asking { .. }) {
-            // What was processed is in the answer: this one is to a request before the one that drops all filters, which is
-            // still to be answered.
+        if flow.reset_filters && !reset && matches!(flow.phase, Phase::Asking { .. }) {
+            // An answer to a request before the one that drops all filters, which is still to be answered.
             self.outputs.push_back(Output::Granted(id, grant));
             return;
         }
@@ -191,14 +185,19 @@ impl PcpClient {
         };
         let lifetime = Duration::from_secs(u64::from(lifetime.min(MAX_ERROR_LIFETIME)));
         let omit = self.option_to_omit(id, result);
-        let refuses_option = matches!(result, ResultCode::UNSUPP_OPTION | ResultCode::MALFORMED_OPTION);
+        let refuses_option = matches!(
+            result,
+            ResultCode::UNSUPP_OPTION | ResultCode::MALFORMED_OPTION | ResultCode::EXCESSIVE_REMOTE_PEERS
+        );
         let flow = self.flows.get_mut(&id).expect("matching() returns live flows");
         let deleting = flow.is_deleting();
         let echoes = |code| response.option(code).is_some();
         let before = flow.any_address && !deleting && !is_no_address(map.external_addr)
             || deleting && [OptionCode::PREFER_FAILURE, OptionCode::FILTER].into_iter().any(echoes)
             || flow.omitted.prefer_failure && echoes(OptionCode::PREFER_FAILURE)
-            || flow.omitted.description && echoes(OptionCode::DESCRIPTION);
+            || flow.omitted.description && echoes(OptionCode::DESCRIPTION)
+            || !flow.carried.reset
+                && response.options.iter().filter_map(filter).any(|one| one.prefix_len == 0);
         if before {
             // Errors echo what was asked: this one answers the request before, which still had what this one lacks.
             self.ignored += 1;
@@ -207,16 +206,19 @@ impl PcpClient {
         flow.unanswered = false;
         flow.errors = flow.errors.saturating_add(1);
         self.turns.answered(id);
-        if flow.carried.reset_alone && refuses_option {
-            // It cannot drop filters, so it has none or leaves us no way.
-            (flow.reset_filters, flow.phase) = (false, Phase::ASK);
-            self.filters.forget(Filtered::new(self.source, client(&flow.want)));
-            return self.on_timer(now, id, entropy);
-        }
         if let Some(option) = omit {
             flow.omitted.prefer_failure |= option == OptionCode::PREFER_FAILURE;
             flow.omitted.description |= option == OptionCode::DESCRIPTION;
             flow.phase = Phase::ASK;
+            return self.on_timer(now, id, entropy);
+        }
+        if flow.carried.reset && refuses_option {
+            // It cannot drop filters, so it has none or leaves us no way.
+            (flow.reset_filters, flow.phase) = (false, Phase::ASK);
+            flow.omitted = Omitted::default();
+            if flow.want.remote_peer.is_none() {
+                self.filters.forget(Filtered::new(self.source, client(&flow.want)));
+            }
             return self.on_timer(now, id, entropy);
         }
         if result == ResultCode::NO_RESOURCES && !deleting && lifetime > Duration::ZERO {
@@ -303,6 +305,13 @@ impl PcpClient {
             self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_VERSION, wait));
         }
         self.outputs.push_back(Output::VersionRefused(version));
+    }
+}
+
+fn filter(option: &PcpOption) -> Option<Filter> {
+    match option {
+        PcpOption::Filter(filter) => Some(*filter),
+        _ => None,
     }
 }
 

@@ -1,0 +1,597 @@
+//! The errand as a state machine, without socket or clock: datagrams and time go in, events come out.
+//!
+//! One question is on its way at a time. What is sent is an event too: the shell sends it and shows it.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use engine::entropy::Entropy;
+use engine::time::Instant;
+use engine::uplink::{EpochClock, MIN_RENEWAL_GAP, renewal_delay};
+use wire::natpmp;
+use wire::pcp::{self, Body, NextMapping, OptionCode, PcpOption, Response, ResultCode, ip_from_wire};
+
+use super::message::{self, Answer, Ignored, Question};
+use super::note::Note;
+use super::outcome::{Code, Grant, Outcome, Refusal};
+use super::parse::Suggestion;
+use super::plan::{Job, Mapping, Plan, Speak};
+use super::schedule::Pace;
+
+/// More mappings than anybody has: a list that goes on beyond makes no sense.
+const MOST_LISTED: usize = 100_000;
+/// A renewal after the server lost its state waits at most so long (RFC 6887 §14.1.3).
+const RECOVERY_WAIT: Duration = Duration::from_secs(5);
+
+/// What happens, for the shell to do or to show.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Event {
+    /// To be sent, and shown; `tries` counts from 1.
+    Send { bytes: Vec<u8>, question: Question, tries: u32 },
+    /// The server's answer to the question.
+    Answered { bytes: Vec<u8>, answer: Answer },
+    /// What the server says unasked.
+    Told { bytes: Vec<u8>, answer: Answer },
+    /// A datagram that is not believed.
+    Ignored { from: SocketAddr, bytes: Vec<u8>, why: Ignored },
+    /// A line for the person who watches.
+    Note(Note),
+    /// The end.
+    Ended(Outcome),
+}
+
+/// Between whom.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Route {
+    pub(super) server: SocketAddr,
+    /// What the packets carry as PCP Client's IP Address: their source, unless somebody says otherwise.
+    pub(super) client: IpAddr,
+}
+
+/// What the question on its way is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Ask,
+    Renew,
+    GiveBack,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    step: Step,
+    question: Question,
+    pace: Pace,
+    began: Instant,
+    tries: u32,
+    wait: Option<Duration>,
+    /// When it is asked again; `None`: it is not.
+    again: Option<Instant>,
+    /// When nobody waits any more.
+    gives_up: Option<Instant>,
+    answered: bool,
+}
+
+/// A mapping that is kept.
+#[derive(Debug)]
+struct Held {
+    grant: Grant,
+    since: Instant,
+    ends: Instant,
+    /// Renewals asked for since the last grant.
+    attempts: u32,
+    due: Instant,
+    refused: Option<Refusal>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Client {
+    plan: Plan,
+    route: Route,
+    nat_pmp: bool,
+    exchange: Option<Exchange>,
+    held: Option<Held>,
+    listed: Vec<NextMapping>,
+    epoch: EpochClock,
+    ignored: u32,
+    /// The end that waits for a mapping to be given back.
+    after: Option<Outcome>,
+    events: VecDeque<Event>,
+    ended: bool,
+}
+
+impl Client {
+    /// Begins; the first question is the first event.
+    pub(super) fn new(now: Instant, plan: Plan, route: Route, entropy: &mut dyn Entropy) -> Self {
+        let mut client = Self {
+            nat_pmp: plan.speak == Speak::NatPmp,
+            plan,
+            route,
+            exchange: None,
+            held: None,
+            listed: Vec::new(),
+            epoch: EpochClock::default(),
+            ignored: 0,
+            after: None,
+            events: VecDeque::new(),
+            ended: false,
+        };
+        client.ask(now, Step::Ask, Pace::Watched, entropy);
+        client
+    }
+
+    /// What happened, one thing at a time.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let exchange = self.exchange.as_ref().filter(|exchange| !exchange.answered);
+        let again = exchange.and_then(|exchange| exchange.again);
+        let gives_up = exchange.and_then(|exchange| exchange.gives_up);
+        let due = self.held.as_ref().map(|held| held.due);
+        [again, gives_up, due].into_iter().flatten().min()
+    }
+
+    /// A datagram came to our port.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8],
+        entropy: &mut dyn Entropy,
+    ) {
+        if self.ended {
+            return;
+        }
+        if from != self.route.server {
+            return self.ignore(from, bytes, Ignored::OtherSource(from));
+        }
+        let Some(exchange) = &self.exchange else { return self.ignore(from, bytes, Ignored::Unasked) };
+        match message::read(&exchange.question, bytes) {
+            Ok(answer) if !exchange.answered => {
+                let step = exchange.step;
+                if self.is_page_seen(&answer) {
+                    return self.ignore(from, bytes, Ignored::OtherPage);
+                }
+                self.events.push_back(Event::Answered { bytes: bytes.to_vec(), answer: answer.clone() });
+                self.check_epoch(now, &answer);
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.answered = true;
+                }
+                self.on_answer(now, step, &answer, entropy);
+            }
+            // A mapping update (RFC 6887 §14.2), or the answer to an earlier copy of the question.
+            Ok(answer) if self.held.is_some() => {
+                self.events.push_back(Event::Told { bytes: bytes.to_vec(), answer: answer.clone() });
+                self.check_epoch(now, &answer);
+                if let Some(Ok(grant)) = self.reading(&answer) {
+                    self.hold(now, grant, entropy);
+                }
+            }
+            Ok(_) => self.ignore(from, bytes, Ignored::Unasked),
+            Err(why) => match self.announcement(bytes) {
+                Some(answer) => {
+                    self.events.push_back(Event::Told { bytes: bytes.to_vec(), answer: answer.clone() });
+                    if !self.check_epoch(now, &answer)
+                        && let Some(held) = &mut self.held
+                    {
+                        held.due = now + entropy.up_to(RECOVERY_WAIT);
+                    }
+                }
+                None => self.ignore(from, bytes, why),
+            },
+        }
+    }
+
+    /// What a server says unasked about its epoch, in the protocol that is spoken (RFC 6887 §14.1.3, RFC 6886 §3.2.1); it counts
+    /// only while something is held from it.
+    fn announcement(&self, bytes: &[u8]) -> Option<Answer> {
+        self.held.as_ref()?;
+        if self.nat_pmp {
+            let response = natpmp::Response::parse(bytes).ok()?;
+            let announces = matches!(response, natpmp::Response::ExternalAddress { .. });
+            return announces.then_some(Answer::NatPmp(response));
+        }
+        let response = Response::parse(bytes).ok()?;
+        (response.body == Body::Announce).then_some(Answer::Pcp(response))
+    }
+
+    /// The network says that nobody is there; `closed` when the host is and the port is not.
+    pub(super) fn handle_unreachable(&mut self, closed: bool, error: &str) {
+        let patient = self.exchange.as_ref().is_some_and(|exchange| exchange.gives_up.is_none());
+        if self.ended || self.held.is_some() || patient {
+            return; // what is kept is asked for again when it is due
+        }
+        match self.after.take() {
+            Some(after) if !matches!(after, Outcome::Deleted { .. }) => {
+                self.events.push_back(Event::Note(Note::NotGivenBack(error.to_owned())));
+                self.end(after);
+            }
+            // A delete that was wanted and is not confirmed is no success.
+            _ => self.end(Outcome::Unreachable { closed, error: error.to_owned() }),
+        }
+    }
+
+    /// Somebody wants it to end: what was granted or may have been is given back. At the second time nothing is waited for.
+    pub(super) fn handle_interrupt(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        if self.ended {
+            return;
+        }
+        let held = self.held.take();
+        match &self.plan.job {
+            Job::Mapping(mapping) if mapping.lifetime != 0 && self.after.is_none() => {
+                if mapping.peer.is_some() {
+                    let left = held.map_or(mapping.lifetime, |held| held.ends.secs_left(now));
+                    self.events.push_back(Event::Note(Note::PeerStays { seconds: left }));
+                    return self.end(Outcome::Deleted { remaining: left });
+                }
+                self.give_back(now, Outcome::Deleted { remaining: 0 }, entropy);
+            }
+            _ => self.end(Outcome::Interrupted),
+        }
+    }
+
+    /// What is due at `now` happens.
+    pub(super) fn handle_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        if self.ended {
+            return;
+        }
+        if self.held.as_ref().is_some_and(|held| held.due <= now) {
+            return self.on_due(now, entropy);
+        }
+        let Some(exchange) = self.exchange.as_ref().filter(|exchange| !exchange.answered) else { return };
+        if exchange.gives_up.is_some_and(|at| at <= now) {
+            let (tries, waited, ignored) = (exchange.tries, now - exchange.began, self.ignored);
+            let silent = Outcome::Silent { tries, waited, ignored };
+            match self.after.take() {
+                // A delete that was wanted and is not confirmed is no success.
+                Some(Outcome::Deleted { .. }) | None => self.end(silent),
+                Some(after) => {
+                    self.events.push_back(Event::Note(Note::NotGivenBack("no answer".to_owned())));
+                    self.end(after);
+                }
+            }
+        } else if exchange.again.is_some_and(|at| at <= now) {
+            self.transmit(now, entropy);
+        }
+    }
+
+    /// A kept mapping's next renewal, or its end.
+    fn on_due(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let roll = entropy.unit();
+        let Some(held) = &mut self.held else { return };
+        if held.ends <= now {
+            let refused = held.refused;
+            self.held = None;
+            self.events.push_back(Event::Note(Note::Expired));
+            match refused {
+                Some(refusal) => self.end(Outcome::Refused(refusal)),
+                None => self.ask(now, Step::Ask, Pace::Rfc, entropy),
+            }
+            return;
+        }
+        held.attempts += 1;
+        let lifetime = Duration::from_secs(held.grant.lifetime.into());
+        let next = held.since + renewal_delay(lifetime, held.attempts + 1, roll);
+        held.due = next.max(now + MIN_RENEWAL_GAP).min(held.ends);
+        self.ask(now, Step::Renew, Pace::Rfc, entropy);
+    }
+
+    /// Puts the question of `step` on its way.
+    fn ask(&mut self, now: Instant, step: Step, pace: Pace, entropy: &mut dyn Entropy) {
+        let question = match self.question(step) {
+            Ok(question) => question,
+            Err(why) => return self.end(Outcome::Inexpressible(why)),
+        };
+        // A mapping that is kept is asked for as long as it takes, once it has been there.
+        let patient = step == Step::Renew || (step == Step::Ask && pace == Pace::Rfc);
+        let pace = if self.nat_pmp { Pace::NatPmp } else { pace };
+        self.exchange = Some(Exchange {
+            step,
+            question,
+            pace,
+            began: now,
+            tries: 0,
+            wait: None,
+            again: None,
+            gives_up: (!patient).then(|| now + self.plan.patience),
+            answered: false,
+        });
+        self.transmit(now, entropy);
+    }
+
+    fn transmit(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.tries += 1;
+        let wait = exchange.pace.wait(exchange.wait, entropy.unit());
+        exchange.wait = Some(wait);
+        let last = self.plan.retries.is_some_and(|most| exchange.tries > most);
+        // RFC 6887 §11.2.1: one packet for each renewal.
+        exchange.again = (exchange.step != Step::Renew && !last).then(|| now + wait);
+        if last && let Some(gives_up) = &mut exchange.gives_up {
+            *gives_up = (*gives_up).min(now + wait);
+        }
+        let (question, tries) = (exchange.question.clone(), exchange.tries);
+        self.events.push_back(Event::Send { bytes: question.to_bytes(), question, tries });
+    }
+
+    fn question(&self, step: Step) -> Result<Question, String> {
+        let client = self.route.client;
+        let mapping = match (step, self.plan.job.mapping()) {
+            (Step::GiveBack, Some(mapping)) => mapping.deleted(),
+            (Step::Renew, Some(mapping)) => {
+                let assigned = self.held.as_ref().map(|held| Suggestion {
+                    addr: held.grant.external_addr,
+                    port: held.grant.external_port,
+                });
+                Mapping { suggestion: assigned.unwrap_or(mapping.suggestion), ..mapping }
+            }
+            _ => {
+                let seen = self.listed.last().map(|last| {
+                    let (more, lifetime, options) = (false, 0, Vec::new());
+                    PcpOption::Next(NextMapping { more, lifetime, options, ..last.clone() })
+                });
+                return self.plan.job.question(self.nat_pmp, client, seen.as_ref());
+            }
+        };
+        if self.nat_pmp {
+            return mapping.nat_pmp().map(Question::NatPmp);
+        }
+        Ok(Question::Pcp(mapping.request(client)))
+    }
+
+    fn give_back(&mut self, now: Instant, after: Outcome, entropy: &mut dyn Entropy) {
+        self.after = Some(after);
+        self.events.push_back(Event::Note(Note::GivingBack));
+        self.ask(now, Step::GiveBack, Pace::Watched, entropy);
+    }
+
+    fn on_answer(&mut self, now: Instant, step: Step, answer: &Answer, entropy: &mut dyn Entropy) {
+        if let Answer::Version(refusal) = answer
+            && refusal.version == 0
+            && self.plan.speak == Speak::Auto
+            && !self.nat_pmp
+        {
+            self.nat_pmp = true;
+            self.events.push_back(Event::Note(Note::FellBack));
+            return self.ask(now, step, Pace::Watched, entropy);
+        }
+        let Some(reading) = self.reading(answer) else { return self.on_other(now, answer, entropy) };
+        match (step, reading) {
+            (Step::GiveBack, reading) => self.on_given_back(reading),
+            (Step::Ask, Err(refusal)) => self.end(Outcome::Refused(refusal)),
+            (Step::Renew, Err(refusal)) => {
+                if let Some(held) = &mut self.held {
+                    // RFC 6887 §8.3: not the same again while the error lasts.
+                    let wait = Duration::from_secs(refusal.lifetime.into());
+                    held.due = held.due.max(now + wait).min(held.ends);
+                    held.refused = Some(refusal);
+                    let left = held.ends.secs_left(now);
+                    self.events.push_back(Event::Note(Note::RenewalRefused { refusal, left }));
+                }
+            }
+            (_, Ok(grant)) => self.on_granted(now, grant, entropy),
+        }
+    }
+
+    fn on_granted(&mut self, now: Instant, grant: Grant, entropy: &mut dyn Entropy) {
+        if let Job::External { .. } = self.plan.job {
+            let external = grant.external_addr.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            return self.give_back(now, Outcome::External(external), entropy);
+        }
+        let Job::Mapping(mapping) = &self.plan.job else { return };
+        if mapping.lifetime == 0 {
+            return self.end(Outcome::Deleted { remaining: grant.lifetime });
+        }
+        if grant.lifetime == 0 {
+            let what = "it answers SUCCESS with a lifetime of 0 s, which is no mapping";
+            return self.end(Outcome::Nonsense(what.to_owned()));
+        }
+        let Suggestion { addr, port } = mapping.suggestion;
+        let other_addr =
+            addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
+        if mapping.prefers_failure() && (other_addr || port != grant.external_port) {
+            let name = |addr: Option<IpAddr>, port: u16| match addr {
+                Some(addr) => SocketAddr::new(addr, port).to_string(),
+                None => format!("port {port}"),
+            };
+            let asked = name(addr, port);
+            let got = name(grant.external_addr, grant.external_port);
+            self.held = None;
+            return self.give_back(now, Outcome::NotAsAsked { asked, got }, entropy);
+        }
+        let not_processed = self.not_processed(&grant);
+        if !not_processed.is_empty() && self.held.is_none() {
+            self.events.push_back(Event::Note(Note::NotProcessed(not_processed)));
+        }
+        if mapping.keep { self.hold(now, grant, entropy) } else { self.end(Outcome::Granted(grant)) }
+    }
+
+    /// O-6: what a success does not repeat was not processed. PORT_SET is absent where one port was granted (RFC 7753).
+    fn not_processed(&self, grant: &Grant) -> Vec<OptionCode> {
+        let Job::Mapping(mapping) = &self.plan.job else { return Vec::new() };
+        let has = |code| grant.options.iter().any(|option| option.code() == code);
+        let mut missing: Vec<_> =
+            mapping.options.iter().map(PcpOption::code).filter(|code| !has(*code)).collect();
+        missing.dedup();
+        missing
+    }
+
+    fn hold(&mut self, now: Instant, grant: Grant, entropy: &mut dyn Entropy) {
+        if grant.lifetime == 0 {
+            // A mapping update may say so: it is gone.
+            if let Some(held) = &mut self.held {
+                (held.ends, held.due) = (now, now);
+            }
+            return;
+        }
+        let lifetime = Duration::from_secs(grant.lifetime.into());
+        let first = renewal_delay(lifetime, 1, entropy.unit()).max(MIN_RENEWAL_GAP).min(lifetime);
+        let renewed = self.held.is_some();
+        let moved = self.held.as_ref().is_some_and(|held| {
+            (held.grant.external_addr, held.grant.external_port) != (grant.external_addr, grant.external_port)
+        });
+        let external = grant.external_addr.map(|addr| SocketAddr::new(addr, grant.external_port));
+        if moved {
+            self.events.push_back(Event::Note(Note::Moved { external, port: grant.external_port }));
+        }
+        self.events.push_back(Event::Note(Note::Held { renewed, lifetime: grant.lifetime, next: first }));
+        let (due, ends) = (now + first, now + lifetime);
+        self.held = Some(Held { grant, since: now, ends, attempts: 0, due, refused: None });
+    }
+
+    fn on_given_back(&mut self, reading: Result<Grant, Refusal>) {
+        let Some(after) = self.after.take() else { return };
+        let outcome = match (after, reading) {
+            (Outcome::Deleted { .. }, Ok(grant)) => Outcome::Deleted { remaining: grant.lifetime },
+            (Outcome::Deleted { .. }, Err(refusal)) => Outcome::Refused(refusal),
+            (after, Ok(_)) => after,
+            (after, Err(refusal)) => {
+                self.events.push_back(Event::Note(Note::NotGivenBack(refusal.code.to_string())));
+                after
+            }
+        };
+        self.end(outcome);
+    }
+
+    /// What an answer about a mapping says, or a refusal of anything; `None`: something else.
+    fn reading(&self, answer: &Answer) -> Option<Result<Grant, Refusal>> {
+        let refused = |code, lifetime, version| Some(Err(Refusal { code, lifetime, version }));
+        match answer {
+            Answer::Version(refusal) => {
+                let code = match self.nat_pmp {
+                    true => Code::NatPmp(natpmp::ResultCode::UNSUPPORTED_VERSION),
+                    false => Code::Pcp(ResultCode::UNSUPP_VERSION),
+                };
+                refused(code, refusal.lifetime, Some(refusal.version))
+            }
+            Answer::Pcp(response) if response.result != ResultCode::SUCCESS => {
+                let nothing = response.result == ResultCode::NON_EXIST_MAPPING;
+                if nothing && matches!(self.plan.job, Job::Get { .. }) {
+                    return None; // the end of a list
+                }
+                refused(Code::Pcp(response.result), response.lifetime, None)
+            }
+            Answer::NatPmp(response) if response.result() != natpmp::ResultCode::SUCCESS => {
+                refused(Code::NatPmp(response.result()), 0, None)
+            }
+            Answer::Pcp(response) => self.pcp_grant(response).map(Ok),
+            Answer::NatPmp(natpmp::Response::Map {
+                protocol,
+                internal_port,
+                external_port,
+                lifetime,
+                ..
+            }) => Some(Ok(Grant {
+                protocol: (*protocol).into(),
+                internal: SocketAddr::new(self.route.client, *internal_port),
+                external_addr: None,
+                external_port: *external_port,
+                peer: None,
+                lifetime: *lifetime,
+                nonce: None,
+                options: Vec::new(),
+            })),
+            Answer::NatPmp(_) => None,
+        }
+    }
+
+    fn pcp_grant(&self, response: &Response) -> Option<Grant> {
+        let internal = self.plan.job.mapping()?.internal_addr(self.route.client);
+        let (map, peer) = match &response.body {
+            Body::Map(map) => (*map, None),
+            Body::Peer(peer) => {
+                let pcp::PeerData { nonce, protocol, internal_port, external_port, external_addr, .. } =
+                    *peer;
+                let remote = SocketAddr::new(ip_from_wire(peer.remote_addr), peer.remote_port);
+                (pcp::MapData { nonce, protocol, internal_port, external_port, external_addr }, Some(remote))
+            }
+            _ => return None,
+        };
+        Some(Grant {
+            protocol: map.protocol,
+            internal: SocketAddr::new(internal, map.internal_port),
+            external_addr: Some(ip_from_wire(map.external_addr)),
+            external_port: map.external_port,
+            peer,
+            lifetime: response.lifetime,
+            nonce: Some(map.nonce),
+            options: response.options.clone(),
+        })
+    }
+
+    /// ANNOUNCE, the external address of NAT-PMP, and lists.
+    fn on_other(&mut self, now: Instant, answer: &Answer, entropy: &mut dyn Entropy) {
+        match (&self.plan.job, answer) {
+            (Job::External { .. }, Answer::NatPmp(natpmp::Response::ExternalAddress { addr, .. })) => {
+                self.end(Outcome::External(IpAddr::V4(*addr)));
+            }
+            (Job::Announce { .. }, _) => self.end(Outcome::Alive),
+            (Job::Get { .. }, Answer::Pcp(response)) => self.on_page(now, response, entropy),
+            _ => self.end(Outcome::Nonsense("its answer does not belong to the question".to_owned())),
+        }
+    }
+
+    /// A page whose mappings are not behind those seen answers an earlier copy of an earlier question.
+    fn is_page_seen(&self, answer: &Answer) -> bool {
+        let (Job::Get { .. }, Answer::Pcp(response), Some(last)) =
+            (&self.plan.job, answer, self.listed.last())
+        else {
+            return false;
+        };
+        nexts(response).next().is_some_and(|first| first.key() <= last.key())
+    }
+
+    fn on_page(&mut self, now: Instant, response: &Response, entropy: &mut dyn Entropy) {
+        if response.result == ResultCode::NON_EXIST_MAPPING {
+            return self.end_list();
+        }
+        let page: Vec<_> = nexts(response).cloned().collect();
+        if page.is_empty() || !page.windows(2).all(|pair| pair[0].key() < pair[1].key()) {
+            return self.end(Outcome::Nonsense("its list is empty or not in order".to_owned()));
+        }
+        self.listed.extend(page);
+        if self.listed.len() > MOST_LISTED {
+            return self.end(Outcome::Nonsense(format!("its list has more than {MOST_LISTED} mappings")));
+        }
+        if self.listed.last().is_some_and(|last| last.more) {
+            return self.ask(now, Step::Ask, Pace::Watched, entropy);
+        }
+        self.end_list();
+    }
+
+    fn end_list(&mut self) {
+        let listed = std::mem::take(&mut self.listed);
+        self.end(Outcome::Listed(listed));
+    }
+
+    /// Whether the server still has the state that it had; says so if not (RFC 6887 §8.5).
+    fn check_epoch(&mut self, now: Instant, answer: &Answer) -> bool {
+        let Some(epoch) = answer.epoch() else { return true };
+        let consistent = self.epoch.is_consistent(now, epoch);
+        if !consistent {
+            self.events.push_back(Event::Note(Note::StateLost));
+        }
+        consistent
+    }
+
+    fn ignore(&mut self, from: SocketAddr, bytes: &[u8], why: Ignored) {
+        self.ignored += 1;
+        self.events.push_back(Event::Ignored { from, bytes: bytes.to_vec(), why });
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        (self.exchange, self.held, self.ended) = (None, None, true);
+        self.events.push_back(Event::Ended(outcome));
+    }
+}
+
+fn nexts(response: &Response) -> impl Iterator<Item = &NextMapping> {
+    response.options.iter().filter_map(|option| match option {
+        PcpOption::Next(mapping) => Some(mapping),
+        _ => None,
+    })
+}
