@@ -118,9 +118,9 @@ fn mapped_ports_lead_in_and_out() {
             let other_remote = wan.udp(OTHER_REMOTE, 7000);
             lan.send_to(udp, OTHER_REMOTE, 7000, "hello");
             assert_eq!(wan.recv_from(other_remote).unwrap().1, (external, 5000).into());
-            let free = lan.udp(HOST, 6001);
+            let free = lan.udp(HOST, 6100 + port);
             lan.send_to(free, REMOTE, 7000, "hello");
-            assert_eq!(wan.recv_from(remote).unwrap().1, (external, 6001).into(), "the port is kept");
+            assert_eq!(wan.recv_from(remote).unwrap().1, (external, 6100 + port).into(), "the port is kept");
             lan.connect_from(HOST, port + 10, REMOTE, 7001).unwrap();
             assert_eq!(wan.accept(server).unwrap().1, (external, 8090).into());
 
@@ -138,6 +138,40 @@ fn mapped_ports_lead_in_and_out() {
             }
             nat.clear().await.unwrap();
         }
+    });
+}
+
+/// RFC 6887 §11.1 leaves the protocol open: what has ports like UDP, has mappings like UDP.
+#[test]
+fn other_protocols_have_ports_too() {
+    const UDP_LITE: u8 = 136;
+    in_router("other_protocols_have_ports_too", async |world| {
+        provided(world);
+        let mut nat = ProviderNat::open(config()).await.unwrap();
+        let game = binding(UDP_LITE, (EXTERNAL, 5000), (HOST, 6000));
+        open(&mut nat, &[&game, &binding(UDP, (EXTERNAL, 5000), (OTHER_HOST, 6000))]).await;
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (Ok(inside), Ok(outside)) =
+            (lan.datagrams(HOST, 6000, UDP_LITE), wan.datagrams(REMOTE, 7000, UDP_LITE))
+        else {
+            println!("this kernel has no UDP-Lite");
+            return;
+        };
+        // Linux 6.18 finds good checksums of UDP-Lite bad. So connection tracking is told not to look, and those who
+        // receive take the packets as they are.
+        run("sysctl", &["-qw", "net.netfilter.nf_conntrack_checksum=0"]);
+        let (at_host, at_remote) = (lan.raw(HOST, UDP_LITE), wan.raw(REMOTE, UDP_LITE));
+        wan.send_to(outside, EXTERNAL, 5000, "ping");
+        let (packet, from) = lan.recv_from(at_host).unwrap();
+        assert_eq!(from.ip(), REMOTE);
+        assert!(packet.contains("\u{17}\u{70}") && packet.ends_with("ping"), "to port 6000: {packet:?}");
+        lan.send_to(inside, REMOTE, 7000, "pong");
+        let (packet, from) = wan.recv_from(at_remote).unwrap();
+        assert_eq!(from.ip(), EXTERNAL);
+        assert!(packet.ends_with("pong"));
+        nat.apply(&[Change::Close(game)]).await.unwrap();
+        wan.send_to(outside, EXTERNAL, 5000, "ping");
+        assert_eq!(lan.recv_from(at_host), None);
     });
 }
 

@@ -185,6 +185,10 @@ impl Agent {
     pub(crate) fn udp(&mut self, addr: impl Into<IpAddr>, port: u16) -> usize {
         self.socket(&format!("udp {}", SocketAddr::new(addr.into(), port))).unwrap()
     }
+    /// A datagram socket of a protocol like UDP, if the kernel has it.
+    pub(crate) fn datagrams(&mut self, addr: Ipv4Addr, port: u16, protocol: u8) -> Result<usize, String> {
+        self.socket(&format!("datagrams {addr}:{port} {protocol}"))
+    }
     /// A socket for a protocol without ports; what it receives starts with the IP header.
     pub(crate) fn raw(&mut self, addr: Ipv4Addr, protocol: u8) -> usize {
         self.socket(&format!("raw {addr}:0 {protocol}")).unwrap()
@@ -289,9 +293,10 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
             socket.set_read_timeout(Some(PATIENCE))?;
             return Ok(keep(Held::Udp(socket), held));
         }
-        "raw" => {
+        "raw" | "datagrams" => {
+            let kind = if verb == "raw" { socket2::Type::RAW } else { socket2::Type::DGRAM };
             let protocol = socket2::Protocol::from(rest.parse::<i32>().unwrap());
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol))?;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, Some(protocol))?;
             socket.bind(&first.parse::<SocketAddr>().unwrap().into())?;
             socket.set_read_timeout(Some(PATIENCE))?;
             return Ok(keep(Held::Udp(socket.into()), held));

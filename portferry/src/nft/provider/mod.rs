@@ -42,11 +42,14 @@
 //! so the host inside sees an external address and port. This needs a pair or [`ProviderConfig::default_external`] for
 //! the sender. PEER mappings whose remote endpoint is an external address of the pool are not found this way.
 //!
-//! **Limits.** All that stands at `super` about foreign tables holds here too. DCCP needs a kernel whose connection
-//! tracking knows it (before 6.17); others translate its address only. Ending flows walks the kernel's flow table once
-//! or twice for each change: some 0.1 ms of 250,000 empty buckets, and more the more flows there are. A narrower filter,
-//! a mapping of all ports, or more than eight changes at once need a list of the flows, which takes the kernel some
-//! 20 ms; so it pays to apply many changes together.
+//! **Limits.** What [`super`] says of other tables' `drop` and of our own holds here too. An all-protocols mapping takes
+//! everything that comes to its external address, this router's own services among it; who may have one is the server's
+//! decision. DCCP needs a kernel whose connection tracking knows it, which recent ones no longer do; those translate its
+//! address only.
+//!
+//! **Cost of ending flows.** The kernel (Linux 6.10 and later) selects them itself, walking its flow table once or twice
+//! for each change: some 0.1 ms for 250,000 empty buckets, and more the more flows there are. A narrower filter, a
+//! mapping of all ports, or more than eight mapped ports at once need a list of the flows, which takes it some 20 ms.
 
 mod flows;
 mod ruleset;
@@ -144,7 +147,7 @@ pub struct ProviderConfig {
     pub outside_interfaces: Vec<String>,
     /// The interfaces towards the subscribers; empty: all that are not outside.
     pub inside_interfaces: Vec<String>,
-    /// Whose flows are translated; empty: those of everybody inside. Mapped hosts need no mention if this is empty only.
+    /// Whose flows are translated; empty: those of everybody inside. Mapped hosts must be among them.
     pub subscribers: Vec<Prefix>,
     /// The external addresses. They may be this router's own or just routed to it.
     pub pool: Vec<Ipv4Addr>,
@@ -203,7 +206,8 @@ impl ProviderNat {
     /// began too early to be translated. Should that fail, the changes stand and the log has a warning.
     ///
     /// When the table turns out to be gone or changed by somebody else (`nft flush ruleset`), it is made anew with
-    /// everything in it. So it is by the next call after one that timed out or was dropped half way.
+    /// everything in it. So it is by the next call after one that timed out or was dropped half way; the changes of the
+    /// latter count as made.
     ///
     /// # Errors
     /// * [`ErrorKind::AlreadyExists`]: an `Open` of what another mapping has, outside or inside: an internal endpoint has
