@@ -388,6 +388,10 @@ fn whole_hosts_and_protocols() {
         let friend = wan.udp(OTHER_REMOTE, 0);
         wan.send_to(friend, EXTERNAL, 6000, "a friend");
         assert_eq!(lan.recv_from(udp).unwrap().0, "a friend");
+        open(&mut nat, &[&binding(UDP, (EXTERNAL, 9000), (HOST, 6001))]).await;
+        let open_port = lan.udp(HOST, 6001);
+        wan.send_to(remote, EXTERNAL, 9000, "a stranger, to a port of its own");
+        assert!(lan.recv_from(open_port).is_some());
     });
 }
 
@@ -611,8 +615,11 @@ fn a_peer_mapping_is_for_one_remote_endpoint() {
             filters: vec![filter(OTHER_REMOTE, 32, 7002)],
             ..binding(UDP, (EXTERNAL, 5000), (HOST, 6000))
         };
-        open(&mut nat, &[&map]).await;
-        for (socket, port, text) in [(remote, 5000, "the peer"), (third, 5000, "listed")] {
+        let fresh = wan.udp(REMOTE, 7003);
+        let fresh_peer = Some((REMOTE, 7003).into());
+        let three = Binding { peer: fresh_peer, ..one.clone() };
+        open(&mut nat, &[&map, &three]).await;
+        for (socket, port, text) in [(remote, 5000, "known"), (fresh, 5000, "new"), (third, 5000, "listed")] {
             wan.send_to(socket, EXTERNAL, port, text);
             assert_eq!(lan.recv_from(udp).unwrap().0, text);
         }
@@ -620,7 +627,7 @@ fn a_peer_mapping_is_for_one_remote_endpoint() {
         nat.apply(&[Change::Close(one)]).await.unwrap();
         wan.send_to(remote, EXTERNAL, 5000, "no more");
         assert_eq!(lan.recv_from(udp), None);
-        assert_eq!((elements("peers"), elements("mapped4-peers")), (1, 1));
+        assert_eq!((elements("peers"), elements("mapped4-peers")), (2, 2));
     });
 }
 
