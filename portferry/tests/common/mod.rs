@@ -360,7 +360,8 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
         ("recvfrom", Held::Udp(socket)) => {
             let mut octets = [0; 1500];
             let (len, from) = socket.recv_from(&mut octets)?;
-            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len])))
+            // An answer is one line, whatever a raw packet's header has in it.
+            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len]).replace('\n', " ")))
         }
         _ => panic!("what is {line:?}?"),
     }
