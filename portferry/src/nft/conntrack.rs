@@ -117,6 +117,20 @@ pub(super) async fn end_each(
     sweep(socket, &request, family, |attrs| flow(attrs).is_some_and(|flow| doomed(&flow))).await
 }
 
+/// Deletes all flows `towards` whose status has these bits of a mask. The kernel does it (Linux 6.10 and later; others
+/// refuse with EINVAL or EOPNOTSUPP), some ten times faster than it lists: it locks no empty bucket.
+pub(super) async fn end_all(
+    socket: &mut NetlinkSocket,
+    towards: Towards,
+    (status, mask): (u32, u32),
+) -> Result<(), ReplyError> {
+    let family = if towards.addr.is_ipv6() { AF_INET6 } else { AF_INET };
+    let mut payload = header(family).as_slice().to_vec();
+    let attrs = PushConntrackAttrs::new(&mut payload).push_status(status).push_status_mask(mask);
+    towards.write(attrs);
+    socket.request(&Delete(payload)).await?.recv_ack().await
+}
+
 impl Towards {
     fn write<P: Pusher>(self, attrs: PushConntrackAttrs<P>) {
         fn fill<P: Pusher>(towards: Towards, tuple: PushTupleAttrs<P>) -> P {

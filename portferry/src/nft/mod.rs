@@ -17,6 +17,8 @@
 //! }
 //! ```
 //!
+//! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with.
+//!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
 //! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
 //! administrator made elsewhere pass, because they are DNAT too, but IPv6 pinholes made elsewhere do not, which is one

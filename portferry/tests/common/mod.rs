@@ -185,6 +185,14 @@ impl Agent {
     pub(crate) fn udp(&mut self, addr: impl Into<IpAddr>, port: u16) -> usize {
         self.socket(&format!("udp {}", SocketAddr::new(addr.into(), port))).unwrap()
     }
+    /// A datagram socket of a protocol like UDP, if the kernel has it.
+    pub(crate) fn datagrams(&mut self, addr: Ipv4Addr, port: u16, protocol: u8) -> Result<usize, String> {
+        self.socket(&format!("datagrams {addr}:{port} {protocol}"))
+    }
+    /// A socket for a protocol without ports; what it receives starts with the IP header.
+    pub(crate) fn raw(&mut self, addr: Ipv4Addr, protocol: u8) -> usize {
+        self.socket(&format!("raw {addr}:0 {protocol}")).unwrap()
+    }
     pub(crate) fn listen(&mut self, addr: impl Into<IpAddr>, port: u16) -> usize {
         self.socket(&format!("listen {}", SocketAddr::new(addr.into(), port))).unwrap()
     }
@@ -223,6 +231,13 @@ impl Agent {
         let answer = self.ask(&format!("recvfrom {socket}")).ok()?;
         let (from, text) = answer.split_once(' ').unwrap();
         Some((text.to_owned(), from.parse().unwrap()))
+    }
+    /// What has come already; it does not wait longer than packets take.
+    pub(crate) fn recv_from_now(&mut self, socket: usize) -> Option<(String, SocketAddr)> {
+        self.ask(&format!("patience {socket} 20")).unwrap();
+        let received = self.recv_from(socket);
+        self.ask(&format!("patience {socket} {}", PATIENCE.as_millis())).unwrap();
+        received
     }
     pub(crate) fn close(&mut self, socket: usize) {
         self.ask(&format!("close {socket}")).unwrap();
@@ -278,6 +293,14 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
             socket.set_read_timeout(Some(PATIENCE))?;
             return Ok(keep(Held::Udp(socket), held));
         }
+        "raw" | "datagrams" => {
+            let kind = if verb == "raw" { socket2::Type::RAW } else { socket2::Type::DGRAM };
+            let protocol = socket2::Protocol::from(rest.parse::<i32>().unwrap());
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, Some(protocol))?;
+            socket.bind(&first.parse::<SocketAddr>().unwrap().into())?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            return Ok(keep(Held::Udp(socket.into()), held));
+        }
         "listen" => {
             let socket = TcpListener::bind(first)?;
             socket.set_nonblocking(true)?;
@@ -326,6 +349,10 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
                 String::from_utf8_lossy(&octets[..len]).into_owned()
             })
         }
+        ("patience", Held::Udp(socket)) => {
+            let patience = Duration::from_millis(rest.parse().unwrap());
+            socket.set_read_timeout(Some(patience)).map(|()| String::new())
+        }
         ("sendto", Held::Udp(socket)) => {
             let (to, text) = rest.split_once(' ').unwrap();
             socket.send_to(text.as_bytes(), to).map(|_| String::new())
@@ -333,7 +360,8 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
         ("recvfrom", Held::Udp(socket)) => {
             let mut octets = [0; 1500];
             let (len, from) = socket.recv_from(&mut octets)?;
-            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len])))
+            // An answer is one line, whatever a raw packet's header has in it.
+            Ok(format!("{from} {}", String::from_utf8_lossy(&octets[..len]).replace('\n', " ")))
         }
         _ => panic!("what is {line:?}?"),
     }

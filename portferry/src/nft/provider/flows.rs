@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, net::IpAddr};
 use netlink_bindings::conntrack::NfCtStatus;
 use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
 
-use super::super::conntrack::{Flow, Towards, UNANSWERED_MASK, cannot_select, end_each};
-use super::state::{State, Step};
+use super::super::conntrack::{Flow, Towards, UNANSWERED_MASK, cannot_select, end_all, end_each};
+use super::Binding;
+use super::state::{Slot, State, Step};
 
-/// Up to this many, the kernel selects the flows, in two walks of its table each; beyond, we read the table once.
+/// Up to this many, the kernel selects the flows, in one or two walks of its table each; beyond, we read the table once.
 const SINGLY: usize = 8;
 
 /// External endpoints whose flows are looked at: address, protocol and port, 0 meaning all.
@@ -18,7 +19,7 @@ pub(super) struct Scopes(Option<BTreeSet<(IpAddr, u8, u16)>>);
 impl Scopes {
     /// What a step has touched.
     pub(super) fn of(step: &Step) -> Self {
-        Self(Some(step.slots().map(|slot| (slot.external, slot.protocol, slot.port)).collect()))
+        Self(Some(step.slots().map(|(slot, _)| (slot.external, slot.protocol, slot.port)).collect()))
     }
 
     /// For a table that was away. Flows that come from nobody's mapping may then be somebody else's DNAT.
@@ -54,8 +55,47 @@ impl Scopes {
             }
         }
         status(NfCtStatus::SrcNat)
+            && !has_connections(flow.protocol)
             && self.has(flow.reply_destination, flow.protocol)
             && state.is_another_ones(flow.protocol, flow.reply_destination, flow.destination, flow.source)
+    }
+}
+
+/// Flows that end together: those towards somewhere whose status has the bits of a mask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Selection {
+    pub(super) towards: Towards,
+    pub(super) status: (u32, u32),
+}
+
+/// What one slot's change puts to an end, when that can be said without looking at each flow; `None`: it can't.
+pub(super) fn selections(state: &State, slot: &Slot, was: Option<&Binding>) -> Option<Vec<Selection>> {
+    let now = state.slot(slot);
+    if slot.port == 0 || state.has_others(slot) {
+        return None;
+    }
+    let Slot { external: addr, protocol, port, .. } = *slot;
+    let select = |answers, status| Selection {
+        towards: Towards { addr, protocol: Some(protocol), port: Some(port), answers },
+        status,
+    };
+    let bits = |some: NfCtStatus| (some as u32, some as u32);
+    let came_in = if addr.is_ipv4() { bits(NfCtStatus::DstNat) } else { (0, 0) };
+    match (was, now) {
+        // Who was kept out before is not let in as the new host's.
+        (None, Some(_)) if addr.is_ipv6() => Some(Vec::new()),
+        (None, Some(_)) => {
+            let mut both = vec![select(false, (0, UNANSWERED_MASK))];
+            if !has_connections(protocol) && slot.peer.is_none() {
+                // The owner's own among them begin again as they were.
+                both.push(select(true, bits(NfCtStatus::SrcNat)));
+            }
+            Some(both)
+        }
+        (Some(_), None) if slot.peer.is_none() => Some(vec![select(false, came_in)]),
+        (Some(was), Some(now)) if was.leads_elsewhere(now) => Some(vec![select(false, came_in)]),
+        (Some(was), Some(now)) if now.lets_in_whom(was) => Some(Vec::new()),
+        _ => None,
     }
 }
 
@@ -63,44 +103,60 @@ impl Scopes {
 pub(super) async fn end(
     socket: &mut NetlinkSocket,
     state: &State,
-    scopes: &Scopes,
+    step: &Step,
     kernel_filters: &mut bool,
 ) -> Result<(), ReplyError> {
-    let doomed = |flow: &Flow| scopes.doom(state, flow);
-    if let Some(few) = scopes.0.as_ref().filter(|scopes| *kernel_filters && scopes.len() <= SINGLY) {
-        for &(addr, protocol, port) in few {
-            for answers in [false, true] {
-                // Without a port there is no owner of one, and IPv6 sources are not translated.
-                if answers && (port == 0 || addr.is_ipv6()) {
-                    continue;
-                }
-                let some = |number| (number != 0).then_some(number);
-                let port = (port != 0).then_some(port);
-                let towards = Towards { addr, protocol: some(protocol), port, answers };
-                match end_each(socket, addr.is_ipv6(), Some(towards), doomed).await {
-                    Err(e) if cannot_select(&e) => {
-                        *kernel_filters = false;
-                        return read_all(socket, scopes, doomed).await;
-                    }
-                    outcome => outcome?,
-                }
-            }
-        }
-        return Ok(());
+    let scopes = Scopes::of(step);
+    let few = step.slots().count() <= SINGLY;
+    if !few || !*kernel_filters {
+        return sweep(socket, state, &scopes).await;
     }
-    read_all(socket, scopes, doomed).await
+    for (slot, was) in step.slots() {
+        let done = match selections(state, slot, was) {
+            Some(selections) => select(socket, &selections).await,
+            None => {
+                let some = |number| (number != 0).then_some(number);
+                let port = (slot.port != 0).then_some(slot.port);
+                let towards =
+                    Towards { addr: slot.external, protocol: some(slot.protocol), port, answers: false };
+                let doomed = |flow: &Flow| scopes.doom(state, flow);
+                end_each(socket, slot.external.is_ipv6(), Some(towards), doomed).await
+            }
+        };
+        match done {
+            Err(e) if cannot_select(&e) => {
+                *kernel_filters = false;
+                return sweep(socket, state, &scopes).await;
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
-async fn read_all(
+async fn select(socket: &mut NetlinkSocket, selections: &[Selection]) -> Result<(), ReplyError> {
+    for one in selections {
+        end_all(socket, one.towards, one.status).await?;
+    }
+    Ok(())
+}
+
+/// TCP, DCCP and SCTP, whose flows can't begin again half way.
+fn has_connections(protocol: u8) -> bool {
+    matches!(protocol, 6 | 33 | 132)
+}
+
+/// Reads all flows, and ends those that are doomed.
+pub(super) async fn sweep(
     socket: &mut NetlinkSocket,
+    state: &State,
     scopes: &Scopes,
-    doomed: impl Fn(&Flow) -> bool,
 ) -> Result<(), ReplyError> {
     for ipv6 in [false, true] {
         let concerned =
             scopes.0.as_ref().is_none_or(|scopes| scopes.iter().any(|(addr, ..)| addr.is_ipv6() == ipv6));
         if concerned {
-            end_each(socket, ipv6, None, &doomed).await?;
+            end_each(socket, ipv6, None, |flow| scopes.doom(state, flow)).await?;
         }
     }
     Ok(())

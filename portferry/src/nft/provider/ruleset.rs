@@ -496,7 +496,9 @@ fn interface_elements(names: &[String]) -> Vec<Element> {
 }
 
 /// Prefixes with their values as a set takes them, without those that lie in another one.
-fn intervals(prefixes: impl Iterator<Item = (Prefix, Vec<u8>)>) -> Vec<(Element, Option<Vec<u8>>)> {
+pub(super) fn intervals(
+    prefixes: impl Iterator<Item = (Prefix, Vec<u8>)>,
+) -> Vec<(Element, Option<Vec<u8>>)> {
     let mut ranges: Vec<_> = prefixes.map(|(prefix, value)| (prefix.range(), value)).collect();
     ranges.sort_unstable_by_key(|((first, last), _)| (*first, std::cmp::Reverse(*last)));
     let mut end = None;

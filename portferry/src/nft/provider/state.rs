@@ -165,7 +165,8 @@ impl State {
 
     /// The difference between the state before `step` and now.
     pub(super) fn delta(&mut self, step: &mut Step) -> Delta {
-        let mut cells: BTreeMap<(Set, Vec<u8>), [Option<Vec<u8>>; 2]> = BTreeMap::new();
+        // Each element's value, if it was there before, and if it is now.
+        let mut cells = BTreeMap::<_, [Option<Vec<u8>>; 2]>::new();
         let mut note = |when: usize, set: Set, (key, value): Cell| {
             cells.entry((set, key)).or_default()[when] = Some(value);
         };
@@ -211,8 +212,8 @@ impl State {
         delta
     }
 
-    /// All that an empty table is to be told.
-    pub(super) fn everything(&self) -> Delta {
+    /// All that an empty table is to be told. Shapes that nothing uses any more are forgotten.
+    pub(super) fn everything(&mut self) -> Delta {
         let mut delta = Delta::default();
         let mut note = |set: Set, cell: Cell| delta.elements.push((set, cell));
         for (slot, binding) in &self.slots {
@@ -226,7 +227,14 @@ impl State {
         }
         delta.elements.sort_unstable();
         delta.elements.dedup();
-        delta.shapes = self.shapes.iter().copied().collect();
+        for (set, _) in &delta.elements {
+            if let Set::Allowed(shape) = set
+                && delta.shapes.last() != Some(shape)
+            {
+                delta.shapes.push(*shape);
+            }
+        }
+        self.shapes = delta.shapes.iter().copied().collect();
         delta
     }
 
@@ -235,6 +243,24 @@ impl State {
             .iter()
             .filter(|(slot, binding)| slot.port == binding.external.port())
             .map(|(_, binding)| &**binding)
+    }
+
+    pub(super) fn slot(&self, slot: &Slot) -> Option<&Binding> {
+        self.slots.get(slot).map(|binding| &**binding)
+    }
+
+    /// Whether flows of this slot's port may be those of another mapping: one of all ports, or a PEER's beside a MAP's.
+    pub(super) fn has_others(&self, slot: &Slot) -> bool {
+        let Slot { external, protocol, port, .. } = *slot;
+        let all = |protocol| Slot { external, protocol, port: 0, peer: None };
+        let first = Slot { peer: None, ..*slot };
+        let mut of_port =
+            self.slots.range(first..).map(|(slot, _)| slot).take_while(|other| {
+                (other.external, other.protocol, other.port) == (external, protocol, port)
+            });
+        self.slots.contains_key(&all(protocol))
+            || self.slots.contains_key(&all(0))
+            || of_port.any(|other| other != slot)
     }
 
     /// Whom a packet from `remote` reaches that comes for an external endpoint.
@@ -292,9 +318,9 @@ impl Slot {
 }
 
 impl Step {
-    /// The slots that were touched.
-    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.keys()
+    /// The slots that were touched, and what they were.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (&Slot, Option<&Binding>)> {
+        self.slots.iter().map(|(slot, was)| (slot, was.as_deref()))
     }
 }
 
@@ -422,6 +448,18 @@ impl Binding {
             (IpAddr::V4(internal), IpAddr::V4(external)) => Some((internal, external)),
             _ => None,
         }
+    }
+
+    /// Whether another one under the same external port leads to somebody else.
+    pub(super) fn leads_elsewhere(&self, other: &Binding) -> bool {
+        let port = |of: &Binding| of.internal.port().wrapping_sub(of.external.port());
+        (self.internal.ip(), port(self)) != (other.internal.ip(), port(other))
+    }
+
+    /// Whether it certainly lets in all that another one does.
+    pub(super) fn lets_in_whom(&self, other: &Binding) -> bool {
+        self.filters.is_empty()
+            || (!other.filters.is_empty() && other.filters.iter().all(|filter| self.filters.contains(filter)))
     }
 
     /// Whether its filters let `remote` in.
