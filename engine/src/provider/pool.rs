@@ -240,7 +240,8 @@ impl Address {
     fn can_be_all(&self, want: &Want) -> bool {
         let protocol = want.endpoint.protocol;
         let alone = |space: &Space| space.tenants.keys().all(|other| *other == want.subscriber);
-        let others = |all: Protocol| self.wildcards.get(&all).is_some_and(|(_, other)| *other != want.subscriber);
+        let others =
+            |all: Protocol| self.wildcards.get(&all).is_some_and(|(_, other)| *other != want.subscriber);
         if self.wildcards.contains_key(&protocol) || others(Protocol::ALL) {
             false
         } else if protocol == Protocol::ALL {
@@ -360,7 +361,9 @@ impl Pool {
             }
         };
         let mut found = None;
-        for addr in candidates.into_iter().filter(|&addr| !want.strict || suggested.is_none_or(|it| it == addr)) {
+        for addr in
+            candidates.into_iter().filter(|&addr| !want.strict || suggested.is_none_or(|it| it == addr))
+        {
             let Some(address) = self.addresses.get(&addr) else { continue };
             if want.endpoint.port == 0 {
                 // RFC 6887 §11.3: in its entirety, or not.
@@ -411,7 +414,8 @@ impl Pool {
             rows(free, &space.base, want)
         } else {
             let from = address.next_pick.unwrap_or(FIRST_PICK);
-            let around = want.allowed.within(from, u16::MAX).chain(want.allowed.within(0, from.saturating_sub(1)));
+            let around =
+                want.allowed.within(from, u16::MAX).chain(want.allowed.within(0, from.saturating_sub(1)));
             let mut around = around.filter_map(|(first, last)| free.first_in(first, last));
             around.next().map(|port| (port, 1))
         };
@@ -434,12 +438,18 @@ impl Pool {
         self.occupy(want.endpoint, Use { external, ports, subscriber, users: 1, companion });
     }
 
-    /// Another mapping of the same internal endpoint. Where a companion is wanted, it is kept if it is nobody's.
-    pub(super) fn share(&mut self, endpoint: Endpoint, companion: bool) {
-        let Some(of) = self.uses.get_mut(&endpoint) else { return };
-        of.users += 1;
+    /// Another mapping of the same internal endpoint.
+    pub(super) fn share(&mut self, endpoint: Endpoint) {
+        if let Some(of) = self.uses.get_mut(&endpoint) {
+            of.users += 1;
+        }
+    }
+
+    /// Keeps the companion of what an endpoint has for the same host, if it is nobody's (N-6).
+    pub(super) fn accompany(&mut self, endpoint: Endpoint) {
+        let Some(of) = self.uses.get(&endpoint).filter(|of| !of.companion) else { return };
         let (addr, port, subscriber) = (*of.external.ip(), of.external.port(), of.subscriber);
-        if companion && !of.companion && self.reserve(addr, endpoint, port, subscriber) {
+        if self.reserve(addr, endpoint, port, subscriber) {
             self.uses.entry(endpoint).and_modify(|of| of.companion = true);
         }
     }
@@ -514,7 +524,13 @@ impl Pool {
 
     /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes, and is held for
     /// `nonce` for so long.
-    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, nonce: Option<Nonce>, hold: Duration) {
+    pub(super) fn give_back(
+        &mut self,
+        now: Instant,
+        endpoint: Endpoint,
+        nonce: Option<Nonce>,
+        hold: Duration,
+    ) {
         let Some(of) = self.uses.get_mut(&endpoint) else { return };
         of.users -= 1;
         if of.users > 0 {
@@ -581,7 +597,6 @@ impl Pool {
             address.free(protocol, first, first + (held.ports - 1));
         }
     }
-
 }
 
 /// Ports in a row for a set, as many as are wanted or as there are.
@@ -611,7 +626,9 @@ impl Pool {
             }
             let space = &address.spaces[&endpoint.protocol];
             assert_eq!(space.used[&of.external.port()], (*endpoint, of.ports));
-            if of.companion && let Some(other) = companion_of(endpoint.protocol) {
+            if of.companion
+                && let Some(other) = companion_of(endpoint.protocol)
+            {
                 assert_eq!(address.spaces[&other].reserved[&of.external.port()].0, endpoint.inside);
             }
         }

@@ -101,7 +101,11 @@ fn another_address_is_announced() {
 /// RFC 7225: another prefix is announced; the epoch goes on.
 #[test]
 fn another_prefix_is_announced() {
-    let prefix = pcp::Prefix64 { prefix: vec![0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0], suffix: vec![], ipv4_prefixes: vec![] };
+    let prefix = pcp::Prefix64 {
+        prefix: vec![0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
+        suffix: vec![],
+        ipv4_prefixes: vec![],
+    };
     let mut bench = server();
     bench.server.reconfigure(at(9), ServerConfig { prefix64: vec![prefix.clone()], ..config() });
     bench.config.prefix64 = vec![prefix.clone()];

@@ -6,10 +6,8 @@ use super::*;
 /// The worked bytes: a request, its success, and its failure.
 #[test]
 fn worked_bytes() {
-    let request = hex(
-        "02010000 00000e10 00000000 00000000 0000ffff c000020a 00010203 04050607 08090a0b
-         06000000 1f901f90 00000000 00000000 0000ffff 00000000 02000000",
-    );
+    let request = hex("02010000 00000e10 00000000 00000000 0000ffff c000020a 00010203 04050607 08090a0b
+         06000000 1f901f90 00000000 00000000 0000ffff 00000000 02000000");
     let mut bench = server();
     let answer = raw(&mut bench, at(100), CLIENT, &request).expect("an answer");
     assert_eq!(
@@ -64,7 +62,12 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         ("longer than 1100", CLIENT, bytes(|b| b.resize(1104, 0)), Reason::MalformedRequest),
         ("longer, from another address", OTHER, bytes(|b| b.resize(1104, 0)), Reason::MalformedRequest),
         ("no multiple of 4", CLIENT, bytes(|b| b.push(0)), Reason::MalformedRequest),
-        ("25 octets of ANNOUNCE", CLIENT, bytes(|b| (b[1], _) = (0, b.truncate(25))), Reason::MalformedRequest),
+        (
+            "25 octets of ANNOUNCE",
+            CLIENT,
+            bytes(|b| (b[1], _) = (0, b.truncate(25))),
+            Reason::MalformedRequest,
+        ),
         ("shorter than MAP", CLIENT, bytes(|b| b.truncate(56)), Reason::MalformedRequest),
         ("a header alone for MAP", CLIENT, bytes(|b| b.truncate(24)), Reason::MalformedRequest),
         ("shorter than PEER", CLIENT, peer(peer_data(1, 80, 80))[..76].to_vec(), Reason::MalformedRequest),
@@ -73,11 +76,21 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
         ("an address without ffff", CLIENT, bytes(|b| b[18..20].fill(0)), Reason::AddressMismatch),
         ("from another address, unknown opcode", OTHER, bytes(|b| b[1] = 77), Reason::AddressMismatch),
         ("unknown opcode", CLIENT, bytes(|b| b[1] = 77), Reason::UnsupportedOpcode),
-        ("unknown opcode, a header alone", CLIENT, bytes(|b| (b[1], _) = (5, b.truncate(24))), Reason::UnsupportedOpcode),
+        (
+            "unknown opcode, a header alone",
+            CLIENT,
+            bytes(|b| (b[1], _) = (5, b.truncate(24))),
+            Reason::UnsupportedOpcode,
+        ),
         ("AUTHENTICATION", CLIENT, bytes(|b| b[1] = 3), Reason::UnsupportedOpcode),
         ("GET where it is off", CLIENT, bytes(|b| b[1] = 98), Reason::UnsupportedOpcode),
         ("O-1: option beyond the end", CLIENT, bytes(|b| b.extend([3, 0, 0, 20])), Reason::MalformedOption),
-        ("O-1: optional option beyond the end", CLIENT, bytes(|b| b.extend([200, 0, 0, 1])), Reason::MalformedOption),
+        (
+            "O-1: optional option beyond the end",
+            CLIENT,
+            bytes(|b| b.extend([200, 0, 0, 1])),
+            Reason::MalformedOption,
+        ),
         (
             "O-1: broken structure behind an unknown one",
             CLIENT,
@@ -85,14 +98,44 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
             Reason::MalformedOption,
         ),
         ("O-2: unknown mandatory option", CLIENT, options(&[unknown(100)]), Reason::UnsupportedOption),
-        ("O-2: THIRD_PARTY_ID", CLIENT, options(&[PcpOption::ThirdPartyId(vec![1; 4])]), Reason::UnsupportedOption),
+        (
+            "O-2: THIRD_PARTY_ID",
+            CLIENT,
+            options(&[PcpOption::ThirdPartyId(vec![1; 4])]),
+            Reason::UnsupportedOption,
+        ),
         ("O-2: NONCE of RFC 7652", CLIENT, options(&[PcpOption::Nonce(7)]), Reason::UnsupportedOption),
         ("O-2: THIRD_PARTY where it is off", CLIENT, options(&[third(HOST)]), Reason::ThirdPartyDenied),
-        ("O-2: THIRD_PARTY of 15 octets", CLIENT, bytes(|b| b.extend([&[1, 0, 0, 15][..], &[0; 16]].concat())), Reason::MalformedOption),
-        ("O-2: PREFER_FAILURE with data", CLIENT, bytes(|b| b.extend([2, 0, 0, 4, 0, 0, 0, 0])), Reason::MalformedOption),
-        ("O-2: IPv4 prefix below 96", CLIENT, options(&[filter(EXTERNAL.to_ipv6_mapped(), 95)]), Reason::MalformedOption),
-        ("O-2: prefix above 128", CLIENT, options(&[filter(EXTERNAL.to_ipv6_mapped(), 129)]), Reason::MalformedOption),
-        ("a filter of the other family", CLIENT, options(&[filter("2001:db8::".parse().expect("one"), 32)]), Reason::MalformedOption),
+        (
+            "O-2: THIRD_PARTY of 15 octets",
+            CLIENT,
+            bytes(|b| b.extend([&[1, 0, 0, 15][..], &[0; 16]].concat())),
+            Reason::MalformedOption,
+        ),
+        (
+            "O-2: PREFER_FAILURE with data",
+            CLIENT,
+            bytes(|b| b.extend([2, 0, 0, 4, 0, 0, 0, 0])),
+            Reason::MalformedOption,
+        ),
+        (
+            "O-2: IPv4 prefix below 96",
+            CLIENT,
+            options(&[filter(EXTERNAL.to_ipv6_mapped(), 95)]),
+            Reason::MalformedOption,
+        ),
+        (
+            "O-2: prefix above 128",
+            CLIENT,
+            options(&[filter(EXTERNAL.to_ipv6_mapped(), 129)]),
+            Reason::MalformedOption,
+        ),
+        (
+            "a filter of the other family",
+            CLIENT,
+            options(&[filter("2001:db8::".parse().expect("one"), 32)]),
+            Reason::MalformedOption,
+        ),
         (
             "O-4: PREFER_FAILURE twice",
             CLIENT,
@@ -100,10 +143,25 @@ fn requests_are_checked_in_the_order_of_the_rfc() {
             Reason::MalformedOption,
         ),
         ("O-4: DESCRIPTION twice", CLIENT, options(&[text(b"a"), text(b"b")]), Reason::MalformedOption),
-        ("O-4: PORT_SET twice", CLIENT, options(&[port_set(2, 8080, false), port_set(2, 8080, false)]), Reason::MalformedOption),
+        (
+            "O-4: PORT_SET twice",
+            CLIENT,
+            options(&[port_set(2, 8080, false), port_set(2, 8080, false)]),
+            Reason::MalformedOption,
+        ),
         ("PORT_SET of none", CLIENT, options(&[port_set(0, 8080, false)]), Reason::MalformedOption),
-        ("ANNOUNCE with a mandatory option", CLIENT, announce(PcpOption::PreferFailure), Reason::UnsupportedOption),
-        ("ANNOUNCE with an unknown mandatory option", CLIENT, announce(unknown(99)), Reason::UnsupportedOption),
+        (
+            "ANNOUNCE with a mandatory option",
+            CLIENT,
+            announce(PcpOption::PreferFailure),
+            Reason::UnsupportedOption,
+        ),
+        (
+            "ANNOUNCE with an unknown mandatory option",
+            CLIENT,
+            announce(unknown(99)),
+            Reason::UnsupportedOption,
+        ),
     ] {
         let mut bench = server();
         let answer = raw(&mut bench, at(7), from, &bytes);
@@ -146,7 +204,11 @@ fn answers_have_the_options_that_were_processed() {
         ("NEXT beside MAP", vec![unknown(224)], vec![]),
         ("PREFIX64 without a NAT64", vec![prefix([1; 12])], vec![]),
         ("a set of one port", vec![port_set(1, 8080, false)], vec![]),
-        ("in their order", vec![text(b"web"), host(), PcpOption::PreferFailure], vec![text(b"web"), host(), PcpOption::PreferFailure]),
+        (
+            "in their order",
+            vec![text(b"web"), host(), PcpOption::PreferFailure],
+            vec![text(b"web"), host(), PcpOption::PreferFailure],
+        ),
         ("what is not UTF-8", vec![text(b"\xff\xff")], vec![]),
     ] {
         let response = ask(&mut server(), at(7), &map(3600, data(1, 8080, 9090), &options));
@@ -179,7 +241,8 @@ fn an_answer_that_would_be_too_long() {
         suffix: vec![0; 8],
         ipv4_prefixes: (0..n).map(|n| (32, Ipv4Addr::from(u32::from(n)))).collect(),
     };
-    let asked = PcpOption::Prefix64(pcp::Prefix64 { prefix: vec![0; 12], suffix: vec![], ipv4_prefixes: vec![] });
+    let asked =
+        PcpOption::Prefix64(pcp::Prefix64 { prefix: vec![0; 12], suffix: vec![], ipv4_prefixes: vec![] });
     let mut bench = server().set(|config| {
         config.prefix64 = vec![prefix(100), prefix(70), prefix(1)];
         config.filters = MAX_FILTERS;

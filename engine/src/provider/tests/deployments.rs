@@ -66,7 +66,8 @@ fn two_modes_of_ds_lite() {
 fn a_b4_lists_its_hosts() {
     let mut bench = aftr();
     let made = |bench: &mut Bench, n: u16, host: Ipv4Addr, internal, port| {
-        let request = by(b4(n), map(600, data(u8::try_from(n).expect("few"), internal, port), &[third(host)]));
+        let request =
+            by(b4(n), map(600, data(u8::try_from(n).expect("few"), internal, port), &[third(host)]));
         assert_eq!(ask(bench, at(0), &request).result, ResultCode::SUCCESS);
     };
     for internal in 1..=30 {
@@ -140,10 +141,15 @@ fn ipv6_firewall() {
     let remote = PeerData { remote_addr: v6("2001:db8:9::9"), ..peer_data(1, 90, 443) };
     let request = Request { body: Body::Peer(remote), ..wanted(1, 0, Ipv6Addr::UNSPECIFIED) };
     let response = ask(&mut bench, at(1), &request);
-    assert!(matches!(response.body, Body::Peer(peer) if (peer.external_port, peer.external_addr) == (90, host)));
+    assert!(
+        matches!(response.body, Body::Peer(peer) if (peer.external_port, peer.external_addr) == (90, host))
+    );
     let deny = AclRule { allow: false, client: Prefix::ALL_V6, ports: 0..=1023, protocol: None };
     bench.config_mut().acl = vec![deny];
-    assert_eq!(ask(&mut bench, at(2), &wanted(22, 0, Ipv6Addr::UNSPECIFIED)).result, ResultCode::NOT_AUTHORIZED);
+    assert_eq!(
+        ask(&mut bench, at(2), &wanted(22, 0, Ipv6Addr::UNSPECIFIED)).result,
+        ResultCode::NOT_AUTHORIZED
+    );
     assert_eq!(ask(&mut bench, at(2), &wanted(2222, 0, Ipv6Addr::UNSPECIFIED)).result, ResultCode::SUCCESS);
     bench.config_mut().firewall = false;
     let response = ask(&mut bench, at(3), &wanted(2223, 0, Ipv6Addr::UNSPECIFIED));
@@ -175,7 +181,8 @@ fn nat64() {
         suffix: vec![],
         ipv4_prefixes: vec![],
     };
-    let asked = PcpOption::Prefix64(pcp::Prefix64 { prefix: vec![0; 12], suffix: vec![], ipv4_prefixes: vec![] });
+    let asked =
+        PcpOption::Prefix64(pcp::Prefix64 { prefix: vec![0; 12], suffix: vec![], ipv4_prefixes: vec![] });
     for (firewall, addr, external) in [
         (false, NO_ADDR_V4, SocketAddr::from((EXTERNAL, 9090))),
         (false, Ipv6Addr::UNSPECIFIED, (EXTERNAL, 9090).into()),
@@ -228,8 +235,16 @@ fn address_pools() {
     assert_eq!(external(&mut bench, client(1), 1, NO_ADDR_V4), one);
     assert_eq!(external(&mut bench, client(2), 1, NO_ADDR_V4), two);
     assert_eq!(external(&mut bench, client(1), 2, NO_ADDR_V4), one);
-    assert_eq!(external(&mut bench, client(1), 3, EXTERNAL_2.to_ipv6_mapped()), one, "paired, whatever it suggests");
-    assert_eq!(external(&mut bench, client(3), 1, EXTERNAL.to_ipv6_mapped()), one, "as it was before a restart");
+    assert_eq!(
+        external(&mut bench, client(1), 3, EXTERNAL_2.to_ipv6_mapped()),
+        one,
+        "paired, whatever it suggests"
+    );
+    assert_eq!(
+        external(&mut bench, client(3), 1, EXTERNAL.to_ipv6_mapped()),
+        one,
+        "as it was before a restart"
+    );
     // That address is used up: who has it gets no other one, who has none does.
     assert_eq!(external(&mut bench, client(1), 4, NO_ADDR_V4), None);
     assert_eq!(bench.refusals(Reason::NoPort), 1);

@@ -126,7 +126,8 @@ fn companions() {
     natpmp(&mut bench, at(0), CLIENT, NATPMP_MAP(Transport::Tcp, 80, 8080, 3600));
     assert_eq!(bench.mappings().len(), 1, "RFC 6886 §3.3: none of the other protocol");
     assert_eq!(natpmp(&mut bench, at(1), OTHER, udp(80, 8080)).1, 40_000);
-    let strict = map(600, MapData { protocol: Protocol::UDP, ..data(1, 81, 8080) }, &[PcpOption::PreferFailure]);
+    let strict =
+        map(600, MapData { protocol: Protocol::UDP, ..data(1, 81, 8080) }, &[PcpOption::PreferFailure]);
     let got = outcome(&mut bench, at(1), &by(OTHER, strict.clone()));
     assert_eq!(got.0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
     assert_eq!(natpmp(&mut bench, at(2), CLIENT, udp(99, 8080)).1, 8080, "its own host");
@@ -174,7 +175,11 @@ fn whose_mapping_it_is() {
     assert_eq!(outcome(&mut bench, at(5), &foreign), (ResultCode::NOT_AUTHORIZED, 900, 0));
     assert_eq!(outcome(&mut bench, at(5), &map(600, data(2, 80, 0), &[])), (ResultCode::SUCCESS, 600, port));
     assert_eq!(outcome(&mut bench, at(6), &map(600, data(3, 80, 0), &[])).0, ResultCode::NOT_AUTHORIZED);
-    assert_eq!(natpmp(&mut bench, at(7), CLIENT, tcp(80, 0)), (Code::NOT_AUTHORIZED, 0, 0), "it is PCP's now");
+    assert_eq!(
+        natpmp(&mut bench, at(7), CLIENT, tcp(80, 0)),
+        (Code::NOT_AUTHORIZED, 0, 0),
+        "it is PCP's now"
+    );
 }
 
 /// N-6: an error when there is no port, and quotas are one with PCP's.

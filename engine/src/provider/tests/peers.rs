@@ -10,7 +10,9 @@ fn peer(lifetime: u32, data: PeerData, options: &[PcpOption]) -> Request {
 /// Result, lifetime and external port.
 fn peered(bench: &mut Bench, now: Instant, request: &Request) -> (ResultCode, u32, u16) {
     let response = ask(bench, now, request);
-    let (Body::Peer(got), Body::Peer(asked)) = (&response.body, &request.body) else { panic!("{response:?}") };
+    let (Body::Peer(got), Body::Peer(asked)) = (&response.body, &request.body) else {
+        panic!("{response:?}")
+    };
     let echoed = |data: &PeerData| PeerData { external_port: 0, external_addr: NO_ADDR_V4, ..*data };
     assert_eq!(echoed(got), echoed(asked), "RFC 6887 §12.3: copied");
     (response.result, response.lifetime, got.external_port)
@@ -20,7 +22,8 @@ fn peered(bench: &mut Bench, now: Instant, request: &Request) -> (ResultCode, u3
 #[test]
 fn malformed_requests() {
     let good = peer_data(1, 80, 443);
-    let remote = |addr: &str| PeerData { remote_addr: pcp::ip_to_wire(addr.parse().expect("an address")), ..good };
+    let remote =
+        |addr: &str| PeerData { remote_addr: pcp::ip_to_wire(addr.parse().expect("an address")), ..good };
     for (what, data, options, result) in [
         ("as it should be", good, vec![], 0),
         ("all protocols", PeerData { protocol: Protocol::ALL, ..good }, vec![], 3),
@@ -64,7 +67,10 @@ fn a_five_tuple() {
     assert_eq!(peered(&mut bench, at(100), &again(7200)), (ResultCode::SUCCESS, 7200, 9090));
     // Another nonce, which is told how long it is so.
     let foreign = PeerData { nonce: Nonce([9; 12]), ..wanted };
-    assert_eq!(peered(&mut bench, at(200), &peer(600, foreign, &[])), (ResultCode::NOT_AUTHORIZED, 7100, 9090));
+    assert_eq!(
+        peered(&mut bench, at(200), &peer(600, foreign, &[])),
+        (ResultCode::NOT_AUTHORIZED, 7100, 9090)
+    );
     // Another remote endpoint, by any nonce: another mapping, in the same place (endpoint-independent mapping).
     let other = PeerData { remote_port: 80, external_port: 0, ..foreign };
     assert_eq!(peered(&mut bench, at(200), &peer(600, other, &[])), (ResultCode::SUCCESS, 600, 9090));
@@ -81,7 +87,11 @@ fn a_five_tuple() {
     bench.timeout(at(800));
     assert_eq!(bench.mappings().len(), 1);
     bench.timeout(at(7300));
-    assert_eq!((bench.mappings().len(), bench.server.pool.holds()), (0, 1), "the port goes with the last of them");
+    assert_eq!(
+        (bench.mappings().len(), bench.server.pool.holds()),
+        (0, 1),
+        "the port goes with the last of them"
+    );
 }
 
 /// RFC 6887 §12.3: a suggestion is honoured, or it is an error; without one, any will do.
@@ -111,7 +121,10 @@ fn suggestions() {
 fn beside_map() {
     let mut bench = server();
     peered(&mut bench, at(0), &peer(600, PeerData { external_port: 9090, ..peer_data(1, 80, 443) }, &[]));
-    assert_eq!(outcome(&mut bench, at(1), &map(0, data(1, 80, 0), &[])), (ResultCode::NOT_AUTHORIZED, 1800, 0));
+    assert_eq!(
+        outcome(&mut bench, at(1), &map(0, data(1, 80, 0), &[])),
+        (ResultCode::NOT_AUTHORIZED, 1800, 0)
+    );
     let strict = map(600, data(2, 80, 9191), &[PcpOption::PreferFailure]);
     assert_eq!(outcome(&mut bench, at(1), &strict).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
     let inbound = map(3600, data(2, 80, 9191), &[]);
@@ -124,7 +137,11 @@ fn beside_map() {
     assert_eq!(peered(&mut bench, at(602), &peer(600, wanted, &[])), (ResultCode::SUCCESS, 600, 9090));
     assert_eq!(outcome(&mut bench, at(603), &map(0, data(2, 80, 0), &[])), (ResultCode::SUCCESS, 0, 0));
     let taken = by(OTHER, map(600, data(4, 80, 9090), &[PcpOption::PreferFailure]));
-    assert_eq!(outcome(&mut bench, at(604), &taken).0, ResultCode::CANNOT_PROVIDE_EXTERNAL, "PEER has it still");
+    assert_eq!(
+        outcome(&mut bench, at(604), &taken).0,
+        ResultCode::CANNOT_PROVIDE_EXTERNAL,
+        "PEER has it still"
+    );
     bench.timeout(at(1202));
     assert_eq!(outcome(&mut bench, at(1321), &taken).0, ResultCode::CANNOT_PROVIDE_EXTERNAL, "held");
     assert_eq!(outcome(&mut bench, at(1322), &taken).0, ResultCode::SUCCESS);

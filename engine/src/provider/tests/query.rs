@@ -247,8 +247,7 @@ fn the_longest_mapping_can_be_listed() {
             ResultCode::SUCCESS
         );
     }
-    let response =
-        ask(&mut bench, at(10), &get(GetData::ALL, &[host.clone(), seen(HOST, Protocol::TCP, 1)]));
+    let response = ask(&mut bench, at(10), &get(GetData::ALL, &[host.clone(), seen(HOST, Protocol::TCP, 1)]));
     let next = listed(&response);
     assert_eq!((next.len(), next[0].options.len(), next[0].more), (1, 33, true));
     assert_eq!(response.options[0], host, "it has been processed");

@@ -79,7 +79,8 @@ fn a_refusal_changes_nothing() {
 #[test]
 fn requests_about_what_is_being_done() {
     let mut bench = hesitating();
-    let send = |bench: &mut Bench, request: &Request| bench.datagram(at(0), &arrival(CLIENT), &request.to_bytes());
+    let send =
+        |bench: &mut Bench, request: &Request| bench.datagram(at(0), &arrival(CLIENT), &request.to_bytes());
     let make = map(600, data(1, 80, 9090), &[]);
     for _ in 0..5 {
         send(&mut bench, &make);
@@ -135,7 +136,10 @@ fn an_end_that_is_refused() {
     outcome(&mut bench, at(700), &map(600, data(1, 81, 9191), &[]));
     bench.nat = Nat::Refuses(NatRefused::Failed);
     bench.timeout(at(1300));
-    assert_eq!(outcome(&mut bench, at(1301), &map(600, data(1, 81, 0), &[])), (ResultCode::SUCCESS, 600, 9191));
+    assert_eq!(
+        outcome(&mut bench, at(1301), &map(600, data(1, 81, 0), &[])),
+        (ResultCode::SUCCESS, 600, 9191)
+    );
     bench.nat = Nat::Obeys;
     bench.timeout(at(1400));
     assert_eq!(bench.mappings()[0].ends, at(1901));
@@ -191,6 +195,9 @@ fn an_address_that_goes_meanwhile() {
     assert_eq!(external, [there(9080, 1), there(9082, 0), there(9083, 0)]);
     // No address at all: nothing is left, and who asks is told.
     bench.config_mut().pool.clear();
-    assert_eq!(outcome(&mut bench, at(4), &map(600, data(1, 80, 0), &[])), (ResultCode::NETWORK_FAILURE, 30, 0));
+    assert_eq!(
+        outcome(&mut bench, at(4), &map(600, data(1, 80, 0), &[])),
+        (ResultCode::NETWORK_FAILURE, 30, 0)
+    );
     assert_eq!((bench.mappings().len(), bench.bindings.len()), (0, 0));
 }
