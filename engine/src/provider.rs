@@ -50,9 +50,7 @@ mod tests;
 pub use config::{
     AclRule, Description, MAX_FILTERS, PreferFailure, Rate, ServerConfig, StaticMapping, ThirdParty,
 };
-pub use interface::{
-    Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket,
-};
+pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
 pub use journal::{MappingKey, Record, StoredMapping};
 pub use notice::{NewEpoch, Notice};
 pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping};
@@ -242,7 +240,8 @@ impl Server {
 }
 
 fn statics(config: &ServerConfig) -> BTreeMap<MappingKey, SocketAddr> {
-    let key = |fixed: &StaticMapping| MappingKey::new(fixed.inside, fixed.protocol, fixed.internal_port, None);
+    let key =
+        |fixed: &StaticMapping| MappingKey::new(fixed.inside, fixed.protocol, fixed.internal_port, None);
     config.statics.iter().map(|fixed| (key(fixed), fixed.external)).collect()
 }
 

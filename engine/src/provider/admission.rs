@@ -123,7 +123,12 @@ impl Server {
     }
 
     /// The answer to a request that is refused; silence where that is the answer.
-    pub(super) fn refused(&mut self, now: Instant, payload: &[u8], refused: Refused) -> Result<Served, Reason> {
+    pub(super) fn refused(
+        &mut self,
+        now: Instant,
+        payload: &[u8],
+        refused: Refused,
+    ) -> Result<Served, Reason> {
         let result = refused.reason.result().ok_or(refused.reason)?;
         self.counters.refuse(refused.reason);
         let epoch = self.epoch(now);
@@ -205,11 +210,18 @@ impl Server {
 
     /// A request about a mapping that is being changed waits until that is done. One that is the same as what is being done is
     /// answered with it.
-    pub(super) fn wait(&mut self, key: MappingKey, client: &Client, payload: &[u8]) -> Result<Served, Refused> {
+    pub(super) fn wait(
+        &mut self,
+        key: MappingKey,
+        client: &Client,
+        payload: &[u8],
+    ) -> Result<Served, Refused> {
         let busy = self.table.get(&key).and_then(|mapping| mapping.busy);
-        let asker = busy.and_then(|ticket| self.pending.get(&ticket)).and_then(|pending| pending.asker.as_ref());
+        let asker =
+            busy.and_then(|ticket| self.pending.get(&ticket)).and_then(|pending| pending.asker.as_ref());
         let waiting = self.waiting.entry(key).or_default();
-        let same = |(arrival, bytes): &(Arrival, Vec<u8>)| (arrival, &bytes[..]) == (&client.arrival, payload);
+        let same =
+            |(arrival, bytes): &(Arrival, Vec<u8>)| (arrival, &bytes[..]) == (&client.arrival, payload);
         if asker.is_some_and(|asker| asker.arrival == client.arrival && asker.payload == payload)
             || waiting.iter().any(same)
         {

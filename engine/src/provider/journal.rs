@@ -72,7 +72,7 @@ pub struct StoredMapping {
     pub nonce: Option<Nonce>,
     /// Whether its external port of the other protocol is kept for the same host (N-6).
     pub companion: bool,
-    /// Whose packets asked for it.
+    /// Whose packet asked for it first.
     pub requester: Requester,
     /// Who may come in; empty: everybody.
     pub filters: Vec<Filter>,

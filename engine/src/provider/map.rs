@@ -51,7 +51,8 @@ impl Server {
         if data.protocol == Protocol::ALL && data.internal_port != 0 {
             return Err(Reason::MalformedRequest.into());
         }
-        let prefixes = if options.prefix64 { self.prefixes(self.room(request, &options)) } else { Vec::new() };
+        let prefixes =
+            if options.prefix64 { self.prefixes(self.room(request, &options)) } else { Vec::new() };
         let parity = options.port_set.is_some_and(|set| set.parity);
         let asked = Asked::Map { data, options: options.processed.clone(), parity, prefixes };
         let map = Map { client: *client, payload, data, lifetime: request.lifetime, options, asked };
@@ -59,7 +60,8 @@ impl Server {
             self.is_mappable(data.protocol, data.internal_port)?;
             self.realm(&map.options.inside, map.data.external_addr.to_canonical())?;
         }
-        let found = self.table.overlapping(map.options.inside, data.protocol, data.internal_port, map.wants());
+        let found =
+            self.table.overlapping(map.options.inside, data.protocol, data.internal_port, map.wants());
         match found[..] {
             [] => self.map_what_is_not_there(now, &map),
             [key] => self.map_what_is_there(now, &map, key),
@@ -140,7 +142,6 @@ impl Server {
             filters,
             description,
             nonce: Some(map.data.nonce),
-            requester: map.client.requester,
             asked: map.last_asked(),
         };
         self.change(now, key, renewal, asker);
@@ -158,7 +159,7 @@ impl Server {
             if self.table.has_outbound(&key) {
                 return Err(Reason::IsAnothers.into());
             }
-            self.answer_deleted(now, &map.asker());
+            self.answer_deleted(now, &map.asker(), map.data.internal_port, 1);
             return Ok(Served::Waits);
         }
         self.may_begin(&map.client)?;
@@ -176,7 +177,8 @@ impl Server {
             companion: false,
             allowed: Runs::default(),
         };
-        let (external, ports) = self.assign(now, &map.client, realm, want, map.data.external_addr.to_canonical())?;
+        let (external, ports) =
+            self.assign(now, &map.client, realm, want, map.data.external_addr.to_canonical())?;
         let granted = self.config.granted(map.lifetime);
         let mapping = ServerMapping {
             protocol: map.data.protocol,
@@ -223,7 +225,11 @@ impl Server {
         Ok(Served::Waits)
     }
 
-    fn filters(&self, map: &Map<'_>, before: Vec<wire::pcp::Filter>) -> Result<Vec<wire::pcp::Filter>, Refused> {
+    fn filters(
+        &self,
+        map: &Map<'_>,
+        before: Vec<wire::pcp::Filter>,
+    ) -> Result<Vec<wire::pcp::Filter>, Refused> {
         let is_v4 = map.options.inside.addr.is_ipv4();
         let of_family = |filter: &wire::pcp::Filter| {
             filter.prefix_len == 0 || filter.remote_addr.to_ipv4_mapped().is_some() == is_v4
@@ -294,9 +300,9 @@ impl Server {
             return Ok((SocketAddr::new(addr, port), ports));
         }
         want.allowed = self.config.allowed(asks, want.endpoint.protocol);
-        let everything = || want.allowed.contains((*self.config.ports.start()).max(1), *self.config.ports.end());
-        let is_allowed =
-            if port == 0 { everything() } else { want.allowed.first_in(0, u16::MAX).is_some() };
+        let everything =
+            || want.allowed.contains((*self.config.ports.start()).max(1), *self.config.ports.end());
+        let is_allowed = if port == 0 { everything() } else { want.allowed.first_in(0, u16::MAX).is_some() };
         if !is_allowed {
             return Err(Reason::NotAllowed.into());
         }
@@ -308,7 +314,10 @@ impl Server {
             if want.strict && (elsewhere || suggested_port != port) {
                 return Err(self.conflict(now, None));
             }
-            self.pool.share(first, want.companion);
+            self.pool.share(first);
+            if want.companion {
+                self.pool.accompany(first);
+            }
             return Ok((SocketAddr::new((*of.external.ip()).into(), port), 1));
         }
         want.ports = want.ports.min(self.pool.gap_behind(want.endpoint));

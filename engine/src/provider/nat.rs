@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use wire::natpmp;
 use wire::pcp::{self, Body, Filter, MapData, Nonce, PcpOption, PeerData, PortSet, Response, ResultCode};
 
+use super::Server;
 use super::admission::{Client, Served};
-use super::interface::{Arrival, NatChange, NatRefused, Output, Requester, Ticket};
+use super::interface::{Arrival, NatChange, NatRefused, Output, Ticket};
 use super::journal::{MappingKey, Record, StoredMapping};
 use super::notice::Notice;
 use super::pool::Endpoint;
 use super::reason::{Kind, Reason, Refused};
 use super::table::{LastAsked, ServerMapping};
-use super::Server;
 use crate::time::{Duration, Instant};
 
 /// Requests about one mapping that wait while it is being changed.
@@ -65,10 +65,28 @@ pub(super) enum Asked {
         /// Prefixes of the NAT64, which come last.
         prefixes: Vec<PcpOption>,
     },
-    Peer { data: PeerData, options: Vec<PcpOption> },
+    Peer {
+        data: PeerData,
+        options: Vec<PcpOption>,
+    },
     NatPmp(natpmp::Request),
     /// One of several deletes with one answer.
     Batch(u64),
+}
+
+impl Asked {
+    /// The options of a success about so many ports, the first of them this one.
+    fn options(&self, first_internal_port: u16, size: u16) -> Vec<PcpOption> {
+        match self {
+            Self::Map { options, parity, prefixes, .. } => {
+                let set = PortSet { size, first_internal_port, parity: *parity };
+                let set = (size > 1).then_some(PcpOption::PortSet(set));
+                options.iter().cloned().chain(set).chain(prefixes.iter().cloned()).collect()
+            }
+            Self::Peer { options, .. } => options.clone(),
+            Self::NatPmp(_) | Self::Batch(_) => Vec::new(),
+        }
+    }
 }
 
 /// Several deletes with one answer (N-9).
@@ -91,7 +109,6 @@ pub(super) struct Renewal {
     pub(super) description: Option<String>,
     /// `None` leaves it as it is.
     pub(super) nonce: Option<Nonce>,
-    pub(super) requester: Requester,
     pub(super) asked: LastAsked,
 }
 
@@ -136,10 +153,10 @@ impl Server {
                 self.store_again(now, &key);
             }
             Doing::Close => {
-                self.forget(now, &key);
+                let ports = self.forget(now, &key).map_or(1, |mapping| mapping.ports);
                 self.outputs.push_back(Output::Store(Record::Remove(key)));
                 match asker {
-                    Some(asker) => self.answer_deleted(now, asker),
+                    Some(asker) => self.answer_deleted(now, asker, key.port, ports),
                     None => self.counters.ended += 1,
                 }
             }
@@ -295,8 +312,8 @@ impl Server {
         Some(mapping)
     }
 
-    fn forget(&mut self, now: Instant, key: &MappingKey) {
-        self.remove(now, key, self.config.hold);
+    fn forget(&mut self, now: Instant, key: &MappingKey) -> Option<ServerMapping> {
+        self.remove(now, key, self.config.hold)
     }
 
     fn renew(&mut self, now: Instant, key: &MappingKey, renewal: Renewal) {
@@ -305,8 +322,8 @@ impl Server {
         let ends = if renewal.extends_only { ends.max(before.ends) } else { ends };
         let nonce = renewal.nonce.or(before.nonce);
         // What a renewal that changes nothing but the end leaves as it is.
-        let same = (&before.filters, &before.description, before.nonce, before.requester)
-            == (&renewal.filters, &renewal.description, nonce, renewal.requester);
+        let same = (&before.filters, &before.description, before.nonce)
+            == (&renewal.filters, &renewal.description, nonce);
         let is_stored = ends <= before.stored_until;
         self.table.change(key, |mapping| {
             mapping.ends = ends;
@@ -314,7 +331,6 @@ impl Server {
             mapping.filters = renewal.filters;
             mapping.description = renewal.description;
             mapping.nonce = nonce;
-            mapping.requester = renewal.requester;
             mapping.asked = Some(renewal.asked);
         });
         if !same || !is_stored {
@@ -369,13 +385,8 @@ impl Server {
         let external_addr = pcp::ip_to_wire(external.ip());
         let external_port = external.port();
         let (kind, bytes) = match &asker.asked {
-            Asked::Map { data, options, parity, prefixes } => {
-                let mut options = options.clone();
-                if ports > 1 {
-                    let set = PortSet { size: ports, first_internal_port: internal_port, parity: *parity };
-                    options.push(PcpOption::PortSet(set));
-                }
-                options.extend_from_slice(prefixes);
+            Asked::Map { data, .. } => {
+                let options = asker.asked.options(internal_port, ports);
                 let body = Body::Map(MapData { internal_port, external_port, external_addr, ..*data });
                 let result = ResultCode::SUCCESS;
                 (Kind::Map, Response { result, lifetime, epoch, body, options }.to_bytes())
@@ -403,12 +414,13 @@ impl Server {
     }
 
     /// The mapping is gone: its client is told (RFC 6887 §15.1, N-8).
-    pub(super) fn answer_deleted(&mut self, now: Instant, asker: &Asker) {
+    pub(super) fn answer_deleted(&mut self, now: Instant, asker: &Asker, internal_port: u16, ports: u16) {
         let epoch = self.epoch(now);
         let (kind, bytes) = match &asker.asked {
-            Asked::Map { data, options, prefixes, .. } => {
-                let options = options.iter().chain(prefixes).cloned().collect();
-                let (result, body) = (ResultCode::SUCCESS, Body::Map(*data));
+            Asked::Map { data, .. } => {
+                let options = asker.asked.options(internal_port, ports);
+                let body = Body::Map(MapData { internal_port, ..*data });
+                let result = ResultCode::SUCCESS;
                 (Kind::Map, Response { result, lifetime: 0, epoch, body, options }.to_bytes())
             }
             Asked::Peer { data, options } => {

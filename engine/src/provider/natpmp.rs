@@ -28,7 +28,12 @@ struct Asks {
 
 impl Server {
     /// RFC 6886 §3.5; the answer to what is refused is NAT-PMP's own.
-    pub(super) fn serve_natpmp(&mut self, now: Instant, client: &Client, payload: &[u8]) -> Result<Served, Reason> {
+    pub(super) fn serve_natpmp(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        payload: &[u8],
+    ) -> Result<Served, Reason> {
         let epoch = self.epoch(now);
         let request = match Request::parse(payload) {
             Ok(request) => request,
@@ -102,7 +107,13 @@ impl Server {
         Ok(Served::Waits)
     }
 
-    fn delete_one(&mut self, now: Instant, client: &Client, asks: Asks, asker: Asker) -> Result<Served, Refused> {
+    fn delete_one(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        asks: Asks,
+        asker: Asker,
+    ) -> Result<Served, Refused> {
         let key = MappingKey::new(client.host(), asks.protocol, asks.internal_port, None);
         let found = self.table.overlapping(client.host(), asks.protocol, asks.internal_port, 1);
         match found.first().and_then(|key| self.table.get(key)) {
@@ -113,12 +124,18 @@ impl Server {
                 self.close(now, key, Some(asker));
             }
             None if self.statics.contains_key(&key) => return Err(Reason::IsStatic.into()),
-            None => self.answer_deleted(now, &asker),
+            None => self.answer_deleted(now, &asker, asks.internal_port, 1),
         }
         Ok(Served::Waits)
     }
 
-    fn map_one(&mut self, now: Instant, client: &Client, asks: Asks, asker: Asker) -> Result<Served, Refused> {
+    fn map_one(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        asks: Asks,
+        asker: Asker,
+    ) -> Result<Served, Refused> {
         let host = client.host();
         // N-7: it may be shorter than was asked, and is not longer.
         let seconds = asks.lifetime.min(self.config.longest.max(self.config.shortest)).max(1);
@@ -141,7 +158,6 @@ impl Server {
                 filters: mapping.filters.clone(),
                 description: mapping.description.clone(),
                 nonce: None,
-                requester: mapping.requester,
                 asked: last_asked,
             };
             self.change(now, key, renewal, asker);

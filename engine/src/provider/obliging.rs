@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{Filter, Protocol};
 
+use super::Server;
 use super::config::{Description, PreferFailure, ServerConfig, ThirdParty};
 use super::interface::{Arrival, Binding, NatChange, Output, filters_let_in};
 use super::prefix::Prefix;
 use super::table::ServerMapping;
-use super::Server;
 use crate::time::{Duration, Instant};
 
 /// What of a [`ServerConfig`] can be set here; the rest is as in [`ServerConfig::new`], but there is neither PEER nor PORT_SET

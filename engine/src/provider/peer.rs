@@ -54,11 +54,8 @@ impl Server {
             0 => Duration::ZERO,
             lifetime => self.config.granted(lifetime),
         };
-        let last_asked = LastAsked {
-            arrival: client.arrival,
-            strict: false,
-            suggested: (suggested, data.external_port),
-        };
+        let last_asked =
+            LastAsked { arrival: client.arrival, strict: false, suggested: (suggested, data.external_port) };
         let text = options.description.map(|text| Some(text).filter(|text| !text.is_empty()));
         if let Some(mapping) = self.table.get(&key) {
             if mapping.nonce != Some(data.nonce) {
@@ -73,7 +70,6 @@ impl Server {
                 filters: Vec::new(),
                 description: text.unwrap_or_else(|| mapping.description.clone()),
                 nonce: Some(data.nonce),
-                requester: client.requester,
                 asked: last_asked,
             };
             self.change(now, key, renewal, asker);
@@ -84,7 +80,7 @@ impl Server {
             return Ok(Served::Waits);
         }
         if request.lifetime == 0 {
-            self.answer_deleted(now, &asker);
+            self.answer_deleted(now, &asker, data.internal_port, 1);
             return Ok(Served::Waits);
         }
         self.may_begin(client)?;

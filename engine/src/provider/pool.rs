@@ -240,7 +240,8 @@ impl Address {
     fn can_be_all(&self, want: &Want) -> bool {
         let protocol = want.endpoint.protocol;
         let alone = |space: &Space| space.tenants.keys().all(|other| *other == want.subscriber);
-        let others = |all: Protocol| self.wildcards.get(&all).is_some_and(|(_, other)| *other != want.subscriber);
+        let others =
+            |all: Protocol| self.wildcards.get(&all).is_some_and(|(_, other)| *other != want.subscriber);
         if self.wildcards.contains_key(&protocol) || others(Protocol::ALL) {
             false
         } else if protocol == Protocol::ALL {
@@ -360,7 +361,9 @@ impl Pool {
             }
         };
         let mut found = None;
-        for addr in candidates.into_iter().filter(|&addr| !want.strict || suggested.is_none_or(|it| it == addr)) {
+        for addr in
+            candidates.into_iter().filter(|&addr| !want.strict || suggested.is_none_or(|it| it == addr))
+        {
             let Some(address) = self.addresses.get(&addr) else { continue };
             if want.endpoint.port == 0 {
                 // RFC 6887 §11.3: in its entirety, or not.
@@ -411,7 +414,8 @@ impl Pool {
             rows(free, &space.base, want)
         } else {
             let from = address.next_pick.unwrap_or(FIRST_PICK);
-            let around = want.allowed.within(from, u16::MAX).chain(want.allowed.within(0, from.saturating_sub(1)));
+            let around =
+                want.allowed.within(from, u16::MAX).chain(want.allowed.within(0, from.saturating_sub(1)));
             let mut around = around.filter_map(|(first, last)| free.first_in(first, last));
             around.next().map(|port| (port, 1))
         };
@@ -434,12 +438,18 @@ impl Pool {
         self.occupy(want.endpoint, Use { external, ports, subscriber, users: 1, companion });
     }
 
-    /// Another mapping of the same internal endpoint. Where a companion is wanted, it is kept if it is nobody's.
-    pub(super) fn share(&mut self, endpoint: Endpoint, companion: bool) {
-        let Some(of) = self.uses.get_mut(&endpoint) else { return };
-        of.users += 1;
+    /// Another mapping of the same internal endpoint.
+    pub(super) fn share(&mut self, endpoint: Endpoint) {
+        if let Some(of) = self.uses.get_mut(&endpoint) {
+            of.users += 1;
+        }
+    }
+
+    /// Keeps the companion of what an endpoint has for the same host, if it is nobody's (N-6).
+    pub(super) fn accompany(&mut self, endpoint: Endpoint) {
+        let Some(of) = self.uses.get(&endpoint).filter(|of| !of.companion) else { return };
         let (addr, port, subscriber) = (*of.external.ip(), of.external.port(), of.subscriber);
-        if companion && !of.companion && self.reserve(addr, endpoint, port, subscriber) {
+        if self.reserve(addr, endpoint, port, subscriber) {
             self.uses.entry(endpoint).and_modify(|of| of.companion = true);
         }
     }
@@ -514,7 +524,13 @@ impl Pool {
 
     /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes, and is held for
     /// `nonce` for so long.
-    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, nonce: Option<Nonce>, hold: Duration) {
+    pub(super) fn give_back(
+        &mut self,
+        now: Instant,
+        endpoint: Endpoint,
+        nonce: Option<Nonce>,
+        hold: Duration,
+    ) {
         let Some(of) = self.uses.get_mut(&endpoint) else { return };
         of.users -= 1;
         if of.users > 0 {
@@ -581,7 +597,6 @@ impl Pool {
             address.free(protocol, first, first + (held.ports - 1));
         }
     }
-
 }
 
 /// Ports in a row for a set, as many as are wanted or as there are.
@@ -594,4 +609,80 @@ fn rows(free: &Runs, base: &Runs, want: &Want) -> Option<(u16, u16)> {
     let looks = want.allowed.within(0, u16::MAX).flat_map(|(first, last)| free.within(first, last));
     looks.take(MAX_LOOKS).for_each(|(first, last)| allowed.add(first, last));
     allowed.row(want.ports, want.parity)
+}
+
+#[cfg(test)]
+impl Pool {
+    /// The indexes say what the uses and holds say, and no port is in two places.
+    pub(super) fn check(&self) {
+        let mut paired: BTreeMap<Subscriber, (Ipv4Addr, usize)> = BTreeMap::new();
+        for (endpoint, of) in &self.uses {
+            assert!(of.users > 0);
+            paired.entry(of.subscriber).or_insert((*of.external.ip(), 0)).1 += 1;
+            let address = &self.addresses[of.external.ip()];
+            if endpoint.port == 0 {
+                assert_eq!(address.wildcards[&endpoint.protocol], (*endpoint, of.subscriber));
+                continue;
+            }
+            let space = &address.spaces[&endpoint.protocol];
+            assert_eq!(space.used[&of.external.port()], (*endpoint, of.ports));
+            if of.companion
+                && let Some(other) = companion_of(endpoint.protocol)
+            {
+                assert_eq!(address.spaces[&other].reserved[&of.external.port()].0, endpoint.inside);
+            }
+        }
+        assert_eq!(self.paired, paired);
+        let mut load: BTreeMap<Ipv4Addr, usize> = self.addresses.keys().map(|&addr| (addr, 0)).collect();
+        for (addr, _) in paired.values() {
+            *load.get_mut(addr).expect("an address of the pool") += 1;
+        }
+        assert_eq!(self.by_load, load.iter().map(|(&addr, &count)| (count, addr)).collect());
+        let (mut used, mut holds) = (0, 0);
+        for address in self.addresses.values() {
+            for space in address.spaces.values() {
+                let mut left = space.base.clone();
+                let mut tenants: BTreeMap<Subscriber, usize> = BTreeMap::new();
+                for (&port, (endpoint, ports)) in &space.used {
+                    let last = port + (ports - 1);
+                    assert!(!space.base.contains(port, last) || left.contains(port, last), "{port} twice");
+                    left.cut(port, last);
+                    *tenants.entry(self.uses[endpoint].subscriber).or_default() += 1;
+                    used += 1;
+                }
+                for (&port, held) in &space.held {
+                    assert!(left.contains(port, port + (held.ports - 1)), "{port} is held and used");
+                    left.cut(port, port + (held.ports - 1));
+                    *tenants.entry(held.subscriber).or_default() += 1;
+                    holds += 1;
+                }
+                for (&port, (_, subscriber)) in &space.reserved {
+                    left.cut(port, port);
+                    *tenants.entry(*subscriber).or_default() += 1;
+                }
+                assert_eq!(space.free, left);
+                assert_eq!(space.tenants, tenants);
+            }
+            let mut both = Runs::default();
+            for (first, last) in address.free_of(Protocol::TCP, 0, u16::MAX) {
+                for (first, last) in address.free_of(Protocol::UDP, first, last) {
+                    both.add(first, last);
+                }
+            }
+            assert_eq!(address.both, both);
+        }
+        assert_eq!(used, self.uses.keys().filter(|endpoint| endpoint.port != 0).count());
+        assert_eq!(holds, self.holds());
+    }
+
+    /// How many holds there are.
+    pub(super) fn holds(&self) -> usize {
+        let spaces = self.addresses.values().flat_map(|address| address.spaces.values());
+        spaces.map(|space| space.held.len()).sum()
+    }
+
+    /// Whether there is an alarm for each hold.
+    pub(super) fn hold_alarms(&mut self) -> usize {
+        std::iter::from_fn(|| self.hold_ends.pop_due(Instant::from_millis(u64::MAX))).count()
+    }
 }

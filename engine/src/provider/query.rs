@@ -11,13 +11,13 @@ use wire::pcp::{
     ResultCode,
 };
 
+use super::Server;
 use super::admission::{Client, Served, is_b4};
 use super::config::{MAX_DESCRIPTION, MAX_FILTERS};
 use super::interface::Inside;
 use super::journal::MappingKey;
 use super::reason::{Kind, Reason, Refused};
 use super::table::ServerMapping;
-use super::Server;
 use crate::time::Instant;
 
 // The longest answer with one mapping: GET's data, THIRD_PARTY, and a NEXT with all its FILTERs, its DESCRIPTION and its
@@ -46,7 +46,8 @@ impl Server {
             }
         }
         let (result, epoch) = (ResultCode::SUCCESS, self.epoch(now));
-        let mut answer = Response { result, lifetime: 0, epoch, body: Body::Get(filters), options: processed };
+        let mut answer =
+            Response { result, lifetime: 0, epoch, body: Body::Get(filters), options: processed };
         let mut octets = answer.to_bytes();
         let mut wanted =
             self.behind(client, host, seen).filter(|mapping| selects(&filters, mapping)).peekable();
@@ -85,9 +86,9 @@ impl Server {
             let softwire = host.map_or_else(|| softwire(addr), |host| host.softwire);
             MappingKey { addr, softwire, protocol, peer: None, port }
         });
-        let made = host.is_none().then(|| {
-            self.table.made_by(client.requester, place.map_or(Bound::Unbounded, Bound::Excluded))
-        });
+        let made = host
+            .is_none()
+            .then(|| self.table.made_by(client.requester, place.map_or(Bound::Unbounded, Bound::Excluded)));
         let of_host = host.map(|host| {
             let first = MappingKey::new(host, Protocol::ALL, 0, None);
             let lower = match place {

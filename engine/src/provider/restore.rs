@@ -25,19 +25,29 @@ impl Server {
     ///
     /// One that cannot be, because its external port is not there any more, is another's, or is refused by the data plane,
     /// is lost: the epoch begins anew, and that is announced.
-    pub fn restore(&mut self, now: Instant, mappings: Vec<StoredMapping>) {
+    pub fn restore(&mut self, now: Instant, mut mappings: Vec<StoredMapping>) {
+        // What PEER made may have its place within a set.
+        mappings.sort_by_key(|stored| stored.key.peer.is_some());
         // Until all have been looked at, so that nothing is told early.
         self.restoring = Restoring { left: 1, stands: 0, lost: 0 };
+        let mut accompanied = Vec::new();
         for stored in mappings {
             match self.revived(now, &stored) {
                 Some(mapping) => {
                     self.restoring.left += 1;
+                    accompanied.extend(mapping.companion.then_some(endpoint(&stored.key)));
                     self.open(mapping, None);
                 }
                 None => {
                     self.restoring.lost += 1;
                     self.outputs.push_back(Output::Store(Record::Remove(stored.key)));
                 }
+            }
+        }
+        // Some had a companion that was another's already.
+        for endpoint in accompanied {
+            if let Some((first, _)) = self.pool.of(endpoint) {
+                self.pool.accompany(first);
             }
         }
         self.restoring_goes_on(now);
@@ -72,7 +82,7 @@ impl Server {
                     if (*of.external.ip(), port) != (*external.ip(), external.port()) || ports != 1 {
                         return None;
                     }
-                    self.pool.share(first, companion);
+                    self.pool.share(first);
                 } else {
                     let mut allowed = Runs::default();
                     allowed.add(1, u16::MAX);
@@ -84,7 +94,7 @@ impl Server {
                         strict: true,
                         ports,
                         parity: None,
-                        companion,
+                        companion: false,
                         allowed,
                     };
                     let found = self.pool.find(now, &want).ok()?;

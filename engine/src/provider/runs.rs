@@ -170,7 +170,11 @@ mod tests {
             let (first, more) = (roll(64), roll(8));
             let last = (first + more).min(63);
             let free = roll(2) == 0;
-            if free { all.add(first, last) } else { all.cut(first, last) }
+            if free {
+                all.add(first, last)
+            } else {
+                all.cut(first, last)
+            }
             list[usize::from(first)..=usize::from(last)].fill(free);
             let there = |port: u16| list.get(usize::from(port)).copied().unwrap_or(false);
             let ports: Vec<u16> = all.within(0, 63).flat_map(|(from, to)| from..=to).collect();
@@ -188,7 +192,9 @@ mod tests {
                 .max();
             let (from, got) = all.row(size, parity).unwrap_or((0, 0));
             assert_eq!(Some(usize::from(got)), best, "step {step}");
-            assert!((from..from + got).all(there) && parity.is_none_or(|parity| got == 0 || from % 2 == parity));
+            assert!(
+                (from..from + got).all(there) && parity.is_none_or(|parity| got == 0 || from % 2 == parity)
+            );
         }
     }
 }

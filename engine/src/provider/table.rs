@@ -26,7 +26,7 @@ pub struct ServerMapping {
     pub peer: Option<SocketAddr>,
     /// What proves that it is the client's; `None` for one of NAT-PMP, which is its source address'.
     pub nonce: Option<Nonce>,
-    /// Whose packets asked for it.
+    /// Whose packet asked for it first.
     pub requester: Requester,
     /// Whose quota it counts against.
     pub subscriber: Subscriber,
@@ -218,22 +218,18 @@ impl Table {
         Some(mapping)
     }
 
-    /// Changes one, and every index with it. Its key stays, and so do its subscriber and the number of its ports.
+    /// Changes one, and every index with it. What it is for and who has asked for it stays, and so does the number of its
+    /// ports.
     pub(super) fn change(&mut self, key: &MappingKey, change: impl FnOnce(&mut ServerMapping)) {
         let Some(mapping) = self.mappings.get_mut(key) else { return };
-        let before = (mapping.requester, mapping.open, mapping.ends, mapping.busy.is_some());
+        let before = (mapping.open, mapping.ends, mapping.busy.is_some());
         change(mapping);
-        debug_assert_eq!(mapping.key(), *key);
-        let after = (mapping.requester, mapping.open, mapping.ends, mapping.busy.is_some());
-        if before.0 != after.0 && key.peer.is_none() {
-            self.by_requester.remove(&(before.0, *key));
-            self.by_requester.insert((after.0, *key));
-        }
-        if after.1 && (before.1, before.2) != (after.1, after.2) {
-            self.ends.set(*key, after.2);
+        let after = (mapping.open, mapping.ends, mapping.busy.is_some());
+        if mapping.open && (before.0, before.1) != (after.0, after.1) {
+            self.ends.set(*key, mapping.ends);
         }
         if let Some(account) = self.accounts.get_mut(&mapping.subscriber) {
-            account.busy = account.busy + usize::from(after.3) - usize::from(before.3);
+            account.busy = account.busy + usize::from(after.2) - usize::from(before.2);
         }
     }
 
@@ -259,7 +255,8 @@ impl Table {
             .map(|mapping| (mapping.requester, mapping.key()))
             .collect();
         assert_eq!(self.by_requester, made);
-        let peers = self.mappings.keys().filter_map(|key| Some((MappingKey { peer: None, ..*key }, key.peer?)));
+        let peers =
+            self.mappings.keys().filter_map(|key| Some((MappingKey { peer: None, ..*key }, key.peer?)));
         assert_eq!(self.outbound, peers.collect());
         let mut accounts: BTreeMap<Subscriber, Account> = BTreeMap::new();
         for (key, mapping) in &self.mappings {

@@ -34,7 +34,8 @@ fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
     let began = time::Instant::now();
     let now = || Instant::from_millis(began.elapsed().as_millis().try_into().expect("not that many years"));
     // What floods it is to lose datagrams at the socket, and it begins anew but once.
-    let config = ServerConfig { rate: None, announcements: 1, natpmp: false, ..ServerConfig::new(vec![external]) };
+    let config =
+        ServerConfig { rate: None, announcements: 1, natpmp: false, ..ServerConfig::new(vec![external]) };
     let mut server = Server::new(now(), config, now());
     nft(&format!(
         "table inet labpcp\ndelete table inet labpcp\ntable inet labpcp {{\n map ports {{\n  \
