@@ -3,7 +3,9 @@
 
 pub mod capture;
 pub mod conformance;
+pub mod nat;
 pub mod netns;
+pub mod packet;
 pub mod provider;
 pub mod scenario;
 pub mod sim;
