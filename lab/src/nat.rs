@@ -145,7 +145,13 @@ impl Nat {
                 && session.external.ip() == external.ip()
                 && binding::covers(external.port(), binding.ports, session.external.port()).is_some()
         };
-        let of_host = self.sessions.iter().filter(|(flow, _)| flow.inside == binding.inside);
+        let first = Flow {
+            inside: binding.inside,
+            protocol: Protocol(0),
+            port: 0,
+            remote: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+        };
+        let of_host = self.sessions.range(first..).take_while(|(flow, _)| flow.inside == binding.inside);
         let gone: Vec<Flow> =
             of_host.filter(|(flow, session)| concerns(flow, session)).map(|(flow, _)| *flow).collect();
         gone.into_iter().for_each(|flow| self.end(flow));

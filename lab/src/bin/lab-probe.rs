@@ -12,7 +12,7 @@
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,7 +93,10 @@ fn tcp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
 }
 
 fn udp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?; // a fresh port each time: no earlier flow of the NATs fits
+    let address = parse(address)?;
+    let any: IpAddr =
+        if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?; // a fresh port each time: no earlier flow of the NATs fits
     socket.connect(address)?;
     socket.set_read_timeout(Some(wait))?;
     socket.send(text.as_bytes())?;

@@ -1,5 +1,7 @@
 //! Explicit mappings, as the data plane holds them.
 
+use std::str::FromStr;
+
 use super::{BTreeMap, Filter, IpAddr, Ipv4Addr, Ipv6Addr, Prefix64, Protocol, SocketAddr, SocketAddrV4};
 
 /// A host inside: by softwire and address in DS-Lite (RFC 6333 §6.6), by address elsewhere.
@@ -28,6 +30,41 @@ pub struct Binding {
     pub filters: Vec<Filter>,
     /// Made by PEER, for this remote peer only.
     pub peer: Option<SocketAddr>,
+}
+
+/// `tcp/192.168.77.10:80@2001:db8::2=203.0.114.1:8080`: a protocol (or its number), the host inside with its port, its
+/// softwire if it has one, and address and port outside.
+impl FromStr for Binding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (protocol, rest) = text.split_once('/')?;
+            let protocol = match protocol {
+                "tcp" => Protocol::TCP,
+                "udp" => Protocol::UDP,
+                number => Protocol(number.parse().ok()?),
+            };
+            let (inside, external) = rest.split_once('=')?;
+            let (internal, softwire) = match inside.split_once('@') {
+                Some((internal, softwire)) => (internal, Some(softwire.parse().ok()?)),
+                None => (inside, None),
+            };
+            let internal: SocketAddr = internal.parse().ok()?;
+            Some(Self {
+                protocol,
+                inside: Inside { softwire, addr: internal.ip() },
+                internal_port: internal.port(),
+                external: external.parse().ok()?,
+                ports: 1,
+                filters: Vec::new(),
+                peer: None,
+            })
+        };
+        read().ok_or_else(|| {
+            format!("not a binding such as tcp/192.168.77.10:80@2001:db8::2=203.0.114.1:8080: {text}")
+        })
+    }
 }
 
 /// The external address and port are somebody else's, or not there.

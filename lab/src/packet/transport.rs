@@ -73,6 +73,25 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// The port at the end `near`, and the other one. An echo's identifier is the near port, its far one is 0.
+    #[must_use]
+    pub fn ports(self, near: End) -> (u16, u16) {
+        match (self, near) {
+            (Self::Tcp(src, dst, _) | Self::Udp(src, dst), End::Source) => (src, dst),
+            (Self::Tcp(src, dst, _) | Self::Udp(src, dst), End::Destination) => (dst, src),
+            (Self::EchoRequest(id) | Self::EchoReply(id), _) => (id, 0),
+            (Self::Error | Self::Other, _) => (0, 0),
+        }
+    }
+
+    /// TCP's flags; none for others.
+    #[must_use]
+    pub fn flags(self) -> TcpFlags {
+        if let Self::Tcp(_, _, flags) = self { flags } else { TcpFlags::default() }
+    }
+}
+
 /// Changes one port, or the identifier of an echo, and the checksum with it. A quoted header may lack its checksum.
 pub(super) fn set_port(protocol: u8, payload: &mut [u8], end: End, port: u16) {
     let at = match (protocol, end) {
