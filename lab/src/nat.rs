@@ -37,6 +37,9 @@ mod idle {
     pub(super) const ICMP: Duration = Duration::from_secs(60);
 }
 
+/// Protocol, address and port outside.
+type External = (Protocol, Ipv4Addr, u16);
+
 /// One flow, as seen inside.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Flow {
@@ -77,7 +80,9 @@ pub struct Nat {
     sessions: BTreeMap<Flow, Session>,
     ends: Timers<Flow>,
     dynamic: BTreeMap<(Inside, Protocol, u16), Dynamic>,
-    by_external: BTreeMap<(Protocol, Ipv4Addr, u16), (Inside, u16)>,
+    by_external: BTreeMap<External, (Inside, u16)>,
+    /// Whose flows use an external port, whatever lets them, and how many.
+    in_use: BTreeMap<External, ((Inside, u16), usize)>,
     next_address: usize,
     next_port: u16,
 }
@@ -99,6 +104,7 @@ impl Nat {
             ends: Timers::default(),
             dynamic: BTreeMap::new(),
             by_external: BTreeMap::new(),
+            in_use: BTreeMap::new(),
             next_address: 0,
             next_port: *DYNAMIC.start(),
         }
@@ -130,31 +136,18 @@ impl Nat {
         if external.port() != 0 && ports.any(in_use) {
             return Err(Taken);
         }
-        self.bindings.insert(external, binding)
+        let (protocol, ports) = (binding.protocol, binding.ports);
+        self.bindings.insert(external, binding)?;
+        self.end_lost(protocol, external, ports, false);
+        Ok(())
     }
 
-    /// Lets it in no more, and ends the flows that used it. Unknown ones are passed over.
+    /// Lets it in no more, and ends the flows that it let in. Unknown ones are passed over.
     pub fn close(&mut self, binding: &Binding) {
         let Some(external) = self.external_of(binding) else { return };
-        if !self.bindings.remove(external, binding) {
-            return;
+        if self.bindings.remove(external, binding) {
+            self.end_lost(binding.protocol, external, binding.ports, true);
         }
-        let protocol = binding.protocol;
-        let concerns = |flow: &Flow, session: &Session| {
-            (protocol == Protocol::ALL || flow.protocol == protocol)
-                && session.external.ip() == external.ip()
-                && binding::covers(external.port(), binding.ports, session.external.port()).is_some()
-        };
-        let first = Flow {
-            inside: binding.inside,
-            protocol: Protocol(0),
-            port: 0,
-            remote: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
-        };
-        let of_host = self.sessions.range(first..).take_while(|(flow, _)| flow.inside == binding.inside);
-        let gone: Vec<Flow> =
-            of_host.filter(|(flow, session)| concerns(flow, session)).map(|(flow, _)| *flow).collect();
-        gone.into_iter().for_each(|flow| self.end(flow));
     }
 
     /// Puts one binding in the place of another, or leaves the old one.
@@ -191,7 +184,7 @@ impl Nat {
             return Ok(external);
         }
         let external = match self.bindings.outbound(protocol, inside, port, remote, self.prefix) {
-            Some(external) if self.is_free_for(protocol, external, (inside, port)) => external,
+            Some(external) if self.leads_back(protocol, external, remote, (inside, port)) => external,
             _ => self.make_dynamic(protocol, (inside, port), flags)?,
         };
         self.begin(now, flow, external, Direction::Out, flags);
@@ -268,6 +261,38 @@ impl Nat {
         self.sessions.len()
     }
 
+    /// Ends the flows at these external ports whose answers would go to another host now; with `strict`, those too that
+    /// nothing lets in but that they are there.
+    fn end_lost(&mut self, protocol: Protocol, external: SocketAddrV4, ports: u16, strict: bool) {
+        let (address, first) = (*external.ip(), external.port());
+        let last = if first == 0 { u16::MAX } else { first + (ports - 1) };
+        let concerned: Vec<External> = if protocol == Protocol::ALL {
+            self.in_use.keys().filter(|key| key.1 == address).copied().collect()
+        } else {
+            self.in_use
+                .range((protocol, address, first)..=(protocol, address, last))
+                .map(|(key, _)| *key)
+                .collect()
+        };
+        let mut lost = Vec::new();
+        for (protocol, address, port) in concerned {
+            let ((inside, own), _) = self.in_use[&(protocol, address, port)];
+            let external = SocketAddrV4::new(address, port);
+            let from =
+                |addr, port| Flow { inside, protocol, port: own, remote: SocketAddrV4::new(addr, port) };
+            let flows = from(Ipv4Addr::UNSPECIFIED, 0)..=from(Ipv4Addr::BROADCAST, u16::MAX);
+            for (flow, _) in self.sessions.range(flows).filter(|(_, session)| session.external == external) {
+                let stays = self.host_of(protocol, external, flow.remote).is_ok_and(|(host, port, bound)| {
+                    (host, port) == (inside, own) && (bound != Some(false) || !strict)
+                });
+                if !stays {
+                    lost.push(*flow);
+                }
+            }
+        }
+        lost.into_iter().for_each(|flow| self.end(flow));
+    }
+
     /// Who has an external port, and whether a binding lets this remote peer in; `None` where there is no binding.
     fn host_of(
         &self,
@@ -292,10 +317,14 @@ impl Nat {
     }
 
     /// A binding for all ports does not take what somebody else has in particular.
-    fn is_free_for(&self, protocol: Protocol, external: SocketAddrV4, own: (Inside, u16)) -> bool {
-        let dynamic = self.by_external.get(&(protocol, *external.ip(), external.port()));
-        let bound = self.bindings.owner(protocol, external);
-        dynamic.is_none_or(|other| *other == own) && bound.is_none_or(|other| other == own)
+    fn leads_back(
+        &self,
+        protocol: Protocol,
+        external: SocketAddrV4,
+        remote: SocketAddrV4,
+        own: (Inside, u16),
+    ) -> bool {
+        self.host_of(protocol, external, remote).is_ok_and(|(inside, port, _)| (inside, port) == own)
     }
 
     fn make_dynamic(
@@ -331,7 +360,8 @@ impl Nat {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(*DYNAMIC.start());
             let external = SocketAddrV4::new(address, port);
-            let taken = self.by_external.contains_key(&(protocol, address, port));
+            let key = (protocol, address, port);
+            let taken = self.by_external.contains_key(&key) || self.in_use.contains_key(&key);
             if !taken && self.bindings.owner(protocol, external).is_none() {
                 return Ok(external);
             }
@@ -348,6 +378,8 @@ impl Nat {
         flags: TcpFlags,
     ) {
         self.sessions.insert(flow, Session { external, heard: (false, false), ending: false });
+        let used = (flow.protocol, *external.ip(), external.port());
+        self.in_use.entry(used).or_insert(((flow.inside, flow.port), 0)).1 += 1;
         if let Some(dynamic) = self.dynamic_of(flow, external) {
             dynamic.flows += 1;
         }
@@ -374,6 +406,12 @@ impl Nat {
     fn end(&mut self, flow: Flow) {
         self.ends.cancel(flow);
         let Some(session) = self.sessions.remove(&flow) else { return };
+        let used = (flow.protocol, *session.external.ip(), session.external.port());
+        let (_, flows) = self.in_use.get_mut(&used).expect("the flow was counted when it began");
+        *flows -= 1;
+        if *flows == 0 {
+            self.in_use.remove(&used);
+        }
         let Some(dynamic) = self.dynamic_of(flow, session.external) else { return };
         dynamic.flows -= 1;
         if dynamic.flows == 0 {

@@ -185,6 +185,11 @@ impl Bindings {
         ))
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_external.is_empty() && self.by_inside.is_empty()
+    }
+
     /// An external address that a host has already.
     pub(super) fn address_of(&self, inside: Inside) -> Option<Ipv4Addr> {
         let (key, found) = self.by_inside.range((inside, Protocol(0), 0)..).next()?;

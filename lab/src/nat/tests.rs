@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const POOL: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 114, 1), Ipv4Addr::new(203, 0, 114, 2)];
@@ -286,6 +288,21 @@ fn a_binding_for_everything_gets_what_is_left() {
     assert_eq!(nat.inbound(T0, udp, at(5000), remote(20, 1), NONE), Err(Refused::NoMapping));
 }
 
+/// What "DMZ hosts" use of their own accord gives way to a binding, and not to what other hosts send.
+#[test]
+fn a_binding_takes_a_port_from_who_has_all_of_them() {
+    let (mut nat, udp) = (Nat::new(vec![POOL[0]], None), Protocol::UDP);
+    nat.open(binding(Protocol::ALL, host(1), 0, 0)).unwrap();
+    let first = *DYNAMIC.start();
+    assert_eq!(nat.outbound(T0, udp, (host(1), first), remote(20, 1), NONE), Ok(external(first)));
+    let theirs = nat.outbound(T0, udp, (host(2), 7), remote(20, 1), NONE).unwrap();
+    assert_ne!(theirs, external(first));
+    nat.open(binding(udp, host(2), 80, first)).unwrap();
+    assert_eq!(nat.inbound(T0, udp, external(first), remote(20, 1), NONE), Ok((host(2), 80)));
+    let moved = nat.outbound(T0, udp, (host(1), first), remote(20, 1), NONE).unwrap();
+    assert_eq!(nat.inbound(T0, udp, moved, remote(20, 1), NONE), Ok((host(1), first)));
+}
+
 #[test]
 fn an_external_port_is_one_hosts() {
     let (mut nat, udp) = (nat(), Protocol::UDP);
@@ -344,5 +361,106 @@ fn bindings_are_read_as_they_are_written() {
         ["", "tcp/192.168.77.10:80", "tcp/192.168.77.10=203.0.114.1:80", "x/192.168.77.10:1=203.0.114.1:1"]
     {
         assert!(text.parse::<Binding>().is_err(), "{text}");
+    }
+}
+
+/// What holds at any moment.
+fn check(nat: &Nat) {
+    assert_eq!(nat.dynamic.len(), nat.by_external.len());
+    for ((inside, protocol, port), dynamic) in &nat.dynamic {
+        let key = (*protocol, *dynamic.external.ip(), dynamic.external.port());
+        assert_eq!(nat.by_external.get(&key), Some(&(*inside, *port)));
+        let uses = |(flow, session): &(&Flow, &Session)| {
+            (flow.inside, flow.protocol, flow.port) == (*inside, *protocol, *port)
+                && session.external == dynamic.external
+        };
+        assert_eq!(nat.sessions.iter().filter(uses).count(), dynamic.flows);
+        assert!(dynamic.flows > 0);
+    }
+    let mut owners = BTreeMap::new();
+    for (flow, session) in &nat.sessions {
+        let host = (flow.inside, flow.port);
+        let owner = owners.entry((flow.protocol, session.external)).or_insert(host);
+        assert_eq!(*owner, host, "{:?} is two hosts'", session.external);
+        let back = nat.inside(flow.protocol, session.external, flow.remote);
+        assert_eq!(back, Some(host), "{flow:?} {session:?}");
+        let used = (flow.protocol, *session.external.ip(), session.external.port());
+        assert_eq!(nat.in_use.get(&used).map(|(host, _)| *host), Some(host));
+    }
+    assert_eq!(nat.in_use.values().map(|(_, flows)| flows).sum::<usize>(), nat.sessions.len());
+    assert_eq!(nat.next_timeout().is_some(), !nat.sessions.is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Out(Protocol, u16, u16, u8),
+    In(Protocol, u16, u8),
+    Open(Binding),
+    Close(prop::sample::Index),
+    Pass(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let protocol = || prop::sample::select(vec![Protocol::TCP, Protocol::UDP]);
+    let port = || prop::sample::select(vec![80_u16, 81, 82, 32_768, 32_769, 32_770, 32_771]);
+    let any_binding = (protocol(), 1..4_u16, port(), port(), 1..3_u16, 0..8_u8, any::<bool>());
+    prop_oneof![
+        4 => (protocol(), 1..4_u16, port(), 1..4_u8).prop_map(|(p, host, port, to)| Step::Out(p, host, port, to)),
+        4 => (protocol(), port(), 1..4_u8).prop_map(|(p, port, from)| Step::In(p, port, from)),
+        2 => any_binding.prop_map(|(p, softwire, internal, port, ports, kind, peer)| {
+            let mut binding = Binding { ports, ..binding(p, host(softwire), internal, port) };
+            if kind == 0 {
+                binding = Binding { ports: 1, ..super::tests::binding(p, host(softwire), 0, 0) };
+            } else if kind == 1 {
+                binding = super::tests::binding(Protocol::ALL, host(softwire), 0, 0);
+            }
+            binding.peer = peer.then(|| remote(1, 9).into());
+            Step::Open(binding)
+        }),
+        1 => any::<prop::sample::Index>().prop_map(Step::Close),
+        1 => (0..400_u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    // A failure becomes a test of its own.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_every_flow_has_its_own_way_back(steps in prop::collection::vec(any_step(), 1..60)) {
+        let mut nat = Nat::new(vec![POOL[0]], None);
+        let (mut now, mut open) = (T0, Vec::<Binding>::new());
+        for step in steps {
+            match step {
+                Step::Out(protocol, softwire, port, to) => {
+                    let (own, to) = ((host(softwire), port), remote(to, 9));
+                    let external = nat.outbound(now, protocol, own, to, SYN).unwrap();
+                    prop_assert_eq!(nat.inbound(now, protocol, external, to, ACK), Ok(own));
+                }
+                Step::In(protocol, port, from) => {
+                    let (external, from) = (external(port), remote(from, 9));
+                    if let Ok(own) = nat.inbound(now, protocol, external, from, SYN) {
+                        prop_assert_eq!(nat.outbound(now, protocol, own, from, ACK), Ok(external));
+                    }
+                }
+                Step::Open(binding) => {
+                    if nat.open(binding.clone()).is_ok() {
+                        open.push(binding);
+                    }
+                }
+                Step::Close(index) if !open.is_empty() => nat.close(&open.swap_remove(index.index(open.len()))),
+                Step::Close(_) => {}
+                Step::Pass(seconds) => {
+                    now = now + Duration::from_secs(seconds);
+                    nat.handle_timeout(now);
+                }
+            }
+            check(&nat);
+        }
+        for binding in open {
+            nat.close(&binding);
+        }
+        nat.handle_timeout(now + Duration::from_secs(100_000));
+        check(&nat);
+        prop_assert!(nat.sessions.is_empty() && nat.bindings.is_empty() && nat.in_use.is_empty());
     }
 }
