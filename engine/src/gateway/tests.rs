@@ -400,7 +400,7 @@ impl Lab {
                 let refused = served.is_some_and(|served| served.result == ResultCode::NOT_AUTHORIZED);
                 let map = map_of(&request);
                 // One that insists on another port than the one whose delete is on its way does not take that over.
-                let elsewhere = |m: &ProviderMapping| {
+                let elsewhere = |m: ProviderMapping| {
                     (m.protocol, m.internal.port()) == (map.protocol, map.internal_port)
                         && m.external.port() != map.external_port
                 };

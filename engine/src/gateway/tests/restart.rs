@@ -32,7 +32,7 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
         let mut lab = Lab::up(nat);
         assert_eq!(lab.add(ALICE, 1, port(8080)), done());
         assert_eq!(lab.add(BOB, 2, port(9090)), done());
-        let before: Vec<_> = lab.provider().mappings().cloned().collect();
+        let before: Vec<_> = lab.provider().mappings().collect();
         lab.crash(config(nat), 77, 1000);
         let shown: Vec<_> =
             lab.gateway.mappings(lab.instant()).map(|m| (m.external, m.internal, m.health)).collect();
@@ -46,7 +46,7 @@ fn a_crash_loses_nothing_that_was_acknowledged() {
             lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active),
             "{nat:?}"
         );
-        let after: Vec<_> = lab.provider().mappings().cloned().collect();
+        let after: Vec<_> = lab.provider().mappings().collect();
         let ports = |all: &[crate::provider::ProviderMapping]| -> Vec<_> {
             all.iter().map(|m| (m.protocol, m.external, m.internal)).collect()
         };

@@ -1,0 +1,84 @@
+//! Announcements by multicast: the server has begun anew, or has another address (RFC 6887 §14.1.3, N-13).
+
+use std::net::SocketAddr;
+
+use wire::natpmp;
+use wire::pcp::{
+    ANNOUNCE_GROUP_V4, ANNOUNCE_GROUP_V6, Body, CLIENT_PORT, HEADER_LEN, MAX_LEN, PcpOption, Response,
+    ResultCode,
+};
+
+use super::Server;
+use super::interface::Output;
+use crate::time::{Duration, Instant};
+
+/// So often, with doubling gaps; the first of them is a quarter of a second (RFC 6887 §14.1.3).
+const TIMES: u32 = 10;
+const FIRST_GAP: Duration = Duration::from_millis(250);
+
+/// A run of announcements.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    next: Option<Instant>,
+    done: u32,
+}
+
+impl Announcements {
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+}
+
+impl Server {
+    /// Announces the epoch and the external address, now and nine times more, the last time two minutes from now. For the start,
+    /// after [`restore`](Self::restore) if there is anything to restore.
+    pub fn announce(&mut self, now: Instant) {
+        self.announcements = Announcements { next: Some(now), done: 0 };
+        self.continue_announcing(now);
+    }
+
+    pub(super) fn continue_announcing(&mut self, now: Instant) {
+        if self.announcements.next.is_none_or(|at| at > now) {
+            return;
+        }
+        self.announce_once(now);
+        let done = self.announcements.done + 1;
+        let gap = FIRST_GAP * 2_u32.pow(done - 1);
+        let more = done < self.config.announcements.min(TIMES);
+        self.announcements = Announcements { next: more.then_some(now + gap), done };
+    }
+
+    fn announce_once(&mut self, now: Instant) {
+        let bytes = self.announcement(now).to_bytes();
+        for group in [ANNOUNCE_GROUP_V4.into(), ANNOUNCE_GROUP_V6.into()] {
+            let group = SocketAddr::new(group, CLIENT_PORT);
+            self.outputs.push_back(Output::Multicast { group, bytes: bytes.clone() });
+        }
+        // Without an address it is no NAT (N-3).
+        let Some(&addr) = self.config.pool.first().filter(|_| self.config.natpmp) else { return };
+        let result = natpmp::ResultCode::SUCCESS;
+        let bytes = natpmp::Response::ExternalAddress { result, epoch: self.epoch(now), addr }.to_bytes();
+        let group = SocketAddr::new(natpmp::ANNOUNCE_GROUP.into(), natpmp::CLIENT_PORT);
+        self.outputs.push_back(Output::Multicast { group, bytes });
+    }
+
+    /// The answer to an ANNOUNCE, and the announcement unasked: with the prefixes of the NAT64, where there is one (RFC 7225).
+    pub(super) fn announcement(&self, now: Instant) -> Response {
+        let options = self.prefixes(MAX_LEN - HEADER_LEN);
+        let epoch = self.epoch(now);
+        Response { result: ResultCode::SUCCESS, lifetime: 0, epoch, body: Body::Announce, options }
+    }
+
+    /// As many prefixes as fit into so many octets.
+    pub(super) fn prefixes(&self, mut room: usize) -> Vec<PcpOption> {
+        let all = self.config.prefix64.iter().cloned().map(PcpOption::Prefix64);
+        all.take_while(|option| {
+            let mut octets = Vec::new();
+            wire::codec::Wire::encode(option, &mut octets);
+            let fits = octets.len() <= room;
+            room = room.saturating_sub(octets.len());
+            fits
+        })
+        .collect()
+    }
+}

@@ -1,0 +1,467 @@
+//! Two phases: the data plane is told what to do, and only when it has done it, the table has changed, the change is stored and
+//! the client has its answer. Whoever asks about a mapping in between waits.
+
+use std::net::SocketAddr;
+
+use wire::natpmp;
+use wire::pcp::{self, Body, Filter, MapData, Nonce, PcpOption, PeerData, PortSet, Response, ResultCode};
+
+use super::admission::{Client, Served};
+use super::interface::{Arrival, NatChange, NatRefused, Output, Requester, Ticket};
+use super::journal::{MappingKey, Record, StoredMapping};
+use super::notice::Notice;
+use super::pool::Endpoint;
+use super::reason::{Kind, Reason, Refused};
+use super::table::{LastAsked, ServerMapping};
+use super::Server;
+use crate::time::{Duration, Instant};
+
+/// Requests about one mapping that wait while it is being changed.
+pub(super) const MAX_WAITING: usize = 4;
+/// Changes of one subscriber that the data plane has not answered yet; what is above it is met with silence.
+const MAX_BUSY: usize = 64;
+/// The same of all subscribers together.
+const MAX_PENDING: usize = 4096;
+/// When it is tried again to close what is over and could not be closed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A change that the data plane has not answered yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) key: MappingKey,
+    doing: Doing,
+    pub(super) asker: Option<Asker>,
+}
+
+#[derive(Debug)]
+enum Doing {
+    /// A new mapping.
+    Open,
+    /// One that was there before a restart.
+    Restore,
+    /// Another one in its place.
+    Change(Renewal),
+    /// It moves to where its internal endpoint is now.
+    Move(SocketAddr),
+    /// It goes.
+    Close,
+}
+
+/// Who waits for a change, and for which answer.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) arrival: Arrival,
+    pub(super) payload: Vec<u8>,
+    pub(super) asked: Asked,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    Map {
+        data: MapData,
+        options: Vec<PcpOption>,
+        /// Of the PORT_SET that was asked for.
+        parity: bool,
+        /// Prefixes of the NAT64, which come last.
+        prefixes: Vec<PcpOption>,
+    },
+    Peer { data: PeerData, options: Vec<PcpOption> },
+    NatPmp(natpmp::Request),
+    /// One of several deletes with one answer.
+    Batch(u64),
+}
+
+/// Several deletes with one answer (N-9).
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) left: usize,
+    /// Why not all of them could be carried out.
+    pub(super) failed: Option<Reason>,
+    pub(super) arrival: Arrival,
+    pub(super) request: natpmp::Request,
+}
+
+/// What a granted request makes of a mapping.
+#[derive(Clone, Debug)]
+pub(super) struct Renewal {
+    pub(super) granted: Duration,
+    /// It ends no earlier than before.
+    pub(super) extends_only: bool,
+    pub(super) filters: Vec<Filter>,
+    pub(super) description: Option<String>,
+    /// `None` leaves it as it is.
+    pub(super) nonce: Option<Nonce>,
+    pub(super) requester: Requester,
+    pub(super) asked: LastAsked,
+}
+
+impl Server {
+    /// Tells what became of an [`Output::Nat`]. An outcome that nobody waits for any more is passed over.
+    pub fn handle_nat(&mut self, now: Instant, ticket: Ticket, outcome: Result<(), NatRefused>) {
+        let Some(Pending { key, doing, asker }) = self.pending.remove(&ticket) else { return };
+        self.asked -= usize::from(asker.is_some());
+        self.tell_of_nat(outcome);
+        self.table.change(&key, |mapping| mapping.busy = None);
+        match outcome {
+            Ok(()) => self.done(now, key, doing, asker.as_ref()),
+            Err(refused) => self.not_done(now, key, &doing, asker.as_ref(), refused),
+        }
+        self.settle(now, key);
+        for (arrival, payload) in self.waiting.remove(&key).unwrap_or_default() {
+            self.handle_again(now, &arrival, &payload);
+        }
+    }
+
+    fn done(&mut self, now: Instant, key: MappingKey, doing: Doing, asker: Option<&Asker>) {
+        match doing {
+            Doing::Open => {
+                let granted = self.table.get(&key).map_or(Duration::ZERO, |mapping| mapping.granted);
+                self.table.change(&key, |mapping| {
+                    mapping.open = true;
+                    mapping.ends = now + granted;
+                });
+                self.store(now, &key, granted);
+                self.answer(now, asker, &key);
+            }
+            Doing::Restore => {
+                self.table.change(&key, |mapping| mapping.open = true);
+                self.restored(now, true);
+            }
+            Doing::Change(renewal) => {
+                self.renew(now, &key, renewal);
+                self.answer(now, asker, &key);
+            }
+            Doing::Move(external) => {
+                self.table.change(&key, |mapping| mapping.external = external);
+                self.store_again(now, &key);
+            }
+            Doing::Close => {
+                self.forget(now, &key);
+                self.outputs.push_back(Output::Store(Record::Remove(key)));
+                match asker {
+                    Some(asker) => self.answer_deleted(now, asker),
+                    None => self.counters.ended += 1,
+                }
+            }
+        }
+    }
+
+    fn not_done(
+        &mut self,
+        now: Instant,
+        key: MappingKey,
+        doing: &Doing,
+        asker: Option<&Asker>,
+        refused: NatRefused,
+    ) {
+        self.counters.nat_refusals += 1;
+        match doing {
+            // As if it had never been asked for: nothing is held.
+            Doing::Open => drop(self.remove(now, &key, Duration::ZERO)),
+            Doing::Restore => {
+                self.remove(now, &key, Duration::ZERO);
+                self.outputs.push_back(Output::Store(Record::Remove(key)));
+                self.restored(now, false);
+            }
+            // Its old place is another's by now.
+            Doing::Move(_) => self.close(now, key, None),
+            Doing::Change(_) | Doing::Close => {}
+        }
+        let reason = match refused {
+            NatRefused::Failed => Reason::NatFailed,
+            NatRefused::Full => Reason::NatFull,
+        };
+        if let Some(asker) = asker {
+            self.answer_refused(now, asker, reason);
+        }
+    }
+
+    /// Only what changes is told.
+    fn tell_of_nat(&mut self, outcome: Result<(), NatRefused>) {
+        let refuses = outcome.err();
+        if self.nat_refuses == refuses {
+            return;
+        }
+        self.nat_refuses = refuses;
+        self.outputs.push_back(Output::Notice(refuses.map_or(Notice::NatWorks, Notice::NatRefuses)));
+    }
+
+    /// What came up while a mapping was being changed: its internal endpoint has moved, or has no place any more.
+    pub(super) fn settle(&mut self, now: Instant, key: MappingKey) {
+        let Some(mapping) = self.table.get(&key).filter(|mapping| mapping.busy.is_none()) else { return };
+        let Some(place) = self.place_of(mapping) else { return self.close(now, key, None) };
+        if place == mapping.external {
+            return;
+        }
+        let old = mapping.binding();
+        let new = super::Binding { external: place, ..old.clone() };
+        self.begin(key, Doing::Move(place), NatChange::Replace { old, new }, None);
+    }
+
+    /// Where a mapping should be; `None` when there is no place for it.
+    fn place_of(&self, mapping: &ServerMapping) -> Option<SocketAddr> {
+        if mapping.external.is_ipv6() {
+            return Some(mapping.external);
+        }
+        let (first, of) = self.pool.of(endpoint(&mapping.key()))?;
+        let port = match first.port {
+            0 => 0,
+            port => of.external.port() + (mapping.internal_port - port),
+        };
+        Some(SocketAddr::new((*of.external.ip()).into(), port))
+    }
+
+    /// External addresses have changed: what is not where it should be moves, unless it is being changed at the moment.
+    pub(super) fn rebuild_pool(&mut self, now: Instant) {
+        let config = &self.config;
+        let allowed = |endpoint: Endpoint, _| {
+            let client = endpoint.inside.softwire.map_or(endpoint.inside.addr, Into::into);
+            config.allowed(client, endpoint.protocol)
+        };
+        self.pool.rebuild(now, config, allowed);
+        let keys: Vec<MappingKey> = self.table.all().map(ServerMapping::key).collect();
+        for key in keys {
+            self.settle(now, key);
+        }
+    }
+
+    /// The data plane is told.
+    fn begin(&mut self, key: MappingKey, doing: Doing, change: NatChange, asker: Option<Asker>) {
+        let ticket = self.ticket();
+        self.asked += usize::from(asker.is_some());
+        self.table.change(&key, |mapping| mapping.busy = Some(ticket));
+        self.pending.insert(ticket, Pending { key, doing, asker });
+        self.outputs.push_back(Output::Nat { ticket, change });
+    }
+
+    /// Whether a request of this client may still wait for the data plane.
+    pub(super) fn may_begin(&self, client: &Client) -> Result<(), Refused> {
+        let busy = self.table.account(client.subscriber).busy;
+        if busy >= MAX_BUSY || self.asked >= MAX_PENDING {
+            return Err(Reason::Busy.into());
+        }
+        Ok(())
+    }
+
+    /// A new mapping; its external endpoint has been taken.
+    pub(super) fn open(&mut self, mapping: ServerMapping, asker: Option<Asker>) {
+        let (key, binding) = (mapping.key(), mapping.binding());
+        let doing = if asker.is_some() { Doing::Open } else { Doing::Restore };
+        self.table.insert(mapping);
+        self.begin(key, doing, NatChange::Open(binding), asker);
+    }
+
+    /// A granted request for a mapping that is there.
+    pub(super) fn change(&mut self, now: Instant, key: MappingKey, renewal: Renewal, asker: Asker) {
+        let Some(mapping) = self.table.get(&key) else { return };
+        if mapping.filters == renewal.filters {
+            self.renew(now, &key, renewal);
+            return self.answer(now, Some(&asker), &key);
+        }
+        let old = mapping.binding();
+        let new = super::Binding { filters: renewal.filters.clone(), ..old.clone() };
+        self.begin(key, Doing::Change(renewal), NatChange::Replace { old, new }, Some(asker));
+    }
+
+    /// A mapping that goes, because its owner says so or because its time is over.
+    pub(super) fn close(&mut self, now: Instant, key: MappingKey, asker: Option<Asker>) {
+        let Some(mapping) = self.table.get(&key) else { return };
+        let change = NatChange::Close(mapping.binding());
+        if asker.is_none() {
+            // Should the data plane refuse, it is tried again.
+            self.table.change(&key, |mapping| mapping.ends = mapping.ends.min(now));
+        }
+        self.begin(key, Doing::Close, change, asker);
+    }
+
+    pub(super) fn end_mappings(&mut self, now: Instant) {
+        while let Some(key) = self.table.ended(now, now + AGAIN) {
+            if self.table.get(&key).is_some_and(|mapping| mapping.busy.is_none()) {
+                self.close(now, key, None);
+            }
+        }
+    }
+
+    /// Out of the table; its external endpoint goes back.
+    fn remove(&mut self, now: Instant, key: &MappingKey, hold: Duration) -> Option<ServerMapping> {
+        let mapping = self.table.remove(key)?;
+        if let SocketAddr::V4(_) = mapping.external
+            && let Some((first, of)) = self.pool.of(endpoint(key))
+        {
+            self.used_up.remove(of.external.ip());
+            self.pool.give_back(now, first, mapping.nonce, hold);
+        }
+        self.table_is_full = false;
+        Some(mapping)
+    }
+
+    fn forget(&mut self, now: Instant, key: &MappingKey) {
+        self.remove(now, key, self.config.hold);
+    }
+
+    fn renew(&mut self, now: Instant, key: &MappingKey, renewal: Renewal) {
+        let Some(before) = self.table.get(key) else { return };
+        let ends = now + renewal.granted;
+        let ends = if renewal.extends_only { ends.max(before.ends) } else { ends };
+        let nonce = renewal.nonce.or(before.nonce);
+        // What a renewal that changes nothing but the end leaves as it is.
+        let same = (&before.filters, &before.description, before.nonce, before.requester)
+            == (&renewal.filters, &renewal.description, nonce, renewal.requester);
+        let is_stored = ends <= before.stored_until;
+        self.table.change(key, |mapping| {
+            mapping.ends = ends;
+            mapping.granted = renewal.granted;
+            mapping.filters = renewal.filters;
+            mapping.description = renewal.description;
+            mapping.nonce = nonce;
+            mapping.requester = renewal.requester;
+            mapping.asked = Some(renewal.asked);
+        });
+        if !same || !is_stored {
+            self.store(now, key, renewal.granted);
+        }
+    }
+
+    /// Stores a mapping: it stands for as long as was promised, and for `more` on top of that, so that a renewal needs not be
+    /// stored each time.
+    fn store(&mut self, now: Instant, key: &MappingKey, more: Duration) {
+        self.table.change(key, |mapping| mapping.stored_until = mapping.ends + more);
+        self.store_again(now, key);
+    }
+
+    fn store_again(&mut self, now: Instant, key: &MappingKey) {
+        let Some(mapping) = self.table.get(key) else { return };
+        let stored = StoredMapping {
+            key: *key,
+            external: mapping.external,
+            ports: mapping.ports,
+            nonce: mapping.nonce,
+            companion: mapping.companion,
+            requester: mapping.requester,
+            filters: mapping.filters.clone(),
+            description: mapping.description.clone(),
+            left: mapping.stored_until - now,
+        };
+        self.outputs.push_back(Output::Store(Record::Put(stored)));
+    }
+
+    // Answers
+
+    /// The mapping is there: its client is told.
+    pub(super) fn answer(&mut self, now: Instant, asker: Option<&Asker>, key: &MappingKey) {
+        let (Some(asker), Some(mapping)) = (asker, self.table.get(key)) else { return };
+        let lifetime = mapping.ends.secs_left(now);
+        let (external, internal_port, ports) = (mapping.external, mapping.internal_port, mapping.ports);
+        self.answer_with(now, asker, external, internal_port, ports, lifetime);
+    }
+
+    /// The answer about whatever is mapped to `external`.
+    pub(super) fn answer_with(
+        &mut self,
+        now: Instant,
+        asker: &Asker,
+        external: SocketAddr,
+        internal_port: u16,
+        ports: u16,
+        lifetime: u32,
+    ) {
+        let epoch = self.epoch(now);
+        let external_addr = pcp::ip_to_wire(external.ip());
+        let external_port = external.port();
+        let (kind, bytes) = match &asker.asked {
+            Asked::Map { data, options, parity, prefixes } => {
+                let mut options = options.clone();
+                if ports > 1 {
+                    let set = PortSet { size: ports, first_internal_port: internal_port, parity: *parity };
+                    options.push(PcpOption::PortSet(set));
+                }
+                options.extend_from_slice(prefixes);
+                let body = Body::Map(MapData { internal_port, external_port, external_addr, ..*data });
+                let result = ResultCode::SUCCESS;
+                (Kind::Map, Response { result, lifetime, epoch, body, options }.to_bytes())
+            }
+            Asked::Peer { data, options } => {
+                let body = Body::Peer(PeerData { external_port, external_addr, ..*data });
+                let (result, options) = (ResultCode::SUCCESS, options.clone());
+                (Kind::Peer, Response { result, lifetime, epoch, body, options }.to_bytes())
+            }
+            Asked::NatPmp(natpmp::Request::Map { protocol, internal_port: port, .. }) => {
+                let response = natpmp::Response::Map {
+                    result: natpmp::ResultCode::SUCCESS,
+                    epoch,
+                    protocol: *protocol,
+                    internal_port: *port,
+                    external_port: external_port + port.saturating_sub(internal_port),
+                    lifetime,
+                };
+                (Kind::NatPmpMap, response.to_bytes())
+            }
+            Asked::NatPmp(natpmp::Request::ExternalAddress) | Asked::Batch(_) => return,
+        };
+        self.counters.grant(kind);
+        self.send(&asker.arrival, bytes);
+    }
+
+    /// The mapping is gone: its client is told (RFC 6887 §15.1, N-8).
+    pub(super) fn answer_deleted(&mut self, now: Instant, asker: &Asker) {
+        let epoch = self.epoch(now);
+        let (kind, bytes) = match &asker.asked {
+            Asked::Map { data, options, prefixes, .. } => {
+                let options = options.iter().chain(prefixes).cloned().collect();
+                let (result, body) = (ResultCode::SUCCESS, Body::Map(*data));
+                (Kind::Map, Response { result, lifetime: 0, epoch, body, options }.to_bytes())
+            }
+            Asked::Peer { data, options } => {
+                let (result, body, options) = (ResultCode::SUCCESS, Body::Peer(*data), options.clone());
+                (Kind::Peer, Response { result, lifetime: 0, epoch, body, options }.to_bytes())
+            }
+            Asked::NatPmp(request) => {
+                (Kind::NatPmpMap, request.refused(natpmp::ResultCode::SUCCESS, epoch).to_bytes())
+            }
+            Asked::Batch(number) => return self.one_of_batch(now, *number, None),
+        };
+        self.counters.grant(kind);
+        self.send(&asker.arrival, bytes);
+    }
+
+    fn answer_refused(&mut self, now: Instant, asker: &Asker, reason: Reason) {
+        let epoch = self.epoch(now);
+        let bytes = match &asker.asked {
+            Asked::Map { .. } | Asked::Peer { .. } => {
+                match self.refused(now, &asker.payload, reason.into()) {
+                    Ok(Served::Answer(bytes)) => bytes,
+                    Ok(Served::Waits) | Err(_) => return,
+                }
+            }
+            Asked::NatPmp(request) => {
+                self.counters.refuse(reason);
+                request.refused(reason.natpmp_result(), epoch).to_bytes()
+            }
+            Asked::Batch(number) => return self.one_of_batch(now, *number, Some(reason)),
+        };
+        self.send(&asker.arrival, bytes);
+    }
+
+    /// One of several deletes is carried out, or is not; with the last one the client is told.
+    pub(super) fn one_of_batch(&mut self, now: Instant, number: u64, failed: Option<Reason>) {
+        let Some(batch) = self.batches.get_mut(&number) else { return };
+        batch.left -= 1;
+        batch.failed = batch.failed.or(failed);
+        if batch.left > 0 {
+            return;
+        }
+        let Some(batch) = self.batches.remove(&number) else { return };
+        let result = batch.failed.map_or(natpmp::ResultCode::SUCCESS, Reason::natpmp_result);
+        match batch.failed {
+            None => self.counters.grant(Kind::NatPmpMap),
+            Some(reason) => self.counters.refuse(reason),
+        }
+        let bytes = batch.request.refused(result, self.epoch(now)).to_bytes();
+        self.send(&batch.arrival, bytes);
+    }
+}
+
+/// The internal endpoint of a mapping.
+pub(super) fn endpoint(key: &MappingKey) -> Endpoint {
+    Endpoint { inside: key.inside(), protocol: key.protocol, port: key.port }
+}

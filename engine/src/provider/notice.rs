@@ -1,0 +1,71 @@
+//! What the person who runs the server is told. Only what changes is told, never each request: who floods the server does not
+//! flood its log.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::interface::NatRefused;
+
+/// A happening worth a line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// The epoch begins anew: clients make their mappings again.
+    EpochBegan(NewEpoch),
+    /// So many mappings stand again after a restart.
+    Restored(usize),
+    /// The data plane refuses changes, since just now.
+    NatRefuses(NatRefused),
+    /// The data plane does what it is told again.
+    NatWorks,
+    /// No port of this external address is left for somebody who asked for one, for the first time since one was given back.
+    PortsUsedUp(Ipv4Addr),
+    /// There are as many mappings as there may be, since just now.
+    TableFull(usize),
+}
+
+/// Why the epoch begins anew.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NewEpoch {
+    /// Nothing was stored, or what was stored is not whole.
+    Fresh,
+    /// So many stored mappings could not be set up again.
+    NotRestored(usize),
+    /// An external address is another one.
+    Readdressed,
+    /// Everything was forgotten.
+    Lost,
+}
+
+/// One line.
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EpochBegan(NewEpoch::Fresh) => {
+                f.write_str("a new epoch begins: there are no mappings of an earlier one")
+            }
+            Self::EpochBegan(NewEpoch::NotRestored(count)) => write!(
+                f,
+                "a new epoch begins: {count} stored mappings could not be set up again, and their clients have to ask for them"
+            ),
+            Self::EpochBegan(NewEpoch::Readdressed) => {
+                f.write_str("a new epoch begins: an external address has changed")
+            }
+            Self::EpochBegan(NewEpoch::Lost) => f.write_str("a new epoch begins: all mappings are forgotten"),
+            Self::Restored(count) => write!(f, "{count} mappings stand again"),
+            Self::NatRefuses(NatRefused::Failed) => {
+                f.write_str("the NAT refuses changes: clients are told NETWORK_FAILURE until it works again")
+            }
+            Self::NatRefuses(NatRefused::Full) => {
+                f.write_str("the NAT has no room: clients are told NO_RESOURCES until it has")
+            }
+            Self::NatWorks => f.write_str("the NAT does what it is told again"),
+            Self::PortsUsedUp(addr) => write!(
+                f,
+                "no port of {addr} is left for a subscriber that asked for one: the pool is too small, or the quota too large"
+            ),
+            Self::TableFull(count) => {
+                write!(f, "there are {count} mappings, as many as there may be: new ones are refused")
+            }
+        }
+    }
+}

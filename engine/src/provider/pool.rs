@@ -1,0 +1,597 @@
+//! External addresses and ports: who has which, which are free, held back or kept for somebody. Finding one, taking it and
+//! giving it back each cost the logarithm of what there is.
+//!
+//! One internal endpoint has one external endpoint, however many mappings it has (endpoint-independent mapping, RFC 4787): MAP
+//! and PEER of the same internal port share it, and the last of them gives it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use wire::pcp::{CLIENT_PORT, Nonce, Protocol, SERVER_PORT};
+
+use super::config::ServerConfig;
+use super::interface::{Inside, Subscriber};
+use super::reason::Reason;
+use super::runs::Runs;
+use crate::time::{Duration, Instant, Timers};
+
+/// Where the search for a port begins that nobody has suggested.
+const FIRST_PICK: u16 = 40_000;
+
+/// How many runs of free ports are looked at for a set of ports, where rules allow some ports only.
+const MAX_LOOKS: usize = 64;
+
+/// An internal endpoint; for a set of ports, its first one. Port 0: all ports.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Endpoint {
+    pub(super) inside: Inside,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+}
+
+/// Who wants an external endpoint, and which.
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    pub(super) endpoint: Endpoint,
+    pub(super) subscriber: Subscriber,
+    pub(super) nonce: Option<Nonce>,
+    /// `None` and 0: no preference.
+    pub(super) suggested: (Option<Ipv4Addr>, u16),
+    /// The suggestion or nothing.
+    pub(super) strict: bool,
+    /// So many in a row, or fewer.
+    pub(super) ports: u16,
+    /// The parity that the first of them must have.
+    pub(super) parity: Option<u16>,
+    /// The same port of TCP and UDP shall be kept for the same host (N-6).
+    pub(super) companion: bool,
+    /// The ports that the rules allow.
+    pub(super) allowed: Runs,
+}
+
+/// What an internal endpoint has outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Use {
+    pub(super) external: SocketAddrV4,
+    pub(super) ports: u16,
+    subscriber: Subscriber,
+    /// Mappings that share it.
+    users: usize,
+    companion: bool,
+}
+
+/// Ports in a row that go to nobody but their last owner.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    endpoint: Endpoint,
+    nonce: Option<Nonce>,
+    subscriber: Subscriber,
+    ports: u16,
+    until: Instant,
+}
+
+/// One protocol of one external address.
+#[derive(Debug, Default)]
+struct Space {
+    /// All that may be given out.
+    base: Runs,
+    free: Runs,
+    used: BTreeMap<u16, (Endpoint, u16)>,
+    held: BTreeMap<u16, Held>,
+    /// Kept for the host that has the same port of the other protocol (N-6).
+    reserved: BTreeMap<u16, (Inside, Subscriber)>,
+    /// How many of these each subscriber has.
+    tenants: BTreeMap<Subscriber, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Address {
+    spaces: BTreeMap<Protocol, Space>,
+    /// Free in TCP and in UDP.
+    both: Runs,
+    /// Where the search for a port goes on that nobody has suggested.
+    next_pick: Option<u16>,
+    /// Subscribers that have this address.
+    subscribers: usize,
+    /// Everything of a protocol that is not mapped otherwise.
+    wildcards: BTreeMap<Protocol, (Endpoint, Subscriber)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    addresses: BTreeMap<Ipv4Addr, Address>,
+    uses: BTreeMap<Endpoint, Use>,
+    /// The address of each subscriber that has an external endpoint, and how many it has.
+    paired: BTreeMap<Subscriber, (Ipv4Addr, usize)>,
+    /// How many subscribers each address has.
+    by_load: BTreeSet<(usize, Ipv4Addr)>,
+    hold_ends: Timers<(Ipv4Addr, Protocol, u16)>,
+}
+
+/// TCP for UDP and the other way round: the two share companions (N-6).
+fn companion_of(protocol: Protocol) -> Option<Protocol> {
+    match protocol {
+        Protocol::TCP => Some(Protocol::UDP),
+        Protocol::UDP => Some(Protocol::TCP),
+        _ => None,
+    }
+}
+
+impl Space {
+    fn new(config: &ServerConfig, addr: Ipv4Addr, protocol: Protocol) -> Self {
+        let mut base = Runs::default();
+        let (first, last) = ((*config.ports.start()).max(1), *config.ports.end());
+        if first <= last {
+            base.add(first, last);
+        }
+        if protocol == Protocol::UDP {
+            base.cut(CLIENT_PORT, SERVER_PORT);
+        }
+        for fixed in &config.statics {
+            if fixed.external.ip() == addr && fixed.protocol == protocol && fixed.external.port() != 0 {
+                base.cut(fixed.external.port(), fixed.external.port());
+            }
+        }
+        Self { free: base.clone(), base, ..Self::default() }
+    }
+
+    fn has_tenant(&mut self, subscriber: Subscriber) {
+        *self.tenants.entry(subscriber).or_default() += 1;
+    }
+
+    fn loses_tenant(&mut self, subscriber: Subscriber) {
+        if let Some(count) = self.tenants.get_mut(&subscriber) {
+            *count -= 1;
+            if *count == 0 {
+                self.tenants.remove(&subscriber);
+            }
+        }
+    }
+
+    /// The hold that `port` is in: its first port.
+    fn hold_of(&self, port: u16) -> Option<(u16, &Held)> {
+        let (&first, held) = self.held.range(..=port).next_back()?;
+        (port - first < held.ports).then_some((first, held))
+    }
+
+    fn user_of(&self, port: u16) -> Option<Endpoint> {
+        let (&first, &(endpoint, ports)) = self.used.range(..=port).next_back()?;
+        (port - first < ports).then_some(endpoint)
+    }
+
+    /// How many ports from `port` on `want` can have.
+    fn in_a_row(&self, port: u16, want: &Want) -> u16 {
+        let own = self.hold_of(port).filter(|&(first, held)| {
+            first == port && held.endpoint == want.endpoint && held.nonce == want.nonce
+        });
+        let kept = self.reserved.get(&port).is_some_and(|(inside, _)| *inside == want.endpoint.inside);
+        match own {
+            Some((_, held)) => held.ports,
+            None if kept && self.base.contains(port, port) && self.user_of(port).is_none() => {
+                u16::from(self.hold_of(port).is_none())
+            }
+            None => self.free.in_a_row(port),
+        }
+    }
+
+    /// Whether the same host may have this one, too.
+    fn can_accompany(&self, port: u16, want: &Want) -> bool {
+        let of_host = |inside: Inside| inside == want.endpoint.inside;
+        match (self.user_of(port), self.reserved.get(&port), self.hold_of(port)) {
+            (Some(user), _, _) => of_host(user.inside),
+            (None, Some((inside, _)), _) => of_host(*inside),
+            (None, None, Some((_, held))) => of_host(held.endpoint.inside),
+            (None, None, None) => true,
+        }
+    }
+}
+
+impl Address {
+    fn new(config: &ServerConfig, addr: Ipv4Addr) -> Self {
+        let mut new = Self::default();
+        for protocol in [Protocol::TCP, Protocol::UDP].iter().chain(&config.protocols) {
+            new.spaces.insert(*protocol, Space::new(config, addr, *protocol));
+        }
+        let tcp: Vec<(u16, u16)> = new.free_of(Protocol::TCP, 0, u16::MAX);
+        for (first, last) in tcp {
+            for (first, last) in new.free_of(Protocol::UDP, first, last) {
+                new.both.add(first, last);
+            }
+        }
+        new
+    }
+
+    fn free_of(&self, protocol: Protocol, first: u16, last: u16) -> Vec<(u16, u16)> {
+        self.spaces.get(&protocol).map(|space| space.free.within(first, last).collect()).unwrap_or_default()
+    }
+
+    fn cut(&mut self, protocol: Protocol, first: u16, last: u16) {
+        if let Some(space) = self.spaces.get_mut(&protocol) {
+            space.free.cut(first, last);
+        }
+        if companion_of(protocol).is_some() {
+            self.both.cut(first, last);
+        }
+    }
+
+    /// Gives ports out again: those that may be, and are not kept for somebody.
+    fn free(&mut self, protocol: Protocol, first: u16, last: u16) {
+        let Some(space) = self.spaces.get_mut(&protocol) else { return };
+        let mut back = Runs::default();
+        space.base.within(first, last).for_each(|(first, last)| back.add(first, last));
+        space.reserved.range(first..=last).for_each(|(&port, _)| back.cut(port, port));
+        back.within(first, last).for_each(|(first, last)| space.free.add(first, last));
+        let Some(other) = companion_of(protocol) else { return };
+        for (first, last) in back.within(first, last) {
+            for (first, last) in self.free_of(other, first, last) {
+                self.both.add(first, last);
+            }
+        }
+    }
+
+    /// Whether somebody else has everything of this protocol.
+    fn is_anothers(&self, protocol: Protocol, subscriber: Subscriber) -> bool {
+        [protocol, Protocol::ALL]
+            .iter()
+            .any(|protocol| self.wildcards.get(protocol).is_some_and(|(_, other)| *other != subscriber))
+    }
+
+    /// Whether `want` can have everything of its protocol.
+    fn can_be_all(&self, want: &Want) -> bool {
+        let protocol = want.endpoint.protocol;
+        let alone = |space: &Space| space.tenants.keys().all(|other| *other == want.subscriber);
+        let others = |all: Protocol| self.wildcards.get(&all).is_some_and(|(_, other)| *other != want.subscriber);
+        if self.wildcards.contains_key(&protocol) || others(Protocol::ALL) {
+            false
+        } else if protocol == Protocol::ALL {
+            self.spaces.values().all(alone) && !self.wildcards.keys().any(|other| others(*other))
+        } else {
+            self.spaces.get(&protocol).is_none_or(alone)
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        let mut new = Self::default();
+        for &addr in &config.pool {
+            new.addresses.insert(addr, Address::new(config, addr));
+            new.by_load.insert((0, addr));
+        }
+        new
+    }
+
+    /// The pool after other settings. Who has an address that still is one keeps everything there; the others are moved, with
+    /// their ports where those are free. Told are the endpoints that are not where they were; without an external
+    /// endpoint, if there is none for them.
+    pub(super) fn rebuild(
+        &mut self,
+        now: Instant,
+        config: &ServerConfig,
+        allowed: impl Fn(Endpoint, Subscriber) -> Runs,
+    ) -> Vec<(Endpoint, Option<SocketAddrV4>)> {
+        let old = std::mem::replace(self, Self::new(config));
+        let (stay, go): (Vec<_>, Vec<_>) =
+            old.uses.into_iter().partition(|(_, of)| self.addresses.contains_key(of.external.ip()));
+        for (endpoint, of) in stay {
+            self.occupy(endpoint, of);
+        }
+        for (addr, address) in old.addresses {
+            for (protocol, space) in address.spaces {
+                for (first, held) in space.held {
+                    let last = first + (held.ports - 1);
+                    let known = self.addresses.get_mut(&addr).and_then(|new| new.spaces.get_mut(&protocol));
+                    if let Some(new) = known
+                        && new.free.contains(first, last)
+                    {
+                        new.has_tenant(held.subscriber);
+                        new.held.insert(first, held);
+                        self.hold_ends.set((addr, protocol, first), held.until);
+                        self.addresses.entry(addr).or_default().cut(protocol, first, last);
+                    }
+                }
+            }
+        }
+        let mut moved = Vec::new();
+        for (endpoint, of) in go {
+            let want = Want {
+                endpoint,
+                subscriber: of.subscriber,
+                nonce: None,
+                suggested: (None, of.external.port()),
+                strict: false,
+                ports: of.ports,
+                parity: None,
+                companion: of.companion,
+                allowed: allowed(endpoint, of.subscriber),
+            };
+            let found = self.find(now, &want).ok().filter(|&(_, ports)| ports == of.ports);
+            if let Some((external, _)) = found {
+                self.occupy(endpoint, Use { external, ..of });
+            }
+            moved.push((endpoint, found.map(|(external, _)| external)));
+        }
+        moved
+    }
+
+    /// What the internal endpoint has outside; also one port of a set.
+    pub(super) fn of(&self, endpoint: Endpoint) -> Option<(Endpoint, Use)> {
+        let (&first, &of) = self.uses.range(..=endpoint).next_back()?;
+        let same = first.inside == endpoint.inside && first.protocol == endpoint.protocol;
+        let within = |port: u16| port == endpoint.port || port != 0 && endpoint.port - port < of.ports;
+        (same && within(first.port)).then_some((first, of))
+    }
+
+    /// How many internal ports from this one on have nothing outside yet; at least this one.
+    pub(super) fn gap_behind(&self, endpoint: Endpoint) -> u16 {
+        use std::ops::Bound;
+        let behind = self.uses.range((Bound::Excluded(endpoint), Bound::Unbounded)).next();
+        let next = behind.filter(|(next, _)| {
+            next.inside == endpoint.inside && next.protocol == endpoint.protocol && endpoint.port != 0
+        });
+        next.map_or(u16::MAX, |(next, _)| next.port - endpoint.port)
+    }
+
+    /// Who has that external port.
+    pub(super) fn user_of(&self, addr: Ipv4Addr, protocol: Protocol, port: u16) -> Option<Endpoint> {
+        self.addresses.get(&addr)?.spaces.get(&protocol)?.user_of(port)
+    }
+
+    /// The address that a subscriber has or would have.
+    pub(super) fn address_of(&self, subscriber: Subscriber) -> Option<Ipv4Addr> {
+        let paired = self.paired.get(&subscriber).map(|&(addr, _)| addr);
+        paired.or_else(|| self.by_load.first().map(|&(_, addr)| addr))
+    }
+
+    /// An external endpoint for `want`, which has none: address, first port (0 for all) and how many.
+    pub(super) fn find(&mut self, now: Instant, want: &Want) -> Result<(SocketAddrV4, u16), Reason> {
+        if self.addresses.is_empty() {
+            return Err(Reason::NoAddress);
+        }
+        let (suggested, port) = want.suggested;
+        let protocol = want.endpoint.protocol;
+        let suggested = suggested.filter(|suggested| want.strict || self.addresses.contains_key(suggested));
+        let candidates: Vec<Ipv4Addr> = match (self.paired.get(&want.subscriber), suggested) {
+            (Some(&(paired, _)), _) => vec![paired],
+            (None, Some(suggested)) if want.strict => vec![suggested],
+            (None, suggested) => {
+                let others = self.by_load.iter().map(|&(_, addr)| addr);
+                suggested.into_iter().chain(others.filter(|&addr| Some(addr) != suggested)).collect()
+            }
+        };
+        let mut found = None;
+        for addr in candidates.into_iter().filter(|&addr| !want.strict || suggested.is_none_or(|it| it == addr)) {
+            let Some(address) = self.addresses.get(&addr) else { continue };
+            if want.endpoint.port == 0 {
+                // RFC 6887 §11.3: in its entirety, or not.
+                let whole = address.can_be_all(want) && !(want.strict && port != 0);
+                found = whole.then_some((addr, 0, 1));
+            } else if !address.is_anothers(protocol, want.subscriber) {
+                self.end_hold(now, addr, protocol, port);
+                // Holds that are over may still be in the way.
+                let mut picked = self.pick(addr, want);
+                if picked.is_none() && !want.strict && self.end_holds(now, usize::MAX) > 0 {
+                    picked = self.pick(addr, want);
+                }
+                found = picked.map(|(port, ports)| (addr, port, ports));
+            }
+            if found.is_some() {
+                break;
+            }
+        }
+        let none = match want.endpoint.port {
+            _ if want.strict => Reason::CannotProvide,
+            0 => Reason::UnsupportedProtocol,
+            _ => Reason::NoPort,
+        };
+        found.map(|(addr, port, ports)| (SocketAddrV4::new(addr, port), ports)).ok_or(none)
+    }
+
+    fn pick(&mut self, addr: Ipv4Addr, want: &Want) -> Option<(u16, u16)> {
+        let address = self.addresses.get_mut(&addr)?;
+        let protocol = want.endpoint.protocol;
+        let other = companion_of(protocol).filter(|_| want.companion);
+        let space = address.spaces.get(&protocol)?;
+        let port = want.suggested.1;
+        let accompanied = || {
+            let other = other.and_then(|other| address.spaces.get(&other));
+            other.is_none_or(|other| other.can_accompany(port, want))
+        };
+        let even = want.parity.is_none_or(|parity| port % 2 == parity);
+        let suggested = if port != 0 && even && want.allowed.contains(port, port) && accompanied() {
+            space.in_a_row(port, want).min(want.allowed.in_a_row(port)).min(want.ports)
+        } else {
+            0
+        };
+        if suggested == want.ports || want.strict && port != 0 {
+            return (suggested > 0).then_some((port, suggested));
+        }
+        let free = if other.is_some() { &address.both } else { &space.free };
+        let found = if want.ports > 1 {
+            rows(free, &space.base, want)
+        } else {
+            let from = address.next_pick.unwrap_or(FIRST_PICK);
+            let around = want.allowed.within(from, u16::MAX).chain(want.allowed.within(0, from.saturating_sub(1)));
+            let mut around = around.filter_map(|(first, last)| free.first_in(first, last));
+            around.next().map(|port| (port, 1))
+        };
+        match found {
+            Some((_, ports)) if ports <= suggested => Some((port, suggested)),
+            None if suggested > 0 => Some((port, suggested)),
+            Some((first, ports)) => {
+                if want.ports == 1 {
+                    address.next_pick = first.checked_add(1);
+                }
+                Some((first, ports))
+            }
+            None => None,
+        }
+    }
+
+    /// Takes what [`find`](Self::find) has found, for a first mapping.
+    pub(super) fn take(&mut self, want: &Want, external: SocketAddrV4, ports: u16) {
+        let (subscriber, companion) = (want.subscriber, want.companion);
+        self.occupy(want.endpoint, Use { external, ports, subscriber, users: 1, companion });
+    }
+
+    /// Another mapping of the same internal endpoint. Where a companion is wanted, it is kept if it is nobody's.
+    pub(super) fn share(&mut self, endpoint: Endpoint, companion: bool) {
+        let Some(of) = self.uses.get_mut(&endpoint) else { return };
+        of.users += 1;
+        let (addr, port, subscriber) = (*of.external.ip(), of.external.port(), of.subscriber);
+        if companion && !of.companion && self.reserve(addr, endpoint, port, subscriber) {
+            self.uses.entry(endpoint).and_modify(|of| of.companion = true);
+        }
+    }
+
+    fn occupy(&mut self, endpoint: Endpoint, mut of: Use) {
+        let (addr, port) = (*of.external.ip(), of.external.port());
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        if endpoint.port == 0 {
+            address.wildcards.insert(endpoint.protocol, (endpoint, of.subscriber));
+        } else {
+            let last = port + (of.ports - 1);
+            address.cut(endpoint.protocol, port, last);
+            let space = address.spaces.entry(endpoint.protocol).or_default();
+            space.used.insert(port, (endpoint, of.ports));
+            space.has_tenant(of.subscriber);
+            // What was held for it: the first ports of a hold.
+            if let Some(held) = space.held.remove(&port) {
+                self.hold_ends.cancel((addr, endpoint.protocol, port));
+                space.loses_tenant(held.subscriber);
+                if let (Some(first), 1..) = (last.checked_add(1), held.ports.saturating_sub(of.ports)) {
+                    let rest = Held { ports: held.ports - of.ports, ..held };
+                    space.has_tenant(held.subscriber);
+                    space.held.insert(first, rest);
+                    self.hold_ends.set((addr, endpoint.protocol, first), held.until);
+                }
+            }
+            of.companion = of.companion && self.reserve(addr, endpoint, port, of.subscriber);
+        }
+        self.uses.insert(endpoint, of);
+        let (_, count) = self.paired.entry(of.subscriber).or_insert((addr, 0));
+        *count += 1;
+        if *count == 1 {
+            self.load(addr, 1);
+        }
+    }
+
+    /// Keeps the companion port for the host; false when there is none, or somebody else has it.
+    fn reserve(&mut self, addr: Ipv4Addr, endpoint: Endpoint, port: u16, subscriber: Subscriber) -> bool {
+        let Some(other) = companion_of(endpoint.protocol) else { return false };
+        let Some(address) = self.addresses.get_mut(&addr) else { return false };
+        let Some(space) = address.spaces.get_mut(&other) else { return false };
+        let taken = space.user_of(port).is_some_and(|user| user.inside != endpoint.inside)
+            || space.reserved.contains_key(&port)
+            || space.hold_of(port).is_some_and(|(_, held)| held.endpoint.inside != endpoint.inside);
+        if taken {
+            return false;
+        }
+        space.reserved.insert(port, (endpoint.inside, subscriber));
+        space.has_tenant(subscriber);
+        address.cut(other, port, port);
+        true
+    }
+
+    fn release_companion(&mut self, addr: Ipv4Addr, protocol: Protocol, port: u16) {
+        let Some(other) = companion_of(protocol) else { return };
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        let Some(space) = address.spaces.get_mut(&other) else { return };
+        if let Some((_, subscriber)) = space.reserved.remove(&port) {
+            space.loses_tenant(subscriber);
+            if space.user_of(port).is_none() && space.hold_of(port).is_none() {
+                address.free(other, port, port);
+            }
+        }
+    }
+
+    fn load(&mut self, addr: Ipv4Addr, by: isize) {
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        self.by_load.remove(&(address.subscribers, addr));
+        address.subscribers = address.subscribers.saturating_add_signed(by);
+        self.by_load.insert((address.subscribers, addr));
+    }
+
+    /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes, and is held for
+    /// `nonce` for so long.
+    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, nonce: Option<Nonce>, hold: Duration) {
+        let Some(of) = self.uses.get_mut(&endpoint) else { return };
+        of.users -= 1;
+        if of.users > 0 {
+            return;
+        }
+        let of = *of;
+        self.uses.remove(&endpoint);
+        let (addr, port) = (*of.external.ip(), of.external.port());
+        if let Some((_, count)) = self.paired.get_mut(&of.subscriber) {
+            *count -= 1;
+            if *count == 0 {
+                self.paired.remove(&of.subscriber);
+                self.load(addr, -1);
+            }
+        }
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        if endpoint.port == 0 {
+            address.wildcards.remove(&endpoint.protocol);
+            return;
+        }
+        let Some(space) = address.spaces.get_mut(&endpoint.protocol) else { return };
+        space.used.remove(&port);
+        if hold.is_zero() {
+            space.loses_tenant(of.subscriber);
+            address.free(endpoint.protocol, port, port + (of.ports - 1));
+        } else {
+            let until = now + hold;
+            let subscriber = of.subscriber;
+            space.held.insert(port, Held { endpoint, nonce, subscriber, ports: of.ports, until });
+            self.hold_ends.set((addr, endpoint.protocol, port), until);
+        }
+        if of.companion {
+            self.release_companion(addr, endpoint.protocol, port);
+        }
+    }
+
+    /// Holds that are over are forgotten, a few with each datagram: no single one has to clear a pile away. Returns how many.
+    pub(super) fn end_holds(&mut self, now: Instant, most: usize) -> usize {
+        let mut ended = 0;
+        while ended < most
+            && let Some((addr, protocol, first)) = self.hold_ends.pop_due(now)
+        {
+            self.end_that_hold(addr, protocol, first);
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Forgets the hold that this port is in, if it is over.
+    fn end_hold(&mut self, now: Instant, addr: Ipv4Addr, protocol: Protocol, port: u16) {
+        let space = self.addresses.get(&addr).and_then(|address| address.spaces.get(&protocol));
+        let over = space.and_then(|space| space.hold_of(port)).filter(|(_, held)| held.until <= now);
+        if let Some((first, _)) = over {
+            self.hold_ends.cancel((addr, protocol, first));
+            self.end_that_hold(addr, protocol, first);
+        }
+    }
+
+    fn end_that_hold(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16) {
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        let Some(space) = address.spaces.get_mut(&protocol) else { return };
+        if let Some(held) = space.held.remove(&first) {
+            space.loses_tenant(held.subscriber);
+            address.free(protocol, first, first + (held.ports - 1));
+        }
+    }
+
+}
+
+/// Ports in a row for a set, as many as are wanted or as there are.
+fn rows(free: &Runs, base: &Runs, want: &Want) -> Option<(u16, u16)> {
+    let everything = base.within(0, u16::MAX).all(|(first, last)| want.allowed.contains(first, last));
+    if everything {
+        return free.row(want.ports, want.parity);
+    }
+    let mut allowed = Runs::default();
+    let looks = want.allowed.within(0, u16::MAX).flat_map(|(first, last)| free.within(first, last));
+    looks.take(MAX_LOOKS).for_each(|(first, last)| allowed.add(first, last));
+    allowed.row(want.ports, want.parity)
+}
