@@ -4,11 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
+use engine::provider::{Arrival, Inside};
 use engine::time::Instant;
 use wire::pcp::{Protocol, SERVER_PORT};
 
-use crate::carrier::{Arrival, DataPlane, Passed};
-use crate::nat::{Inside, Nat};
+use crate::carrier::{DataPlane, Passed};
+use crate::nat::Nat;
 use crate::packet::protocol::{ICMP, ICMPV6, IPV4, UDP};
 use crate::packet::{
     End, Ipv4, Ipv6, Refused, Segment, Sum, decapsulate, echo_reply_v4, echo_reply_v6, encapsulate,
@@ -43,7 +44,7 @@ impl Aftr {
             (UDP, Segment::Udp(port, SERVER_PORT)) => {
                 let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                 let from = SocketAddr::new(packet.src.into(), port);
-                let arrival = Arrival { from, to: packet.dst.into(), softwire: None };
+                let arrival = Arrival { from, to: packet.dst.into(), softwire: None, inside: true };
                 Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
             }
             (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
@@ -63,7 +64,7 @@ impl Aftr {
                 Segment::Udp(port, SERVER_PORT) => {
                     let pseudo = Sum::default().pseudo_v4(inner.src, inner.dst, UDP, inner.payload.len());
                     let from = SocketAddr::new(inner.src.into(), port);
-                    let arrival = Arrival { from, to: inner.dst.into(), softwire: Some(b4) };
+                    let arrival = Arrival { from, to: inner.dst.into(), softwire: Some(b4), inside: true };
                     Ok(Passed::Request(arrival, udp_data(&inner.payload, pseudo)?.to_vec()))
                 }
                 Segment::EchoRequest(_) => {
@@ -183,7 +184,8 @@ impl DataPlane for Aftr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nat::Binding;
+    use engine::provider::Binding;
+
     use crate::packet::TcpFlags;
     use crate::packet::protocol::TCP;
 
@@ -348,14 +350,14 @@ mod tests {
         let inner = udp_v4((HOST, 5350), (AFTR_ADDRESS, SERVER_PORT), b"request");
         let heard = aftr.handle_packet(T0, &encapsulate(b4, AFTR, &inner).to_bytes());
         let from: SocketAddr = (HOST, 5350).into();
-        let arrival = Arrival { from, to: AFTR_ADDRESS.into(), softwire: Some(b4) };
+        let arrival = Arrival { from, to: AFTR_ADDRESS.into(), softwire: Some(b4), inside: true };
         assert_eq!(heard, Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = aftr.datagram((AFTR_ADDRESS, SERVER_PORT).into(), from, Some(b4), b"answer").unwrap();
         assert_eq!(unwrap(&answer), (b4, udp_v4((AFTR_ADDRESS, SERVER_PORT), (HOST, 5350), b"answer")));
 
         let heard = aftr.handle_packet(T0, &udp_v6((b4, 5350), (AFTR, SERVER_PORT), b"request").to_bytes());
         let from: SocketAddr = (b4, 5350).into();
-        let arrival = Arrival { from, to: AFTR.into(), softwire: None };
+        let arrival = Arrival { from, to: AFTR.into(), softwire: None, inside: true };
         assert_eq!(heard, Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = aftr.datagram((AFTR, SERVER_PORT).into(), from, None, b"answer");
         assert_eq!(answer, Some(udp_v6((AFTR, SERVER_PORT), (b4, 5350), b"answer").to_bytes()));

@@ -6,10 +6,11 @@
 //! is what the caller says.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use engine::provider::{Binding, Inside};
 use engine::time::{Duration, Instant, Timers};
-use wire::pcp::{Filter, Protocol};
+use wire::pcp::Protocol;
 
 use crate::packet::{Prefix64, Refused, TcpFlags};
 
@@ -17,7 +18,7 @@ mod binding;
 #[cfg(test)]
 mod tests;
 
-pub use binding::{Binding, Inside, Taken};
+pub use binding::{Taken, read_binding};
 
 /// Ports, and identifiers of echoes, that what hosts send out is given. The rest is for explicit mappings, so that a PCP
 /// server finds its suggestions free; 0–1023 are nobody's (RFC 6908 §2.11).

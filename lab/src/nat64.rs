@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
+use engine::provider::{Arrival, Inside};
 use engine::time::Instant;
 use wire::pcp::{Protocol, SERVER_PORT};
 
-use crate::carrier::{Arrival, DataPlane, Passed};
-use crate::nat::{Inside, Nat};
+use crate::carrier::{DataPlane, Passed};
+use crate::nat::Nat;
 use crate::packet::protocol::{ICMP, ICMPV6, UDP};
 use crate::packet::{
     End, Ipv4, Ipv6, Prefix64, Quoted, Refused, Segment, Sum, echo_reply_v6, error_to_v4, error_to_v6,
@@ -40,7 +41,7 @@ impl Nat64 {
                 (UDP, Segment::Udp(port, SERVER_PORT)) => {
                     let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                     let from = SocketAddr::new(packet.src.into(), port);
-                    let arrival = Arrival { from, to: packet.dst.into(), softwire: None };
+                    let arrival = Arrival { from, to: packet.dst.into(), softwire: None, inside: true };
                     Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
                 }
                 (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
@@ -178,7 +179,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::nat::Binding;
+    use engine::provider::Binding;
+
     use crate::packet::udp_v4;
 
     const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -356,7 +358,8 @@ mod tests {
     fn requests_are_heard() {
         let mut nat64 = nat64();
         let request = udp_v6((HOSTS[0], 5350), (ADDRESS, SERVER_PORT), b"request").to_bytes();
-        let arrival = Arrival { from: (HOSTS[0], 5350).into(), to: ADDRESS.into(), softwire: None };
+        let arrival =
+            Arrival { from: (HOSTS[0], 5350).into(), to: ADDRESS.into(), softwire: None, inside: true };
         assert_eq!(nat64.handle_packet(T0, &request), Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = nat64.datagram((ADDRESS, SERVER_PORT).into(), arrival.from, None, b"answer");
         let expected = udp_v6((ADDRESS, SERVER_PORT), (HOSTS[0], 5350), b"answer").to_bytes();

@@ -14,6 +14,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::b4::B4;
 use crate::carrier::{Carrier, DataPlane};
+use crate::nat::Taken;
 use crate::packet::Refused;
 
 /// Longer than the MTU of any device.
@@ -70,15 +71,22 @@ pub fn run_b4(name: &str, b4: B4) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// When the device cannot be opened or read.
-pub fn run<P: DataPlane>(name: &str, make: impl FnOnce(Instant) -> Carrier<P>) -> io::Result<()> {
+/// When the device cannot be opened or read, or there are contradicting bindings.
+pub fn run<P: DataPlane>(
+    name: &str,
+    make: impl FnOnce(Instant) -> Result<Carrier<P>, Taken>,
+) -> io::Result<()> {
     let device = Arc::new(open(name)?);
     let packets = reading(Arc::clone(&device));
     let began = time::Instant::now();
     let now = || Instant::from_millis(began.elapsed().as_millis().try_into().expect("not that many years"));
-    let (mut carrier, mut refusals) = (make(now()), Refusals::default());
+    let made = make(now()).map_err(|Taken| io::Error::other("two bindings contradict each other"));
+    let (mut carrier, mut refusals) = (made?, Refusals::default());
     println!("ready");
     loop {
+        while let Some(words) = carrier.poll_words() {
+            eprintln!("{words}");
+        }
         while let Some(packet) = carrier.poll_packet() {
             write(&device, &packet);
         }

@@ -8,13 +8,21 @@
 
 mod common;
 
-use std::time::Duration;
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use common::{BOTH, PROBE, SECOND, TCP, UDP, listener, name, reaches, reaches_nobody, skipped};
-use lab::netns::{
-    self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS, Process,
-    ROUTER_ACCESS,
+use common::{
+    BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, interworking_subject, listener, name,
+    reaches, reaches_nobody, ready, skipped,
 };
+use lab::netns::{
+    self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
+    PROVIDER_INTERNET, Process, ROUTER_ACCESS, WAN_INTERFACE,
+};
+use lab::subject::{self, Subject, configuration_for};
+use lab::wait::eventually;
 
 const LAB_AFTR: &str = env!("CARGO_BIN_EXE_lab-aftr");
 const LAB_B4: &str = env!("CARGO_BIN_EXE_lab-b4");
@@ -35,7 +43,7 @@ fn data_plane(network: &Network, bindings: &[String]) -> [Process; 3] {
     let mut arguments = vec![AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
     arguments.extend_from_slice(bindings);
     let aftr = network.spawn(Host::Provider, "aftr", LAB_AFTR, arguments);
-    let b4 = |router, own: std::net::Ipv6Addr| {
+    let b4 = |router, own: Ipv6Addr| {
         let arguments = [B4_DEVICE.to_owned(), own.to_string(), AFTR.to_string()];
         network.spawn(router, &format!("b4-{router}"), LAB_B4, arguments)
     };
@@ -126,4 +134,132 @@ fn a_binding_leads_to_its_home_and_nowhere_else() {
         }
     }
     assert!(!pings(&network, Host::Internet, &EXTERNAL.to_string(), Duration::from_millis(300)));
+}
+
+// ── portferry asks the AFTR ────────────────────────────────────────────────────────────────────────────────────────
+
+/// How portferry reaches the AFTR's PCP server (decision 22): by which interface, and where.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// In IPv6 beside the softwire, for its hosts by THIRD_PARTY.
+    Plain,
+    /// In IPv4 inside of it.
+    Encapsulated,
+}
+
+/// portferry on a home's router; a program without a NAT of its own.
+#[track_caller]
+fn home<'a>(network: &'a Network, program: &Path, lan: Host, mode: Mode) -> (Process, ControlPoint<'a>) {
+    home_with(network, program, lan, mode, "")
+}
+
+/// Likewise with more keys of `[uplink]`.
+#[track_caller]
+fn home_with<'a>(
+    network: &'a Network,
+    program: &Path,
+    lan: Host,
+    mode: Mode,
+    more: &str,
+) -> (Process, ControlPoint<'a>) {
+    let router = if lan == Host::Lan1 { Host::Router } else { Host::Other };
+    let directory = network.directory().join(lan.to_string());
+    fs::create_dir_all(directory.join("state")).expect("the directory is ours");
+    let (wan, server) = match mode {
+        Mode::Plain => (WAN_INTERFACE, format!("[{AFTR}]:5351")),
+        Mode::Encapsulated => (B4_DEVICE, "192.0.0.1".to_owned()),
+    };
+    let configuration = configuration_for(&directory, (wan, NO_NAT), &server, more);
+    let mut daemon = subject::run(network, router, &format!("portferry-{router}"), program, &configuration);
+    let control_point = ready(network, &mut daemon, lan);
+    (daemon, control_point)
+}
+
+fn program() -> Option<PathBuf> {
+    match interworking_subject()? {
+        Subject::Portferry(program) => Some(program),
+        Subject::Miniupnpd => None,
+    }
+}
+
+/// decision 22: a control point in each of two homes with the same addresses; bytes arrive where they should, no
+/// home gets a port of the other, and what is deleted is closed.
+fn control_points_map_ports_at_the_aftr(mode: Mode) {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let homes = HOMES.map(|lan| home(&network, &program, lan, mode));
+    let _listeners = HOMES.map(|lan| BOTH.map(|protocol| listener(&network, lan, protocol, 7000)));
+
+    for (protocol, name) in [(TCP, "TCP"), (UDP, "UDP")] {
+        for (port, (_, control_point)) in [8080, 8081].into_iter().zip(&homes) {
+            reaches_nobody(&network, protocol, port);
+            control_point.adds(7000, port, name, 3600);
+        }
+        reaches(&network, protocol, 8080, "lan1");
+        reaches(&network, protocol, 8081, "other-lan");
+        let taken = homes[1].1.add("-a", 7001, 8080, name, 3600);
+        assert!(taken.contains("718"), "the other home has it: {taken}");
+        // From one home into the other.
+        let heard = ask(&network, Host::OtherLan, protocol, &format!("{EXTERNAL}:8080"), "hello");
+        assert_eq!(heard, Ok("lan1:hello".to_owned()), "{name}");
+        homes[0].1.deletes(8080, name);
+        reaches_nobody(&network, protocol, 8080);
+        reaches(&network, protocol, 8081, "other-lan");
+    }
+}
+
+#[test]
+fn control_points_map_ports_in_plain_ipv6() {
+    control_points_map_ports_at_the_aftr(Mode::Plain);
+}
+
+#[test]
+fn control_points_map_ports_inside_the_softwire() {
+    control_points_map_ports_at_the_aftr(Mode::Encapsulated);
+}
+
+/// Decision 25 without a NAT in the router: the AFTR enforces the FILTER that RemoteHost became.
+#[test]
+fn a_remote_host_is_let_in_and_nobody_else() {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let (_daemon, control_point) = home(&network, &program, Host::Lan1, Mode::Plain);
+    let mut caller = Caller::new(&control_point, 2);
+    for protocol in BOTH {
+        let _listeners = [7000, 7001].map(|port| listener(&network, Host::Lan1, protocol, port));
+        let hosts = [(INTERNET, 7000), (PROVIDER_INTERNET, 7001)];
+        for (remote_host, port) in hosts {
+            let internal = SocketAddrV4::new(LAN1, port);
+            let told = caller.add_for(&remote_host.to_string(), protocol, port, internal, 3600, "for one");
+            assert_eq!(told, Told::done());
+        }
+        reaches(&network, protocol, 7000, "lan1");
+        reaches_nobody(&network, protocol, 7001);
+    }
+}
+
+/// Decision 16: an AFTR that begins anew is told of the mappings it has lost, with the next answer that shows it.
+#[test]
+fn an_aftr_that_lost_its_mappings_gets_them_again() {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let [mut aftr, _b4, _other_b4] = data_plane(&network, &[]);
+    let began = Instant::now();
+    let settings = "recovery_wait = 0.1\n";
+    let (_daemon, control_point) = home_with(&network, &program, Host::Lan1, Mode::Encapsulated, settings);
+    let _listener = listener(&network, Host::Lan1, TCP, 7000);
+    control_point.adds(7000, 8080, "TCP", 3600);
+    // Old enough that a new epoch is seen to be one (RFC 6887 §8.5).
+    eventually("five seconds", 10 * SECOND, || (began.elapsed() > 5 * SECOND).then_some(()));
+    control_point.adds(7001, 8081, "TCP", 3600);
+    reaches(&network, TCP, 8080, "lan1");
+    aftr.terminate(5 * SECOND);
+    let arguments = [AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
+    let mut aftr = network.spawn(Host::Provider, "aftr-again", LAB_AFTR, arguments);
+    aftr.await_log("ready", 5 * SECOND);
+    reaches_nobody(&network, TCP, 8080);
+    control_point.adds(7002, 8082, "TCP", 3600);
+    eventually("the mapping", 10 * SECOND, || common::try_reach(&network, TCP, 8080).then_some(()));
 }

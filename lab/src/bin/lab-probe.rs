@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tcp-listen ADDRESS TAG`, `udp-listen ADDRESS TAG` | answers each line or datagram with `TAG:` and the same; logs it |
 //! | `tcp-send ADDRESS TEXT MS`, `udp-send ADDRESS TEXT MS` | sends and prints the answer; exit code 1 without one |
+//! | `udp-exchange ADDRESS HEX MS` | sends that datagram and prints the answer, in hexadecimal; exit code 1 without one |
 //! | `ping ADDRESS MS` | sends an echo request; exit code 1 without an answer |
 //! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["udp-listen", address, tag] => udp_listen(address, tag),
         ["tcp-send", address, text, wait] => tcp_send(address, text, millis(wait)),
         ["udp-send", address, text, wait] => udp_send(address, text, millis(wait)),
+        ["udp-exchange", address, hex, wait] => udp_exchange(address, hex, millis(wait)),
         ["ping", address, wait] => ping(address, millis(wait)),
         ["search", target, wait] => search(target, millis(wait)),
         ["get", address, path] => get(address, path),
@@ -97,17 +99,27 @@ fn tcp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
 }
 
 fn udp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
+    println!("{}", String::from_utf8_lossy(&answer_to(address, text.as_bytes(), wait)?));
+    Ok(())
+}
+
+fn udp_exchange(address: &str, hex: &str, wait: Duration) -> io::Result<()> {
+    let answer = answer_to(address, &octets(hex), wait)?;
+    println!("{}", answer.iter().map(|octet| format!("{octet:02x}")).collect::<String>());
+    Ok(())
+}
+
+fn answer_to(address: &str, datagram: &[u8], wait: Duration) -> io::Result<Vec<u8>> {
     let address = parse(address)?;
     let any: IpAddr =
         if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?; // a fresh port each time: no earlier flow of the NATs fits
     socket.connect(address)?;
     socket.set_read_timeout(Some(wait))?;
-    socket.send(text.as_bytes())?;
+    socket.send(datagram)?;
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer)?;
-    println!("{}", String::from_utf8_lossy(&buffer[..length]));
-    Ok(())
+    Ok(buffer[..length].to_vec())
 }
 
 fn ping(address: &str, wait: Duration) -> io::Result<()> {

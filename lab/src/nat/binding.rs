@@ -1,70 +1,34 @@
 //! Explicit mappings, as the data plane holds them.
 
-use std::str::FromStr;
-
-use super::{BTreeMap, Filter, IpAddr, Ipv4Addr, Ipv6Addr, Prefix64, Protocol, SocketAddr, SocketAddrV4};
-
-/// A host inside: by softwire and address in DS-Lite (RFC 6333 §6.6), by address elsewhere.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Inside {
-    /// The B4's IPv6 address.
-    pub softwire: Option<Ipv6Addr>,
-    /// The host's own.
-    pub addr: IpAddr,
-}
-
-/// What the data plane has to do for one mapping.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Binding {
-    /// 0: all protocols, and then all ports.
-    pub protocol: Protocol,
-    /// Whom it leads to.
-    pub inside: Inside,
-    /// 0: all ports.
-    pub internal_port: u16,
-    /// Port 0: all ports.
-    pub external: SocketAddr,
-    /// How many ports in a row, from both first ones on.
-    pub ports: u16,
-    /// Who may come in (RFC 6887 §13.3); everybody when it is empty.
-    pub filters: Vec<Filter>,
-    /// Made by PEER, for this remote peer only.
-    pub peer: Option<SocketAddr>,
-}
+use super::{BTreeMap, Binding, Inside, IpAddr, Ipv4Addr, Prefix64, Protocol, SocketAddr, SocketAddrV4};
 
 /// `tcp/192.168.77.10:80@2001:db8::2=203.0.114.1:8080`: a protocol (or its number), the host inside with its port, its
 /// softwire if it has one, and address and port outside.
-impl FromStr for Binding {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let read = || {
-            let (protocol, rest) = text.split_once('/')?;
-            let protocol = match protocol {
-                "tcp" => Protocol::TCP,
-                "udp" => Protocol::UDP,
-                number => Protocol(number.parse().ok()?),
-            };
-            let (inside, external) = rest.split_once('=')?;
-            let (internal, softwire) = match inside.split_once('@') {
-                Some((internal, softwire)) => (internal, Some(softwire.parse().ok()?)),
-                None => (inside, None),
-            };
-            let internal: SocketAddr = internal.parse().ok()?;
-            Some(Self {
-                protocol,
-                inside: Inside { softwire, addr: internal.ip() },
-                internal_port: internal.port(),
-                external: external.parse().ok()?,
-                ports: 1,
-                filters: Vec::new(),
-                peer: None,
-            })
-        };
-        read().ok_or_else(|| {
-            format!("not a binding such as tcp/192.168.77.10:80@2001:db8::2=203.0.114.1:8080: {text}")
-        })
-    }
+///
+/// `None` when it is not of this form.
+#[must_use]
+pub fn read_binding(text: &str) -> Option<Binding> {
+    let (protocol, rest) = text.split_once('/')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::TCP,
+        "udp" => Protocol::UDP,
+        number => Protocol(number.parse().ok()?),
+    };
+    let (inside, external) = rest.split_once('=')?;
+    let (internal, softwire) = match inside.split_once('@') {
+        Some((internal, softwire)) => (internal, Some(softwire.parse().ok()?)),
+        None => (inside, None),
+    };
+    let internal: SocketAddr = internal.parse().ok()?;
+    Some(Binding {
+        protocol,
+        inside: Inside { softwire, addr: internal.ip() },
+        internal_port: internal.port(),
+        external: external.parse().ok()?,
+        ports: 1,
+        filters: Vec::new(),
+        peer: None,
+    })
 }
 
 /// The external address and port are somebody else's, or not there.
@@ -239,22 +203,9 @@ fn address_of(binding: &Binding) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether a remote peer may come in. Filters name it as hosts inside know it: behind a NAT64 by the prefix.
+/// Whether a remote peer may come in. It is named as hosts inside know it: behind a NAT64 by the prefix.
 fn allows(binding: &Binding, remote: SocketAddrV4, prefix: Option<Prefix64>) -> bool {
-    let names = [Some(remote.ip().to_ipv6_mapped()), prefix.map(|prefix| prefix.embed(*remote.ip()))];
-    let is_named = |addr: Ipv6Addr| names.contains(&Some(addr));
-    if let Some(peer) = binding.peer {
-        let addr = match peer.ip() {
-            IpAddr::V4(addr) => addr.to_ipv6_mapped(),
-            IpAddr::V6(addr) => addr,
-        };
-        return is_named(addr) && peer.port() == remote.port();
-    }
-    let passes = |filter: &Filter| {
-        let bits = 128_u32.saturating_sub(filter.prefix_len.into());
-        let beginning = |addr: Ipv6Addr| u128::from(addr).checked_shr(bits).unwrap_or(0);
-        names.iter().flatten().any(|&name| beginning(name) == beginning(filter.remote_addr))
-            && (filter.remote_port == 0 || filter.remote_port == remote.port())
-    };
-    binding.filters.is_empty() || binding.filters.iter().any(passes)
+    let embedded = prefix.map(|prefix| prefix.embed(*remote.ip()).into());
+    let names = [Some(IpAddr::V4(*remote.ip())), embedded];
+    names.into_iter().flatten().any(|name| binding.lets_in(SocketAddr::new(name, remote.port())))
 }

@@ -159,6 +159,8 @@ impl Network {
     /// A device that a program may take over, and that stays when it ends.
     fn tun(&self, host: Host, name: &str) {
         self.ip(host, &format!("tuntap add dev {name} mode tun"));
+        // No link-local address, and so no solicitations that the program would have to tell from packets.
+        self.ip(host, &format!("link set {name} addrgenmode none"));
         self.ip(host, &format!("link set {name} up"));
     }
 }

@@ -35,6 +35,12 @@ impl Prefix64 {
         octets.into()
     }
 
+    /// The prefix itself.
+    #[must_use]
+    pub fn octets(self) -> [u8; 12] {
+        self.0
+    }
+
     /// The IPv4 host that an address with this prefix stands for.
     #[must_use]
     pub fn extract(self, addr: Ipv6Addr) -> Option<Ipv4Addr> {
