@@ -209,3 +209,166 @@ impl<P: DataPlane> Carrier<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use engine::time::Duration;
+    use wire::pcp::{
+        ANNOUNCE_GROUP_V4, Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, Request, Response,
+    };
+
+    use super::*;
+    use crate::aftr::{AFTR_ADDRESS, Aftr};
+    use crate::b4::{B4, B4_ADDRESS};
+    use crate::packet::protocol::UDP;
+    use crate::packet::{End, Ipv4, Ipv6, Segment, Sum, udp_data, udp_v4, udp_v6};
+
+    const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    const B4S: [B4; 2] = [
+        B4 { own: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2), aftr: AFTR },
+        B4 { own: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2), aftr: AFTR },
+    ];
+    const POOL: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 1);
+    const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+    const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
+    const T0: Instant = Instant::from_secs(0);
+
+    fn carrier() -> Carrier<Aftr> {
+        let plane = Aftr::new(AFTR, Nat::new(vec![POOL], None));
+        Carrier::new(T0, plane, ds_lite_server(vec![POOL]), Vec::new()).unwrap()
+    }
+
+    fn map(client: IpAddr, external_port: u16, lifetime: u32, for_host: bool) -> Vec<u8> {
+        let (nonce, protocol) = (Nonce([7; 12]), Protocol::UDP);
+        let data = MapData { nonce, protocol, internal_port: 7000, external_port, external_addr: NO_ADDR_V4 };
+        let options = if for_host { vec![PcpOption::ThirdParty(HOST.to_ipv6_mapped())] } else { Vec::new() };
+        let client_addr = wire::pcp::ip_to_wire(client);
+        Request { lifetime, client_addr, body: Body::Map(data), options }.to_bytes()
+    }
+
+    /// How a B4, or a host behind it, may ask.
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        /// In IPv6, for the host by THIRD_PARTY.
+        Plain,
+        /// In the softwire, the B4 for the host.
+        Softwire,
+        /// In the softwire, the host for itself.
+        Host,
+    }
+
+    /// Sends a request; the external port of the answer.
+    #[track_caller]
+    fn ask(carrier: &mut Carrier<Aftr>, now: Instant, b4: B4, way: Way, port: u16, lifetime: u32) -> u16 {
+        let (bytes, to) = match way {
+            Way::Plain => {
+                let request = map(b4.own.into(), port, lifetime, true);
+                (udp_v6((b4.own, 5350), (AFTR, 5351), &request).to_bytes(), AFTR.into())
+            }
+            Way::Softwire | Way::Host => {
+                let src = if matches!(way, Way::Host) { HOST } else { B4_ADDRESS };
+                let request = map(src.into(), port, lifetime, src != HOST);
+                let inner = udp_v4((src, 5350), (AFTR_ADDRESS, 5351), &request);
+                (b4.handle_packet(&inner.to_bytes()).unwrap(), IpAddr::V4(AFTR_ADDRESS))
+            }
+        };
+        carrier.handle_packet(now, &bytes).unwrap();
+        let answer = carrier.poll_packet().expect("an answer");
+        let response = Response::parse(&datagram(b4, &answer, to)).unwrap();
+        let Body::Map(data) = response.body else { panic!("{response:?}") };
+        assert_eq!(response.result, wire::pcp::ResultCode::SUCCESS, "{way:?} {response:?}");
+        data.external_port
+    }
+
+    /// The data of a datagram from the server, inside of the softwire or not.
+    #[track_caller]
+    fn datagram(b4: B4, packet: &[u8], from: IpAddr) -> Vec<u8> {
+        match from {
+            IpAddr::V6(_) => {
+                let packet = Ipv6::parse(packet).unwrap();
+                assert_eq!((IpAddr::from(packet.src), packet.dst), (from, b4.own));
+                let sum = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, packet.payload.len());
+                udp_data(&packet.payload, sum).unwrap().to_vec()
+            }
+            IpAddr::V4(_) => {
+                let packet = Ipv4::parse(&b4.handle_packet(packet).unwrap()).unwrap();
+                assert_eq!(IpAddr::from(packet.src), from);
+                let sum = Sum::default().pseudo_v4(packet.src, packet.dst, UDP, packet.payload.len());
+                udp_data(&packet.payload, sum).unwrap().to_vec()
+            }
+        }
+    }
+
+    /// Whom a datagram from the Internet reaches.
+    fn knock(carrier: &mut Carrier<Aftr>, now: Instant, port: u16) -> Option<(Ipv6Addr, SocketAddrV4)> {
+        carrier.handle_packet(now, &udp_v4((PEER, 9), (POOL, port), b"knock").to_bytes()).ok()?;
+        let outer = Ipv6::parse(&carrier.poll_packet().expect("passed on")).unwrap();
+        let inner = crate::packet::decapsulate(&outer).unwrap();
+        let (port, _) = Segment::parse(UDP, &inner.payload).unwrap().ports(End::Destination);
+        Some((outer.dst, SocketAddrV4::new(inner.dst, port)))
+    }
+
+    /// RFC 6333 §6.6, §8.5: in each way, for two homes whose hosts have the same address; then the end of the lifetime, and
+    /// a deletion.
+    #[test]
+    fn what_is_granted_works_for_its_subscriber_until_it_ends() {
+        for way in [Way::Plain, Way::Softwire, Way::Host] {
+            let mut carrier = carrier();
+            assert_eq!(knock(&mut carrier, T0, 8080), None);
+            assert_eq!(ask(&mut carrier, T0, B4S[0], way, 8080, 3600), 8080, "{way:?}");
+            let other = ask(&mut carrier, T0, B4S[1], way, 8080, 600);
+            assert_ne!(other, 8080);
+            let host = SocketAddrV4::new(HOST, 7000);
+            assert_eq!(knock(&mut carrier, T0, 8080), Some((B4S[0].own, host)), "{way:?}");
+            assert_eq!(knock(&mut carrier, T0, other), Some((B4S[1].own, host)));
+            let later = T0 + Duration::from_secs(600);
+            assert!(carrier.next_timeout().is_some_and(|at| at <= later));
+            carrier.handle_timeout(later);
+            while carrier.poll_packet().is_some() {} // announcements of the start
+            assert_eq!(knock(&mut carrier, later, other), None, "{way:?}: its lifetime is over");
+            assert_eq!(knock(&mut carrier, later, 8080), Some((B4S[0].own, host)));
+            ask(&mut carrier, later, B4S[0], way, 0, 0);
+            assert_eq!(knock(&mut carrier, later, 8080), None, "{way:?}: deleted");
+        }
+    }
+
+    /// RFC 6887 §14.1.3: who has asked is told of the epoch, in the way it has asked; the run of the start is still on.
+    #[test]
+    fn announcements_find_their_clients() {
+        let mut carrier = carrier();
+        assert_eq!(carrier.poll_packet(), None, "nobody is known yet");
+        ask(&mut carrier, T0, B4S[0], Way::Plain, 8080, 3600);
+        ask(&mut carrier, T0, B4S[1], Way::Softwire, 8081, 3600);
+        carrier.handle_timeout(Instant::from_millis(250));
+        let all: Vec<Vec<u8>> = std::iter::from_fn(|| carrier.poll_packet()).collect();
+        let is_announcement = |bytes: &[u8]| Response::parse(bytes).is_ok_and(|r| r.body == Body::Announce);
+        let inside: Vec<Ipv4> = all
+            .iter()
+            .filter_map(|packet| Ipv4::parse(&B4S[1].handle_packet(packet).ok()?).ok())
+            .filter(|packet| is_announcement(&packet.payload[8..]))
+            .collect();
+        assert_eq!(inside.len(), 1, "{all:?}");
+        assert_eq!((inside[0].src, inside[0].dst), (AFTR_ADDRESS, ANNOUNCE_GROUP_V4));
+        let outside: Vec<Ipv6> = all
+            .iter()
+            .map(|packet| Ipv6::parse(packet).unwrap())
+            .filter(|packet| packet.next_header == UDP && is_announcement(&packet.payload[8..]))
+            .collect();
+        assert_eq!(outside.len(), 1, "{all:?}");
+        assert_eq!((outside[0].src, outside[0].dst), (AFTR, B4S[0].own));
+        let ports = Segment::parse(UDP, &outside[0].payload).unwrap().ports(End::Source);
+        assert_eq!(ports, (SERVER_PORT, CLIENT_PORT));
+    }
+
+    /// What somebody else has set up is in the way of one port and of no other.
+    #[test]
+    fn bindings_of_the_start_stay() {
+        let binding = crate::nat::read_binding(&format!("udp/{HOST}:80@{}={POOL}:8080", B4S[1].own)).unwrap();
+        let plane = Aftr::new(AFTR, Nat::new(vec![POOL], None));
+        let mut carrier = Carrier::new(T0, plane, ds_lite_server(vec![POOL]), vec![binding]).unwrap();
+        assert_eq!(ask(&mut carrier, T0, B4S[0], Way::Plain, 8081, 3600), 8081);
+        assert_eq!(knock(&mut carrier, T0, 8080), Some((B4S[1].own, SocketAddrV4::new(HOST, 80))));
+    }
+}
