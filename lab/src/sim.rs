@@ -360,12 +360,12 @@ impl World {
             self.handle(Event::Timeout);
         }
         while let Some(event) = self.provider.poll_event() {
-            let (word, mapping) = match &event {
-                engine::provider::NatEvent::Opened(mapping) => ("opens", mapping),
-                engine::provider::NatEvent::Closed(mapping) => ("closes", mapping),
+            let (word, it) = match &event {
+                engine::provider::NatEvent::Opened(it) => ("opens", it),
+                engine::provider::NatEvent::Closed(it) => ("closes", it),
             };
-            let line =
-                format!("provider {word} {} {} -> {}", mapping.protocol, mapping.external, mapping.internal);
+            let internal = SocketAddr::new(it.inside.addr, it.internal_port);
+            let line = format!("provider {word} {} {} -> {internal}", it.protocol, it.external);
             self.note(line);
         }
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::gateway::Gateway;
-use engine::provider::{Provider, ProviderConfig};
+use engine::provider::{Prefix, Server, ServerConfig, ThirdParty};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
@@ -69,13 +69,14 @@ async fn play(once: bool) -> Result<(), Failure> {
         say(&format!("   {part:<20} {address}"));
     }
 
-    let mut config = ProviderConfig::new(EXTERNAL);
-    (config.shortest, config.longest, config.third_party) = (LIFETIME, LIFETIME, true);
+    let mut config = ServerConfig::new(vec![EXTERNAL]);
+    (config.shortest, config.longest) = (LIFETIME, LIFETIME);
+    config.third_party = vec![ThirdParty { client: Prefix::ALL_V4, internal: vec![Prefix::ALL_V4] }];
     let trace = Rc::new(|heard| match heard {
         Heard::Request(request) => line("gateway", "provider", &request.to_string()),
         Heard::Response(response) => line("provider", "gateway", &response.to_string()),
     });
-    let provider = MemoryNat::new(Provider::new(now(), config), server, PROVIDER, trace);
+    let provider = MemoryNat::new(Server::new(now(), config, now()), server, PROVIDER, trace);
 
     let text = format!(
         "[lan]\ninterfaces = [\"lo\"]\nhttp_port = {http_port}\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n\

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use engine::provider::{NatEvent, Provider, ProviderMapping};
+use engine::provider::{Arrival, Binding, NatChange, NatRefused, Output, Server};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use wire::pcp::{Protocol, Request, Response};
@@ -30,7 +30,7 @@ pub enum Heard {
 
 /// A PCP server and the NAT that it steers.
 pub struct MemoryNat {
-    provider: Provider,
+    server: Server,
     socket: UdpSocket,
     /// Stands for the external address.
     outside: Ipv4Addr,
@@ -38,26 +38,36 @@ pub struct MemoryNat {
     trace: Rc<dyn Fn(Heard)>,
 }
 
-struct Forward(JoinHandle<()>);
+struct Forward {
+    task: JoinHandle<()>,
+    binding: Shared,
+}
+
+/// A binding whose filters may change while it stands.
+type Shared = Arc<Mutex<Binding>>;
 
 impl Drop for Forward {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 impl MemoryNat {
     /// A server on `socket`, with `outside` standing for its external address.
-    pub fn new(provider: Provider, socket: UdpSocket, outside: Ipv4Addr, trace: Rc<dyn Fn(Heard)>) -> Self {
-        Self { provider, socket, outside, open: BTreeMap::new(), trace }
+    pub fn new(server: Server, socket: UdpSocket, outside: Ipv4Addr, trace: Rc<dyn Fn(Heard)>) -> Self {
+        Self { server, socket, outside, open: BTreeMap::new(), trace }
     }
 
     /// Serves for ever; an error is one of the socket.
     pub async fn run(mut self) -> io::Result<std::convert::Infallible> {
+        let to = self.socket.local_addr()?.ip();
         let mut buffer = [0; wire::pcp::MAX_LEN + 1];
         loop {
+            while let Some(output) = self.server.poll_output() {
+                self.perform(output).await;
+            }
             let sleep = async {
-                match self.provider.next_timeout() {
+                match self.server.next_timeout() {
                     Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                     None => std::future::pending().await,
                 }
@@ -66,62 +76,82 @@ impl MemoryNat {
                 received = self.socket.recv_from(&mut buffer) => Some(received?),
                 () = sleep => None,
             };
-            match received {
-                Some((len, from)) => self.answer(from, &buffer[..len]).await,
-                None => self.provider.handle_timeout(now()),
+            let Some((len, from)) = received else {
+                self.server.handle_timeout(now());
+                continue;
+            };
+            let payload = &buffer[..len];
+            if let Ok(request) = Request::parse(payload) {
+                (self.trace)(Heard::Request(request));
             }
-            while let Some(event) = self.provider.poll_event() {
-                self.change(event).await;
-            }
+            let arrival = Arrival { from, to, softwire: None, inside: true };
+            self.server.handle_datagram(now(), &arrival, payload);
         }
     }
 
-    async fn answer(&mut self, from: SocketAddr, payload: &[u8]) {
-        if let Ok(request) = Request::parse(payload) {
-            (self.trace)(Heard::Request(request));
-        }
-        if let Some(answer) = self.provider.handle_datagram(now(), from, payload) {
-            if let Ok(response) = Response::parse(&answer) {
-                (self.trace)(Heard::Response(response));
-            }
-            // As if lost on the way: the client asks again.
-            let _ = self.socket.send_to(&answer, from).await;
-        }
-    }
-
-    async fn change(&mut self, event: NatEvent) {
-        match event {
-            NatEvent::Closed(mapping) => drop(self.open.remove(&(mapping.protocol, mapping.external.port()))),
-            NatEvent::Opened(mapping) => {
-                let key = (mapping.protocol, mapping.external.port());
-                // A port that another program of this machine has stays closed, as on a broken NAT.
-                if let Ok(forward) = self.forward(mapping).await {
-                    self.open.insert(key, forward);
+    async fn perform(&mut self, output: Output) {
+        match output {
+            Output::Send { to, bytes, .. } => {
+                if let Ok(response) = Response::parse(&bytes) {
+                    (self.trace)(Heard::Response(response));
                 }
+                // As if lost on the way: the client asks again.
+                let _ = self.socket.send_to(&bytes, to).await;
             }
+            Output::Nat { ticket, change } => {
+                let outcome = self.change(change).await.map_err(|_| NatRefused::Failed);
+                self.server.handle_nat(now(), ticket, outcome);
+            }
+            // Everybody is on this machine and has just been started; nothing outlives it.
+            Output::Multicast { .. } | Output::Store(_) | Output::Notice(_) => {}
         }
     }
 
-    async fn forward(&mut self, mapping: ProviderMapping) -> io::Result<Forward> {
-        // A changed filter replaces the socket, so the old one has to go first.
-        drop(self.open.remove(&(mapping.protocol, mapping.external.port())));
-        let outside = SocketAddrV4::new(self.outside, mapping.external.port());
-        Ok(Forward(if mapping.protocol == Protocol::TCP {
-            tokio::spawn(forward_tcp(TcpListener::bind(outside).await?, mapping))
+    /// An error is a port that another program of this machine has; nothing has changed then.
+    async fn change(&mut self, change: NatChange) -> io::Result<()> {
+        let key = |binding: &Binding| (binding.protocol, binding.external.port());
+        match change {
+            NatChange::Close(binding) => drop(self.open.remove(&key(&binding))),
+            NatChange::Open(binding) => {
+                let forward = self.forward(binding.clone()).await?;
+                self.open.insert(key(&binding), forward);
+            }
+            NatChange::Replace { old, new } => match self.open.get(&key(&old)) {
+                Some(forward) if key(&old) == key(&new) => *locked(&forward.binding) = new,
+                _ => {
+                    let forward = self.forward(new.clone()).await?;
+                    self.open.remove(&key(&old));
+                    self.open.insert(key(&new), forward);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    async fn forward(&self, binding: Binding) -> io::Result<Forward> {
+        let outside = SocketAddrV4::new(self.outside, binding.external.port());
+        let is_tcp = binding.protocol == Protocol::TCP;
+        let binding = Arc::new(Mutex::new(binding));
+        let task = if is_tcp {
+            tokio::spawn(forward_tcp(TcpListener::bind(outside).await?, binding.clone()))
         } else {
-            tokio::spawn(forward_udp(Arc::new(UdpSocket::bind(outside).await?), mapping))
-        }))
+            tokio::spawn(forward_udp(Arc::new(UdpSocket::bind(outside).await?), binding.clone()))
+        };
+        Ok(Forward { task, binding })
     }
 }
 
-fn lets_in(mapping: &ProviderMapping, remote: SocketAddr) -> bool {
-    match remote.ip() {
-        IpAddr::V4(remote) => mapping.lets_in(remote),
-        IpAddr::V6(_) => false,
-    }
+fn locked(binding: &Shared) -> std::sync::MutexGuard<'_, Binding> {
+    binding.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn forward_tcp(listener: TcpListener, mapping: ProviderMapping) {
+/// Where a packet from `remote` goes, if it may come in.
+fn inside(binding: &Shared, remote: SocketAddr) -> Option<SocketAddr> {
+    let binding = locked(binding);
+    binding.lets_in(remote).then_some(SocketAddr::new(binding.inside.addr, binding.internal_port))
+}
+
+async fn forward_tcp(listener: TcpListener, binding: Shared) {
     // Connections end with the mapping.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -130,8 +160,7 @@ async fn forward_tcp(listener: TcpListener, mapping: ProviderMapping) {
             continue;
         };
         while connections.try_join_next().is_some() {}
-        if lets_in(&mapping, remote) {
-            let internal = mapping.internal;
+        if let Some(internal) = inside(&binding, remote) {
             connections.spawn(async move {
                 if let Ok(mut inside) = TcpStream::connect(internal).await {
                     let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
@@ -141,20 +170,18 @@ async fn forward_tcp(listener: TcpListener, mapping: ProviderMapping) {
     }
 }
 
-async fn forward_udp(outside: Arc<UdpSocket>, mapping: ProviderMapping) {
-    let mut inside: BTreeMap<SocketAddr, (Arc<UdpSocket>, JoinHandle<()>)> = BTreeMap::new();
+async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared) {
+    let mut sockets: BTreeMap<SocketAddr, (Arc<UdpSocket>, JoinHandle<()>)> = BTreeMap::new();
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((len, remote)) = outside.recv_from(&mut buffer).await else { continue };
-        if !lets_in(&mapping, remote) {
-            continue;
-        }
-        inside.retain(|_, (_, task)| !task.is_finished());
-        let socket = match inside.entry(remote) {
+        let Some(internal) = inside(&binding, remote) else { continue };
+        sockets.retain(|_, (_, task)| !task.is_finished());
+        let socket = match sockets.entry(remote) {
             Entry::Occupied(entry) => entry.get().0.clone(),
             Entry::Vacant(entry) => {
                 let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
-                if socket.connect(mapping.internal).await.is_err() {
+                if socket.connect(internal).await.is_err() {
                     continue;
                 }
                 let socket = Arc::new(socket);

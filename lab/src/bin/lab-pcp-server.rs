@@ -6,15 +6,14 @@
 //! kernel's NAT has been changed for this one, and who floods it loses datagrams.
 
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, ExitCode, Stdio};
 use std::time;
 
-use engine::provider::{NatEvent, Provider, ProviderConfig, ProviderMapping};
+use engine::provider::{Arrival, Binding, NatChange, NatRefused, Output, Server, ServerConfig};
 use engine::time::Instant;
 
 const SERVER_PORT: u16 = 5351;
-const CLIENTS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 5350);
 
 fn main() -> ExitCode {
     let arguments: Vec<Ipv4Addr> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
@@ -34,7 +33,9 @@ fn main() -> ExitCode {
 fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
     let began = time::Instant::now();
     let now = || Instant::from_millis(began.elapsed().as_millis().try_into().expect("not that many years"));
-    let mut provider = Provider::new(now(), ProviderConfig::new(external));
+    // What floods it is to lose datagrams at the socket, and it begins anew but once.
+    let config = ServerConfig { rate: None, announcements: 1, natpmp: false, ..ServerConfig::new(vec![external]) };
+    let mut server = Server::new(now(), config, now());
     nft(&format!(
         "table inet labpcp\ndelete table inet labpcp\ntable inet labpcp {{\n map ports {{\n  \
          type inet_proto . inet_service : ipv4_addr . inet_service\n }}\n chain prerouting {{\n  \
@@ -42,26 +43,44 @@ fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
          ip daddr {external} dnat ip to meta l4proto . th dport map @ports\n }}\n}}\n"
     ))?;
     let socket = UdpSocket::bind((address, SERVER_PORT))?;
-    socket.send_to(&provider.lose_state(now()), CLIENTS)?;
+    server.announce(now());
+    perform(&mut server, &socket, now)?;
     println!("listening");
     let mut buffer = [0; 2048];
     loop {
-        let wait = provider.next_timeout().map_or(time::Duration::from_secs(3600), |at| at.since(now()));
+        let wait = server.next_timeout().map_or(time::Duration::from_secs(3600), |at| at.since(now()));
         socket.set_read_timeout(Some(wait.max(time::Duration::from_millis(1))))?; // zero would be for ever
         let received = match socket.recv_from(&mut buffer) {
             Ok(received) => Some(received),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => return Err(error),
         };
-        provider.handle_timeout(now());
-        let answer = received.and_then(|(length, from)| {
-            Some((provider.handle_datagram(now(), from, &buffer[..length])?, from))
-        });
-        change(&mut provider)?; // what is granted works
-        if let Some((answer, to)) = answer {
-            send(&socket, &answer, to);
+        server.handle_timeout(now());
+        if let Some((length, from)) = received {
+            let arrival = Arrival { from, to: IpAddr::V4(address), softwire: None, inside: true };
+            server.handle_datagram(now(), &arrival, &buffer[..length]);
+        }
+        perform(&mut server, &socket, now)?;
+    }
+}
+
+/// Does what the server wants; what is granted works.
+fn perform(server: &mut Server, socket: &UdpSocket, now: impl Fn() -> Instant) -> io::Result<()> {
+    while let Some(output) = server.poll_output() {
+        match output {
+            Output::Send { to, bytes, .. } => send(socket, &bytes, to),
+            Output::Multicast { group, bytes } if group.is_ipv4() => send(socket, &bytes, group),
+            Output::Nat { ticket, change } => {
+                let outcome = nft(&rules(&change)).map_err(|error| {
+                    eprintln!("{error}");
+                    NatRefused::Failed
+                });
+                server.handle_nat(now(), ticket, outcome);
+            }
+            Output::Multicast { .. } | Output::Store(_) | Output::Notice(_) => {}
         }
     }
+    Ok(())
 }
 
 /// A subscriber that has just gone is no reason to stop.
@@ -71,30 +90,17 @@ fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
     }
 }
 
-/// Brings the kernel's NAT to where the server is.
-fn change(provider: &mut Provider) -> io::Result<()> {
-    let mut rules = String::new();
-    while let Some(event) = provider.poll_event() {
-        rules += &match event {
-            NatEvent::Opened(mapping) => {
-                let to = mapping.internal;
-                format!(
-                    "add element inet labpcp ports {{ {} : {} . {} }}\n",
-                    key(&mapping),
-                    to.ip(),
-                    to.port()
-                )
-            }
-            NatEvent::Closed(mapping) => {
-                format!("delete element inet labpcp ports {{ {} }}\n", key(&mapping))
-            }
-        };
+/// What brings the kernel's NAT to where the server wants it. Nobody's tests filter here.
+fn rules(change: &NatChange) -> String {
+    let key = |binding: &Binding| format!("{} . {}", binding.protocol.0, binding.external.port());
+    match change {
+        NatChange::Open(binding) => {
+            let to = format!("{} . {}", binding.inside.addr, binding.internal_port);
+            format!("add element inet labpcp ports {{ {} : {to} }}\n", key(binding))
+        }
+        NatChange::Close(binding) => format!("delete element inet labpcp ports {{ {} }}\n", key(binding)),
+        NatChange::Replace { .. } => String::new(),
     }
-    if rules.is_empty() { Ok(()) } else { nft(&rules) }
-}
-
-fn key(mapping: &ProviderMapping) -> String {
-    format!("{} . {}", mapping.protocol.0, mapping.external.port())
 }
 
 fn nft(rules: &str) -> io::Result<()> {

@@ -100,9 +100,9 @@ impl Simulation {
             let mut all = self.world.provider.mappings();
             let upstream =
                 all.find(|upstream| (upstream.protocol, upstream.internal) == (found.protocol, internal));
-            let told = upstream.and_then(|upstream| upstream.description.as_deref()).map(str::trim_end);
+            let told = upstream.and_then(|upstream| upstream.description);
             let wanted = sends.then_some(found.description.as_str());
-            if !fresh && told != wanted {
+            if !fresh && told.as_deref().map(str::trim_end) != wanted {
                 return broken(format!("the provider calls it {told:?}: {found:?}"));
             }
         }

@@ -226,7 +226,7 @@ impl Ledger {
     pub(super) fn follow_strays(
         &mut self,
         world: &World,
-        strays: &[&ProviderMapping],
+        strays: &[ProviderMapping],
         waiting: bool,
     ) -> Result<(), String> {
         let now = world.now();
