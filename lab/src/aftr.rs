@@ -2,6 +2,7 @@
 //!
 //! Who may have a softwire is the access network's business: whoever can send to the AFTR's address is a subscriber.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use engine::provider::{Arrival, Inside};
@@ -19,18 +20,22 @@ use crate::packet::{
 /// The AFTR's IPv4 address inside each softwire (RFC 6333 §5.7).
 pub const AFTR_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 
+/// How many softwires are remembered, to be told of a new epoch.
+const SOFTWIRES: usize = 4096;
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Aftr {
     address: Ipv6Addr,
     nat: Nat,
+    softwires: BTreeSet<Ipv6Addr>,
 }
 
 impl Aftr {
     /// With the address that softwires lead to.
     #[must_use]
     pub fn new(address: Ipv6Addr, nat: Nat) -> Self {
-        Self { address, nat }
+        Self { address, nat, softwires: BTreeSet::new() }
     }
 
     fn handle_v6(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
@@ -40,7 +45,13 @@ impl Aftr {
         let (protocol, at) = packet.upper()?;
         let payload = &packet.payload[at..];
         match (protocol, Segment::parse(protocol, payload)?) {
-            (IPV4, _) => self.handle_inner(now, packet.src, decapsulate(packet)?),
+            (IPV4, _) => {
+                let inner = decapsulate(packet)?;
+                if self.softwires.len() < SOFTWIRES {
+                    self.softwires.insert(packet.src);
+                }
+                self.handle_inner(now, packet.src, inner)
+            }
             (UDP, Segment::Udp(port, SERVER_PORT)) => {
                 let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                 let from = SocketAddr::new(packet.src.into(), port);
@@ -174,6 +185,10 @@ impl DataPlane for Aftr {
             }
             _ => None,
         }
+    }
+
+    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)> {
+        self.softwires.iter().map(|&b4| (b4, IpAddr::V4(AFTR_ADDRESS)))
     }
 
     fn nat(&mut self) -> &mut Nat {

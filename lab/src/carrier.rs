@@ -16,7 +16,7 @@ use crate::packet::{Prefix64, Refused};
 /// The ports that the PCP server gives out: those that the NAT does not.
 const PORTS: RangeInclusive<u16> = 1024..=32_767;
 
-/// How many clients are told of a new epoch.
+/// How many clients outside of softwires are told of a new epoch.
 const CLIENTS: usize = 4096;
 
 /// What becomes of a packet.
@@ -46,6 +46,9 @@ pub trait DataPlane {
         data: &[u8],
     ) -> Option<Vec<u8>>;
 
+    /// The softwires that packets have come in by, and the server's address inside of them.
+    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)>;
+
     /// Its table.
     fn nat(&mut self) -> &mut Nat;
 }
@@ -73,22 +76,16 @@ pub fn nat64_server(pool: Vec<Ipv4Addr>, prefix: Prefix64) -> ServerConfig {
     ServerConfig { ports: PORTS, nat64: true, prefix64: vec![prefix], ..ServerConfig::new(pool) }
 }
 
-/// Somebody who has asked the PCP server, and how.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Client {
-    addr: IpAddr,
-    server: IpAddr,
-    softwire: Option<Ipv6Addr>,
-}
-
 /// A translator and its PCP server at work: packets in, packets out, and what the server says to who runs it.
 ///
-/// What is announced to all is sent to everybody who has asked since the start: there is no link that subscribers are on.
+/// There is no link that subscribers are on. What is announced to all is sent by every softwire that has been used since the
+/// start, and to each client that has asked outside of one.
 #[derive(Debug)]
 pub struct Carrier<P> {
     plane: P,
     server: Server,
-    clients: BTreeSet<Client>,
+    /// Addresses of a client and of the server as it knows it.
+    clients: BTreeSet<(Ipv6Addr, IpAddr)>,
     packets: VecDeque<Vec<u8>>,
     words: VecDeque<String>,
 }
@@ -129,9 +126,10 @@ impl<P: DataPlane> Carrier<P> {
         match self.plane.handle_packet(now, packet)? {
             Passed::Packet(packet) => self.packets.push_back(packet),
             Passed::Request(arrival, request) => {
-                let Arrival { from, to, softwire, .. } = arrival;
-                if self.clients.len() < CLIENTS {
-                    self.clients.insert(Client { addr: from.ip(), server: to, softwire });
+                if let (IpAddr::V6(client), None) = (arrival.from.ip(), arrival.softwire)
+                    && self.clients.len() < CLIENTS
+                {
+                    self.clients.insert((client, arrival.to));
                 }
                 self.server.handle_datagram(now, &arrival, &request);
                 self.work(now);
@@ -195,17 +193,14 @@ impl<P: DataPlane> Carrier<P> {
 
     /// Inside of a softwire the group is reached as it is on a link; outside, each client by its own address.
     fn announce(&mut self, group: SocketAddr, bytes: &[u8]) {
-        let clients: BTreeSet<(IpAddr, SocketAddr, Option<Ipv6Addr>)> = self
-            .clients
-            .iter()
-            .filter(|client| client.server.is_ipv4() == group.is_ipv4())
-            .map(|client| match client.softwire {
-                Some(_) => (client.server, group, client.softwire),
-                None => (client.server, SocketAddr::new(client.addr, CLIENT_PORT), None),
-            })
-            .collect();
-        for (server, to, softwire) in clients {
-            self.send(server, to, softwire, bytes);
+        if group.is_ipv4() {
+            let softwires: Vec<_> = self.plane.softwires().collect();
+            softwires.into_iter().for_each(|(b4, server)| self.send(server, group, Some(b4), bytes));
+        } else {
+            let clients: Vec<_> = self.clients.iter().copied().collect();
+            for (client, server) in clients {
+                self.send(server, SocketAddr::new(client.into(), CLIENT_PORT), None, bytes);
+            }
         }
     }
 }
@@ -334,13 +329,15 @@ mod tests {
         }
     }
 
-    /// RFC 6887 §14.1.3: who has asked is told of the epoch, in the way it has asked; the run of the start is still on.
+    /// RFC 6887 §14.1.3: softwires and clients are told of the epoch as soon as they are known; the run of the start is on.
     #[test]
     fn announcements_find_their_clients() {
         let mut carrier = carrier();
         assert_eq!(carrier.poll_packet(), None, "nobody is known yet");
         ask(&mut carrier, T0, B4S[0], Way::Plain, 8080, 3600);
-        ask(&mut carrier, T0, B4S[1], Way::Softwire, 8081, 3600);
+        let any = B4S[1].handle_packet(&udp_v4((HOST, 1), (PEER, 2), b"anything").to_bytes()).unwrap();
+        carrier.handle_packet(T0, &any).unwrap();
+        assert!(carrier.poll_packet().is_some_and(|packet| Ipv4::parse(&packet).is_ok()), "passed on");
         carrier.handle_timeout(Instant::from_millis(250));
         let all: Vec<Vec<u8>> = std::iter::from_fn(|| carrier.poll_packet()).collect();
         let is_announcement = |bytes: &[u8]| Response::parse(bytes).is_ok_and(|r| r.body == Body::Announce);
@@ -349,6 +346,7 @@ mod tests {
             .filter_map(|packet| Ipv4::parse(&B4S[1].handle_packet(packet).ok()?).ok())
             .filter(|packet| is_announcement(&packet.payload[8..]))
             .collect();
+        // NAT-PMP's announcement goes the same way (N-13).
         assert_eq!(inside.len(), 1, "{all:?}");
         assert_eq!((inside[0].src, inside[0].dst), (AFTR_ADDRESS, ANNOUNCE_GROUP_V4));
         let outside: Vec<Ipv6> = all

@@ -169,6 +169,10 @@ impl DataPlane for Nat64 {
         }
     }
 
+    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)> {
+        std::iter::empty()
+    }
+
     fn nat(&mut self) -> &mut Nat {
         &mut self.nat
     }

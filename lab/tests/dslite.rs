@@ -240,26 +240,39 @@ fn a_remote_host_is_let_in_and_nobody_else() {
     }
 }
 
-/// Decision 16: an AFTR that begins anew is told of the mappings it has lost, with the next answer that shows it.
-#[test]
-fn an_aftr_that_lost_its_mappings_gets_them_again() {
+/// Decision 16: an AFTR that begins anew is given the mappings it has lost. In plain IPv6 that happens with the next answer
+/// that shows it. Inside of the softwire its announcement is heard (RFC 6887 §14.1.3), as soon as any packet tells the AFTR
+/// of the softwire.
+fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode) {
     let Some(program) = program() else { return };
     let Some(network) = network() else { return };
     let [mut aftr, _b4, _other_b4] = data_plane(&network, &[]);
     let began = Instant::now();
     let settings = "recovery_wait = 0.1\n";
-    let (_daemon, control_point) = home_with(&network, &program, Host::Lan1, Mode::Encapsulated, settings);
+    let (_daemon, control_point) = home_with(&network, &program, Host::Lan1, mode, settings);
     let _listener = listener(&network, Host::Lan1, TCP, 7000);
-    control_point.adds(7000, 8080, "TCP", 3600);
     // Old enough that a new epoch is seen to be one (RFC 6887 §8.5).
     eventually("five seconds", 10 * SECOND, || (began.elapsed() > 5 * SECOND).then_some(()));
-    control_point.adds(7001, 8081, "TCP", 3600);
+    control_point.adds(7000, 8080, "TCP", 3600);
     reaches(&network, TCP, 8080, "lan1");
     aftr.terminate(5 * SECOND);
     let arguments = [AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
     let mut aftr = network.spawn(Host::Provider, "aftr-again", LAB_AFTR, arguments);
     aftr.await_log("ready", 5 * SECOND);
     reaches_nobody(&network, TCP, 8080);
-    control_point.adds(7002, 8082, "TCP", 3600);
+    match mode {
+        Mode::Plain => control_point.adds(7001, 8081, "TCP", 3600),
+        Mode::Encapsulated => assert!(pings(&network, Host::Lan1, &INTERNET.to_string(), 3 * SECOND)),
+    }
     eventually("the mapping", 10 * SECOND, || common::try_reach(&network, TCP, 8080).then_some(()));
+}
+
+#[test]
+fn an_aftr_that_lost_its_mappings_gets_them_again_in_plain_ipv6() {
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Plain);
+}
+
+#[test]
+fn an_aftr_that_lost_its_mappings_gets_them_again_inside_the_softwire() {
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Encapsulated);
 }

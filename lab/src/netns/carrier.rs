@@ -10,8 +10,10 @@
 //! The data planes are userland programs on TUN devices. Routes to these have the MTU at which no packet needs to be
 //! fragmented behind them: the kernel tells senders so.
 
+use std::fs::{self, File};
 use std::net::Ipv6Addr;
 use std::path::Path;
+use std::process::Command;
 
 use super::{
     EXTERNAL, Host, INTERNET, LAN_INTERFACE, LAN1, Network, PROVIDER_INTERNET, ROUTER_LAN, WAN_INTERFACE,
@@ -48,12 +50,18 @@ const SOFTWIRE_MTU: u16 = 1460;
 /// What fits such a link when it has become IPv6.
 const TRANSLATED_MTU: u16 = 1480;
 
-/// Why there can be no TUN device here, or `None`. Opening the first one makes `/dev/net/tun` where it is missing.
+/// Why there can be no TUN device here, or `None`. Makes the file of the devices where it is missing.
 #[must_use]
 pub fn reason_to_skip_tun() -> Option<&'static str> {
+    const FILE: &str = "/dev/net/tun";
     super::reason_to_skip().or_else(|| {
-        let missing = !Path::new("/sys/class/misc/tun").exists();
-        missing.then_some("the kernel has no TUN devices (modprobe tun)")
+        if !Path::new(FILE).exists() {
+            let _ = fs::create_dir_all("/dev/net");
+            let _ = Command::new("mknod").args([FILE, "c", "10", "200"]).status();
+        }
+        // Opening it loads the module where there is one.
+        let opened = File::options().read(true).write(true).open(FILE);
+        opened.is_err().then_some("/dev/net/tun cannot be opened: the kernel has no TUN devices")
     })
 }
 
