@@ -9,14 +9,16 @@
 mod common;
 
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{
     BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, interworking_subject, listener, name,
-    reaches, reaches_nobody, ready, skipped,
+    reaches, reaches_nobody, ready, requests, skipped,
 };
+use lab::b4::B4_ADDRESS;
+use lab::capture::Capture;
 use lab::netns::{
     self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
     PROVIDER_INTERNET, Process, ROUTER_ACCESS, WAN_INTERFACE,
@@ -188,6 +190,11 @@ fn control_points_map_ports_at_the_aftr(mode: Mode) {
     let Some(program) = program() else { return };
     let Some(network) = network() else { return };
     let _plane = data_plane(&network, &[]);
+    let (interface, source): (_, IpAddr) = match mode {
+        Mode::Plain => (WAN_INTERFACE, ROUTER_ACCESS.into()),
+        Mode::Encapsulated => (B4_DEVICE, B4_ADDRESS.into()),
+    };
+    let wire = Capture::start(&network, Host::Router, interface, "udp port 5351");
     let homes = HOMES.map(|lan| home(&network, &program, lan, mode));
     let _listeners = HOMES.map(|lan| BOTH.map(|protocol| listener(&network, lan, protocol, 7000)));
 
@@ -206,6 +213,13 @@ fn control_points_map_ports_at_the_aftr(mode: Mode) {
         homes[0].1.deletes(8080, name);
         reaches_nobody(&network, protocol, 8080);
         reaches(&network, protocol, 8081, "other-lan");
+    }
+    // Nothing but its way tells one mode from the other.
+    for protocol in BOTH {
+        let mut all = requests(&wire, protocol).into_iter();
+        let (packet, map) = all.find(|(_, map)| map.internal_port == 7000).expect("it was asked for");
+        assert_eq!((packet.source.ip(), map.client), (source, Some(source)));
+        assert_eq!(map.third_party(), Some(LAN1));
     }
 }
 
@@ -275,4 +289,29 @@ fn an_aftr_that_lost_its_mappings_gets_them_again_in_plain_ipv6() {
 #[test]
 fn an_aftr_that_lost_its_mappings_gets_them_again_inside_the_softwire() {
     an_aftr_that_lost_its_mappings_gets_them_again(Mode::Encapsulated);
+}
+
+/// A client that nobody here wrote, on a LAN host, asks the AFTR for itself: 192.0.0.1 is a way through the softwire, and NAT-PMP
+/// (RFC 6886) has no other client address than the packet's source.
+#[test]
+fn natpmpc_maps_ports_inside_the_softwire() {
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let _listeners = HOMES.map(|home| BOTH.map(|protocol| listener(&network, home, protocol, 7000)));
+    let natpmpc = |home: Host, external: &str, protocol: u8, lifetime: &str| {
+        let arguments = ["-g", "192.0.0.1", "-a", external, "7000", name(protocol), lifetime];
+        network.run(home, "natpmpc", arguments)
+    };
+    for protocol in BOTH {
+        for (home, port) in HOMES.into_iter().zip(["8080", "8081"]) {
+            let answer = natpmpc(home, port, protocol, "3600");
+            assert!(answer.contains(&format!("Public IP address : {EXTERNAL}")), "{answer}");
+            assert!(answer.contains(&format!("Mapped public port {port}")), "{answer}");
+        }
+        reaches(&network, protocol, 8080, "lan1");
+        reaches(&network, protocol, 8081, "other-lan");
+        natpmpc(Host::Lan1, "0", protocol, "0");
+        reaches_nobody(&network, protocol, 8080);
+        reaches(&network, protocol, 8081, "other-lan");
+    }
 }
