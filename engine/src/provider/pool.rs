@@ -595,3 +595,77 @@ fn rows(free: &Runs, base: &Runs, want: &Want) -> Option<(u16, u16)> {
     looks.take(MAX_LOOKS).for_each(|(first, last)| allowed.add(first, last));
     allowed.row(want.ports, want.parity)
 }
+
+#[cfg(test)]
+impl Pool {
+    /// The indexes say what the uses and holds say, and no port is in two places.
+    pub(super) fn check(&self) {
+        let mut paired: BTreeMap<Subscriber, (Ipv4Addr, usize)> = BTreeMap::new();
+        for (endpoint, of) in &self.uses {
+            assert!(of.users > 0);
+            paired.entry(of.subscriber).or_insert((*of.external.ip(), 0)).1 += 1;
+            let address = &self.addresses[of.external.ip()];
+            if endpoint.port == 0 {
+                assert_eq!(address.wildcards[&endpoint.protocol], (*endpoint, of.subscriber));
+                continue;
+            }
+            let space = &address.spaces[&endpoint.protocol];
+            assert_eq!(space.used[&of.external.port()], (*endpoint, of.ports));
+            if of.companion && let Some(other) = companion_of(endpoint.protocol) {
+                assert_eq!(address.spaces[&other].reserved[&of.external.port()].0, endpoint.inside);
+            }
+        }
+        assert_eq!(self.paired, paired);
+        let mut load: BTreeMap<Ipv4Addr, usize> = self.addresses.keys().map(|&addr| (addr, 0)).collect();
+        for (addr, _) in paired.values() {
+            *load.get_mut(addr).expect("an address of the pool") += 1;
+        }
+        assert_eq!(self.by_load, load.iter().map(|(&addr, &count)| (count, addr)).collect());
+        let (mut used, mut holds) = (0, 0);
+        for address in self.addresses.values() {
+            for space in address.spaces.values() {
+                let mut left = space.base.clone();
+                let mut tenants: BTreeMap<Subscriber, usize> = BTreeMap::new();
+                for (&port, (endpoint, ports)) in &space.used {
+                    let last = port + (ports - 1);
+                    assert!(!space.base.contains(port, last) || left.contains(port, last), "{port} twice");
+                    left.cut(port, last);
+                    *tenants.entry(self.uses[endpoint].subscriber).or_default() += 1;
+                    used += 1;
+                }
+                for (&port, held) in &space.held {
+                    assert!(left.contains(port, port + (held.ports - 1)), "{port} is held and used");
+                    left.cut(port, port + (held.ports - 1));
+                    *tenants.entry(held.subscriber).or_default() += 1;
+                    holds += 1;
+                }
+                for (&port, (_, subscriber)) in &space.reserved {
+                    left.cut(port, port);
+                    *tenants.entry(*subscriber).or_default() += 1;
+                }
+                assert_eq!(space.free, left);
+                assert_eq!(space.tenants, tenants);
+            }
+            let mut both = Runs::default();
+            for (first, last) in address.free_of(Protocol::TCP, 0, u16::MAX) {
+                for (first, last) in address.free_of(Protocol::UDP, first, last) {
+                    both.add(first, last);
+                }
+            }
+            assert_eq!(address.both, both);
+        }
+        assert_eq!(used, self.uses.keys().filter(|endpoint| endpoint.port != 0).count());
+        assert_eq!(holds, self.holds());
+    }
+
+    /// How many holds there are.
+    pub(super) fn holds(&self) -> usize {
+        let spaces = self.addresses.values().flat_map(|address| address.spaces.values());
+        spaces.map(|space| space.held.len()).sum()
+    }
+
+    /// Whether there is an alarm for each hold.
+    pub(super) fn hold_alarms(&mut self) -> usize {
+        std::iter::from_fn(|| self.hold_ends.pop_due(Instant::from_millis(u64::MAX))).count()
+    }
+}

@@ -1,0 +1,196 @@
+//! The data plane does what it is told before anybody hears of it; when it does not, nothing has changed.
+
+use super::*;
+
+fn hesitating() -> Bench {
+    let mut bench = server();
+    bench.nat = Nat::Hesitates;
+    bench
+}
+
+fn results(bench: &mut Bench) -> Vec<(u8, u32)> {
+    let answers = std::mem::take(&mut bench.sent);
+    let read = |bytes: &[u8]| {
+        let response = Response::parse(bytes).expect("well-formed");
+        (response.result.0, response.lifetime)
+    };
+    answers.iter().map(|(.., bytes)| read(bytes)).collect()
+}
+
+/// Nothing is told, listed or stored before the data plane has answered; the lifetime counts from then.
+#[test]
+fn an_answer_waits() {
+    let mut bench = hesitating();
+    let request = map(600, data(1, 80, 9090), &[]);
+    assert_eq!(bench.answer(at(0), &arrival(CLIENT), &request.to_bytes()), None);
+    assert_eq!((bench.mappings().len(), bench.store.len(), bench.tickets.len()), (0, 0, 1));
+    bench.nat_answers_all(at(2));
+    assert_eq!(results(&mut bench), [(0, 600)]);
+    assert_eq!((bench.mappings()[0].ends, bench.store.len()), (at(602), 1));
+    // A renewal changes nothing there, so it waits for nothing.
+    assert!(bench.answer(at(3), &arrival(CLIENT), &request.to_bytes()).is_some());
+    // Filters do, and a delete does.
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    let filtered = map(600, data(1, 80, 0), &[host]);
+    assert_eq!(bench.answer(at(4), &arrival(CLIENT), &filtered.to_bytes()), None);
+    assert!(bench.mappings()[0].filters.is_empty());
+    bench.nat_answers_all(at(5));
+    assert_eq!((results(&mut bench), bench.mappings()[0].filters.len()), (vec![(0, 600)], 1));
+    assert_eq!(bench.answer(at(6), &arrival(CLIENT), &map(0, data(1, 80, 0), &[]).to_bytes()), None);
+    assert_eq!(bench.mappings().len(), 1);
+    bench.nat_answers_all(at(7));
+    assert_eq!((results(&mut bench), bench.mappings().len(), bench.store.len()), (vec![(0, 0)], 0, 0));
+}
+
+/// NETWORK_FAILURE or NO_RESOURCES, for 30 seconds; nothing has changed, and no port is held. Told once.
+#[test]
+fn a_refusal_changes_nothing() {
+    let strict = |n: u8, internal, port| map(600, data(n, internal, port), &[PcpOption::PreferFailure]);
+    for (refused, result) in
+        [(NatRefused::Failed, ResultCode::NETWORK_FAILURE), (NatRefused::Full, ResultCode::NO_RESOURCES)]
+    {
+        let mut bench = server();
+        outcome(&mut bench, at(0), &strict(1, 80, 9090));
+        let before = format!("{:?} {:?}", bench.mappings(), bench.store);
+        bench.nat = Nat::Refuses(refused);
+        let host = filter(OTHER.to_ipv6_mapped(), 128);
+        for (what, request) in [
+            ("new", strict(2, 81, 9091)),
+            ("filters", map(900, data(1, 80, 9092), &[host, text(b"other")])),
+            ("delete", map(0, data(1, 80, 9093), &[])),
+        ] {
+            let response = ask(&mut bench, at(1), &request);
+            assert_eq!((response.result, response.lifetime), (result, 30), "{what}");
+            assert_eq!((response.body, response.options), (request.body, request.options), "{what}");
+            assert_eq!(format!("{:?} {:?}", bench.mappings(), bench.store), before, "{what}");
+        }
+        let natpmp = raw(&mut bench, at(1), CLIENT, &hex("00010000 00630c38 00000e10")).expect("an answer");
+        assert_eq!(natpmp[3], if refused == NatRefused::Failed { 3 } else { 4 });
+        bench.nat = Nat::Obeys;
+        assert_eq!(outcome(&mut bench, at(1), &by(OTHER, strict(3, 80, 9091))).0, ResultCode::SUCCESS);
+        let told: Vec<_> = bench.notices.iter().skip(1).copied().collect();
+        assert_eq!(told, [Notice::NatRefuses(refused), Notice::NatWorks]);
+        assert_eq!(bench.server.counters().nat_refusals, 4);
+    }
+}
+
+/// The same request again while it is being done is done once, and answered once; another one about the same mapping waits for its
+/// turn, and too many do not.
+#[test]
+fn requests_about_what_is_being_done() {
+    let mut bench = hesitating();
+    let send = |bench: &mut Bench, request: &Request| bench.datagram(at(0), &arrival(CLIENT), &request.to_bytes());
+    let make = map(600, data(1, 80, 9090), &[]);
+    for _ in 0..5 {
+        send(&mut bench, &make);
+    }
+    assert_eq!((bench.tickets.len(), bench.refusals(Reason::Retransmission)), (1, 4));
+    let foreign = map(600, data(2, 80, 9090), &[]);
+    send(&mut bench, &foreign);
+    assert_eq!(results(&mut bench), [(2, 600)], "another's nonce is refused at once");
+    send(&mut bench, &map(300, data(1, 80, 9090), &[]));
+    send(&mut bench, &map(0, data(1, 80, 0), &[]));
+    send(&mut bench, &map(0, data(1, 80, 0), &[]));
+    send(&mut bench, &map(900, data(1, 80, 9090), &[]));
+    assert_eq!((bench.tickets.len(), bench.refusals(Reason::Retransmission)), (1, 5));
+    send(&mut bench, &map(901, data(1, 80, 0), &[]));
+    send(&mut bench, &map(902, data(1, 80, 0), &[]));
+    assert_eq!(bench.refusals(Reason::Busy), 1);
+    bench.nat_answers_all(at(1));
+    // Made, shortened, deleted, made again with the two that came behind.
+    assert_eq!(results(&mut bench), [(0, 600), (0, 300), (0, 0), (0, 900), (0, 901)]);
+    assert_eq!(bench.mappings()[0].external.port(), 9090);
+    assert!(bench.server.waiting.is_empty());
+}
+
+/// What waits is bounded, for each and for all; nobody's flood takes the turn of another.
+#[test]
+fn what_waits_is_bounded() {
+    let mut bench = hesitating().set(|config| config.quota = 10_000);
+    for port in 1..=1000 {
+        bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, port, 0), &[]).to_bytes());
+    }
+    assert_eq!((bench.tickets.len(), bench.refusals(Reason::Busy)), (64, 936));
+    bench.datagram(at(0), &arrival(OTHER), &by(OTHER, map(600, data(1, 1, 0), &[])).to_bytes());
+    assert_eq!(bench.tickets.len(), 65);
+    bench.nat_answers_all(at(1));
+    assert_eq!((bench.mappings().len(), bench.server.asked), (65, 0));
+    assert_eq!(results(&mut bench).len(), 65);
+}
+
+/// A mapping that ends while the data plane is out of order stays closed to everybody else, and is closed as soon as that works.
+#[test]
+fn an_end_that_is_refused() {
+    let mut bench = server();
+    outcome(&mut bench, at(0), &map(600, data(1, 80, 9090), &[]));
+    bench.nat = Nat::Refuses(NatRefused::Failed);
+    bench.timeout(at(600));
+    let strict = by(OTHER, map(600, data(2, 80, 9090), &[PcpOption::PreferFailure]));
+    assert_eq!(outcome(&mut bench, at(601), &strict).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!((bench.bindings.len(), bench.server.next_timeout()), (1, Some(at(605))));
+    bench.nat = Nat::Obeys;
+    bench.timeout(at(605));
+    assert_eq!((bench.bindings.len(), bench.store.len(), bench.server.counters().ended), (0, 0, 1));
+    // Its owner may take it up again instead.
+    outcome(&mut bench, at(700), &map(600, data(1, 81, 9191), &[]));
+    bench.nat = Nat::Refuses(NatRefused::Failed);
+    bench.timeout(at(1300));
+    assert_eq!(outcome(&mut bench, at(1301), &map(600, data(1, 81, 0), &[])), (ResultCode::SUCCESS, 600, 9191));
+    bench.nat = Nat::Obeys;
+    bench.timeout(at(1400));
+    assert_eq!(bench.mappings()[0].ends, at(1901));
+}
+
+/// A request about a mapping that is just ending waits, and has a new one with its old port.
+#[test]
+fn a_renewal_that_is_late() {
+    let mut bench = hesitating();
+    let request = map(600, data(1, 80, 9090), &[]);
+    bench.datagram(at(0), &arrival(CLIENT), &request.to_bytes());
+    bench.nat_answers_all(at(0));
+    bench.datagram(at(600), &arrival(CLIENT), &map(600, data(1, 80, 0), &[]).to_bytes());
+    assert_eq!(bench.tickets.len(), 1, "it is being closed");
+    bench.sent.clear();
+    bench.nat_answers_all(at(601));
+    assert_eq!(results(&mut bench), [(0, 600)]);
+    assert_eq!((bench.mappings().len(), bench.server.counters().ended), (1, 1));
+}
+
+/// State that is lost while the data plane is at work: its late word changes nothing.
+#[test]
+fn an_outcome_that_nobody_waits_for() {
+    let mut bench = hesitating();
+    bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, 80, 9090), &[]).to_bytes());
+    bench.datagram(at(0), &arrival(CLIENT), &map(300, data(1, 80, 9090), &[]).to_bytes());
+    bench.server.lose_state(at(1));
+    bench.perform(at(1));
+    bench.nat_answers_all(at(2));
+    assert_eq!((results(&mut bench), bench.mappings().len(), bench.bindings.len()), (vec![], 0, 0));
+}
+
+/// An external address that goes while a mapping is being made, changed or closed there.
+#[test]
+fn an_address_that_goes_meanwhile() {
+    let mut bench = hesitating();
+    for port in [80, 81, 82] {
+        bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, port, 9000 + port), &[]).to_bytes());
+    }
+    bench.nat_answers_all(at(0));
+    bench.sent.clear();
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    bench.datagram(at(1), &arrival(CLIENT), &map(600, data(1, 80, 0), &[host]).to_bytes());
+    bench.datagram(at(1), &arrival(CLIENT), &map(0, data(1, 81, 0), &[]).to_bytes());
+    bench.datagram(at(1), &arrival(CLIENT), &map(600, data(1, 83, 9083), &[]).to_bytes());
+    bench.config_mut().pool = vec![EXTERNAL_2];
+    bench.apply_settings(at(2));
+    bench.nat_answers_all(at(3));
+    bench.nat = Nat::Obeys;
+    bench.check();
+    let external: Vec<_> = bench.mappings().iter().map(|m| (m.external, m.filters.len())).collect();
+    let there = |port, filters| (SocketAddr::from((EXTERNAL_2, port)), filters);
+    assert_eq!(external, [there(9080, 1), there(9082, 0), there(9083, 0)]);
+    // No address at all: nothing is left, and who asks is told.
+    bench.config_mut().pool.clear();
+    assert_eq!(outcome(&mut bench, at(4), &map(600, data(1, 80, 0), &[])), (ResultCode::NETWORK_FAILURE, 30, 0));
+    assert_eq!((bench.mappings().len(), bench.bindings.len()), (0, 0));
+}
