@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ pub struct Capture {
     process: Process,
 }
 
-/// A UDP datagram over IPv4, as captured.
+/// A UDP datagram, as captured.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Packet {
     /// Since the Unix epoch.
     pub at: Duration,
     /// Its sender.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Its receiver.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// The UDP payload.
     pub payload: Vec<u8>,
 }
@@ -39,7 +39,7 @@ pub struct MapMessage {
     /// Requested or granted lifetime.
     pub lifetime: Duration,
     /// The PCP client's address; in requests only.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// Mapping nonce.
     pub nonce: [u8; 12],
     /// 6 TCP, 17 UDP.
@@ -127,21 +127,24 @@ pub fn most_unanswered<'a>(maps: impl IntoIterator<Item = &'a MapMessage>) -> us
     most
 }
 
-/// Parses a pcap file of Ethernet frames; a record that is still being written is left out, and so is what isn't UDP over
-/// unfragmented IPv4.
+/// Parses a pcap file of Ethernet frames, or of IP packets from a TUN device; a record that is still being written is left
+/// out, and so is what isn't UDP over unfragmented IPv4, or over IPv6 without extension headers.
 fn packets(file: &[u8]) -> Vec<Packet> {
     const MICROSECONDS: u32 = 0xa1b2_c3d4;
     const ETHERNET: u32 = 1;
+    const IP: u32 = 101;
     let Some(header) = file.get(..24) else { return Vec::new() };
     assert_eq!(le32(header, 0), Some(MICROSECONDS), "a little-endian pcap file in microseconds");
-    assert_eq!(le32(header, 20), Some(ETHERNET), "captured on an Ethernet-like interface");
+    let link = le32(header, 20).expect("24 octets");
+    assert!(matches!(link, ETHERNET | IP), "captured on an Ethernet-like interface or a TUN device");
     let mut rest = &file[24..];
     let mut packets = Vec::new();
     while let Some((seconds, micros, length)) = record(rest) {
         let Some(frame) = rest.get(16..16 + length) else { break };
         rest = &rest[16 + length..];
         let at = Duration::from_secs(seconds.into()) + Duration::from_micros(micros.into());
-        packets.extend(udp(at, frame));
+        let ip = if link == ETHERNET { ethernet(frame) } else { Some(frame) };
+        packets.extend(ip.and_then(|ip| udp(at, ip)));
     }
     packets
 }
@@ -150,20 +153,28 @@ fn record(rest: &[u8]) -> Option<(u32, u32, usize)> {
     Some((le32(rest, 0)?, le32(rest, 4)?, usize::try_from(le32(rest, 8)?).ok()?))
 }
 
-fn udp(at: Duration, frame: &[u8]) -> Option<Packet> {
+/// The IP packet in a frame.
+fn ethernet(frame: &[u8]) -> Option<&[u8]> {
     const IPV4: u16 = 0x0800;
+    const IPV6: u16 = 0x86dd;
+    let kind = be16(frame, 12)?;
+    frame.get(14..).filter(|_| matches!(kind, IPV4 | IPV6))
+}
+
+fn udp(at: Duration, ip: &[u8]) -> Option<Packet> {
     const UDP: u8 = 17;
-    let ip = frame.get(14..)?;
-    let header = usize::from(ip.first()? & 15) * 4;
-    let fragment = be16(ip, 6)? & 0x3fff;
-    if be16(frame, 12)? != IPV4 || *ip.get(9)? != UDP || fragment != 0 {
-        return None;
-    }
-    let udp = ip.get(header..)?;
+    let (protocol, source, destination, header): (u8, IpAddr, IpAddr, usize) = if ip.first()? >> 4 == 4 {
+        let fragment = be16(ip, 6)? & 0x3fff;
+        let header = usize::from(ip.first()? & 15) * 4;
+        (*ip.get(9).filter(|_| fragment == 0)?, ipv4(ip, 12)?.into(), ipv4(ip, 16)?.into(), header)
+    } else {
+        (*ip.get(6)?, ipv6(ip, 8)?.into(), ipv6(ip, 24)?.into(), 40)
+    };
+    let udp = ip.get(header..).filter(|_| protocol == UDP)?;
     Some(Packet {
         at,
-        source: SocketAddrV4::new(ipv4(ip, 12)?, be16(udp, 0)?),
-        destination: SocketAddrV4::new(ipv4(ip, 16)?, be16(udp, 2)?),
+        source: SocketAddr::new(source, be16(udp, 0)?),
+        destination: SocketAddr::new(destination, be16(udp, 2)?),
         payload: udp.get(8..usize::from(be16(udp, 4)?))?.to_vec(),
     })
 }
@@ -179,7 +190,8 @@ fn map_message(payload: &[u8]) -> Option<MapMessage> {
         response,
         result: if response { payload[3] } else { 0 },
         lifetime: Duration::from_secs(u32::from_be_bytes(payload[4..8].try_into().ok()?).into()),
-        client: if response { None } else { mapped(payload[8..24].try_into().ok()?) },
+        client: (!response)
+            .then_some(Ipv6Addr::from(<[u8; 16]>::try_from(&payload[8..24]).ok()?).to_canonical()),
         nonce: payload[24..36].try_into().ok()?,
         protocol: payload[36],
         internal_port: be16(payload, 40)?,
@@ -200,7 +212,7 @@ fn options(mut rest: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 fn mapped(address: [u8; 16]) -> Option<Ipv4Addr> {
-    std::net::Ipv6Addr::from(address).to_ipv4_mapped()
+    Ipv6Addr::from(address).to_ipv4_mapped()
 }
 
 fn le32(octets: &[u8], at: usize) -> Option<u32> {
@@ -213,6 +225,10 @@ fn be16(octets: &[u8], at: usize) -> Option<u16> {
 
 fn ipv4(octets: &[u8], at: usize) -> Option<Ipv4Addr> {
     Some(<[u8; 4]>::try_from(octets.get(at..at + 4)?).ok()?.into())
+}
+
+fn ipv6(octets: &[u8], at: usize) -> Option<Ipv6Addr> {
+    Some(<[u8; 16]>::try_from(octets.get(at..at + 16)?).ok()?.into())
 }
 
 #[cfg(test)]
@@ -255,12 +271,31 @@ mod tests {
         assert_eq!(packet.source, "100.64.0.2:40000".parse().unwrap());
         assert_eq!(packet.destination, "100.64.0.1:5351".parse().unwrap());
         let map = map_message(&packet.payload).unwrap();
-        assert_eq!(map.client, Some(Ipv4Addr::new(192, 0, 2, 10)));
+        assert_eq!(map.client, Some(Ipv4Addr::new(192, 0, 2, 10).into()));
         assert_eq!((map.protocol, map.internal_port, map.external_port), (6, 8080, 8080));
         assert_eq!(map.nonce, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(map.lifetime, Duration::from_secs(3600));
         assert_eq!(map.option(2), Some(&[][..]));
         assert_eq!(map.third_party(), Some(Ipv4Addr::new(10, 0, 0, 5)));
+    }
+
+    /// As a TUN device has them: no frame around the packet, of either version.
+    #[test]
+    fn packets_without_a_frame_are_read() {
+        let ethernet = file(&octets(REQUEST));
+        let (header, rest) = ethernet.split_at(24);
+        let (record, frame) = rest.split_at(16);
+        let udp = &frame[34..];
+        let length = u16::try_from(udp.len()).unwrap().to_be_bytes();
+        let addresses = ["2001:db8::2", "2001:db8::1"].map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
+        let v6 = [&[0x60, 0, 0, 0][..], &length, &[17, 64], &addresses.concat(), udp].concat();
+        for (packet, source) in [(&frame[14..], "100.64.0.2:40000"), (&v6, "[2001:db8::2]:40000")] {
+            let length = u32::try_from(packet.len()).unwrap().to_le_bytes();
+            let file = [&header[..20], &[101, 0, 0, 0], &record[..8], &length, &length, packet].concat();
+            let packets = packets(&file);
+            assert_eq!(packets[0].source, source.parse().unwrap());
+            assert_eq!(packets[0].payload, octets(REQUEST));
+        }
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! The networks that portferry is tested on: simulated ones in virtual time, with a runner for scenario files (`sim`,
 //! `scenario`), and real ones in network namespaces, with software that nobody here wrote (the rest). Never shipped.
 
+pub mod aftr;
+pub mod b4;
 pub mod capture;
+pub mod carrier;
 pub mod conformance;
+pub mod nat;
+pub mod nat64;
 pub mod netns;
+pub mod packet;
 pub mod provider;
 pub mod scenario;
 pub mod sim;
 pub mod simulation;
 pub mod subject;
+pub mod tun;
 pub mod wait;

@@ -25,6 +25,13 @@ use std::time::Duration;
 
 use crate::wait;
 
+mod carrier;
+
+pub use carrier::{
+    AFTR, AFTR_DEVICE, B4_DEVICE, LAN1_V6, LAN2_V6, NAT64_DEVICE, NAT64_PREFIX, NAT64_SERVER, OTHER_ACCESS,
+    PROVIDER_ACCESS, ROUTER_ACCESS, ROUTER_LAN_V6, reason_to_skip_tun,
+};
+
 /// The router on its LAN.
 pub const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The first LAN host.
@@ -79,12 +86,14 @@ pub enum Host {
     Provider,
     /// [`OTHER`].
     Other,
+    /// Behind [`Self::Other`] in [`Network::ds_lite`], with the address of [`Self::Lan1`].
+    OtherLan,
     /// [`INTERNET`].
     Internet,
 }
 
 impl Host {
-    /// All of them.
+    /// Those of [`Network::new`].
     pub const ALL: [Self; 6] =
         [Self::Lan1, Self::Lan2, Self::Router, Self::Provider, Self::Other, Self::Internet];
 }
@@ -97,6 +106,7 @@ impl fmt::Display for Host {
             Self::Router => "router",
             Self::Provider => "provider",
             Self::Other => "other",
+            Self::OtherLan => "other-lan",
             Self::Internet => "internet",
         })
     }
@@ -131,6 +141,7 @@ pub fn reason_to_skip() -> Option<&'static str> {
 pub struct Network {
     prefix: String,
     directory: PathBuf,
+    hosts: Vec<Host>,
 }
 
 impl Network {
@@ -141,6 +152,13 @@ impl Network {
     /// If a tool is missing (the message names its Debian package) or a command fails.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
+        let network = Self::empty(&Host::ALL);
+        network.build(layout);
+        network
+    }
+
+    /// Namespaces with nothing in them.
+    fn empty(hosts: &[Host]) -> Self {
         static FIRST: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         demand_tools();
@@ -148,22 +166,32 @@ impl Network {
         let prefix = format!("pf{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&prefix);
         fs::create_dir(&directory).expect("the temporary directory is writable, and has no such entry");
-        let network = Self { prefix, directory }; // from here on, a panic tears down
-        network.build(layout);
+        let network = Self { prefix, directory, hosts: hosts.to_vec() }; // from here on, a panic tears down
+        for host in hosts {
+            must(Command::new("ip").args(["netns", "add", &network.namespace(*host)]));
+        }
         network
+    }
+
+    fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Makes a router of a member.
+    fn forward(&self, host: Host) {
+        self.run(host, "sysctl", ["-qw", "net.ipv4.ip_forward=1"]);
+        // Where br_netfilter is loaded (Docker does it), frames between two ports of a bridge would pass the IP rules,
+        // source NAT included. `-e`: elsewhere there is no such key.
+        self.run(host, "sysctl", ["-eqw", "net.bridge.bridge-nf-call-iptables=0"]);
     }
 
     fn build(&self, layout: Layout) {
         for host in Host::ALL {
-            must(Command::new("ip").args(["netns", "add", &self.namespace(host)]));
             self.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
             self.ip(host, "link set lo up");
         }
         for host in [Host::Router, Host::Provider] {
-            self.run(host, "sysctl", ["-qw", "net.ipv4.ip_forward=1"]);
-            // Where br_netfilter is loaded (Docker does it), frames between two ports of a bridge would pass the IP rules,
-            // source NAT included. `-e`: elsewhere there is no such key.
-            self.run(host, "sysctl", ["-eqw", "net.bridge.bridge-nf-call-iptables=0"]);
+            self.forward(host);
         }
         self.ip(Host::Provider, "link add cust0 type bridge");
         self.ip(Host::Provider, &format!("addr add {PROVIDER}/24 dev cust0"));
@@ -324,8 +352,8 @@ impl Drop for Network {
         if std::thread::panicking() {
             print_logs(&self.directory);
         }
-        for host in Host::ALL {
-            remove_namespace(&self.namespace(host));
+        for host in &self.hosts {
+            remove_namespace(&self.namespace(*host));
         }
         let _ = fs::remove_dir_all(&self.directory);
     }

@@ -71,15 +71,7 @@ impl Subject {
         let path = |name: &str| network.directory().join(name).display().to_string();
         match self {
             Self::Portferry(program) => {
-                fs::create_dir_all(path("state")).expect("the directory is ours");
-                fs::write(path("portferry.toml"), configuration(network, nat, more))
-                    .expect("the directory is ours");
-                network.spawn(
-                    Host::Router,
-                    "portferry",
-                    program,
-                    ["run", "--config", &path("portferry.toml")],
-                )
+                run(network, Host::Router, "portferry", program, &configuration(network, nat, more))
             }
             Self::Miniupnpd => {
                 network.nft(Host::Router, CHAINS);
@@ -95,6 +87,16 @@ impl Subject {
             }
         }
     }
+}
+
+/// Starts a program with portferry's command line on a router; its configuration is `<name>.toml`, its log `<name>.log`.
+#[track_caller]
+#[must_use]
+pub fn run(network: &Network, router: Host, name: &str, program: &Path, configuration: &str) -> Process {
+    fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
+    let file = network.directory().join(format!("{name}.toml"));
+    fs::write(&file, configuration).expect("the directory is ours");
+    network.spawn(router, name, program, ["run", "--config", &file.display().to_string()])
 }
 
 /// A mapping as `portferry mappings --json` tells it.
@@ -162,20 +164,27 @@ pub fn elements(network: &Network) -> Option<Vec<Element>> {
 /// `[uplink]`, then other sections.
 #[must_use]
 pub fn configuration(network: &Network, nat: &str, more: &str) -> String {
-    let directory = network.directory().display();
+    configuration_for(network.directory(), (WAN_INTERFACE, nat), &PROVIDER.to_string(), more)
+}
+
+/// Likewise with another WAN (its interface, and its NAT) and another PCP server; state and control socket are in
+/// `directory`, which has to be there.
+#[must_use]
+pub fn configuration_for(directory: &Path, (wan, nat): (&str, &str), server: &str, more: &str) -> String {
+    let directory = directory.display();
     format!(
         r#"[lan]
 interfaces = ["{LAN_INTERFACE}"]
 http_port = {HTTP_PORT}
 [wan]
-interface = "{WAN_INTERFACE}"
+interface = "{wan}"
 nat = "{nat}"
 [state]
 directory = "{directory}/state"
 [control]
 socket = "{directory}/control.sock"
 [uplink]
-servers = ["{PROVIDER}"]
+servers = ["{server}"]
 {more}"#
     )
 }

@@ -333,7 +333,7 @@ fn renewed_in_time_and_outlives_its_lifetimes(
     // window, which begins at 3/4.
     let window = lifetime.mul_f64(0.495)..lifetime.mul_f64(0.625) + lifetime / 10;
     assert!(window.contains(&after), "renewed after {after:?} of {lifetime:?}");
-    assert_eq!(second.client, Some(ROUTER_WAN));
+    assert_eq!(second.client, Some(ROUTER_WAN.into()));
     assert_eq!(first.client, second.client);
     assert_eq!(first.nonce, second.nonce);
     assert_eq!(first.internal_port, second.internal_port);
@@ -713,7 +713,7 @@ fn sigterm_says_byebye_and_leaves_nothing_behind() {
 
 fn is_byebye(packet: &Packet) -> bool {
     let text = String::from_utf8_lossy(&packet.payload).to_ascii_lowercase();
-    text.starts_with("notify * ") && text.contains("ssdp:byebye") && packet.source.ip() == &ROUTER_LAN
+    text.starts_with("notify * ") && text.contains("ssdp:byebye") && packet.source.ip() == ROUTER_LAN
 }
 
 /// Starts portferry with a configuration file of its own, `bad.toml`.

@@ -11,7 +11,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
@@ -105,8 +105,8 @@ impl<'a> Mapped<'a> {
 
     /// Whether the server has said since `back` that it is there again.
     fn announced(&self, back: Duration) -> bool {
-        let announcement = |destination: Ipv4Addr| destination == Ipv4Addr::new(224, 0, 0, 1);
-        self.wire.packets().iter().any(|packet| packet.at >= back && announcement(*packet.destination.ip()))
+        let announcement = |destination: IpAddr| destination == Ipv4Addr::new(224, 0, 0, 1);
+        self.wire.packets().iter().any(|packet| packet.at >= back && announcement(packet.destination.ip()))
     }
 
     /// Waits for all mappings at the provider, then sends through each; how long that took, counted from `from`.

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `tcp-listen ADDRESS TAG`, `udp-listen ADDRESS TAG` | answers each line or datagram with `TAG:` and the same; logs it |
 //! | `tcp-send ADDRESS TEXT MS`, `udp-send ADDRESS TEXT MS` | sends and prints the answer; exit code 1 without one |
+//! | `udp-exchange ADDRESS HEX MS` | sends that datagram and prints the answer, in hexadecimal; exit code 1 without one |
+//! | `ping ADDRESS MS` | sends an echo request; exit code 1 without an answer |
 //! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
 //! | `control ADDRESS PATH TYPE` | calls the action in each line of standard input, `ACTION` and `NAME=VALUE`s with tabs between; prints `done` and the out arguments likewise (line ends become blanks), a UPnP error code, or `nothing` and why |
@@ -12,11 +14,13 @@
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::packet::{Ipv4, Sum};
+use socket2::{Domain, Protocol, Socket, Type};
 use wire::soap::{self, AnswerError};
 
 /// How long a blasted server may take for its answer.
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
         ["udp-listen", address, tag] => udp_listen(address, tag),
         ["tcp-send", address, text, wait] => tcp_send(address, text, millis(wait)),
         ["udp-send", address, text, wait] => udp_send(address, text, millis(wait)),
+        ["udp-exchange", address, hex, wait] => udp_exchange(address, hex, millis(wait)),
+        ["ping", address, wait] => ping(address, millis(wait)),
         ["search", target, wait] => search(target, millis(wait)),
         ["get", address, path] => get(address, path),
         ["control", address, path, service_type] => control(address, path, service_type),
@@ -93,14 +99,60 @@ fn tcp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
 }
 
 fn udp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?; // a fresh port each time: no earlier flow of the NATs fits
+    println!("{}", String::from_utf8_lossy(&answer_to(address, text.as_bytes(), wait)?));
+    Ok(())
+}
+
+fn udp_exchange(address: &str, hex: &str, wait: Duration) -> io::Result<()> {
+    let answer = answer_to(address, &octets(hex), wait)?;
+    println!("{}", answer.iter().map(|octet| format!("{octet:02x}")).collect::<String>());
+    Ok(())
+}
+
+fn answer_to(address: &str, datagram: &[u8], wait: Duration) -> io::Result<Vec<u8>> {
+    let address = parse(address)?;
+    let any: IpAddr =
+        if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?; // a fresh port each time: no earlier flow of the NATs fits
     socket.connect(address)?;
     socket.set_read_timeout(Some(wait))?;
-    socket.send(text.as_bytes())?;
+    socket.send(datagram)?;
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer)?;
-    println!("{}", String::from_utf8_lossy(&buffer[..length]));
-    Ok(())
+    Ok(buffer[..length].to_vec())
+}
+
+fn ping(address: &str, wait: Duration) -> io::Result<()> {
+    let to: IpAddr = address.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (domain, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    let socket: UdpSocket = Socket::new(domain, Type::RAW, Some(protocol))?.into();
+    socket.connect((to, 0))?;
+    socket.set_read_timeout(Some(wait))?;
+    let [high, low] = (std::process::id() & 0xffff).to_be_bytes()[2..] else { unreachable!("four octets") };
+    let mut message = [request, 0, 0, 0, high, low, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8];
+    if to.is_ipv4() {
+        let checksum = Sum::default().octets(&message).checksum(); // in IPv6 the kernel does that
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    }
+    socket.send(&message)?;
+    let deadline = Instant::now() + wait;
+    let mut buffer = [0; 2048];
+    while Instant::now() < deadline {
+        let length = socket.recv(&mut buffer)?;
+        // In IPv4 a raw socket hears the whole packet.
+        let heard = match to {
+            IpAddr::V4(_) => Ipv4::parse(&buffer[..length]).map(|packet| packet.payload).unwrap_or_default(),
+            IpAddr::V6(_) => buffer[..length].to_vec(),
+        };
+        if heard.first() == Some(&reply) && heard.get(4..) == Some(&message[4..]) {
+            println!("answered");
+            return Ok(());
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 fn search(target: &str, wait: Duration) -> io::Result<()> {

@@ -1,0 +1,317 @@
+//! DS-Lite (RFC 6333) in network namespaces: homes without IPv4 from their provider, whose hosts share the AFTR's addresses.
+//! The data plane alone first, then portferry asking the AFTR's PCP server. Real processes as in `end_to_end`, so it needs
+//! root, and TUN devices.
+//!
+//! ```text
+//! cargo build -p portferry && cargo test -p lab --test dslite
+//! ```
+
+mod common;
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{
+    BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, interworking_subject, listener, name,
+    reaches, reaches_nobody, ready, requests, skipped,
+};
+use lab::b4::B4_ADDRESS;
+use lab::capture::Capture;
+use lab::netns::{
+    self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
+    PROVIDER_INTERNET, Process, ROUTER_ACCESS, WAN_INTERFACE,
+};
+use lab::subject::{self, Subject, configuration_for};
+use lab::wait::eventually;
+
+const LAB_AFTR: &str = env!("CARGO_BIN_EXE_lab-aftr");
+const LAB_B4: &str = env!("CARGO_BIN_EXE_lab-b4");
+
+/// A host of each home; both have the same address.
+const HOMES: [Host; 2] = [Host::Lan1, Host::OtherLan];
+
+fn network() -> Option<Network> {
+    if let Some(reason) = netns::reason_to_skip_tun() {
+        skipped(reason);
+        return None;
+    }
+    Some(Network::ds_lite())
+}
+
+/// The AFTR with these bindings, and both homes' ends of their softwires.
+fn data_plane(network: &Network, bindings: &[String]) -> [Process; 3] {
+    let mut arguments = vec![AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
+    arguments.extend_from_slice(bindings);
+    let aftr = network.spawn(Host::Provider, "aftr", LAB_AFTR, arguments);
+    let b4 = |router, own: Ipv6Addr| {
+        let arguments = [B4_DEVICE.to_owned(), own.to_string(), AFTR.to_string()];
+        network.spawn(router, &format!("b4-{router}"), LAB_B4, arguments)
+    };
+    let mut all = [aftr, b4(Host::Router, ROUTER_ACCESS), b4(Host::Other, OTHER_ACCESS)];
+    all.iter_mut().for_each(|process| process.await_log("ready", 5 * SECOND));
+    all
+}
+
+/// What a host hears when it sends to somebody.
+fn ask(network: &Network, from: Host, protocol: u8, to: &str, text: &str) -> Result<String, String> {
+    let mode = format!("{}-send", name(protocol));
+    let output =
+        network.command(from, PROBE).args([&mode, to, text, "3000"]).output().expect("the probe runs");
+    let heard = netns::text(&output).trim().to_owned();
+    if output.status.success() { Ok(heard) } else { Err(heard) }
+}
+
+fn pings(network: &Network, from: Host, to: &str, wait: Duration) -> bool {
+    let wait = wait.as_millis().to_string();
+    network.command(from, PROBE).args(["ping", to, &wait]).output().expect("the probe runs").status.success()
+}
+
+// ── The data plane ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// RFC 6333: out through softwire and NAT, and answers back in, for two homes with the same addresses.
+#[test]
+fn homes_with_the_same_addresses_reach_the_internet() {
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let listeners = BOTH.map(|protocol| listener(&network, Host::Internet, protocol, 7000));
+    for home in HOMES {
+        assert!(pings(&network, home, &INTERNET.to_string(), 3 * SECOND), "ping from {home}");
+        assert!(pings(&network, home, "192.0.0.1", 3 * SECOND), "the AFTR itself answers {home}");
+        for protocol in BOTH {
+            let heard = ask(&network, home, protocol, &format!("{INTERNET}:7000"), &format!("from-{home}"));
+            assert_eq!(heard, Ok(format!("internet:from-{home}")), "{} {home}", name(protocol));
+        }
+    }
+    // Everybody is the external address outside.
+    for listener in &listeners {
+        let log = listener.log();
+        assert_eq!(log.matches(&format!("{EXTERNAL}:")).count(), 2, "{log}");
+    }
+}
+
+/// Packets of every length: what does not fit the softwire is announced to be too big, and no fragment is lost.
+#[test]
+fn long_packets_fit_the_softwire() {
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let _listener = listener(&network, Host::Internet, TCP, 7000);
+    let text = "x".repeat(100_000);
+    let heard = ask(&network, Host::Lan1, TCP, &format!("{INTERNET}:7000"), &text);
+    assert!(heard == Ok(format!("internet:{text}")), "100,000 octets there and back");
+}
+
+/// An ICMP error finds the flow it is about, through NAT and softwire.
+#[test]
+fn a_closed_port_is_told_to_who_asked() {
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let heard = ask(&network, Host::Lan1, UDP, &format!("{INTERNET}:7000"), "knock");
+    assert!(heard.as_ref().is_err_and(|heard| heard.contains("refused")), "{heard:?}");
+}
+
+/// An explicit binding leads into its own softwire, whatever else has that inner address, and nothing else is open.
+#[test]
+fn a_binding_leads_to_its_home_and_nowhere_else() {
+    let Some(network) = network() else { return };
+    let mut bindings = Vec::new();
+    for protocol in BOTH.map(name) {
+        bindings.push(format!("{protocol}/{LAN1}:80@{ROUTER_ACCESS}={EXTERNAL}:8080"));
+        bindings.push(format!("{protocol}/{LAN1}:80@{OTHER_ACCESS}={EXTERNAL}:8081"));
+    }
+    let _plane = data_plane(&network, &bindings);
+    let _listeners = HOMES.map(|home| BOTH.map(|protocol| listener(&network, home, protocol, 80)));
+    for protocol in BOTH {
+        reaches(&network, protocol, 8080, "lan1");
+        reaches(&network, protocol, 8081, "other-lan");
+        reaches_nobody(&network, protocol, 8082);
+        reaches_nobody(&network, protocol, 80);
+        // Hairpin: each home reaches both by the external address.
+        for home in HOMES {
+            for (port, expected) in [(8080, "lan1:hello"), (8081, "other-lan:hello")] {
+                let heard = ask(&network, home, protocol, &format!("{EXTERNAL}:{port}"), "hello");
+                assert_eq!(heard, Ok(expected.to_owned()), "{} from {home} to {port}", name(protocol));
+            }
+        }
+    }
+    assert!(!pings(&network, Host::Internet, &EXTERNAL.to_string(), Duration::from_millis(300)));
+}
+
+// ── portferry asks the AFTR ────────────────────────────────────────────────────────────────────────────────────────
+
+/// How portferry reaches the AFTR's PCP server (decision 22): by which interface, and where.
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// In IPv6 beside the softwire, for its hosts by THIRD_PARTY.
+    Plain,
+    /// In IPv4 inside of it.
+    Encapsulated,
+}
+
+/// portferry on a home's router; a program without a NAT of its own.
+#[track_caller]
+fn home<'a>(network: &'a Network, program: &Path, lan: Host, mode: Mode) -> (Process, ControlPoint<'a>) {
+    home_with(network, program, lan, mode, "")
+}
+
+/// Likewise with more keys of `[uplink]`.
+#[track_caller]
+fn home_with<'a>(
+    network: &'a Network,
+    program: &Path,
+    lan: Host,
+    mode: Mode,
+    more: &str,
+) -> (Process, ControlPoint<'a>) {
+    let router = if lan == Host::Lan1 { Host::Router } else { Host::Other };
+    let directory = network.directory().join(lan.to_string());
+    fs::create_dir_all(directory.join("state")).expect("the directory is ours");
+    let (wan, server) = match mode {
+        Mode::Plain => (WAN_INTERFACE, format!("[{AFTR}]:5351")),
+        Mode::Encapsulated => (B4_DEVICE, "192.0.0.1".to_owned()),
+    };
+    let configuration = configuration_for(&directory, (wan, NO_NAT), &server, more);
+    let mut daemon = subject::run(network, router, &format!("portferry-{router}"), program, &configuration);
+    let control_point = ready(network, &mut daemon, lan);
+    (daemon, control_point)
+}
+
+fn program() -> Option<PathBuf> {
+    match interworking_subject()? {
+        Subject::Portferry(program) => Some(program),
+        Subject::Miniupnpd => None,
+    }
+}
+
+/// R-1, R-12, decision 22: a control point in each of two homes with the same addresses; bytes arrive where they should, no
+/// home gets a port of the other, and what is deleted is closed.
+fn control_points_map_ports_at_the_aftr(mode: Mode) {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let (interface, source): (_, IpAddr) = match mode {
+        Mode::Plain => (WAN_INTERFACE, ROUTER_ACCESS.into()),
+        Mode::Encapsulated => (B4_DEVICE, B4_ADDRESS.into()),
+    };
+    let wire = Capture::start(&network, Host::Router, interface, "udp port 5351");
+    let homes = HOMES.map(|lan| home(&network, &program, lan, mode));
+    let _listeners = HOMES.map(|lan| BOTH.map(|protocol| listener(&network, lan, protocol, 7000)));
+
+    for (protocol, name) in [(TCP, "TCP"), (UDP, "UDP")] {
+        for (port, (_, control_point)) in [8080, 8081].into_iter().zip(&homes) {
+            reaches_nobody(&network, protocol, port);
+            control_point.adds(7000, port, name, 3600);
+        }
+        reaches(&network, protocol, 8080, "lan1");
+        reaches(&network, protocol, 8081, "other-lan");
+        let taken = homes[1].1.add("-a", 7001, 8080, name, 3600);
+        assert!(taken.contains("718"), "the other home has it: {taken}");
+        // From one home into the other.
+        let heard = ask(&network, Host::OtherLan, protocol, &format!("{EXTERNAL}:8080"), "hello");
+        assert_eq!(heard, Ok("lan1:hello".to_owned()), "{name}");
+        homes[0].1.deletes(8080, name);
+        reaches_nobody(&network, protocol, 8080);
+        reaches(&network, protocol, 8081, "other-lan");
+    }
+    // Nothing but its way tells one mode from the other.
+    for protocol in BOTH {
+        let mut all = requests(&wire, protocol).into_iter();
+        let (packet, map) = all.find(|(_, map)| map.internal_port == 7000).expect("it was asked for");
+        assert_eq!((packet.source.ip(), map.client), (source, Some(source)));
+        assert_eq!(map.third_party(), Some(LAN1));
+    }
+}
+
+#[test]
+fn control_points_map_ports_in_plain_ipv6() {
+    control_points_map_ports_at_the_aftr(Mode::Plain);
+}
+
+#[test]
+fn control_points_map_ports_inside_the_softwire() {
+    control_points_map_ports_at_the_aftr(Mode::Encapsulated);
+}
+
+/// Decision 25 without a NAT in the router: the AFTR enforces the FILTER that RemoteHost became.
+#[test]
+fn a_remote_host_is_let_in_and_nobody_else() {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let (_daemon, control_point) = home(&network, &program, Host::Lan1, Mode::Plain);
+    let mut caller = Caller::new(&control_point, 2);
+    for protocol in BOTH {
+        let _listeners = [7000, 7001].map(|port| listener(&network, Host::Lan1, protocol, port));
+        let hosts = [(INTERNET, 7000), (PROVIDER_INTERNET, 7001)];
+        for (remote_host, port) in hosts {
+            let internal = SocketAddrV4::new(LAN1, port);
+            let told = caller.add_for(&remote_host.to_string(), protocol, port, internal, 3600, "for one");
+            assert_eq!(told, Told::done());
+        }
+        reaches(&network, protocol, 7000, "lan1");
+        reaches_nobody(&network, protocol, 7001);
+    }
+}
+
+/// Decision 16: an AFTR that begins anew is given the mappings it has lost. In plain IPv6 that happens with the next answer
+/// that shows it. Inside of the softwire its announcement is heard (RFC 6887 §14.1.3), as soon as any packet tells the AFTR
+/// of the softwire.
+fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode) {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let [mut aftr, _b4, _other_b4] = data_plane(&network, &[]);
+    let began = Instant::now();
+    let settings = "recovery_wait = 0.1\n";
+    let (_daemon, control_point) = home_with(&network, &program, Host::Lan1, mode, settings);
+    let _listener = listener(&network, Host::Lan1, TCP, 7000);
+    // Old enough that a new epoch is seen to be one (RFC 6887 §8.5).
+    eventually("five seconds", 10 * SECOND, || (began.elapsed() > 5 * SECOND).then_some(()));
+    control_point.adds(7000, 8080, "TCP", 3600);
+    reaches(&network, TCP, 8080, "lan1");
+    aftr.terminate(5 * SECOND);
+    let arguments = [AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
+    let mut aftr = network.spawn(Host::Provider, "aftr-again", LAB_AFTR, arguments);
+    aftr.await_log("ready", 5 * SECOND);
+    reaches_nobody(&network, TCP, 8080);
+    match mode {
+        Mode::Plain => control_point.adds(7001, 8081, "TCP", 3600),
+        Mode::Encapsulated => assert!(pings(&network, Host::Lan1, &INTERNET.to_string(), 3 * SECOND)),
+    }
+    eventually("the mapping", 10 * SECOND, || common::try_reach(&network, TCP, 8080).then_some(()));
+}
+
+#[test]
+fn an_aftr_that_lost_its_mappings_gets_them_again_in_plain_ipv6() {
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Plain);
+}
+
+#[test]
+fn an_aftr_that_lost_its_mappings_gets_them_again_inside_the_softwire() {
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Encapsulated);
+}
+
+/// A client that nobody here wrote, on a LAN host, asks the AFTR for itself: 192.0.0.1 is a way through the softwire, and NAT-PMP
+/// (RFC 6886) has no other client address than the packet's source.
+#[test]
+fn natpmpc_maps_ports_inside_the_softwire() {
+    let Some(network) = network() else { return };
+    let _plane = data_plane(&network, &[]);
+    let _listeners = HOMES.map(|home| BOTH.map(|protocol| listener(&network, home, protocol, 7000)));
+    let natpmpc = |home: Host, external: &str, protocol: u8, lifetime: &str| {
+        let arguments = ["-g", "192.0.0.1", "-a", external, "7000", name(protocol), lifetime];
+        network.run(home, "natpmpc", arguments)
+    };
+    for protocol in BOTH {
+        for (home, port) in HOMES.into_iter().zip(["8080", "8081"]) {
+            let answer = natpmpc(home, port, protocol, "3600");
+            assert!(answer.contains(&format!("Public IP address : {EXTERNAL}")), "{answer}");
+            assert!(answer.contains(&format!("Mapped public port {port}")), "{answer}");
+        }
+        reaches(&network, protocol, 8080, "lan1");
+        reaches(&network, protocol, 8081, "other-lan");
+        natpmpc(Host::Lan1, "0", protocol, "0");
+        reaches_nobody(&network, protocol, 8080);
+        reaches(&network, protocol, 8081, "other-lan");
+    }
+}
