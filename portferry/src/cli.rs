@@ -11,6 +11,7 @@ use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
+use crate::pcp_server::{self, report};
 use crate::{demo, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
@@ -56,12 +57,45 @@ enum Command {
         #[command(subcommand)]
         command: Box<PcpCommand>,
     },
+    /// Serve PCP and NAT-PMP on this machine's NAT, for a VPS, a small provider, a test bench
+    #[command(args_conflicts_with_subcommands = true)]
+    PcpServer {
+        /// Configuration file; the server runs in the foreground, SIGTERM stops it, SIGHUP reads the file again
+        #[arg(long, value_name = "FILE", default_value = pcp_server::config::DEFAULT_PATH)]
+        config: PathBuf,
+        #[command(subcommand)]
+        command: Option<ServerCommand>,
+    },
     /// Play provider, gateway and application on the loopback interface, and show what they say
     Demo {
         /// End when the mapping is shown to work, instead of waiting for Ctrl-C
         #[arg(long)]
         once: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    /// Say whether a server's configuration file is good
+    Check {
+        /// Configuration file
+        #[arg(value_name = "FILE", default_value = pcp_server::config::DEFAULT_PATH)]
+        file: PathBuf,
+    },
+    /// Show how the running server is doing, and what it refused for which reasons
+    Status(AskServer),
+    /// Show the running server's mappings
+    Mappings(AskServer),
+}
+
+#[derive(Args, Debug)]
+struct AskServer {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// The running server's control socket ([control] socket)
+    #[arg(long, value_name = "SOCKET", default_value = pcp_server::config::DEFAULT_SOCKET)]
+    socket: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +155,26 @@ fn execute(command: Command) -> Result<(), Failure> {
             })
         }),
         Command::Pcp { command } => pcp_client::run(&command),
+        Command::PcpServer { config, command: None } => pcp_server::run(&config),
+        Command::PcpServer { command: Some(command), .. } => match command {
+            ServerCommand::Check { file } => {
+                let checked = pcp_server::config::Config::load(&file);
+                checked.map_err(|error| Failure::config(error.to_string()))?;
+                print(&format!("{}: good\n", file.display()));
+                Ok(())
+            }
+            ServerCommand::Status(AskServer { json, socket }) => {
+                show(&Ask { json, socket }, Question::Status, |text| {
+                    serde_json::from_str(text).map(|report| report::status_table(&report))
+                })
+            }
+            ServerCommand::Mappings(AskServer { json, socket }) => {
+                show(&Ask { json, socket }, Question::Mappings, |text| {
+                    serde_json::from_str::<Vec<report::MappingReport>>(text)
+                        .map(|reports| report::mappings_table(&reports))
+                })
+            }
+        },
         Command::Demo { once } => demo::demo(once),
     }
 }

@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod nft;
 pub mod notify;
 mod pcp_client;
+pub mod pcp_server;
 pub mod resolve;
 pub mod run;
 pub mod sockets;

@@ -78,7 +78,7 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
 }
 
 /// Forwards a signal for as long as somebody listens.
-fn watch(kind: SignalKind, meaning: Signal, signals: &mpsc::Sender<Signal>) -> Result<(), Failure> {
+pub fn watch(kind: SignalKind, meaning: Signal, signals: &mpsc::Sender<Signal>) -> Result<(), Failure> {
     let mut stream = signal(kind).map_err(|error| Failure::system(format!("no signals: {error}")))?;
     let signals = signals.clone();
     tokio::spawn(

@@ -23,6 +23,18 @@ pub enum Notice {
     TableFull(usize),
 }
 
+impl Notice {
+    /// Whether somebody should look at it.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::EpochBegan(why) => matches!(why, NewEpoch::NotRestored(_)),
+            Self::NatRefuses(_) | Self::PortsUsedUp(_) | Self::TableFull(_) => true,
+            Self::Restored(_) | Self::NatWorks => false,
+        }
+    }
+}
+
 /// Why the epoch begins anew.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NewEpoch {

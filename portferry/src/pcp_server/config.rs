@@ -332,8 +332,7 @@ fn rule(text: &str) -> Option<AclRule> {
 
 fn third_party(text: &str) -> Option<ThirdParty> {
     let (client, internal) = text.split_once(" for ")?;
-    let internal: Vec<Prefix> =
-        internal.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let internal: Vec<Prefix> = internal.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
     let client = client.trim().parse().ok()?;
     (!internal.is_empty()).then_some(ThirdParty { client, internal })
 }
@@ -372,7 +371,8 @@ impl Config {
             let message = "expected false: nat.plane = \"memory\" is no firewall".to_owned();
             return Some(("nat.ipv6_firewall", message));
         }
-        let other = self.mappings.protocols.iter().find(|named| !matches!(named.0, Protocol::TCP | Protocol::UDP));
+        let other =
+            self.mappings.protocols.iter().find(|named| !matches!(named.0, Protocol::TCP | Protocol::UDP));
         if self.nat.plane == Plane::Memory && other.is_some() {
             let message = "expected \"tcp\" and \"udp\": nat.plane = \"memory\" knows no other".to_owned();
             return Some(("mappings.protocols", message));
@@ -398,10 +398,7 @@ impl Config {
             quota: self.mappings.per_subscriber.0,
             capacity: count(&self.mappings.in_all),
             acl: self.access.rules.iter().map(|rule| rule.0.clone()).collect(),
-            rate: Some(Rate {
-                per_second: self.access.requests_per_second.0,
-                burst: self.access.burst.0,
-            }),
+            rate: Some(Rate { per_second: self.access.requests_per_second.0, burst: self.access.burst.0 }),
             filters: count(&self.mappings.filters),
             port_set: u16::try_from(self.mappings.port_set.0).unwrap_or(u16::MAX),
             peer: self.mappings.peer && self.nat.plane == Plane::Nftables,
@@ -528,7 +525,12 @@ mod tests {
         assert_eq!(
             engine.acl,
             [
-                AclRule { allow: true, client: prefix("10.8.0.7"), ports: 80..=80, protocol: Some(Protocol::TCP) },
+                AclRule {
+                    allow: true,
+                    client: prefix("10.8.0.7"),
+                    ports: 80..=80,
+                    protocol: Some(Protocol::TCP)
+                },
                 AclRule { allow: false, client: prefix("0.0.0.0/0"), ports: 1..=1023, protocol: None },
             ]
         );
@@ -551,7 +553,8 @@ mod tests {
         assert_eq!(Config::parse(path, &all).unwrap(), minimal);
         // What the decoder takes, it names when it meets something else.
         for section in ["inside", "outside", "nat", "mappings", "access", "state", "control", "log"] {
-            let wrong = all.replacen(&format!("[{section}]\n"), &format!("[{section}]\nno_such_key = 1\n"), 1);
+            let wrong =
+                all.replacen(&format!("[{section}]\n"), &format!("[{section}]\nno_such_key = 1\n"), 1);
             let refused = Config::parse(path, &wrong).unwrap_err().to_string();
             let known = refused.split("expected").nth(1).expect("serde lists them");
             let keys: Vec<&str> = known.split('`').skip(1).step_by(2).collect();

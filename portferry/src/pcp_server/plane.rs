@@ -44,7 +44,9 @@ impl Plane {
             Self::Memory(plane) => {
                 let mut outcomes = Vec::with_capacity(changes.len());
                 for change in changes {
-                    outcomes.push(plane.change(change).await.map_err(|error| refused("the mapping's socket", &error)));
+                    outcomes.push(
+                        plane.change(change).await.map_err(|error| refused("the mapping's socket", &error)),
+                    );
                 }
                 outcomes
             }
@@ -58,7 +60,12 @@ impl Plane {
                 for one in &steps {
                     outcomes.push(match nat.apply(std::slice::from_ref(one)).await {
                         // It is not there, as it should be.
-                        Err(error) if error.kind() == ErrorKind::NotFound && matches!(one, nft::Change::Close(_)) => Ok(()),
+                        Err(error)
+                            if error.kind() == ErrorKind::NotFound
+                                && matches!(one, nft::Change::Close(_)) =>
+                        {
+                            Ok(())
+                        }
                         outcome => outcome.map_err(|error| refused("the NAT's table", &error)),
                     });
                 }

@@ -8,7 +8,7 @@ use engine::provider::{Server, ServerMapping};
 use engine::time::Instant;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{columns, duration};
+use crate::table::{columns, duration, printable};
 
 /// The server at one moment.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -102,7 +102,8 @@ pub fn mappings(now: Instant, server: &Server) -> Vec<MappingReport> {
 #[must_use]
 pub fn status_table(report: &StatusReport) -> String {
     let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
-    let listening = report.listening.iter().map(|(interface, addr)| format!("{addr} on {interface}")).collect();
+    let listening =
+        report.listening.iter().map(|(interface, addr)| format!("{addr} on {interface}")).collect();
     let refused: u64 = report.refused.values().sum();
     let mut rows = vec![
         ("listening", list(listening)),
@@ -110,7 +111,10 @@ pub fn status_table(report: &StatusReport) -> String {
         ("NAT", report.plane.clone()),
         ("mappings", format!("{} of {} subscribers", report.mappings, report.subscribers)),
         ("epoch", format!("{}, so long nothing was lost", duration(report.epoch.into()))),
-        ("datagrams", format!("{} received, {} sent, {refused} refused or not answered", report.received, report.sent)),
+        (
+            "datagrams",
+            format!("{} received, {} sent, {refused} refused or not answered", report.received, report.sent),
+        ),
     ];
     if let Some(error) = &report.store_error {
         rows.push(("storage", format!("cannot be written, so a restart will lose mappings: {error}")));
@@ -142,16 +146,16 @@ pub fn mappings_table(reports: &[MappingReport]) -> String {
             (None, []) => "anybody".to_owned(),
             (None, filters) => filters.join(", "),
         };
-        vec![
+        [
             report.protocol.clone(),
             ports(report.external),
             ports(report.internal),
             from,
             duration(report.left.into()),
             report.made_by.clone(),
-            report.description.clone().unwrap_or_default(),
+            report.description.as_deref().map(printable).unwrap_or_default(),
         ]
     });
-    let head = ["PROTOCOL", "EXTERNAL", "INTERNAL", "FROM", "LEFT", "BY", "DESCRIPTION"].map(str::to_owned).to_vec();
-    columns(std::iter::once(head).chain(rows).collect())
+    let head = ["PROTO", "EXTERNAL", "INTERNAL", "FROM", "LEFT", "BY", "DESCRIPTION"].map(str::to_owned);
+    columns(std::iter::once(head).chain(rows))
 }

@@ -52,8 +52,11 @@ impl Sockets {
         queue: &mpsc::Sender<Datagram>,
     ) -> Vec<(Place, io::Error)> {
         let named = |interface: &&Interface| interfaces.contains(&interface.name) && interface.up;
-        let everywhere: BTreeSet<IpAddr> =
-            snapshot.interfaces.iter().flat_map(|interface| interface.addresses.iter().map(|&(addr, _)| addr)).collect();
+        let everywhere: BTreeSet<IpAddr> = snapshot
+            .interfaces
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().map(|&(addr, _)| addr))
+            .collect();
         let mut wanted = BTreeSet::new();
         for interface in snapshot.interfaces.iter().filter(named) {
             let own = interface.addresses.iter().map(|&(addr, _)| addr);
@@ -71,7 +74,11 @@ impl Sockets {
             let wrap = move |from, bytes| Datagram { place: heard.clone(), from, bytes };
             match open(&place).and_then(|socket| Reading::start(socket, queue.clone(), wrap)) {
                 Ok(reading) => {
-                    tracing::info!("serving PCP at {} on {}", SocketAddr::new(place.addr, SERVER_PORT), place.interface);
+                    tracing::info!(
+                        "serving PCP at {} on {}",
+                        SocketAddr::new(place.addr, SERVER_PORT),
+                        place.interface
+                    );
                     self.open.insert(place, reading);
                 }
                 Err(error) => failed.push((place, error)),
@@ -99,7 +106,8 @@ impl Sockets {
     /// Sends to a multicast group by every interface, from its first address of that family.
     pub fn multicast(&self, group: SocketAddr, bytes: &[u8]) {
         let mut done = BTreeSet::new();
-        for (place, reading) in self.open.iter().filter(|(place, _)| place.addr.is_ipv4() == group.is_ipv4()) {
+        for (place, reading) in self.open.iter().filter(|(place, _)| place.addr.is_ipv4() == group.is_ipv4())
+        {
             // IPv6 clients know the server by its link-local address too, but one of them will do.
             if !done.insert(place.index) {
                 continue;
@@ -122,7 +130,9 @@ impl Sockets {
 
 fn open(place: &Place) -> io::Result<UdpSocket> {
     let addr = match place.addr {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, SERVER_PORT, 0, place.index).into(),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            SocketAddrV6::new(v6, SERVER_PORT, 0, place.index).into()
+        }
         addr => SocketAddr::new(addr, SERVER_PORT),
     };
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;

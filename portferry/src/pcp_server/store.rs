@@ -130,7 +130,7 @@ impl Store {
             }
             Record::Clear => {
                 self.journal.change(|contents| contents.0.clear());
-                self.journal.catch_up()
+                self.journal.shrink()
             }
             Record::Put(stored) => self.journal.append(Line::Put(Mapping::new(stored, unix_time()))),
             Record::Remove(key) => self.journal.append(Line::Remove(Key::new(key))),
@@ -172,7 +172,7 @@ impl Store {
 
     fn write_epoch(&self) -> io::Result<()> {
         match self.epoch {
-            Some(epoch) => write_anew(&self.directory, EPOCH, &serde_json::to_vec(&epoch)?).map(drop),
+            Some(epoch) => write_anew(&self.directory, EPOCH, &serde_json::to_vec(&epoch)?),
             None => Ok(()),
         }
     }
@@ -272,7 +272,11 @@ mod tests {
             nonce: Some(Nonce([port.to_be_bytes()[1]; 12])),
             companion: false,
             requester: Requester { addr: inside.addr, softwire: None },
-            filters: vec![Filter { prefix_len: 120, remote_port: 0, remote_addr: "::ffff:203.0.113.0".parse().unwrap() }],
+            filters: vec![Filter {
+                prefix_len: 120,
+                remote_port: 0,
+                remote_addr: "::ffff:203.0.113.0".parse().unwrap(),
+            }],
             description: Some("a game\n".to_owned()),
             left: Duration::from_secs(3600),
         }
@@ -325,8 +329,11 @@ mod tests {
         let loaded = directory.load();
         let about = |left: Duration| (3598..=3600).contains(&left.as_secs());
         assert!(loaded.mappings.iter().all(|stored| about(stored.left)));
-        let same: Vec<StoredMapping> =
-            loaded.mappings.into_iter().map(|stored| StoredMapping { left: Duration::from_secs(3600), ..stored }).collect();
+        let same: Vec<StoredMapping> = loaded
+            .mappings
+            .into_iter()
+            .map(|stored| StoredMapping { left: Duration::from_secs(3600), ..stored })
+            .collect();
         assert_eq!(same, [mapping(1), by_peer]);
         assert!(loaded.epoch.is_some_and(|age| age < Duration::from_secs(3)));
     }
