@@ -8,10 +8,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Lines of history that are kept before the file is written anew.
 pub const HISTORY: usize = 512;
@@ -23,8 +24,8 @@ pub trait Contents: Default {
 
     /// Takes in one line, the `number`th; it comes back when it has changed something.
     fn apply(&mut self, number: usize, line: Self::Line) -> Option<Self::Line>;
-    /// Leaves out what has ended by now, in seconds since 1970.
-    fn forget_what_is_over(&mut self, now: u64);
+    /// Leaves out what has ended by now.
+    fn forget_what_is_over(&mut self, now: Stamp);
     /// All of it, in the order of the numbers.
     fn lines(&self) -> Vec<Self::Line>;
     /// How many lines that is.
@@ -72,7 +73,7 @@ impl<C: Contents> JournalFile<C> {
                 None => damaged += 1,
             }
         }
-        contents.forget_what_is_over(unix_time());
+        contents.forget_what_is_over(Stamp::now());
         let directory = directory.to_owned();
         let mut journal = Self {
             directory,
@@ -191,7 +192,7 @@ impl<C: Contents> JournalFile<C> {
 
     /// Everything that stands.
     fn octets(&mut self) -> io::Result<Vec<u8>> {
-        self.contents.forget_what_is_over(unix_time());
+        self.contents.forget_what_is_over(Stamp::now());
         let lines = self.contents.lines();
         (self.lines, self.most_lines, self.unsynced) = (lines.len(), 0, false);
         let octets: Vec<Vec<u8>> = lines.iter().map(encode).collect::<io::Result<_>>()?;
@@ -276,9 +277,50 @@ pub fn is_lack_of_room(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
-/// Seconds since 1970.
-pub fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+/// When a line was written, so that a later life knows how long ago that was: by the clock of the machine's start as long as
+/// that has not been started again, else by the wall clock as far as that knows.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Stamp {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// Which start of the machine it was; 0 when that is not known.
+    #[serde(default)]
+    pub boot: u64,
+    /// Seconds since then, suspend included.
+    #[serde(default)]
+    pub up: u64,
+}
+
+/// A wall clock before 2025 has never been set: routers without a battery start in 1970, or when their firmware was made.
+const SET: u64 = 1_735_689_600;
+
+impl Stamp {
+    /// Now.
+    pub fn now() -> Self {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Self { at, boot: boot(), up: crate::clock::now().as_secs() }
+    }
+
+    /// Seconds that have passed since `then`. A wall clock that went back, or had not been set then, tells of no time at all.
+    pub fn since(self, then: Self) -> u64 {
+        if self.boot != 0 && self.boot == then.boot {
+            self.up.saturating_sub(then.up)
+        } else if then.at < SET {
+            0
+        } else {
+            self.at.saturating_sub(then.at)
+        }
+    }
+}
+
+/// A number for this start of the machine.
+fn boot() -> u64 {
+    static BOOT: OnceLock<u64> = OnceLock::new();
+    *BOOT.get_or_init(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(15).collect();
+        u64::from_str_radix(&digits, 16).unwrap_or(0)
+    })
 }
 
 fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -316,6 +358,25 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_ago_something_was_written() {
+        let stamp = |at, boot, up| Stamp { at, boot, up };
+        let day = 1_800_000_000;
+        for (then, now, passed, why) in [
+            (stamp(day, 7, 100), stamp(day + 60, 7, 160), 60, "nothing special"),
+            (stamp(50, 7, 100), stamp(day, 7, 160), 60, "the time was set meanwhile"),
+            (stamp(day, 7, 100), stamp(50, 7, 160), 60, "or set back"),
+            (stamp(day, 7, 100), stamp(day + 60, 8, 10), 60, "started again"),
+            (stamp(50, 7, 100), stamp(day, 8, 10), 0, "written before the time was set"),
+            (stamp(day, 7, 100), stamp(50, 8, 10), 0, "read before the time is set"),
+            (stamp(day, 0, 0), stamp(day + 60, 0, 0), 60, "of an older version"),
+        ] {
+            assert_eq!(now.since(then), passed, "{why}");
+        }
+        let now = Stamp::now();
+        assert!(now.boot != 0 && now.since(now) == 0);
+    }
 
     #[test]
     fn crc_of_the_usual_check_word() {

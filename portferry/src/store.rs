@@ -11,7 +11,7 @@ use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
-use crate::journal_file::{self, JournalFile, unix_time};
+use crate::journal_file::{self, JournalFile, Stamp};
 
 const FILE: &str = "mappings.journal";
 /// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
@@ -43,7 +43,8 @@ enum Line {
         third_party: Option<Ipv4Addr>,
         protocol: u8,
         internal_port: u16,
-        at: u64,
+        #[serde(flatten)]
+        written: Stamp,
     },
 }
 
@@ -59,11 +60,11 @@ struct Mapping {
     remote_name: Option<String>,
     description: String,
     strict: bool,
-    /// Seconds that were left of the lease at `at`; absent for ever.
+    /// Seconds that were left of the lease when it was written; absent for ever.
     lease_left: Option<u64>,
     nonce: [u8; 12],
-    /// Seconds since 1970.
-    at: u64,
+    #[serde(flatten)]
+    written: Stamp,
 }
 
 /// The open file.
@@ -75,8 +76,8 @@ pub struct Store(JournalFile<Contents>);
 struct Contents {
     mappings: Mappings,
     probe: Option<[u8; 12]>,
-    /// Mappings at the server that may have filters, and when that was written, in seconds since 1970.
-    filtered: BTreeMap<Client, u64>,
+    /// Mappings at the server that may have filters, and when that was written.
+    filtered: BTreeMap<Client, Stamp>,
 }
 
 /// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
@@ -106,7 +107,7 @@ impl Store {
     /// As [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         let (file, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
-        let (now, contents) = (unix_time(), file.contents());
+        let (now, contents) = (Stamp::now(), file.contents());
         let loaded = Loaded {
             mappings: in_order(&contents.mappings)
                 .into_iter()
@@ -125,7 +126,7 @@ impl Store {
     /// # Errors
     /// As [`JournalFile::append`].
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
-        let now = unix_time();
+        let now = Stamp::now();
         self.0.append(match record {
             Record::Put(stored) => Line::Put { mapping: Mapping::new(stored, now), before: None },
             Record::Move(before, stored) => {
@@ -146,7 +147,7 @@ impl Store {
             Record::Probe(nonce) => Line::Probe { nonce: nonce.0 },
             Record::Filtered(filtered) => {
                 let Filtered { source, third_party, protocol, internal_port } = *filtered;
-                Line::Filtered { source, third_party, protocol: protocol.0, internal_port, at: now }
+                Line::Filtered { source, third_party, protocol: protocol.0, internal_port, written: now }
             }
         })
     }
@@ -188,10 +189,11 @@ impl journal_file::Contents for Contents {
                 self.mappings.remove(&(*protocol, *external_port))?;
             }
             Line::Probe { nonce } => self.probe = Some(*nonce),
-            Line::Filtered { source, third_party, protocol, internal_port, at } => {
-                self.filtered.insert((*source, *third_party, *protocol, *internal_port), *at);
+            Line::Filtered { source, third_party, protocol, internal_port, written } => {
+                self.filtered.insert((*source, *third_party, *protocol, *internal_port), *written);
                 while self.filtered.len() > MOST_FILTERED {
-                    let oldest = self.filtered.iter().min_by_key(|(_, at)| **at).map(|(client, _)| *client);
+                    let oldest =
+                        self.filtered.iter().min_by_key(|(_, written)| written.at).map(|(client, _)| *client);
                     self.filtered.remove(&oldest.expect("it is not empty"));
                 }
             }
@@ -199,18 +201,19 @@ impl journal_file::Contents for Contents {
         Some(line)
     }
 
-    fn forget_what_is_over(&mut self, now: u64) {
+    fn forget_what_is_over(&mut self, now: Stamp) {
         self.mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
-        self.filtered.retain(|_, at| now.saturating_sub(*at) < FILTERED_FOR);
+        self.filtered.retain(|_, written| now.since(*written) < FILTERED_FOR);
     }
 
     fn lines(&self) -> Vec<Line> {
         let mappings = in_order(&self.mappings).into_iter().cloned();
         let mappings = mappings.map(|mapping| Line::Put { mapping, before: None });
         let probe = self.probe.map(|nonce| Line::Probe { nonce });
-        let filtered = self.filtered.iter().map(|(&(source, third_party, protocol, internal_port), &at)| {
-            Line::Filtered { source, third_party, protocol, internal_port, at }
-        });
+        let filtered =
+            self.filtered.iter().map(|(&(source, third_party, protocol, internal_port), &written)| {
+                Line::Filtered { source, third_party, protocol, internal_port, written }
+            });
         mappings.chain(probe).chain(filtered).collect()
     }
 
@@ -244,7 +247,7 @@ fn in_order(mappings: &Mappings) -> Vec<&Mapping> {
 }
 
 impl Mapping {
-    fn new(stored: &StoredMapping, at: u64) -> Self {
+    fn new(stored: &StoredMapping, written: Stamp) -> Self {
         Self {
             protocol: stored.protocol.0,
             external: stored.external,
@@ -256,16 +259,16 @@ impl Mapping {
             strict: stored.strict,
             lease_left: stored.lease_left.map(|left| left.as_secs().max(1)),
             nonce: stored.nonce.0,
-            at,
+            written,
         }
     }
 
-    /// Seconds left of the lease; a clock that went back (a router without a battery) counts as no time at all.
-    fn lease_at(&self, now: u64) -> Option<u64> {
-        self.lease_left.map(|left| left.saturating_sub(now.saturating_sub(self.at)))
+    /// Seconds left of the lease.
+    fn lease_at(&self, now: Stamp) -> Option<u64> {
+        self.lease_left.map(|left| left.saturating_sub(now.since(self.written)))
     }
 
-    fn stored(&self, now: u64) -> StoredMapping {
+    fn stored(&self, now: Stamp) -> StoredMapping {
         StoredMapping {
             protocol: Protocol(self.protocol),
             external: self.external,
@@ -473,28 +476,41 @@ mod tests {
         store.append(&Record::Clear).unwrap();
         assert_eq!(directory.load().filtered, [client(1), client(2)]);
         let mut contents = Contents::default();
-        let now = unix_time();
-        for (port, at) in [(1, now - FILTERED_FOR), (2, now - FILTERED_FOR + 1), (3, now + 9)] {
-            contents.filtered.insert((None, None, 6, port), at);
+        let now = Stamp::now();
+        let older = |by: u64| Stamp { boot: 0, at: now.at - by, ..now };
+        for (port, written) in [(1, older(FILTERED_FOR)), (2, older(FILTERED_FOR - 1)), (3, now)] {
+            contents.filtered.insert((None, None, 6, port), written);
         }
         contents.forget_what_is_over(now);
         assert_eq!(contents.filtered.keys().map(|client| client.3).collect::<Vec<_>>(), [2, 3]);
         for port in 0..u16::try_from(MOST_FILTERED).unwrap() {
-            let (source, third_party, protocol, at) = (None, None, 17, now);
-            contents.apply(1, Line::Filtered { source, third_party, protocol, internal_port: port, at });
+            let (source, third_party, protocol, written) = (None, None, 17, now);
+            contents.apply(1, Line::Filtered { source, third_party, protocol, internal_port: port, written });
         }
         assert_eq!(contents.filtered.len(), MOST_FILTERED);
         assert!(!contents.filtered.contains_key(&(None, None, 6, 2)), "the oldest went first");
     }
 
     #[test]
+    fn lines_of_an_older_version_are_read() {
+        let line = r#"{"put":{"protocol":6,"external":"198.51.100.7:1","internal":"192.168.1.10:80","nat_port":8080,
+            "remote_peer":null,"description":"","strict":true,"lease_left":100,"nonce":[9,9,9,9,9,9,9,9,9,9,9,9],"at":1800000000}}"#;
+        let Line::Put { mapping, before: None } = serde_json::from_str(line).unwrap() else {
+            panic!("a mapping")
+        };
+        let now = Stamp { at: 1_800_000_060, boot: 7, up: 5 };
+        assert_eq!((mapping.lease_at(now), mapping.nonce), (Some(40), [9; 12]));
+    }
+
+    #[test]
     fn leases_end_while_the_power_is_off() {
-        let now = 1_000_000;
+        let now = Stamp { at: 1_800_000_000, boot: 0, up: 0 };
+        let later = |seconds: u64| Stamp { at: now.at + seconds, ..now };
         let stored = Mapping::new(&mapping(1, Some(100)), now);
-        assert_eq!(stored.lease_at(now + 60), Some(40));
-        assert_eq!(stored.lease_at(now + 100), Some(0));
-        assert_eq!(stored.lease_at(0), Some(100), "a clock that starts in 1970");
-        assert_eq!(Mapping::new(&mapping(1, None), now).lease_at(u64::MAX), None);
+        assert_eq!(stored.lease_at(later(60)), Some(40));
+        assert_eq!(stored.lease_at(later(100)), Some(0));
+        assert_eq!(stored.lease_at(Stamp { at: 0, ..now }), Some(100), "a clock that starts in 1970");
+        assert_eq!(Mapping::new(&mapping(1, None), now).lease_at(later(u64::MAX / 4)), None);
     }
 
     /// Short leases that end by themselves leave nothing in memory, and in the file no more than its history.

@@ -721,7 +721,9 @@ fn refusals_while_filters_are_dropped() {
         internal_port: 8080,
     };
     let unsupported = ResultCode::UNSUPP_OPTION;
-    let rows: [(ResultCode, &[(bool, &[u8])], Option<Ipv4Addr>); 4] = [
+    // Whether a request has PREFER_FAILURE, and its filters.
+    type Requests = &'static [(bool, &'static [u8])];
+    let rows: [(ResultCode, Requests, Option<Ipv4Addr>); 4] = [
         // Without PREFER_FAILURE the server drops them.
         (unsupported, &[(true, &[0]), (false, &[0])], None),
         // It knows no FILTER: so there are none, and PREFER_FAILURE was not the fault.

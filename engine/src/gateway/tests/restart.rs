@@ -140,15 +140,15 @@ fn what_could_not_be_stored_is_stored_when_asked_again() {
     };
     assert_eq!(puts(&mut lab), 1);
     let renamed = Add { description: "other", ..endless };
-    lab.add(ALICE, 1, renamed);
+    assert_eq!(lab.add(ALICE, 1, renamed), done());
     lab.event(Event::StoreFailed("no space left".into()));
     assert_eq!((puts(&mut lab), lab.mapped().len()), (1, 1));
     assert_eq!(lab.status().store_error.as_deref(), Some("no space left"));
-    lab.add(ALICE, 1, renamed);
+    assert_eq!(lab.add(ALICE, 1, renamed), done());
     assert_eq!(puts(&mut lab), 1);
     lab.event(Event::StoreWorks);
     assert_eq!(lab.status().store_error, None);
-    lab.add(ALICE, 1, renamed);
+    assert_eq!(lab.add(ALICE, 1, renamed), done());
     assert_eq!(puts(&mut lab), 0, "nothing has changed");
 }
 

@@ -212,7 +212,7 @@ impl PcpClient {
             flow.phase = Phase::ASK;
             return self.on_timer(now, id, entropy);
         }
-        if flow.carried.reset && refuses_option {
+        if flow.carried.reset && refuses_option && !deleting {
             // It cannot drop filters, so it has none or leaves us no way.
             (flow.reset_filters, flow.phase) = (false, Phase::ASK);
             flow.omitted = Omitted::default();
