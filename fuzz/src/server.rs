@@ -141,7 +141,7 @@ impl Run<'_> {
             0..=8 => self.datagram(what >> 4),
             9 | 10 => {
                 let count = self.octets.next();
-                (0..count).for_each(|_| drop(self.outcome(what >> 4)));
+                (0..count).all(|_| self.outcome(what >> 4));
             }
             11 | 12 => {
                 let secs = u64::from(self.octets.next()) * u64::from(what >> 4);
@@ -162,7 +162,12 @@ impl Run<'_> {
                 }
                 self.server.reconfigure(self.now, config);
             }
-            _ if what & 0x10 == 0 => self.server.lose_state(self.now),
+            _ if what & 0x10 == 0 => {
+                self.server.lose_state(self.now);
+                self.perform();
+                // What is forgotten is not tried again.
+                while self.outcome(0) {}
+            }
             _ => self.restart(),
         }
         self.perform();
