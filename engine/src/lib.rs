@@ -1,8 +1,8 @@
 //! What portferry does, without a socket, a clock, a thread, a file or a random source.
 //!
 //! [`gateway::Gateway`] is the IGD–PCP interworking function (RFC 6970): events in, effects out, one
-//! [`next_timeout`](gateway::Gateway::next_timeout). [`provider::Provider`] is a PCP server in the same manner, for the
-//! demonstration and for tests.
+//! [`next_timeout`](gateway::Gateway::next_timeout). [`provider::Server`] is the other side in the same manner: a PCP and
+//! NAT-PMP server, whose NAT is the caller's.
 
 pub mod device;
 pub mod entropy;

@@ -46,6 +46,7 @@ mod runs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod updates;
 
 pub use config::{
     AclRule, Description, MAX_FILTERS, PreferFailure, Rate, ServerConfig, StaticMapping, ThirdParty,
@@ -64,6 +65,7 @@ use nat::{Batch, Pending};
 use pool::Pool;
 use restore::Restoring;
 use table::Table;
+use updates::Updates;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -77,6 +79,7 @@ pub struct Server {
     pool: Pool,
     limits: Limits,
     announcements: Announcements,
+    updates: Updates,
     restoring: Restoring,
     /// Changes that the data plane has not answered yet.
     pending: BTreeMap<Ticket, Pending>,
@@ -111,6 +114,7 @@ impl Server {
             table: Table::default(),
             limits: Limits::default(),
             announcements: Announcements::default(),
+            updates: Updates::default(),
             restoring: Restoring::default(),
             pending: BTreeMap::new(),
             asked: 0,
@@ -143,13 +147,14 @@ impl Server {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.table.next_end(), self.announcements.next()].into_iter().flatten().min()
+        [self.table.next_end(), self.announcements.next(), self.updates.next()].into_iter().flatten().min()
     }
 
-    /// Ends the mappings whose lifetime is over, and announces what is to be announced.
+    /// Ends the mappings whose lifetime is over, and announces and tells what there is to be told.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.end_mappings(now);
         self.continue_announcing(now);
+        self.tell_updates(now);
     }
 
     /// The mappings that the data plane has, in the order of their keys.
@@ -171,7 +176,8 @@ impl Server {
     }
 
     /// Other settings. Where an external address goes, its mappings move to another one, with their ports where those are free;
-    /// then, and when an address comes, the epoch begins anew and that is announced (RFC 6887 §8.5, N-13). A mapping that
+    /// then, and when an address comes, the epoch begins anew and that is announced (RFC 6887 §8.5, N-13). Clients whose
+    /// mapping has moved are told so, too (§14.2). A mapping that
     /// nothing is left for ends.
     pub fn reconfigure(&mut self, now: Instant, config: ServerConfig) {
         let addresses = |config: &ServerConfig| config.pool.iter().copied().collect::<BTreeSet<Ipv4Addr>>();
@@ -186,8 +192,8 @@ impl Server {
         }
     }
 
-    /// As [`reconfigure`](Self::reconfigure), but without a word to anybody, which RFC 6887 forbids: for simulations of servers
-    /// that do so.
+    /// As [`reconfigure`](Self::reconfigure), but the epoch goes on and nothing is announced, which RFC 6887 forbids: for
+    /// simulations of servers that do so.
     pub fn reconfigure_quietly(&mut self, now: Instant, config: ServerConfig) {
         self.statics = statics(&config);
         let before = std::mem::replace(&mut self.config, config);
@@ -208,6 +214,7 @@ impl Server {
         self.waiting.clear();
         self.batches.clear();
         self.restoring = Restoring::default();
+        self.updates = Updates::default();
         for mapping in table.all() {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Nat { ticket, change: NatChange::Close(mapping.binding()) });

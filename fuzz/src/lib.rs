@@ -1,10 +1,11 @@
-//! Fuzz targets: one function for each decoder, and one for the gateway as a whole. Each takes any octets and panics
+//! Fuzz targets: one function for each decoder, one for the gateway as a whole and one for the provider's server. Each takes any octets and panics
 //! when a law is broken: nothing panics, nothing grows beyond what came in, and what was read can be written and read
 //! again without a difference.
 //!
 //! `targets/` makes them programs for cargo-fuzz; `tests/` runs them on stable, briefly, with every `cargo test`.
 
 mod gateway;
+mod server;
 
 use std::fmt::Display;
 
@@ -15,12 +16,13 @@ use wire::soap::{self, AnswerError, SoapError};
 use wire::{gena, listing, natpmp, ssdp};
 
 pub use gateway::gateway_events;
+pub use server::server_events;
 
 /// A target: its name, which is that of its binary and of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("pcp_request", pcp_request),
     ("pcp_response", pcp_response),
     ("pcp_version_refusal", pcp_version_refusal),
@@ -34,6 +36,7 @@ pub const TARGETS: [Target; 13] = [
     ("gena_headers", gena_headers),
     ("gena_property_set", gena_property_set),
     ("gateway_events", gateway_events),
+    ("server_events", server_events),
 ];
 
 /// What is printed for people is bounded by what came in.

@@ -301,6 +301,11 @@ impl Stamp {
         Self { at, boot: boot(), up: crate::clock::now().as_secs() }
     }
 
+    /// Whether [`since`](Self::since) tells how long ago that was.
+    pub fn knows(self, then: Self) -> bool {
+        self.boot != 0 && self.boot == then.boot || then.at >= SET && self.at >= then.at
+    }
+
     /// Seconds that have passed since `then`. A wall clock that went back, or had not been set then, tells of no time at all.
     pub fn since(self, then: Self) -> u64 {
         if self.boot != 0 && self.boot == then.boot {
@@ -372,7 +377,7 @@ mod tests {
             (stamp(day, 7, 100), stamp(50, 8, 10), 0, "read before the time is set"),
             (stamp(day, 0, 0), stamp(day + 60, 0, 0), 60, "of an older version"),
         ] {
-            assert_eq!(now.since(then), passed, "{why}");
+            assert_eq!((now.since(then), now.knows(then)), (passed, passed > 0), "{why}");
         }
         let now = Stamp::now();
         assert!(now.boot != 0 && now.since(now) == 0);

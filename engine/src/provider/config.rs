@@ -64,6 +64,8 @@ pub struct ServerConfig {
     pub natpmp: bool,
     /// How often a new epoch or external address is announced, at most 10 times; at least once.
     pub announcements: u32,
+    /// Whether clients are told when their mapping had to move (RFC 6887 §14.2).
+    pub updates: bool,
     /// Whether a subscriber may list its mappings with GET ([`wire::pcp::query`]); UNSUPP_OPCODE if not.
     pub query: bool,
     /// What is made of PREFER_FAILURE.
@@ -109,6 +111,7 @@ impl ServerConfig {
             peer: true,
             natpmp: true,
             announcements: 10,
+            updates: true,
             query: false,
             prefer_failure: PreferFailure::Honoured,
             description: Description::Stored,

@@ -151,6 +151,7 @@ impl Server {
             Doing::Move(external) => {
                 self.table.change(&key, |mapping| mapping.external = external);
                 self.store_again(now, &key);
+                self.has_moved(now, key);
             }
             Doing::Close => {
                 let ports = self.forget(now, &key).map_or(1, |mapping| mapping.ports);
@@ -302,6 +303,7 @@ impl Server {
     /// Out of the table; its external endpoint goes back.
     fn remove(&mut self, now: Instant, key: &MappingKey, hold: Duration) -> Option<ServerMapping> {
         let mapping = self.table.remove(key)?;
+        self.updates.cancel(*key);
         if let SocketAddr::V4(_) = mapping.external
             && let Some((first, of)) = self.pool.of(endpoint(key))
         {
@@ -317,6 +319,7 @@ impl Server {
     }
 
     fn renew(&mut self, now: Instant, key: &MappingKey, renewal: Renewal) {
+        self.updates.cancel(*key);
         let Some(before) = self.table.get(key) else { return };
         let ends = now + renewal.granted;
         let ends = if renewal.extends_only { ends.max(before.ends) } else { ends };

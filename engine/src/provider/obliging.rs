@@ -77,6 +77,7 @@ impl From<&ProviderConfig> for ServerConfig {
             port_set: 1,
             natpmp: false,
             announcements: 1,
+            updates: false,
             ..Self::new(vec![config.external])
         }
     }

@@ -171,9 +171,9 @@ mod tests {
             let last = (first + more).min(63);
             let free = roll(2) == 0;
             if free {
-                all.add(first, last)
+                all.add(first, last);
             } else {
-                all.cut(first, last)
+                all.cut(first, last);
             }
             list[usize::from(first)..=usize::from(last)].fill(free);
             let there = |port: u16| list.get(usize::from(port)).copied().unwrap_or(false);

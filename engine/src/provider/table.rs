@@ -59,7 +59,9 @@ pub(super) struct LastAsked {
 }
 
 impl ServerMapping {
-    pub(super) fn key(&self) -> MappingKey {
+    /// What tells it from all others.
+    #[must_use]
+    pub fn key(&self) -> MappingKey {
         MappingKey::new(self.inside, self.protocol, self.internal_port, self.peer)
     }
 

@@ -14,6 +14,7 @@ mod announcements;
 mod checks;
 mod deployments;
 mod holds;
+mod large;
 mod limits;
 mod mapping;
 mod natpmp;
@@ -24,6 +25,7 @@ mod query;
 mod random;
 mod restart;
 mod two_phases;
+mod updates;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);

@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Seed> {
     documents(&mut seeds);
     gena(&mut seeds);
     gateway(&mut seeds);
+    server(&mut seeds);
     seeds
 }
 
@@ -282,5 +283,67 @@ fn gateway(seeds: &mut Vec<Seed>) {
         ("slow-without-nat", slow_without_nat),
     ] {
         seeds.push(("gateway_events", name.to_owned(), data));
+    }
+}
+
+/// See `server_events` for what the octets mean: two of settings, then steps. A datagram is who, how long, and what.
+fn server(seeds: &mut Vec<Seed>) {
+    let datagram = |how: u8, from: u8, payload: Vec<u8>| {
+        let len = u8::try_from(payload.len()).expect("short enough");
+        [vec![how << 4, from, len], payload].concat()
+    };
+    let request = |lifetime, body, options| {
+        pcp::Request { lifetime, client_addr: pcp::NO_ADDR_V4, body, options }.to_bytes()
+    };
+    let peer = PeerData {
+        nonce: map().nonce,
+        protocol: Protocol::TCP,
+        internal_port: 8080,
+        external_port: 0,
+        external_addr: pcp::NO_ADDR_V4,
+        remote_port: 443,
+        remote_addr: pcp::mapped(Ipv4Addr::new(203, 0, 113, 9)),
+    };
+    let filter = Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.remote_addr };
+    let set = PortSet { size: 8, first_internal_port: 8080, parity: true };
+    let all_ports = MapData { internal_port: 0, external_port: 0, ..map() };
+    let third = PcpOption::ThirdParty(pcp::mapped(Ipv4Addr::new(10, 0, 0, 5)));
+    let natpmp = natpmp::Request::Map {
+        protocol: natpmp::Transport::Udp,
+        internal_port: 8080,
+        external_port: 8081,
+        lifetime: 600,
+    };
+    let all = natpmp::Request::Map {
+        protocol: natpmp::Transport::Udp,
+        internal_port: 0,
+        external_port: 0,
+        lifetime: 0,
+    };
+    let day: Vec<Vec<u8>> = vec![
+        datagram(0, 0, request(600, Body::Map(map()), vec![])),
+        datagram(0, 1, request(600, Body::Map(map()), vec![PcpOption::PreferFailure])),
+        datagram(0, 0, request(900, Body::Map(map()), vec![PcpOption::Filter(filter)])),
+        datagram(0, 0, request(600, Body::Peer(peer), vec![])),
+        datagram(0, 2, request(600, Body::Map(map()), vec![PcpOption::PortSet(set)])),
+        datagram(0, 2, request(600, Body::Map(map()), vec![third])),
+        datagram(2, 2, request(600, Body::Map(map()), vec![])),
+        datagram(0, 4, request(600, Body::Map(map()), vec![])),
+        datagram(1, 3, natpmp.to_bytes()),
+        datagram(0, 0, request(0, Body::Get(pcp::GetData::ALL), vec![])),
+        datagram(0, 0, request(0, Body::Announce, vec![])),
+        vec![0x1f],
+        datagram(0, 3, request(600, Body::Map(all_ports), vec![])),
+        datagram(1, 3, all.to_bytes()),
+        datagram(0, 0, request(0, Body::Map(map()), vec![])),
+        datagram(8, 0, request(600, Body::Map(map()), vec![])),
+        vec![0x3e, 2, 0x0e, 0x2b, 255, 0xfb, 255],
+    ];
+    let day = day.concat();
+    // The data plane says everything late, and some of it is no.
+    let late = |day: &[u8]| [&[0x0d][..], day, day, &[0x09, 2, 0x19, 1, 0x29, 1, 0x09, 60, 0x0f]].concat();
+    for (name, settings) in [("plain", [0, 0]), ("everything", [0x7f, 0x80]), ("narrow", [0xa9, 0x3c])] {
+        seeds.push(("server_events", name.to_owned(), [&settings[..], &day].concat()));
+        seeds.push(("server_events", format!("{name}-late"), [&settings[..], &late(&day)].concat()));
     }
 }

@@ -14,7 +14,7 @@ use engine::time::Duration;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
 
-use crate::journal_file::{self, JournalFile, unix_time, write_anew};
+use crate::journal_file::{self, JournalFile, Stamp, write_anew};
 
 const FILE: &str = "provider.journal";
 const EPOCH: &str = "epoch.json";
@@ -56,10 +56,10 @@ struct Mapping {
     filters: Vec<(u8, u16, Ipv6Addr)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     description: Option<String>,
-    /// Seconds that were left at `at`.
+    /// Seconds that were left when it was written.
     left: u64,
-    /// Seconds since 1970.
-    at: u64,
+    #[serde(flatten)]
+    written: Stamp,
 }
 
 #[derive(Debug, Default)]
@@ -68,8 +68,7 @@ struct Contents(BTreeMap<Key, Mapping>);
 /// Since when nothing was lost.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Epoch {
-    /// Seconds since 1970.
-    began: u64,
+    began: Stamp,
 }
 
 /// The open files.
@@ -100,16 +99,18 @@ impl Store {
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         std::fs::create_dir_all(directory)?;
         let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
-        let now = unix_time();
+        let now = Stamp::now();
         let epoch = match std::fs::read(directory.join(EPOCH)) {
             Ok(octets) => serde_json::from_slice::<Epoch>(&octets).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let mappings = &journal.contents().0;
-        // A clock that went back tells neither how old the epoch is nor what has ended.
-        let honest = damaged == 0 && mappings.values().all(|mapping| mapping.at <= now);
-        let age = epoch.filter(|_| honest).and_then(|epoch| now.checked_sub(epoch.began));
+        // A clock that does not know how long ago that was does not tell how old the epoch is.
+        let known = |epoch: &Epoch| {
+            now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
+        };
+        let age = epoch.filter(|epoch| damaged == 0 && known(epoch)).map(|epoch| now.since(epoch.began));
         let loaded = Loaded {
             mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
             epoch: age.map(Duration::from_secs),
@@ -125,14 +126,14 @@ impl Store {
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
         let done = match record {
             Record::Epoch => {
-                self.epoch = Some(Epoch { began: unix_time() });
+                self.epoch = Some(Epoch { began: Stamp::now() });
                 self.write_epoch()
             }
             Record::Clear => {
                 self.journal.change(|contents| contents.0.clear());
                 self.journal.shrink()
             }
-            Record::Put(stored) => self.journal.append(Line::Put(Mapping::new(stored, unix_time()))),
+            Record::Put(stored) => self.journal.append(Line::Put(Mapping::new(stored, Stamp::now()))),
             Record::Remove(key) => self.journal.append(Line::Remove(Key::new(key))),
         };
         self.honestly(done)
@@ -189,7 +190,7 @@ impl journal_file::Contents for Contents {
         Some(line)
     }
 
-    fn forget_what_is_over(&mut self, now: u64) {
+    fn forget_what_is_over(&mut self, now: Stamp) {
         self.0.retain(|_, mapping| mapping.left_at(now) > 0);
     }
 
@@ -216,7 +217,7 @@ impl Key {
 }
 
 impl Mapping {
-    fn new(stored: &StoredMapping, at: u64) -> Self {
+    fn new(stored: &StoredMapping, written: Stamp) -> Self {
         let filter = |filter: &Filter| (filter.prefix_len, filter.remote_port, filter.remote_addr);
         Self {
             key: Key::new(&stored.key),
@@ -229,16 +230,15 @@ impl Mapping {
             filters: stored.filters.iter().map(filter).collect(),
             description: stored.description.clone(),
             left: stored.left.as_secs().max(1),
-            at,
+            written,
         }
     }
 
-    /// A clock that went back counts as no time at all.
-    fn left_at(&self, now: u64) -> u64 {
-        self.left.saturating_sub(now.saturating_sub(self.at))
+    fn left_at(&self, now: Stamp) -> u64 {
+        self.left.saturating_sub(now.since(self.written))
     }
 
-    fn stored(&self, now: u64) -> StoredMapping {
+    fn stored(&self, now: Stamp) -> StoredMapping {
         let Key { addr, softwire, protocol, internal_port, peer } = self.key.clone();
         let filter = |&(prefix_len, remote_port, remote_addr): &(u8, u16, Ipv6Addr)| Filter {
             prefix_len,
@@ -370,10 +370,10 @@ mod tests {
 
     #[test]
     fn what_is_over_does_not_come_back() {
-        let now = 1_000_000;
+        let now = Stamp { at: 1_800_000_000, boot: 7, up: 50 };
+        let later = |seconds| Stamp { up: now.up + seconds, ..now };
         let stored = Mapping::new(&mapping(1), now);
-        assert_eq!(stored.stored(now + 3000).left, Duration::from_secs(600));
-        assert_eq!(stored.left_at(now + 3600), 0);
-        assert_eq!(stored.left_at(now - 50), 3600, "a clock that went back");
+        assert_eq!(stored.stored(later(3000)).left, Duration::from_secs(600));
+        assert_eq!(stored.left_at(later(3600)), 0);
     }
 }
