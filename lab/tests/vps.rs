@@ -15,8 +15,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Output, Stdio};
 
 use common::{
     BOTH, Caller, ControlPoint, PROBE, SECOND, TCP, Told, UDP, answer_to, interworking_subject, listener,
@@ -33,9 +32,13 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../docs/vps.md");
 
-/// What is mapped on the VPS's tunnel interface and on the home's, by the page.
+/// The machines of the page.
 const VPS: Host = Host::Provider;
 const HOME: Host = Host::Router;
+
+/// Exit codes of `portferry pcp`: no answer, and one that refuses.
+const NOBODY: i32 = 69;
+const REFUSED: i32 = 75;
 
 /// The two ways of the page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,11 +109,16 @@ struct Recipe {
 impl Recipe {
     #[track_caller]
     fn new(variant: Variant, subject: &Subject) -> Self {
-        let recipe = Self { network: Network::vps(variant == Variant::B) };
+        Self::on(Network::vps(variant == Variant::B), variant, subject)
+    }
+
+    #[track_caller]
+    fn on(network: Network, variant: Variant, subject: &Subject) -> Self {
+        let recipe = Self { network };
         let Subject::Portferry(program) = subject else { panic!("it interworks") };
-        for host in [VPS, HOME, Host::Other, Host::Internet] {
+        for host in Host::ALL {
             let own = recipe.own(host);
-            for directory in ["etc/portferry", "etc/sysctl.d", "run", "lib", "bin"] {
+            for directory in ["etc/portferry", "etc/sysctl.d", "etc/wireguard", "run", "lib", "bin"] {
                 fs::create_dir_all(own.join(directory)).expect("the directory is ours");
             }
             // What programs look for in /etc.
@@ -227,7 +235,8 @@ impl Recipe {
         (daemon, control_point)
     }
 
-    /// The server's mappings but for the home's probe: protocol, external port, internal endpoint.
+    /// The server's mappings that applications asked for, which have a description: protocol, external port, internal
+    /// endpoint.
     #[track_caller]
     fn mappings(&self) -> Vec<(String, u64, String)> {
         let all = self.json(VPS, "portferry pcp-server mappings");
@@ -237,8 +246,8 @@ impl Recipe {
             let external: SocketAddrV4 = text("external").parse().expect("an address and a port");
             (text("protocol"), u64::from(external.port()), text("internal"))
         };
-        let mut all: Vec<_> = all.as_array().expect("an array").iter().map(one).collect();
-        all.retain(|(_, _, internal)| !internal.ends_with(":9"));
+        let all = all.as_array().expect("an array").iter();
+        let mut all: Vec<_> = all.filter(|mapping| mapping["description"].is_string()).map(one).collect();
         all.sort();
         all
     }
@@ -378,13 +387,14 @@ fn applications_get_ports_of_the_vps(recipe: &Recipe, variant: Variant) {
 
     // What goes out.
     let outside = listener(network, Host::Internet, UDP, 4000);
-    assert_eq!(source_seen(network, Host::Lan1, 8080, "mapped", &outside), SocketAddrV4::new(EXTERNAL, 8080));
+    control_point.adds(7000, 7000, "UDP", 3600);
+    assert_eq!(source_seen(network, Host::Lan1, 7000, "mapped", &outside), SocketAddrV4::new(EXTERNAL, 7000));
     control_point.adds(7001, 7002, "UDP", 3600);
     assert_eq!(
         source_seen(network, Host::Lan1, 7001, "elsewhere", &outside),
         SocketAddrV4::new(EXTERNAL, 7002)
     );
-    assert_eq!(*source_seen(network, Host::Lan2, 8080, "unmapped", &outside).ip(), EXTERNAL);
+    assert_eq!(*source_seen(network, Host::Lan2, 7000, "unmapped", &outside).ip(), EXTERNAL);
     // And from within, by the address that the world knows (RFC 4787 REQ-9).
     assert_eq!(
         answer_to(network, Host::Lan2, TCP, 8080, 3 * SECOND),
@@ -413,9 +423,8 @@ fn applications_get_ports_of_the_vps(recipe: &Recipe, variant: Variant) {
         reaches_nobody(network, TCP, 8083);
     }
     // The LAN does not reach the server past the gateway.
-    let mut command = network.command(Host::Lan1, "natpmpc");
-    let answer = netns::text(&command.args(["-g", &VPS_TUNNEL.to_string()]).output().expect("it runs"));
-    assert!(!answer.contains("Public IP address"), "{answer}");
+    let line = format!("portferry pcp external --server {VPS_TUNNEL} --retries 1 --wait 1");
+    assert_eq!(recipe.output(Host::Lan1, &line).status.code(), Some(NOBODY));
 
     // RFC 6887 §13.3: the remote host is the VPS's business.
     let mut caller = Caller::new(&control_point, 1);
@@ -456,9 +465,7 @@ fn applications_get_ports_of_the_vps(recipe: &Recipe, variant: Variant) {
     // A stop at home gives everything back.
     let status = daemon.terminate(30 * SECOND);
     assert!(status.success(), "{status}");
-    let left = recipe.mappings();
-    let by_hand: Vec<_> = left.iter().filter(|(_, port, _)| *port != 8083).collect();
-    assert_eq!(by_hand, Vec::<&(String, u64, String)>::new());
+    assert_eq!(recipe.mappings(), []);
     assert!(server.terminate(10 * SECOND).success());
 }
 
@@ -479,6 +486,10 @@ fn the_commands_of_the_page_say_what_it_shows() {
     let check = |host: Host, mark: &str| {
         for (command, page) in shown(mark) {
             let output = recipe.does(host, &command);
+            if std::env::var_os("PF_PRINT").is_some() {
+                common::say(&format!("$ {command}\n{output}"));
+                continue;
+            }
             let (is, page): (Vec<String>, Vec<String>) =
                 (output.lines().map(words).collect(), page.iter().map(|line| words(line)).collect());
             assert_eq!(is, page, "{host}: {command}\n{output}");
@@ -510,7 +521,8 @@ fn mappings_survive_every_end_of_the_server() {
     control_point.adds(8080, 8080, "UDP", 3600);
     let before = recipe.mappings();
     assert_eq!(before.len(), 2, "{before:?}");
-    let reach = || BOTH.map(|protocol| reaches(network, protocol, 8080, "lan1"));
+    let reach = || BOTH.iter().for_each(|&protocol| reaches(network, protocol, 8080, "lan1"));
+    let nobody = || BOTH.iter().for_each(|&protocol| reaches_nobody(network, protocol, 8080));
     let mut epoch = recipe.epoch();
     let mut goes_on = |what: &str| {
         let now = recipe.epoch();
@@ -545,7 +557,7 @@ fn mappings_survive_every_end_of_the_server() {
     server.wait(5 * SECOND);
     recipe.does(VPS, "nft flush ruleset");
     recipe.does(VPS, "nft -f /etc/nftables.conf");
-    BOTH.map(|protocol| reaches_nobody(network, protocol, 8080));
+    nobody();
     let server = recipe.start_server();
     goes_on("a reboot");
     reach();
@@ -561,7 +573,7 @@ fn mappings_survive_every_end_of_the_server() {
     server.await_log("configuration read again", 5 * SECOND);
     assert!(server.terminate(10 * SECOND).success());
     assert!(!recipe.has_table(), "it is gone at once, and with it the way in");
-    BOTH.map(|protocol| reaches_nobody(network, protocol, 8080));
+    nobody();
     let mut server = recipe.start_server();
     goes_on("a restart without keep_on_stop");
     reach();
@@ -646,8 +658,6 @@ fn the_home_follows_when_the_vps_gets_another_address() {
 /// RFC 6887 §18.1, the simple threat model.
 #[test]
 fn nobody_else_takes_lists_or_deletes_what_the_home_has() {
-    const NOBODY: i32 = 69;
-    const REFUSED: i32 = 75;
     let Some(recipe) = recipe(Variant::B) else { return };
     let network = &recipe.network;
     recipe.add(VPS, &block("vps list"));
@@ -699,6 +709,66 @@ fn nobody_else_takes_lists_or_deletes_what_the_home_has() {
     assert!(recipe.refused("by a wrong interface") >= 1);
 }
 
+// ── The tunnel itself ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The page's own WireGuard files, with keys. Where the kernel has no WireGuard, `wireguard-go` has it.
+#[test]
+fn it_works_through_wireguard() {
+    let Some(subject) = interworking_subject() else { return };
+    if let Some(reason) = netns::reason_to_skip_tun() {
+        return skipped(reason);
+    }
+    for tool in ["wg", "wg-quick", "wireguard-go", "bash"] {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|directory| directory.join(tool).is_file()) {
+            return skipped(&format!("there is no {tool}: apt-get install wireguard-tools wireguard-go"));
+        }
+    }
+    let recipe = Recipe::on(Network::vps_without_tunnel(), Variant::A, &subject);
+    let network = &recipe.network;
+    let keys = [VPS, HOME].map(|host| {
+        let script =
+            format!("umask 077; wg genkey | tee {0}/private | wg pubkey", recipe.own(host).display());
+        let public = network.run(host, "sh", ["-c", &script]).trim().to_owned();
+        let private = fs::read_to_string(recipe.own(host).join("private")).expect("just written");
+        (private.trim().to_owned(), public)
+    });
+    for (host, mark) in [(VPS, "vps wireguard/wg0.conf"), (HOME, "home wireguard/wg0.conf")] {
+        let [(vps_private, vps_public), (home_private, home_public)] = &keys;
+        let file = block(mark)
+            .replace("PRIVATE_KEY_OF_THE_VPS", vps_private)
+            .replace("PUBLIC_KEY_OF_THE_VPS", vps_public)
+            .replace("PRIVATE_KEY_OF_THE_HOME", home_private)
+            .replace("PUBLIC_KEY_OF_THE_HOME", home_public);
+        recipe.write(host, "wireguard/wg0.conf", &file);
+        recipe.does(host, "wg-quick up wg0");
+    }
+    eventually("the tunnel", 20 * SECOND, || {
+        recipe.output(HOME, &format!("{PROBE} ping {VPS_TUNNEL} 1000")).status.success().then_some(())
+    });
+    let mut server = recipe.start_server();
+    let (_daemon, control_point) = recipe.start_home(Host::Lan1);
+    let mapped = BOTH.map(|protocol| listener(network, Host::Lan1, protocol, 8080));
+    for (protocol, word) in [(TCP, "TCP"), (UDP, "UDP")] {
+        control_point.adds(8080, 8080, word, 3600);
+        reaches(network, protocol, 8080, "lan1");
+    }
+    for process in &mapped {
+        assert!(
+            process.log().lines().any(|line| line.starts_with(&format!("{INTERNET}:"))),
+            "{}",
+            process.log()
+        );
+    }
+    let before = recipe.mappings();
+    // The announcement comes through, for the page allows it to.
+    assert!(server.terminate(10 * SECOND).success());
+    fs::remove_dir_all(recipe.own(VPS).join("lib/portferry-pcp-server")).expect("it is there");
+    let _server = recipe.start_server();
+    eventually("the home's mappings", 15 * SECOND, || (recipe.mappings() == before).then_some(()));
+    reaches(network, TCP, 8080, "lan1");
+}
+
 /// The marks that the suite does not look for would rot unseen.
 #[test]
 fn every_mark_of_the_page_has_its_test() {
@@ -715,8 +785,5 @@ fn every_mark_of_the_page_has_its_test() {
         let known = suite.contains(&format!("\"{mark}\""))
             || suite.contains(&format!("\"{machine}\"")) && suite.contains(file);
         assert!(known, "{mark}");
-    }
-    if netns::reason_to_skip().is_none() && Command::new("wg-quick").output().is_err() {
-        skipped("no wg-quick to read the tunnel's files");
     }
 }

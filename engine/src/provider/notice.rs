@@ -53,7 +53,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EpochBegan(NewEpoch::Fresh) => {
-                f.write_str("a new epoch begins: there are no mappings of an earlier one")
+                f.write_str("a new epoch begins: nothing is stored of an earlier one, so clients ask again for what they had")
             }
             Self::EpochBegan(NewEpoch::NotRestored(count)) => write!(
                 f,

@@ -35,15 +35,7 @@ impl Network {
     /// As [`Network::new`].
     #[must_use]
     pub fn vps(routed: bool) -> Self {
-        let network = Self::empty(&Host::ALL);
-        for host in Host::ALL {
-            network.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
-            network.ip(host, "link set lo up");
-        }
-        // As Docker's, see `forward`; forwarding itself is up to the page.
-        for host in [Host::Router, Host::Provider] {
-            network.run(host, "sysctl", ["-eqw", "net.bridge.bridge-nf-call-iptables=0"]);
-        }
+        let network = Self::vps_and_lan();
         network.ip(Host::Provider, &format!("link add {TUNNEL_INTERFACE} type bridge"));
         network.ip(Host::Provider, &format!("addr add {VPS_TUNNEL}/24 dev {TUNNEL_INTERFACE}"));
         network.ip(Host::Provider, &format!("link set {TUNNEL_INTERFACE} up"));
@@ -55,10 +47,41 @@ impl Network {
             network.ip(host, &format!("addr add {address}/24 dev {TUNNEL_INTERFACE}"));
             network.ip(host, &format!("route add default via {VPS_TUNNEL}"));
         }
-        network.vps_uplink();
         if routed {
             network.ip(Host::Provider, &format!("route add 192.168.77.0/24 via {HOME_TUNNEL}"));
         }
+        network
+    }
+
+    /// The same places without a tunnel: the router is behind the Internet's own carrier-grade NAT, by `isp0`, and reaches
+    /// the VPS's public address.
+    ///
+    /// # Panics
+    ///
+    /// As [`Network::new`].
+    #[must_use]
+    pub fn vps_without_tunnel() -> Self {
+        let network = Self::vps_and_lan();
+        network.forward(Host::Internet);
+        network.link(Host::Router, "isp0", Host::Internet, "customer");
+        network.ip(Host::Router, "addr add 100.64.0.2/24 dev isp0");
+        network.ip(Host::Internet, "addr add 100.64.0.1/24 dev customer");
+        network.ip(Host::Router, "route add default via 100.64.0.1");
+        network.masquerade(Host::Internet, "eth0");
+        network
+    }
+
+    fn vps_and_lan() -> Self {
+        let network = Self::empty(&Host::ALL);
+        for host in Host::ALL {
+            network.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+            network.ip(host, "link set lo up");
+        }
+        // See `forward`; forwarding itself is up to the page.
+        for host in [Host::Router, Host::Provider] {
+            network.run(host, "sysctl", ["-eqw", "net.bridge.bridge-nf-call-iptables=0"]);
+        }
+        network.vps_uplink();
         network.add_lan();
         network
     }
