@@ -183,11 +183,14 @@ impl Shell {
             }
         }
         self.sync();
+        let count = self.server.mappings().count();
         if self.config.state.keep_on_stop {
-            tracing::info!("mappings stay open (state.keep_on_stop), and are kept for the next start");
+            tracing::info!(
+                "stopping; mappings that stay open (state.keep_on_stop) and are stored for the next start: {count}"
+            );
         } else {
             self.plane.clear().await;
-            tracing::info!("mappings are closed, and kept for the next start");
+            tracing::info!("stopping; mappings that are closed and are stored for the next start: {count}");
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ impl fmt::Display for Notice {
                 f.write_str("a new epoch begins: an external address has changed")
             }
             Self::EpochBegan(NewEpoch::Lost) => f.write_str("a new epoch begins: all mappings are forgotten"),
-            Self::Restored(count) => write!(f, "{count} mappings stand again"),
+            Self::Restored(1) => f.write_str("1 stored mapping stands again"),
+            Self::Restored(count) => write!(f, "{count} stored mappings stand again"),
             Self::NatRefuses(NatRefused::Failed) => {
                 f.write_str("the NAT refuses changes: clients are told NETWORK_FAILURE until it works again")
             }
