@@ -13,7 +13,7 @@ use crate::nft::provider as nft;
 /// See the module's description.
 pub enum Plane {
     /// The kernel.
-    Nftables(nft::ProviderNat),
+    Nftables(Box<nft::ProviderNat>),
     /// Sockets.
     Memory(MemoryPlane),
 }
@@ -28,7 +28,7 @@ impl Plane {
             return Ok(Self::Memory(MemoryPlane::default()));
         }
         let table = config.table(pool);
-        nft::ProviderNat::open(table).await.map(Self::Nftables).map_err(|error| match error.kind() {
+        nft::ProviderNat::open(table).await.map(|nat| Self::Nftables(Box::new(nat))).map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => Failure::no_permission(format!(
                 "the NAT's table cannot be made: {error}; run as root or with CAP_NET_ADMIN, or set nat.plane = \"memory\" to try out"
             )),
