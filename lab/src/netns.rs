@@ -26,11 +26,13 @@ use std::time::Duration;
 use crate::wait;
 
 mod carrier;
+mod vps;
 
 pub use carrier::{
     AFTR, AFTR_DEVICE, B4_DEVICE, LAN1_V6, LAN2_V6, NAT64_DEVICE, NAT64_PREFIX, NAT64_SERVER, OTHER_ACCESS,
     PROVIDER_ACCESS, ROUTER_ACCESS, ROUTER_LAN_V6, reason_to_skip_tun,
 };
+pub use vps::{ANOTHER_EXTERNAL, HOME_TUNNEL, OTHER_TUNNEL, TUNNEL_INTERFACE, VPS_INTERFACE, VPS_TUNNEL};
 
 /// The router on its LAN.
 pub const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);

@@ -1,4 +1,5 @@
-//! The daemon: sockets, kernel, files and clock around the engine, which decides.
+//! The daemons, the gateway (`run`) and the provider's server (`pcp_server`), and the tools around them: sockets, kernel, files and
+//! clock around the engine, which decides.
 
 pub mod cli;
 pub mod clock;

@@ -130,6 +130,11 @@ impl Shell {
                 "there is no external address yet: requests are answered NETWORK_FAILURE until the outside interface has one ([outside])"
             );
         }
+        if config.nat.plane == config::Plane::Nftables && !forwards() {
+            tracing::warn!(
+                "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
+            );
+        }
         let plane = Plane::open(&config, &pool).await?;
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
@@ -166,7 +171,11 @@ impl Shell {
     }
 
     async fn run(&mut self) -> Result<(), Failure> {
-        tracing::info!("portferry {} serves PCP", env!("CARGO_PKG_VERSION"));
+        tracing::info!(
+            "portferry {} serves PCP; external addresses: {}",
+            env!("CARGO_PKG_VERSION"),
+            listed(&self.server.config().pool)
+        );
         loop {
             self.perform_all().await;
             if !self.wait().await {
@@ -174,10 +183,14 @@ impl Shell {
             }
         }
         self.sync();
+        let count = self.server.mappings().count();
         if self.config.state.keep_on_stop {
-            tracing::info!("the NAT is left as it is (state.keep_on_stop)");
+            tracing::info!(
+                "stopping; mappings that stay open (state.keep_on_stop) and are stored for the next start: {count}"
+            );
         } else {
             self.plane.clear().await;
+            tracing::info!("stopping; mappings that are closed and are stored for the next start: {count}");
         }
         Ok(())
     }
@@ -370,11 +383,7 @@ impl Shell {
         let new = self.config.engine(pool);
         if new != *self.server.config() {
             if new.pool != self.server.config().pool {
-                let list: Vec<String> = new.pool.iter().map(ToString::to_string).collect();
-                tracing::info!(
-                    "external addresses: {}",
-                    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
-                );
+                tracing::info!("external addresses are now: {}", listed(&new.pool));
             }
             self.server.reconfigure(now(), new);
         }
@@ -415,6 +424,10 @@ impl Shell {
                 Plane::Nftables(_) => "nftables".to_owned(),
                 Plane::Memory(_) => "memory".to_owned(),
             },
+            table: match self.plane {
+                Plane::Nftables(_) => Some(self.config.nat.table.0.clone()),
+                Plane::Memory(_) => None,
+            },
             listening: self.sockets.addresses().map(|place| (place.interface.clone(), place.addr)).collect(),
             external: self.server.config().pool.iter().copied().map(IpAddr::V4).collect(),
             epoch: self.server.epoch(now()),
@@ -454,6 +467,16 @@ fn external(config: &Config, snapshot: &Snapshot) -> Vec<Ipv4Addr> {
         }
     }
     found
+}
+
+/// Whether this machine is a router at all; where that cannot be told it is taken for one.
+fn forwards() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").map_or(true, |text| text.trim() != "0")
+}
+
+fn listed(addresses: &[Ipv4Addr]) -> String {
+    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

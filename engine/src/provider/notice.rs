@@ -53,7 +53,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EpochBegan(NewEpoch::Fresh) => {
-                f.write_str("a new epoch begins: there are no mappings of an earlier one")
+                f.write_str("a new epoch begins: nothing is stored of an earlier one, so clients ask again for what they had")
             }
             Self::EpochBegan(NewEpoch::NotRestored(count)) => write!(
                 f,
@@ -63,7 +63,8 @@ impl fmt::Display for Notice {
                 f.write_str("a new epoch begins: an external address has changed")
             }
             Self::EpochBegan(NewEpoch::Lost) => f.write_str("a new epoch begins: all mappings are forgotten"),
-            Self::Restored(count) => write!(f, "{count} mappings stand again"),
+            Self::Restored(1) => f.write_str("1 stored mapping stands again"),
+            Self::Restored(count) => write!(f, "{count} stored mappings stand again"),
             Self::NatRefuses(NatRefused::Failed) => {
                 f.write_str("the NAT refuses changes: clients are told NETWORK_FAILURE until it works again")
             }

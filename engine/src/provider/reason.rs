@@ -42,7 +42,7 @@ use ResultCode as R;
 
 reasons! {
     /// It came by an interface of no subscriber (RFC 6887 §8.2, N-3).
-    WrongInterface => None, "by a wrong interface";
+    WrongInterface => None, "not from a subscriber";
     /// It is no message: shorter than two octets.
     TooShort => None, "too short";
     /// It is a response.

@@ -100,7 +100,10 @@ impl Plane {
         if let Self::Nftables(nat) = self
             && let Err(error) = nat.clear().await
         {
-            tracing::warn!("the NAT's table could not be deleted: {error}; `nft delete table` does it");
+            let name = &nat.config().name;
+            tracing::warn!(
+                "the NAT's table could not be deleted: {error}; `nft delete table inet {name}` does it"
+            );
         }
     }
 }

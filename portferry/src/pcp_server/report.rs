@@ -17,6 +17,9 @@ pub struct StatusReport {
     pub version: String,
     /// "nftables" or "memory".
     pub plane: String,
+    /// The nftables table (family inet) of the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// Where it listens: interface and address.
     pub listening: Vec<(String, IpAddr)>,
     /// The external addresses.
@@ -105,26 +108,38 @@ pub fn status_table(report: &StatusReport) -> String {
     let listening =
         report.listening.iter().map(|(interface, addr)| format!("{addr} on {interface}")).collect();
     let refused: u64 = report.refused.values().sum();
-    let mut rows = vec![
-        ("listening", list(listening)),
+    let nowhere = "nowhere: no interface of [inside] is up and has an address".to_owned();
+    let mappings = match (report.mappings, report.subscribers) {
+        (0, _) => "none".to_owned(),
+        (mappings, 1) => format!("{mappings} of 1 subscriber"),
+        (mappings, subscribers) => format!("{mappings} of {subscribers} subscribers"),
+    };
+    let rows = [
+        ("listening", if report.listening.is_empty() { nowhere } else { list(listening) }),
         ("external", list(report.external.iter().map(ToString::to_string).collect())),
-        ("NAT", report.plane.clone()),
-        ("mappings", format!("{} of {} subscribers", report.mappings, report.subscribers)),
-        ("epoch", format!("{}, so long nothing was lost", duration(report.epoch.into()))),
+        (
+            "NAT",
+            report
+                .table
+                .as_ref()
+                .map_or(report.plane.clone(), |table| format!("{}, table inet {table}", report.plane)),
+        ),
+        ("mappings", mappings),
+        ("epoch", format!("{}, in which no mapping was lost", duration(report.epoch.into()))),
         (
             "datagrams",
             format!("{} received, {} sent, {refused} refused or not answered", report.received, report.sent),
         ),
     ];
-    if let Some(error) = &report.store_error {
-        rows.push(("storage", format!("cannot be written, so a restart will lose mappings: {error}")));
-    }
     let mut out = String::new();
     for (name, value) in rows {
         let _ = writeln!(out, "{name:<12} {value}");
     }
     for (reason, count) in &report.refused {
         let _ = writeln!(out, "{:<12} {count:>8}  {reason}", "");
+    }
+    if let Some(error) = &report.store_error {
+        let _ = writeln!(out, "storage      cannot be written, so a restart will lose mappings: {error}");
     }
     out
 }
@@ -152,10 +167,104 @@ pub fn mappings_table(reports: &[MappingReport]) -> String {
             ports(report.internal),
             from,
             duration(report.left.into()),
-            report.made_by.clone(),
+            if report.requester == report.internal.ip() {
+                report.made_by.clone()
+            } else {
+                format!("{}, by {}", report.made_by, report.requester)
+            },
             report.description.as_deref().map(printable).unwrap_or_default(),
         ]
     });
     let head = ["PROTO", "EXTERNAL", "INTERNAL", "FROM", "LEFT", "BY", "DESCRIPTION"].map(str::to_owned);
     columns(std::iter::once(head).chain(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> StatusReport {
+        StatusReport {
+            version: "1".to_owned(),
+            plane: "nftables".to_owned(),
+            table: Some("portferry-provider".to_owned()),
+            listening: vec![("wg0".to_owned(), IpAddr::from([10, 8, 0, 1]))],
+            external: vec![IpAddr::from([203, 0, 113, 1])],
+            epoch: 11_400,
+            mappings: 3,
+            subscribers: 1,
+            received: 20,
+            sent: 17,
+            refused: BTreeMap::new(),
+            store_error: None,
+        }
+    }
+
+    #[test]
+    fn a_status_as_people_see_it() {
+        let wanted = "\
+listening    10.8.0.1 on wg0
+external     203.0.113.1
+NAT          nftables, table inet portferry-provider
+mappings     3 of 1 subscriber
+epoch        3h 10m, in which no mapping was lost
+datagrams    20 received, 17 sent, 0 refused or not answered
+";
+        assert_eq!(status_table(&status()), wanted);
+        let troubled = StatusReport {
+            plane: "memory".to_owned(),
+            table: None,
+            listening: Vec::new(),
+            external: Vec::new(),
+            mappings: 0,
+            refused: [("quota used up".to_owned(), 12), ("too many requests".to_owned(), 1)].into(),
+            store_error: Some("No space left on device".to_owned()),
+            ..status()
+        };
+        let wanted = "\
+listening    nowhere: no interface of [inside] is up and has an address
+external     none
+NAT          memory
+mappings     none
+epoch        3h 10m, in which no mapping was lost
+datagrams    20 received, 17 sent, 13 refused or not answered
+                   12  quota used up
+                    1  too many requests
+storage      cannot be written, so a restart will lose mappings: No space left on device
+";
+        assert_eq!(status_table(&troubled), wanted);
+    }
+
+    #[test]
+    fn mappings_as_people_see_them() {
+        let one = MappingReport {
+            protocol: "TCP".to_owned(),
+            internal: ([192, 168, 1, 7], 8080).into(),
+            external: ([203, 0, 113, 1], 9090).into(),
+            ports: 1,
+            peer: None,
+            filters: Vec::new(),
+            requester: IpAddr::from([192, 168, 1, 7]),
+            made_by: "NAT-PMP".to_owned(),
+            description: None,
+            left: 59,
+        };
+        let others = MappingReport {
+            protocol: "UDP".to_owned(),
+            ports: 4,
+            filters: vec!["198.51.100.20/32".to_owned(), "198.51.100.64/26 port 53".to_owned()],
+            requester: IpAddr::from([10, 8, 0, 2]),
+            made_by: "PCP".to_owned(),
+            description: Some("a \u{1b}[2Jgame".to_owned()),
+            left: 3600,
+            ..one.clone()
+        };
+        let wanted = "\
+PROTO  EXTERNAL                  INTERNAL                  FROM                                        LEFT    BY                DESCRIPTION
+TCP    203.0.113.1:9090          192.168.1.7:8080          anybody                                     59s     NAT-PMP
+UDP    203.0.113.1:9090 to 9093  192.168.1.7:8080 to 8083  198.51.100.20/32, 198.51.100.64/26 port 53  1h 00m  PCP, by 10.8.0.2  a \u{fffd}[2Jgame
+";
+        assert_eq!(mappings_table(&[one, others]), wanted);
+        assert_eq!(mappings_table(&[]), "no mappings\n");
+    }
 }
