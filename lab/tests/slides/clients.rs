@@ -148,12 +148,12 @@ fn utorrent(deployment: Deployment) {
         scene.finds_for_nothing(protocol, 32459, Host::Lan1);
     }
 
-    scene.neighbour_takes(TCP, 40001);
-    scene.finds_for_nothing(TCP, 40001, Host::Lan2);
-    scene.finds_free_for_one_map(TCP, 40002);
-    scene.adds_for_nothing(TCP, 40002, WORDS);
-    scene.conflicts_for_nothing(5, TCP, 40001, WORDS);
-    scene.is_the_neighbours(TCP, 40001);
+    scene.neighbour_takes(TCP, 20001);
+    scene.finds_for_nothing(TCP, 20001, Host::Lan2);
+    scene.finds_free_for_one_map(TCP, 20002);
+    scene.adds_for_nothing(TCP, 20002, WORDS);
+    scene.conflicts_for_nothing(5, TCP, 20001, WORDS);
+    scene.is_the_neighbours(TCP, 20001);
 
     scene.bench.other_takes(TCP, 30001);
     scene.finds_taken_for_one_map(TCP, 30001);

@@ -7,7 +7,7 @@ use lab::netns::{EXTERNAL, Host, LAN1};
 use lab::wait::eventually;
 
 use crate::bench::{Bench, Deployment, SUCCESS, Terms};
-use crate::common::{SECOND, TCP, Told, reaches};
+use crate::common::{TCP, Told, reaches};
 
 /// What is granted, and between which times of it the first renewal goes out (RFC 6887 §11.2.1).
 const GRANTED: Duration = Duration::from_secs(8);
