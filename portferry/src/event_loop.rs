@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -578,13 +578,17 @@ impl Shell {
         let Some((_, open)) = &mut self.announcements else { return };
         let interface = &self.config.wan.interface.0;
         // In both families: which one the server speaks may change. A WAN may get one of them later than the other.
-        let groups: [(&mut Option<Reading>, fn(&str, u32) -> std::io::Result<UdpSocket>); 2] =
-            [(&mut open.v4, sockets::announcements), (&mut open.v6, sockets::announcements_v6)];
-        for (reading, open) in groups.into_iter().filter(|(reading, _)| reading.is_none()) {
+        for (reading, v6) in [(&mut open.v4, false), (&mut open.v6, true)] {
+            if reading.is_some() {
+                continue;
+            }
+            let socket = if v6 {
+                sockets::announcements_v6(interface, index)
+            } else {
+                sockets::announcements(interface, index)
+            };
             let wrap = |from, bytes| Datagram::Announcement { from, bytes };
-            match open(interface, index)
-                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
-            {
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
                 Ok(opened) => *reading = Some(opened),
                 // The epoch in ordinary answers tells the same, only later.
                 Err(error) if first => {

@@ -16,7 +16,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{
-    EXTERNAL, Host, INTERNET, LAN_INTERFACE, LAN1, LAN2, Network, PROVIDER_INTERNET, ROUTER_LAN, WAN_INTERFACE,
+    EXTERNAL, Host, INTERNET, LAN_INTERFACE, LAN1, LAN2, Network, PROVIDER_INTERNET, ROUTER_LAN,
+    WAN_INTERFACE,
 };
 
 /// Where softwires lead to.
@@ -76,8 +77,15 @@ impl Network {
     /// As [`Network::new`].
     #[must_use]
     pub fn ds_lite() -> Self {
-        const HOSTS: [Host; 7] =
-            [Host::Lan1, Host::Lan2, Host::Router, Host::OtherLan, Host::Other, Host::Provider, Host::Internet];
+        const HOSTS: [Host; 7] = [
+            Host::Lan1,
+            Host::Lan2,
+            Host::Router,
+            Host::OtherLan,
+            Host::Other,
+            Host::Provider,
+            Host::Internet,
+        ];
         let network = Self::empty(&HOSTS);
         network.build_ipv6_access(&[(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)]);
         for (router, own) in [(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)] {

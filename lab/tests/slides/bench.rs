@@ -14,8 +14,8 @@ use lab::wait::eventually;
 use serde_json::Value;
 
 use crate::common::{
-    CASCADED, Caller, ControlPoint, NAT, NO_NAT, PROBE, SECOND, Told, ds_lite, interworking_subject,
-    UDP, lan_address, listener, name, ready,
+    CASCADED, Caller, ControlPoint, NAT, NO_NAT, PROBE, SECOND, Told, UDP, ds_lite, interworking_subject,
+    lan_address, listener, name, ready,
 };
 
 /// How the home gets its IPv4.
@@ -45,10 +45,8 @@ impl Terms {
     /// Switches of `lab-aftr`.
     fn switches(self) -> Vec<String> {
         let (shortest, longest) = self.lifetimes;
-        let words = format!(
-            "--list --hold {} --lifetimes {shortest}-{longest} --quota {}",
-            self.hold, self.quota
-        );
+        let words =
+            format!("--list --hold {} --lifetimes {shortest}-{longest} --quota {}", self.hold, self.quota);
         words.split(' ').map(str::to_owned).collect()
     }
 
@@ -128,7 +126,8 @@ impl Bench {
             }
             Deployment::Nat44 => {
                 let file = network.directory().join("pcp-server.toml");
-                fs::create_dir_all(network.directory().join("provider/state")).expect("the directory is ours");
+                fs::create_dir_all(network.directory().join("provider/state"))
+                    .expect("the directory is ours");
                 fs::write(&file, terms.configuration(&network)).expect("the directory is ours");
                 let arguments = ["pcp-server", "--config", &file.display().to_string()];
                 let mut server = network.spawn(Host::Provider, "pcp-server", &program, arguments);
@@ -252,7 +251,8 @@ impl Bench {
             let options = mapping["options"].as_array().expect("docs/pcp-json.md has it");
             let description = options.iter().find_map(|option| option["text"].as_str()).map(str::trim_end);
             all.push(Held {
-                protocol: u8::try_from(mapping["transport"]["number"].as_u64().expect("a number")).expect("8 bits"),
+                protocol: u8::try_from(mapping["transport"]["number"].as_u64().expect("a number"))
+                    .expect("8 bits"),
                 internal: endpoint("internal").unwrap_or_else(|| panic!("{mapping:#}")),
                 external: endpoint("external").unwrap_or_else(|| panic!("{mapping:#}")),
                 description: description.map(str::to_owned),

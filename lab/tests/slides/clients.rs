@@ -6,9 +6,7 @@ use std::net::SocketAddrV4;
 
 use lab::netns::{Host, LAN1, Network};
 
-use crate::bench::{
-    Bench, CANNOT_PROVIDE_EXTERNAL, Deployment, FOR_EVER, SUCCESS, Terms, add,
-};
+use crate::bench::{Bench, CANNOT_PROVIDE_EXTERNAL, Deployment, FOR_EVER, SUCCESS, Terms, add};
 use crate::common::{Caller, TCP, Told, UDP, lan_address, name, reaches, reaches_nobody};
 
 /// The lifetime of a question.
@@ -361,11 +359,8 @@ fn an_overwritten_mapping(deployment: Deployment) {
             .iter()
             .map(|one| (one.map.internal_port, one.map.lifetime.is_zero(), one.result()))
             .collect();
-        let expected = [
-            (7000, true, SUCCESS),
-            (7001, false, CANNOT_PROVIDE_EXTERNAL),
-            (7000, false, SUCCESS),
-        ];
+        let expected =
+            [(7000, true, SUCCESS), (7001, false, CANNOT_PROVIDE_EXTERNAL), (7000, false, SUCCESS)];
         assert_eq!(said, expected, "deleted, held, and restored: {asked:#?}");
         reaches(scene.network(), TCP, 8080, "lan1");
     } else {
@@ -385,4 +380,40 @@ fn an_overwritten_mapping_at_an_aftr() {
 #[test]
 fn an_overwritten_mapping_at_a_nat44() {
     an_overwritten_mapping(Deployment::Nat44);
+}
+
+/// A question, which has no port inside, and then another port inside than the question supposed.
+fn a_question_and_another_port(deployment: Deployment) {
+    let Some(mut scene) = Scene::new(deployment) else { return };
+    scene.finds_free_for_one_map(TCP, 8080);
+    let _new = scene.bench.tagged(Host::Lan1, TCP, 7001, "new");
+    let told = scene.client.add(TCP, 8080, SocketAddrV4::new(LAN1, 7001), 0, "");
+    if deployment == Deployment::DsLite {
+        assert_eq!(told, Told::Refused(718));
+        let asked = scene.bench.asked();
+        let said: Vec<_> = asked
+            .iter()
+            .map(|one| (one.map.internal_port, one.map.lifetime.is_zero(), one.result()))
+            .collect();
+        let expected = [(8080, true, SUCCESS), (7001, false, CANNOT_PROVIDE_EXTERNAL)];
+        assert_eq!(said, expected, "given back, and held: {asked:#?}");
+        reaches_nobody(scene.network(), TCP, 8080);
+        assert_eq!(scene.bench.held(), []);
+    } else {
+        assert_eq!(told, Told::done());
+        scene.bench.asked_nothing();
+        reaches(scene.network(), TCP, 8080, "new");
+    }
+}
+
+/// T-2, D-15: without a NAT in the router the question's own mapping is in the way, and then the hold.
+#[test]
+fn a_question_and_another_port_at_an_aftr() {
+    a_question_and_another_port(Deployment::DsLite);
+}
+
+/// T-2: with one it leads to the other port.
+#[test]
+fn a_question_and_another_port_at_a_nat44() {
+    a_question_and_another_port(Deployment::Nat44);
 }

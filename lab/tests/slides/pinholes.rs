@@ -4,9 +4,7 @@ use std::net::SocketAddrV4;
 
 use lab::netns::{EXTERNAL, Host, LAN1};
 
-use crate::bench::{
-    Bench, Deployment, FILTER, PREFER_FAILURE, SUCCESS, Terms,
-};
+use crate::bench::{Bench, Deployment, FILTER, PREFER_FAILURE, SUCCESS, Terms};
 use crate::common::{BOTH, Told, reaches, reaches_nobody};
 
 /// From the control point's action to bytes that arrive, and back to nothing.

@@ -42,8 +42,7 @@ fn a_lease_outlives_what_is_granted(deployment: Deployment) {
     }
     assert!(all[2].packet.at - all[0].packet.at >= GRANTED, "by now it would have ended");
     reaches(&bench.network, TCP, 8080, "lan1");
-    let asked =
-        [("NewRemoteHost", ""), ("NewExternalPort", "8080"), ("NewProtocol", "TCP")];
+    let asked = [("NewRemoteHost", ""), ("NewExternalPort", "8080"), ("NewProtocol", "TCP")];
     let Told::Done(entry) = caller.call("GetSpecificPortMappingEntry", &asked) else {
         panic!("it is its own mapping");
     };
