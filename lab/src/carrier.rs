@@ -78,8 +78,9 @@ pub fn nat64_server(pool: Vec<Ipv4Addr>, prefix: Prefix64) -> ServerConfig {
 
 /// A translator and its PCP server at work: packets in, packets out, and what the server says to who runs it.
 ///
-/// There is no link that subscribers are on. What is announced to all is sent by every softwire that has been used since the
-/// start, and to each client that has asked outside of one.
+/// What is announced to all is sent by every softwire that has been used since the start, and to each client that has asked
+/// outside of one; a real carrier is on no link of its subscribers. For one that is, the announcements in IPv6 come out of
+/// [`Self::poll_announcement`], too.
 #[derive(Debug)]
 pub struct Carrier<P> {
     plane: P,
@@ -87,6 +88,7 @@ pub struct Carrier<P> {
     /// Addresses of a client and of the server as it knows it.
     clients: BTreeSet<(Ipv6Addr, IpAddr)>,
     packets: VecDeque<Vec<u8>>,
+    announcements: VecDeque<(SocketAddr, Vec<u8>)>,
     words: VecDeque<String>,
 }
 
@@ -110,6 +112,7 @@ impl<P: DataPlane> Carrier<P> {
             server: Server::new(now, config, now),
             clients: BTreeSet::new(),
             packets: VecDeque::new(),
+            announcements: VecDeque::new(),
             words: VecDeque::new(),
         };
         new.server.announce(now);
@@ -141,6 +144,11 @@ impl<P: DataPlane> Carrier<P> {
     /// The next packet to be sent.
     pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
         self.packets.pop_front()
+    }
+
+    /// The next datagram from the PCP server to a multicast group of IPv6.
+    pub fn poll_announcement(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.announcements.pop_front()
     }
 
     /// The next line for who runs it.
@@ -201,6 +209,7 @@ impl<P: DataPlane> Carrier<P> {
             for (client, server) in clients {
                 self.send(server, SocketAddr::new(client.into(), CLIENT_PORT), None, bytes);
             }
+            self.announcements.push_back((group, bytes.to_vec()));
         }
     }
 }

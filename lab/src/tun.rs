@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{self, Duration};
 
 use engine::time::Instant;
+use socket2::{Domain, Protocol, Socket, Type};
 use tun_rs::{DeviceBuilder, SyncDevice};
+use wire::pcp::SERVER_PORT;
 
 use crate::b4::B4;
 use crate::carrier::{Carrier, DataPlane};
@@ -67,17 +70,39 @@ pub fn run_b4(name: &str, b4: B4) -> io::Result<()> {
     }
 }
 
-/// Carries packets through a carrier's translator and serves its hosts; ends only with an error.
+/// An interface on which subscribers are, and the address that they know the PCP server by.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its name.
+    pub interface: String,
+    /// The server's address; it need not be one of the machine's if `net.ipv6.ip_nonlocal_bind` is on.
+    pub server: Ipv6Addr,
+}
+
+impl Link {
+    fn open(&self) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind_device(Some(self.interface.as_bytes()))?;
+        socket.bind(&SocketAddr::new(self.server.into(), SERVER_PORT).into())?;
+        Ok(socket.into())
+    }
+}
+
+/// Carries packets through a carrier's translator and serves its hosts; ends only with an error. Announcements go to the
+/// groups of `link`, too.
 ///
 /// # Errors
 ///
-/// When the device cannot be opened or read, or there are contradicting bindings.
+/// When the device or a socket on the link cannot be opened, when the device cannot be read, or when there are contradicting
+/// bindings.
 pub fn run<P: DataPlane>(
     name: &str,
+    link: Option<Link>,
     make: impl FnOnce(Instant) -> Result<Carrier<P>, Taken>,
 ) -> io::Result<()> {
     let device = Arc::new(open(name)?);
     let packets = reading(Arc::clone(&device));
+    let link = link.map(|link| link.open()).transpose()?;
     let began = time::Instant::now();
     let now = || Instant::from_millis(began.elapsed().as_millis().try_into().expect("not that many years"));
     let made = make(now()).map_err(|Taken| io::Error::other("two bindings contradict each other"));
@@ -89,6 +114,12 @@ pub fn run<P: DataPlane>(
         }
         while let Some(packet) = carrier.poll_packet() {
             write(&device, &packet);
+        }
+        while let Some((group, announcement)) = carrier.poll_announcement() {
+            let sent = link.as_ref().map_or(Ok(0), |link| link.send_to(&announcement, group));
+            if let Err(error) = sent {
+                eprintln!("to {group}: {error}");
+            }
         }
         let wait = carrier.next_timeout().map_or(LONG, |at| at.since(now()));
         match packets.recv_timeout(wait) {

@@ -9,49 +9,31 @@
 mod common;
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::ds_lite::{aftr, b4s, network};
 use common::{
     BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, interworking_subject, listener, name,
-    reaches, reaches_nobody, ready, requests, skipped,
+    reaches, reaches_nobody, ready, requests,
 };
 use lab::b4::B4_ADDRESS;
 use lab::capture::Capture;
 use lab::netns::{
-    self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
+    self, ACCESS_INTERFACE, AFTR, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
     PROVIDER_INTERNET, Process, ROUTER_ACCESS, WAN_INTERFACE,
 };
 use lab::subject::{self, Subject, configuration_for};
 use lab::wait::eventually;
 
-const LAB_AFTR: &str = env!("CARGO_BIN_EXE_lab-aftr");
-const LAB_B4: &str = env!("CARGO_BIN_EXE_lab-b4");
-
 /// A host of each home; both have the same address.
 const HOMES: [Host; 2] = [Host::Lan1, Host::OtherLan];
 
-fn network() -> Option<Network> {
-    if let Some(reason) = netns::reason_to_skip_tun() {
-        skipped(reason);
-        return None;
-    }
-    Some(Network::ds_lite())
-}
-
 /// The AFTR with these bindings, and both homes' ends of their softwires.
 fn data_plane(network: &Network, bindings: &[String]) -> [Process; 3] {
-    let mut arguments = vec![AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
-    arguments.extend_from_slice(bindings);
-    let aftr = network.spawn(Host::Provider, "aftr", LAB_AFTR, arguments);
-    let b4 = |router, own: Ipv6Addr| {
-        let arguments = [B4_DEVICE.to_owned(), own.to_string(), AFTR.to_string()];
-        network.spawn(router, &format!("b4-{router}"), LAB_B4, arguments)
-    };
-    let mut all = [aftr, b4(Host::Router, ROUTER_ACCESS), b4(Host::Other, OTHER_ACCESS)];
-    all.iter_mut().for_each(|process| process.await_log("ready", 5 * SECOND));
-    all
+    let [one, other] = b4s(network);
+    [aftr(network, "aftr", &[], bindings), one, other]
 }
 
 /// What a host hears when it sends to somebody.
@@ -184,8 +166,8 @@ fn program() -> Option<PathBuf> {
     }
 }
 
-/// decision 22: a control point in each of two homes with the same addresses; bytes arrive where they should, no
-/// home gets a port of the other, and what is deleted is closed.
+/// A control point in each of two homes with the same addresses; bytes arrive where they should, no home gets a port of the
+/// other, and what is deleted is closed.
 fn control_points_map_ports_at_the_aftr(mode: Mode) {
     let Some(program) = program() else { return };
     let Some(network) = network() else { return };
@@ -223,11 +205,13 @@ fn control_points_map_ports_at_the_aftr(mode: Mode) {
     }
 }
 
+/// decision 22: DS-Lite in the slides' plain IPv6.
 #[test]
 fn control_points_map_ports_in_plain_ipv6() {
     control_points_map_ports_at_the_aftr(Mode::Plain);
 }
 
+/// decision 22: where it is so configured, PCP goes inside the softwire.
 #[test]
 fn control_points_map_ports_inside_the_softwire() {
     control_points_map_ports_at_the_aftr(Mode::Encapsulated);
@@ -254,13 +238,16 @@ fn a_remote_host_is_let_in_and_nobody_else() {
     }
 }
 
-/// Decision 16: an AFTR that begins anew is given the mappings it has lost. In plain IPv6 that happens with the next answer
-/// that shows it. Inside of the softwire its announcement is heard (RFC 6887 §14.1.3), as soon as any packet tells the AFTR
-/// of the softwire.
-fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode) {
+/// An AFTR that begins anew is given the mappings it has lost. In plain IPv6 that happens with the next answer that shows it,
+/// or, where the AFTR is on the router's link, by its announcement (RFC 6887 §14.1.3). Inside of the softwire that is heard,
+/// too, as soon as any packet tells the AFTR of the softwire.
+fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode, on_the_link: bool) {
     let Some(program) = program() else { return };
     let Some(network) = network() else { return };
-    let [mut aftr, _b4, _other_b4] = data_plane(&network, &[]);
+    let switches = ["--link".to_owned(), ACCESS_INTERFACE.to_owned()];
+    let switches = if on_the_link { &switches[..] } else { &[] };
+    let mut before = aftr(&network, "aftr", switches, &[]);
+    let _b4s = b4s(&network);
     let began = Instant::now();
     let settings = "recovery_wait = 0.1\n";
     let (_daemon, control_point) = home_with(&network, &program, Host::Lan1, mode, settings);
@@ -269,26 +256,36 @@ fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode) {
     eventually("five seconds", 10 * SECOND, || (began.elapsed() > 5 * SECOND).then_some(()));
     control_point.adds(7000, 8080, "TCP", 3600);
     reaches(&network, TCP, 8080, "lan1");
-    aftr.terminate(5 * SECOND);
-    let arguments = [AFTR_DEVICE.to_owned(), AFTR.to_string(), EXTERNAL.to_string()];
-    let mut aftr = network.spawn(Host::Provider, "aftr-again", LAB_AFTR, arguments);
-    aftr.await_log("ready", 5 * SECOND);
-    reaches_nobody(&network, TCP, 8080);
+    before.terminate(5 * SECOND);
+    assert!(!common::try_reach(&network, TCP, 8080), "there is no AFTR");
+    let _after = aftr(&network, "aftr-again", switches, &[]);
+    if !on_the_link {
+        reaches_nobody(&network, TCP, 8080);
+    }
     match mode {
+        Mode::Plain if on_the_link => {}
         Mode::Plain => control_point.adds(7001, 8081, "TCP", 3600),
         Mode::Encapsulated => assert!(pings(&network, Host::Lan1, &INTERNET.to_string(), 3 * SECOND)),
     }
     eventually("the mapping", 10 * SECOND, || common::try_reach(&network, TCP, 8080).then_some(()));
 }
 
+/// R-38, decision 16.
 #[test]
 fn an_aftr_that_lost_its_mappings_gets_them_again_in_plain_ipv6() {
-    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Plain);
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Plain, false);
 }
 
+/// R-38, decision 16: nobody asks anything, the announcement to [ff02::1]:5350 alone tells.
+#[test]
+fn an_aftr_that_lost_its_mappings_and_announces_itself_on_the_link_gets_them_again() {
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Plain, true);
+}
+
+/// R-38, decision 16.
 #[test]
 fn an_aftr_that_lost_its_mappings_gets_them_again_inside_the_softwire() {
-    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Encapsulated);
+    an_aftr_that_lost_its_mappings_gets_them_again(Mode::Encapsulated, false);
 }
 
 /// A client that nobody here wrote, on a LAN host, asks the AFTR for itself: 192.0.0.1 is a way through the softwire, and NAT-PMP

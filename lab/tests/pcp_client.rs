@@ -6,12 +6,16 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
 use common::{CASCADED, SECOND, TCP, UDP, subject};
 use lab::capture::Capture;
-use lab::netns::{EXTERNAL, Host, Network, PROVIDER, ROUTER_WAN, WAN_INTERFACE};
+use lab::netns::{
+    ACCESS_INTERFACE, EXTERNAL, Host, Network, PROVIDER, PROVIDER_ACCESS, ROUTER_WAN, WAN_INTERFACE,
+};
 use lab::provider::{Options, Provider};
 use lab::subject::Subject;
 use lab::wait::eventually;
@@ -305,4 +309,39 @@ fn refusals_say_why_and_what_to_do() {
     }
     let wrong = pcp.say(Host::Router, "map tcp");
     assert_eq!(wrong.code, 64, "{}", wrong.errors);
+}
+
+/// RFC 6887 §14.1.3: our own server announces itself from each address that a client may know it by, in IPv6 from the
+/// link-local one, too, which is what a default router has.
+#[test]
+fn a_server_announces_itself_from_all_of_its_addresses() {
+    let Some(program) = program() else { return };
+    let Some(network) = common::ds_lite::network() else { return };
+    let directory = network.directory().join("provider");
+    fs::create_dir_all(directory.join("state")).expect("the directory is ours");
+    let file = directory.join("pcp-server.toml").display().to_string();
+    let configuration = format!(
+        "[inside]\ninterfaces = [\"{ACCESS_INTERFACE}\"]\n[outside]\ninterfaces = [\"inet0\"]\n\
+         [state]\ndirectory = \"{directory}/state\"\n[control]\nsocket = \"{directory}/control.sock\"\n",
+        directory = directory.display()
+    );
+    fs::write(&file, configuration).expect("the directory is ours");
+    let arguments = ["pcp", "listen", "--interface", WAN_INTERFACE, "--json"];
+    let listening = network.spawn(Host::Router, "listen", &program, arguments);
+    eventually("a membership of the group", 5 * SECOND, || {
+        let sockets = network.run(Host::Router, "cat", ["/proc/net/udp6"]);
+        sockets.contains("000002FF000000000000000001000000:14E6").then_some(())
+    });
+    let _server = network.spawn(Host::Provider, "pcp-server", &program, ["pcp-server", "--config", &file]);
+    let heard = eventually("announcements from both addresses", 10 * SECOND, || {
+        let log = listening.log();
+        let peers: BTreeSet<String> = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|heard| Some(heard["peer"].as_str()?.to_owned()))
+            .collect();
+        (peers.len() >= 2).then_some(peers)
+    });
+    assert!(heard.contains(&format!("[{PROVIDER_ACCESS}]:5351")), "{heard:?}");
+    assert!(heard.iter().any(|peer| peer.starts_with("[fe80::")), "{heard:?}");
 }

@@ -54,6 +54,13 @@ enum Datagram {
     Announcement { from: SocketAddr, bytes: Vec<u8> },
 }
 
+/// What hears the PCP server's announcements (RFC 6887 §14.1.3), unless it could not be opened.
+#[derive(Debug, Default)]
+struct Announcements {
+    v4: Option<Reading>,
+    v6: Option<Reading>,
+}
+
 /// What effects answer at once, and is handled in the turns that follow.
 #[derive(Debug)]
 enum Outcome {
@@ -152,8 +159,8 @@ pub struct Shell {
     retry: Option<Instant>,
     nft: Option<Nft>,
     uplink: Option<Reading>,
-    /// The WAN interface that announcements were to be heard on, and the socket, unless it could not be opened.
-    announcements: Option<(u32, Option<Reading>)>,
+    /// The WAN interface that announcements are to be heard on, and what hears them.
+    announcements: Option<(u32, Announcements)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
     subscribing: BTreeMap<RequestId, oneshot::Sender<http::Subscribed>>,
     next_request: u64,
@@ -564,17 +571,32 @@ impl Shell {
             self.announcements = None;
             return;
         };
-        if self.announcements.as_ref().is_some_and(|(open, _)| *open == index) {
-            return;
+        let first = self.announcements.as_ref().is_none_or(|(open, _)| *open != index);
+        if first {
+            self.announcements = Some((index, Announcements::default()));
         }
-        let wrap = |from, bytes| Datagram::Announcement { from, bytes };
-        let reading = sockets::announcements(&self.config.wan.interface.0, index)
-            .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
-        if let Err(error) = &reading {
-            // The epoch in ordinary answers tells the same, only later.
-            tracing::warn!("cannot listen for the PCP server's announcements: {error}");
+        let Some((_, open)) = &mut self.announcements else { return };
+        let interface = &self.config.wan.interface.0;
+        // In both families: which one the server speaks may change. A WAN may get one of them later than the other.
+        for (reading, v6) in [(&mut open.v4, false), (&mut open.v6, true)] {
+            if reading.is_some() {
+                continue;
+            }
+            let socket = if v6 {
+                sockets::announcements_v6(interface, index)
+            } else {
+                sockets::announcements(interface, index)
+            };
+            let wrap = |from, bytes| Datagram::Announcement { from, bytes };
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+                Ok(opened) => *reading = Some(opened),
+                // The epoch in ordinary answers tells the same, only later.
+                Err(error) if first => {
+                    tracing::warn!("cannot listen for all announcements of the PCP server: {error}");
+                }
+                Err(error) => tracing::debug!("announcements of the PCP server: {error}"),
+            }
         }
-        self.announcements = Some((index, reading.ok()));
     }
 
     async fn perform(&mut self, effect: Effect) {

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let plane = Nat64::new(address, prefix, Nat::new(pool.clone(), Some(prefix)));
-    let run = tun::run(device, |now| Carrier::new(now, plane, nat64_server(pool, prefix), bindings));
+    let run = tun::run(device, None, |now| Carrier::new(now, plane, nat64_server(pool, prefix), bindings));
     if let Err(error) = run {
         eprintln!("{device}: {error}");
     }

@@ -48,7 +48,6 @@ pub(super) const REASONS: &[Reason] = &[
     part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),
     part("decision 20", "NAT-PMP and UPnP routers upstream."),
     part("decision 21", "without an upstream, an ordinary IGD for the router's own NAT."),
-    part("decision 22", "PCP inside the softwire."),
     part("decision 25", "without a NAT of its own the router leaves it to the provider."),
     part("decision 24", "the hook for foreign drop policies, and `doctor`."),
     not_yet("decision 26", "hairpin."),

@@ -16,7 +16,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{
-    EXTERNAL, Host, INTERNET, LAN_INTERFACE, LAN1, Network, PROVIDER_INTERNET, ROUTER_LAN, WAN_INTERFACE,
+    EXTERNAL, Host, INTERNET, LAN_INTERFACE, LAN1, LAN2, Network, PROVIDER_INTERNET, ROUTER_LAN,
+    WAN_INTERFACE,
 };
 
 /// Where softwires lead to.
@@ -38,6 +39,8 @@ pub const LAN1_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 0x1
 /// The second host of an IPv6-only LAN.
 pub const LAN2_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 0x11);
 
+/// The provider's interface on the access network.
+pub const ACCESS_INTERFACE: &str = "cust0";
 /// The TUN device of a data plane, in its host's namespace.
 pub const AFTR_DEVICE: &str = "aftr0";
 /// Likewise, on both routers.
@@ -66,27 +69,29 @@ pub fn reason_to_skip_tun() -> Option<&'static str> {
 }
 
 impl Network {
-    /// Two homes without IPv4 from their provider, with the same addresses inside, each with a B4 device; and an AFTR device.
+    /// Two homes without IPv4 from their provider, with the same addresses inside, each with a B4 device, the first with a
+    /// second host; and an AFTR device.
     ///
     /// # Panics
     ///
     /// As [`Network::new`].
     #[must_use]
     pub fn ds_lite() -> Self {
-        const HOSTS: [Host; 6] =
-            [Host::Lan1, Host::Router, Host::OtherLan, Host::Other, Host::Provider, Host::Internet];
+        const HOSTS: [Host; 7] = [
+            Host::Lan1,
+            Host::Lan2,
+            Host::Router,
+            Host::OtherLan,
+            Host::Other,
+            Host::Provider,
+            Host::Internet,
+        ];
         let network = Self::empty(&HOSTS);
         network.build_ipv6_access(&[(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)]);
-        for (router, lan_host, own) in
-            [(Host::Router, Host::Lan1, ROUTER_ACCESS), (Host::Other, Host::OtherLan, OTHER_ACCESS)]
-        {
+        for (router, own) in [(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)] {
             network.ip(router, &format!("link add {LAN_INTERFACE} type bridge"));
             network.ip(router, &format!("addr add {ROUTER_LAN}/24 dev {LAN_INTERFACE}"));
             network.ip(router, &format!("link set {LAN_INTERFACE} up"));
-            network.link(lan_host, "eth0", router, "port1");
-            network.ip(router, &format!("link set port1 master {LAN_INTERFACE}"));
-            network.ip(lan_host, &format!("addr add {LAN1}/24 dev eth0"));
-            network.ip(lan_host, &format!("route add default via {ROUTER_LAN}"));
             network.tun(router, B4_DEVICE);
             network.ip(router, &format!("addr add {}/29 dev {B4_DEVICE}", crate::b4::B4_ADDRESS));
             network.ip(router, &format!("route add default dev {B4_DEVICE} mtu lock {SOFTWIRE_MTU}"));
@@ -97,6 +102,18 @@ impl Network {
                 .ip(router, &format!("-6 rule add pref 10 iif {WAN_INTERFACE} to {own} ipproto 4 lookup 64"));
             network.ip(router, &format!("-6 route add default dev {B4_DEVICE} table 64"));
         }
+        for (host, router, port, address) in [
+            (Host::Lan1, Host::Router, "port1", LAN1),
+            (Host::Lan2, Host::Router, "port2", LAN2),
+            (Host::OtherLan, Host::Other, "port1", LAN1),
+        ] {
+            network.link(host, "eth0", router, port);
+            network.ip(router, &format!("link set {port} master {LAN_INTERFACE}"));
+            network.ip(host, &format!("addr add {address}/24 dev eth0"));
+            network.ip(host, &format!("route add default via {ROUTER_LAN}"));
+        }
+        // The AFTR may announce itself on the access link, by an address that is the TUN device's.
+        network.run(Host::Provider, "sysctl", ["-qw", "net.ipv6.ip_nonlocal_bind=1"]);
         network.tun(Host::Provider, AFTR_DEVICE);
         network.ip(Host::Provider, &format!("-6 route add {AFTR}/128 dev {AFTR_DEVICE}"));
         network.ip(
@@ -148,13 +165,13 @@ impl Network {
             self.forward(host);
             self.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.forwarding=1"]);
         }
-        self.ip(Host::Provider, "link add cust0 type bridge");
-        self.ip(Host::Provider, &format!("addr add {PROVIDER_ACCESS}/64 dev cust0 nodad"));
-        self.ip(Host::Provider, "link set cust0 up");
+        self.ip(Host::Provider, &format!("link add {ACCESS_INTERFACE} type bridge"));
+        self.ip(Host::Provider, &format!("addr add {PROVIDER_ACCESS}/64 dev {ACCESS_INTERFACE} nodad"));
+        self.ip(Host::Provider, &format!("link set {ACCESS_INTERFACE} up"));
         for (number, (router, address)) in routers.iter().enumerate() {
             let port = format!("sub{}", number + 1);
             self.link(*router, WAN_INTERFACE, Host::Provider, &port);
-            self.ip(Host::Provider, &format!("link set {port} master cust0"));
+            self.ip(Host::Provider, &format!("link set {port} master {ACCESS_INTERFACE}"));
             self.ip(*router, &format!("addr add {address}/64 dev {WAN_INTERFACE} nodad"));
             self.ip(*router, &format!("-6 route add default via {PROVIDER_ACCESS}"));
         }

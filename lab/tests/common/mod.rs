@@ -1,6 +1,8 @@
 //! What the suites in network namespaces share: control points, and who reaches whom.
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
+pub(crate) mod ds_lite;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};

@@ -103,15 +103,11 @@ impl Sockets {
         }
     }
 
-    /// Sends to a multicast group by every interface, from its first address of that family.
+    /// Sends to a multicast group by every interface, from each of its addresses of that family: a client believes only
+    /// the address that it knows the server by (RFC 6887 §14.1.3), which in IPv6 may well be the link-local one.
     pub fn multicast(&self, group: SocketAddr, bytes: &[u8]) {
-        let mut done = BTreeSet::new();
         for (place, reading) in self.open.iter().filter(|(place, _)| place.addr.is_ipv4() == group.is_ipv4())
         {
-            // IPv6 clients know the server by its link-local address too, but one of them will do.
-            if !done.insert(place.index) {
-                continue;
-            }
             let to = match group {
                 SocketAddr::V6(group) => SocketAddrV6::new(*group.ip(), group.port(), 0, place.index).into(),
                 group => group,
