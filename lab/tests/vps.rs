@@ -24,7 +24,7 @@ use common::{
 use lab::capture::Capture;
 use lab::netns::{
     self, ANOTHER_EXTERNAL, EXTERNAL, HOME_TUNNEL, Host, INTERNET, LAN1, Network, OTHER_TUNNEL, Process,
-    TUNNEL_INTERFACE, VPS_TUNNEL,
+    TUNNEL_INTERFACE, VPS_INTERFACE, VPS_PRIVATE, VPS_TUNNEL,
 };
 use lab::subject::Subject;
 use lab::wait::eventually;
@@ -654,6 +654,47 @@ fn the_home_follows_when_the_vps_gets_another_address() {
     assert_eq!(netns::text(&output).trim(), "lan1:knock");
     reaches_nobody(network, TCP, 8080);
     assert_eq!(recipe.mappings(), [("TCP".to_owned(), 8080, format!("{HOME_TUNNEL}:8080"))]);
+}
+
+/// Clients are told the public address; packets never have it.
+#[test]
+fn a_vps_whose_address_a_cloud_translates_gives_the_public_one() {
+    let Some(recipe) = recipe(Variant::A) else { return };
+    let network = &recipe.network;
+    network.put_vps_into_a_cloud();
+    recipe.add(VPS, &block("vps cloud"));
+    let mut server = recipe.start_server();
+    let (_daemon, control_point) = recipe.start_home(Host::Lan1);
+    let _listeners = BOTH.map(|protocol| listener(network, Host::Lan1, protocol, 8080));
+    for (protocol, word) in [(TCP, "TCP"), (UDP, "UDP")] {
+        reaches_nobody(network, protocol, 8080);
+        control_point.adds(8080, 8080, word, 3600);
+        reaches(network, protocol, 8080, "lan1");
+    }
+    let outside = listener(network, Host::Internet, UDP, 4000);
+    control_point.adds(7001, 7002, "UDP", 3600);
+    let seen = source_seen(network, Host::Lan1, 7001, "mapped", &outside);
+    assert_eq!(seen, SocketAddrV4::new(EXTERNAL, 7002));
+    control_point.deletes(7002, "UDP");
+
+    // Over a restart, and when the address behind becomes another one: then all begins anew, where it now is.
+    let before = recipe.mappings();
+    assert!(server.terminate(10 * SECOND).success());
+    let _server = recipe.start_server();
+    assert_eq!(recipe.mappings(), before);
+    BOTH.iter().for_each(|&protocol| reaches(network, protocol, 8080, "lan1"));
+    let epoch =
+        eventually("an epoch that tells", 10 * SECOND, || Some(recipe.epoch()).filter(|epoch| *epoch >= 3));
+    let elsewhere = "10.99.0.6";
+    for change in [format!("add {elsewhere}/32"), format!("del {VPS_PRIVATE}/24")] {
+        recipe.does(VPS, &format!("ip addr {change} dev {VPS_INTERFACE}"));
+    }
+    recipe.does(VPS, &format!("ip route replace default via {INTERNET} dev {VPS_INTERFACE} onlink"));
+    let table = || recipe.does(VPS, "nft list map inet portferry-provider ports");
+    eventually("mappings at the new place", 15 * SECOND, || {
+        (table().contains(&format!("tcp . {elsewhere} . 8080")) && recipe.mappings() == before).then_some(())
+    });
+    assert!(recipe.epoch() < epoch && !table().contains(&VPS_PRIVATE.to_string()), "{}", table());
 }
 
 // ── Who may not ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -135,7 +135,7 @@ impl Shell {
                 "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
             );
         }
-        let plane = Plane::open(&config, &pool).await?;
+        let plane = Plane::open(&config, pool.clone()).await?;
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
             Failure::cannot_create(format!(
@@ -148,7 +148,7 @@ impl Shell {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
         }
         let behind = store.is_behind();
-        let mut server = Server::with_age(now(), config.engine(pool), epoch.unwrap_or_default());
+        let mut server = Server::with_age(now(), config.engine(told(&pool)), epoch.unwrap_or_default());
         server.restore(now(), mappings);
         server.announce(now());
         Ok(Self {
@@ -379,8 +379,13 @@ impl Shell {
             self.retry = Some(now() + RETRY);
         }
         let pool = external(&self.config, &snapshot);
-        self.plane.reconfigure(&self.config, &pool).await;
-        let new = self.config.engine(pool);
+        let new = self.config.engine(told(&pool));
+        if self.plane.stands_elsewhere(&pool) {
+            // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
+            self.server.reconfigure(now(), self.config.engine(Vec::new()));
+            self.perform_all().await;
+        }
+        self.plane.reconfigure(&self.config, pool).await;
         if new != *self.server.config() {
             if new.pool != self.server.config().pool {
                 tracing::info!("external addresses are now: {}", listed(&new.pool));
@@ -451,8 +456,21 @@ fn follow(
     sockets.follow(&names, &config.inside.addresses, snapshot, queue)
 }
 
-/// The external addresses: those of the configuration, or those that the outside interfaces have.
-fn external(config: &Config, snapshot: &Snapshot) -> Vec<Ipv4Addr> {
+/// The external addresses, as clients are told and as packets have them: those of the configuration, or those that the
+/// outside interfaces have.
+fn external(config: &Config, snapshot: &Snapshot) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let own = own_external(config, snapshot);
+    match &config.outside.public[..] {
+        [] => own.into_iter().map(|addr| (addr, addr)).collect(),
+        public => public.iter().copied().zip(own).collect(),
+    }
+}
+
+fn told(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
+    pool.iter().map(|&(told, _)| told).collect()
+}
+
+fn own_external(config: &Config, snapshot: &Snapshot) -> Vec<Ipv4Addr> {
     if !config.outside.addresses.is_empty() {
         return config.outside.addresses.clone();
     }

@@ -27,6 +27,9 @@ pub const OTHER_TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 3);
 /// Another public address, of the VPS's network; nobody's at first.
 pub const ANOTHER_EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 114, 2);
 
+/// A VPS's address in a cloud.
+pub const VPS_PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 5);
+
 impl Network {
     /// The home, the VPS, another home and the Internet; the VPS routes the LAN into the tunnel if `routed`.
     ///
@@ -93,6 +96,24 @@ impl Network {
         self.ip(Host::Internet, &format!("addr add {INTERNET}/24 dev eth0"));
         self.ip(Host::Internet, "route add 203.0.114.0/24 dev eth0");
         self.ip(Host::Provider, &format!("route add default via {INTERNET} dev {VPS_INTERFACE} onlink"));
+    }
+
+    /// Gives the VPS [`VPS_PRIVATE`] instead of [`EXTERNAL`], which a cloud in front of it translates to that, one to one.
+    pub fn put_vps_into_a_cloud(&self) {
+        self.ip(Host::Provider, &format!("addr del {EXTERNAL}/24 dev {VPS_INTERFACE}"));
+        self.ip(Host::Provider, &format!("addr add {VPS_PRIVATE}/24 dev {VPS_INTERFACE}"));
+        self.ip(Host::Provider, &format!("route replace default via {INTERNET} dev {VPS_INTERFACE} onlink"));
+        // Without connection tracking, so that each packet is as a cloud's router makes it.
+        self.nft(
+            Host::Internet,
+            &format!(
+                "table ip cloud {{\n chain out {{\n  type filter hook postrouting priority 300;\n  \
+                 ip daddr {EXTERNAL} ip daddr set {VPS_PRIVATE}\n }}\n chain in {{\n  \
+                 type filter hook prerouting priority -310;\n  ip saddr {VPS_PRIVATE} ip saddr set {EXTERNAL}\n }}\n}}\n"
+            ),
+        );
+        self.ip(Host::Internet, &format!("route add {VPS_PRIVATE}/32 dev eth0"));
+        self.ip(Host::Internet, &format!("route replace 203.0.114.0/24 via {VPS_PRIVATE} dev eth0 onlink"));
     }
 
     /// Gives the VPS [`ANOTHER_EXTERNAL`] instead of [`EXTERNAL`].

@@ -70,6 +70,9 @@ pub struct Outside {
     /// The external addresses that are given out. Empty: the IPv4 addresses of those interfaces.
     #[serde(default)]
     pub addresses: Vec<Ipv4Addr>,
+    /// What clients are told instead, one by one, where somebody in front of this machine translates. Empty: the same.
+    #[serde(default)]
+    pub public: Vec<Ipv4Addr>,
 }
 
 /// `[nat]`
@@ -355,6 +358,18 @@ impl Config {
             let message = format!("expected other interfaces than those of [inside], got {:?}", twice.0);
             return Some(("outside.interfaces", message));
         }
+        let Outside { addresses, public, .. } = &self.outside;
+        if !public.is_empty() && !addresses.is_empty() && public.len() != addresses.len() {
+            let message = format!(
+                "expected one for each of outside.addresses, {}, got {}",
+                addresses.len(),
+                public.len()
+            );
+            return Some(("outside.public", message));
+        }
+        if public.iter().collect::<BTreeSet<_>>().len() != public.len() {
+            return Some(("outside.public", "expected different addresses".to_owned()));
+        }
         if self.mappings.max_lifetime.0 < self.mappings.min_lifetime.0 {
             let message = format!(
                 "expected at least mappings.min_lifetime, {}, got {}",
@@ -507,6 +522,17 @@ mod tests {
         ] {
             assert_eq!(refused(more), wanted);
         }
+        let outside = |more: &str| {
+            Config::parse(Path::new("s.toml"), &format!("{GOOD}{more}")).unwrap_err().to_string()
+        };
+        assert_eq!(
+            outside("addresses = [\"10.0.0.5\", \"10.0.0.6\"]\npublic = [\"203.0.113.1\"]\n"),
+            "s.toml, line 6, outside.public: expected one for each of outside.addresses, 2, got 1"
+        );
+        assert_eq!(
+            outside("public = [\"203.0.113.1\", \"203.0.113.1\"]\n"),
+            "s.toml, line 5, outside.public: expected different addresses"
+        );
         let same = GOOD.replace("eth0", "tun0");
         assert_eq!(
             Config::parse(Path::new("s.toml"), &same).unwrap_err().to_string(),

@@ -1,7 +1,7 @@
 //! What carries mappings out: the kernel's nftables, or sockets of the server itself.
 
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::provider::{Binding, NatChange, NatRefused};
 
@@ -13,9 +13,16 @@ use crate::nft::provider as nft;
 /// See the module's description.
 pub enum Plane {
     /// The kernel.
-    Nftables(Box<nft::ProviderNat>),
+    Nftables(Box<Kernel>),
     /// Sockets.
     Memory(MemoryPlane),
+}
+
+/// The kernel's table.
+pub struct Kernel {
+    nat: nft::ProviderNat,
+    /// The external addresses, as clients are told and as packets have them.
+    pool: Vec<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Plane {
@@ -23,12 +30,12 @@ impl Plane {
     ///
     /// # Errors
     /// Why it cannot be made, and what to do.
-    pub async fn open(config: &Config, pool: &[Ipv4Addr]) -> Result<Self, Failure> {
+    pub async fn open(config: &Config, pool: Vec<(Ipv4Addr, Ipv4Addr)>) -> Result<Self, Failure> {
         if config.nat.plane == config::Plane::Memory {
             return Ok(Self::Memory(MemoryPlane::default()));
         }
-        let table = config.table(pool);
-        nft::ProviderNat::open(table).await.map(|nat| Self::Nftables(Box::new(nat))).map_err(|error| match error.kind() {
+        let table = config.table(&on_the_wire(&pool));
+        nft::ProviderNat::open(table).await.map(|nat| Self::Nftables(Box::new(Kernel { nat, pool }))).map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => Failure::no_permission(format!(
                 "the NAT's table cannot be made: {error}; run as root or with CAP_NET_ADMIN, or set nat.plane = \"memory\" to try out"
             )),
@@ -50,8 +57,9 @@ impl Plane {
                 }
                 outcomes
             }
-            Self::Nftables(nat) => {
-                let steps: Vec<nft::Change> = changes.iter().map(step).collect();
+            Self::Nftables(kernel) => {
+                let Kernel { nat, pool } = &mut **kernel;
+                let steps: Vec<nft::Change> = changes.iter().map(|change| step(change, pool)).collect();
                 if nat.apply(&steps).await.is_ok() {
                     return vec![Ok(()); changes.len()];
                 }
@@ -76,31 +84,38 @@ impl Plane {
 
     /// Looks whether it is still there.
     pub async fn heal(&mut self) {
-        if let Self::Nftables(nat) = self
-            && let Err(error) = nat.heal().await
+        if let Self::Nftables(kernel) = self
+            && let Err(error) = kernel.nat.heal().await
         {
             tracing::warn!("the NAT's table cannot be looked at: {error}; trying again");
         }
     }
 
+    /// Whether an external address is another one on the wire than the mappings in the table have.
+    pub fn stands_elsewhere(&self, pool: &[(Ipv4Addr, Ipv4Addr)]) -> bool {
+        let Self::Nftables(kernel) = self else { return false };
+        kernel.pool.iter().any(|&(told, own)| on_the_wire_of(pool, told) != own)
+    }
+
     /// Other settings or external addresses.
-    pub async fn reconfigure(&mut self, config: &Config, pool: &[Ipv4Addr]) {
-        if let Self::Nftables(nat) = self {
-            let new = config.table(pool);
-            if new != *nat.config()
-                && let Err(error) = nat.reconfigure(new).await
+    pub async fn reconfigure(&mut self, config: &Config, pool: Vec<(Ipv4Addr, Ipv4Addr)>) {
+        if let Self::Nftables(kernel) = self {
+            let new = config.table(&on_the_wire(&pool));
+            if new != *kernel.nat.config()
+                && let Err(error) = kernel.nat.reconfigure(new).await
             {
                 tracing::warn!("the NAT's table stays as it was: {error}");
             }
+            kernel.pool = pool;
         }
     }
 
     /// Takes everything away.
     pub async fn clear(&mut self) {
-        if let Self::Nftables(nat) = self
-            && let Err(error) = nat.clear().await
+        if let Self::Nftables(kernel) = self
+            && let Err(error) = kernel.nat.clear().await
         {
-            let name = &nat.config().name;
+            let name = &kernel.nat.config().name;
             tracing::warn!(
                 "the NAT's table could not be deleted: {error}; `nft delete table inet {name}` does it"
             );
@@ -116,15 +131,29 @@ fn refused(what: &str, error: &io::Error) -> NatRefused {
     }
 }
 
-fn step(change: &NatChange) -> nft::Change {
+fn on_the_wire(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
+    pool.iter().map(|&(_, own)| own).collect()
+}
+
+fn on_the_wire_of(pool: &[(Ipv4Addr, Ipv4Addr)], told: Ipv4Addr) -> Ipv4Addr {
+    pool.iter().find(|pair| pair.0 == told).map_or(told, |pair| pair.1)
+}
+
+fn step(change: &NatChange, pool: &[(Ipv4Addr, Ipv4Addr)]) -> nft::Change {
     match change {
-        NatChange::Open(new) => nft::Change::Open(binding(new)),
-        NatChange::Replace { old, new } => nft::Change::Replace { old: binding(old), new: binding(new) },
-        NatChange::Close(old) => nft::Change::Close(binding(old)),
+        NatChange::Open(new) => nft::Change::Open(binding(new, pool)),
+        NatChange::Replace { old, new } => {
+            nft::Change::Replace { old: binding(old, pool), new: binding(new, pool) }
+        }
+        NatChange::Close(old) => nft::Change::Close(binding(old, pool)),
     }
 }
 
-fn binding(binding: &Binding) -> nft::Binding {
+fn binding(binding: &Binding, pool: &[(Ipv4Addr, Ipv4Addr)]) -> nft::Binding {
+    let external = match binding.external {
+        SocketAddr::V4(told) => (on_the_wire_of(pool, *told.ip()), told.port()).into(),
+        pinhole @ SocketAddr::V6(_) => pinhole,
+    };
     let filters = binding.filters.iter().map(|filter| nft::Filter {
         prefix: filter.remote_addr.into(),
         len: filter.prefix_len,
@@ -134,7 +163,7 @@ fn binding(binding: &Binding) -> nft::Binding {
         protocol: binding.protocol.0,
         softwire: binding.inside.softwire,
         internal: (binding.inside.addr, binding.internal_port).into(),
-        external: binding.external,
+        external,
         ports: binding.ports,
         filters: filters.collect(),
         peer: binding.peer,
