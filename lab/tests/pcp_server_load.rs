@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use common::pcp::Pcp;
-use common::{BOTH, TCP, UDP, listener, reaches, reaches_nobody, say, skipped, subject};
+use common::{BOTH, SECOND, TCP, UDP, listener, reaches, reaches_nobody, say, skipped, subject};
 use lab::netns::{Host, Layout, Network, OTHER, PROVIDER, ROUTER_WAN};
 use lab::pcp_load;
 use lab::pcp_server::PcpServer;
 use lab::subject::Subject;
+use lab::wait::eventually;
 use serde_json::Value;
 
 const LOAD: &str = env!("CARGO_BIN_EXE_lab-pcp-load");
@@ -330,9 +331,13 @@ fn many_mappings_are_listed_and_come_back() {
     server.kill();
     let began = Instant::now();
     server.restart();
-    let status = server.status();
+    // Nobody waits for the last of them: the server answers meanwhile.
+    assert_eq!(pcp.json_of(Host::Router, "announce")["outcome"], "alive");
+    let status = eventually("all mappings", 120 * SECOND, || {
+        let status = server.status();
+        (status["mappings"] == u64::from(each) * 4).then_some(status)
+    });
     figures("there again after a kill", began, std::time::Duration::ZERO, &server);
-    assert_eq!(status["mappings"], u64::from(each) * 4, "{status:#}");
     let now = status["epoch"].as_u64().expect("a number");
     assert!((epoch..epoch + 600).contains(&now), "{epoch}, then {now}");
     kernel(&server);
