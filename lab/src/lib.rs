@@ -10,6 +10,8 @@ pub mod nat;
 pub mod nat64;
 pub mod netns;
 pub mod packet;
+pub mod pcp_load;
+pub mod pcp_server;
 pub mod provider;
 pub mod scenario;
 pub mod sim;

@@ -370,6 +370,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has printed so far.
     #[must_use]
     pub fn log(&self) -> String {

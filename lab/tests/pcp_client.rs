@@ -9,8 +9,8 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
 
+use common::pcp::Pcp;
 use common::{CASCADED, SECOND, TCP, UDP, subject};
 use lab::capture::Capture;
 use lab::netns::{
@@ -29,51 +29,6 @@ const NOBODY: i32 = 69;
 const REFUSED: i32 = 75;
 const NOT_AS_ASKED: i32 = 76;
 
-/// The program, on a host of the laboratory.
-struct Pcp<'a> {
-    network: &'a Network,
-    program: PathBuf,
-}
-
-/// What came of one command.
-struct Said {
-    code: i32,
-    out: String,
-    errors: String,
-}
-
-impl Pcp<'_> {
-    #[track_caller]
-    fn say(&self, host: Host, line: &str) -> Said {
-        let mut command = self.network.command(host, "timeout");
-        command.arg("30").arg(&self.program).arg("pcp").args(line.split(' '));
-        let Output { status, stdout, stderr } = command.output().expect("it runs");
-        Said {
-            code: status.code().expect("it ends by itself"),
-            out: String::from_utf8(stdout).expect("text"),
-            errors: String::from_utf8(stderr).expect("text"),
-        }
-    }
-
-    /// Succeeds; what it prints.
-    #[track_caller]
-    fn does(&self, line: &str) -> String {
-        let said = self.say(Host::Router, line);
-        assert_eq!(said.code, 0, "portferry pcp {line}\n{}{}", said.out, said.errors);
-        said.out
-    }
-
-    /// With `--json`: one document, and the exit code that it says.
-    #[track_caller]
-    fn json(&self, line: &str) -> Value {
-        let said = self.say(Host::Router, &format!("{line} --json"));
-        let document: Value = serde_json::from_str(&said.out)
-            .unwrap_or_else(|error| panic!("portferry pcp {line}: {error}\n{}", said.out));
-        assert_eq!(document["exit_code"], said.code, "{}", said.out);
-        document
-    }
-}
-
 /// The program that is tested, or `None` (after saying so) where there is no laboratory or it is another's.
 fn program() -> Option<PathBuf> {
     match subject()? {
@@ -91,7 +46,7 @@ fn announce_map_and_delete() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
 
     let announce = pcp.does("announce");
     assert!(announce.contains(&format!("asking {PROVIDER}:5351 from {ROUTER_WAN}:")), "{announce}");
@@ -121,7 +76,7 @@ fn prefer_failure() {
     let network = Network::new(CASCADED);
     let rules = "deny 1-1023 0.0.0.0/0 0-65535\nallow 0-65535 0.0.0.0/0 0-65535";
     let provider = Provider::start(&network, Options { rules, ..Options::default() });
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
 
     let granted = pcp.json("map tcp 8080 8080 --prefer-failure");
     assert_eq!(granted["outcome"], "granted");
@@ -147,7 +102,7 @@ fn nat_pmp() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
 
     let external = pcp.json("external --protocol nat-pmp");
     assert_eq!(external["external_address"], EXTERNAL.to_string());
@@ -169,7 +124,7 @@ fn the_external_address_leaves_nothing_behind() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
     let said = pcp.does("external");
     assert!(said.contains(&format!("external  {EXTERNAL}\n")), "{said}");
     assert_eq!(provider.forwardings(), []);
@@ -181,7 +136,7 @@ fn octets_are_those_of_the_wire() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let _provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
     let wire = Capture::start(&network, Host::Router, WAN_INTERFACE, "udp port 5351");
 
     let hex =
@@ -244,7 +199,7 @@ fn a_kept_mapping_is_asked_for_again_when_the_server_starts_anew() {
         network.spawn(Host::Router, "keep", &program, ["pcp", "map", "tcp", "8080", "8080", "--keep"]);
     keeping.await_log("held for 1h 00m", 5 * SECOND);
     // The epoch has to have advanced by more than the 2 s that clocks may differ.
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
     eventually("an epoch that tells", 15 * SECOND, || {
         pcp.json("announce")["epoch"].as_u64().filter(|epoch| *epoch > 5)
     });
@@ -264,7 +219,7 @@ fn announcements_silence_and_closed_ports() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let mut provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program: program.clone() };
+    let pcp = Pcp::new(&network, &program);
 
     provider.stop();
     let closed = pcp.say(Host::Router, "announce");
@@ -296,7 +251,7 @@ fn refusals_say_why_and_what_to_do() {
     let Some(program) = program() else { return };
     let network = Network::new(CASCADED);
     let _provider = Provider::start(&network, Options::default());
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
     for (line, code, hint) in [
         ("get", "UNSUPP_OPCODE (4)", "do without"),
         ("map tcp 8080 --third-party 192.168.77.10", "UNSUPP_OPTION (5)", "--third-party"),

@@ -6,12 +6,12 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use engine::provider::{Arrival, Binding, NatChange, NatRefused, Output, Server};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use wire::pcp::{Protocol, Request, Response};
 
 use crate::clock::now;
@@ -48,8 +48,15 @@ pub struct MemoryPlane {
 
 struct Forward {
     /// They end with it: one for each port.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     binding: Shared,
+}
+
+impl Forward {
+    /// On return its ports are free.
+    async fn end(mut self) {
+        self.tasks.shutdown().await;
+    }
 }
 
 /// A binding whose filters may change while it stands.
@@ -121,7 +128,11 @@ impl MemoryPlane {
     pub async fn change(&mut self, change: &NatChange) -> io::Result<()> {
         let key = |binding: &Binding| (binding.protocol, binding.external);
         match change {
-            NatChange::Close(binding) => drop(self.open.remove(&key(binding))),
+            NatChange::Close(binding) => {
+                if let Some(forward) = self.open.remove(&key(binding)) {
+                    forward.end().await;
+                }
+            }
             NatChange::Open(binding) => {
                 let forward = self.forward(binding).await?;
                 self.open.insert(key(binding), forward);
@@ -130,7 +141,9 @@ impl MemoryPlane {
                 Some(forward) if key(old) == key(new) => *locked(&forward.binding) = new.clone(),
                 _ => {
                     let forward = self.forward(new).await?;
-                    self.open.remove(&key(old));
+                    if let Some(before) = self.open.remove(&key(old)) {
+                        before.end().await;
+                    }
                     self.open.insert(key(new), forward);
                 }
             },
@@ -151,7 +164,7 @@ impl MemoryPlane {
                 tasks.spawn(forward_udp(Arc::new(UdpSocket::bind(outside).await?), shared.clone(), nth));
             }
         }
-        Ok(Forward { _tasks: tasks, binding: shared })
+        Ok(Forward { tasks, binding: shared })
     }
 }
 
@@ -188,11 +201,14 @@ async fn forward_tcp(listener: TcpListener, binding: Shared, nth: u16) {
 }
 
 async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared, nth: u16) {
-    let mut sockets: BTreeMap<SocketAddr, (Arc<UdpSocket>, JoinHandle<()>)> = BTreeMap::new();
+    let mut sockets: BTreeMap<SocketAddr, (Arc<UdpSocket>, AbortHandle)> = BTreeMap::new();
+    // Answers end with the mapping.
+    let mut answers = JoinSet::new();
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((len, remote)) = outside.recv_from(&mut buffer).await else { continue };
         let Some(internal) = inside(&binding, nth, remote) else { continue };
+        while answers.try_join_next().is_some() {}
         sockets.retain(|_, (_, task)| !task.is_finished());
         if sockets.len() >= MOST_FLOWS && !sockets.contains_key(&remote) {
             continue; // as if lost on the way
@@ -205,7 +221,7 @@ async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared, nth: u16) {
                     continue;
                 }
                 let socket = Arc::new(socket);
-                let task = tokio::spawn(back(socket.clone(), outside.clone(), remote));
+                let task = answers.spawn(back(socket.clone(), Arc::downgrade(&outside), remote));
                 entry.insert((socket.clone(), task));
                 socket
             }
@@ -214,10 +230,64 @@ async fn forward_udp(outside: Arc<UdpSocket>, binding: Shared, nth: u16) {
     }
 }
 
-/// Answers of the host inside, for as long as there are any.
-async fn back(inside: Arc<UdpSocket>, outside: Arc<UdpSocket>, remote: SocketAddr) {
+/// Answers of the host inside, for as long as there are any, and the mapping.
+async fn back(inside: Arc<UdpSocket>, outside: Weak<UdpSocket>, remote: SocketAddr) {
     let mut buffer = vec![0; 65_536];
     while let Ok(Ok(len)) = tokio::time::timeout(UDP_IDLE, inside.recv(&mut buffer)).await {
+        let Some(outside) = outside.upgrade() else { return };
         let _ = outside.send_to(&buffer[..len], remote).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::provider::Inside;
+
+    use super::*;
+
+    fn binding(protocol: Protocol, inside: u16, outside: u16) -> Binding {
+        let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Binding {
+            protocol,
+            inside: Inside { softwire: None, addr: host },
+            internal_port: inside,
+            external: SocketAddr::new(host, outside),
+            ports: 1,
+            filters: Vec::new(),
+            peer: None,
+        }
+    }
+
+    /// Its client may have the port again at once, and the host inside says nothing more to who asked by the mapping that was.
+    #[tokio::test]
+    async fn what_is_closed_can_be_opened_again() {
+        let host = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let patience = Some(Duration::from_secs(5));
+        host.set_read_timeout(patience).unwrap();
+        let port = |socket: &std::net::UdpSocket| socket.local_addr().unwrap().port();
+        let free = port(&std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let mut plane = MemoryPlane::default();
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            let binding = binding(protocol, port(&host), free);
+            for _ in 0..3 {
+                plane.change(&NatChange::Open(binding.clone())).await.unwrap();
+                if protocol == Protocol::UDP {
+                    let remote = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                    remote.send_to(b"knock", binding.external).await.unwrap();
+                    let knocked = |host: std::net::UdpSocket| {
+                        let mut buffer = [0; 16];
+                        let (len, from) = host.recv_from(&mut buffer).unwrap();
+                        assert_eq!(&buffer[..len], b"knock");
+                        host.send_to(b"come in", from).unwrap();
+                    };
+                    let host = host.try_clone().unwrap();
+                    tokio::task::spawn_blocking(move || knocked(host)).await.unwrap();
+                    let mut buffer = [0; 16];
+                    let answer = tokio::time::timeout(Duration::from_secs(5), remote.recv(&mut buffer)).await;
+                    assert_eq!(&buffer[..answer.unwrap().unwrap()], b"come in");
+                }
+                plane.change(&NatChange::Close(binding.clone())).await.unwrap();
+            }
+        }
     }
 }

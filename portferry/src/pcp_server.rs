@@ -23,6 +23,7 @@ use crate::control::{self, Asked, Question};
 use crate::event_loop::Signal;
 use crate::exit::Failure;
 use crate::netlink::{Netlink, Snapshot};
+use crate::nft;
 use crate::run::{runtime, watch};
 use config::Config;
 use plane::Plane;
@@ -36,8 +37,10 @@ const RETRY: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_secs(30);
 /// How often it is looked whether the NAT's table is still there.
 const HEAL: Duration = Duration::from_secs(30);
-/// Changes of the NAT that go together.
-const BATCH: usize = 64;
+/// Ports whose changes of the NAT go together; a transaction has a size of its own, and costs much the same whatever is in it.
+const BATCH: usize = nft::provider::MAX_PORTS;
+/// Transactions before anything else gets its turn.
+const TRANSACTIONS: usize = 4;
 /// Datagrams that are taken in before anything else gets its turn.
 const DATAGRAMS: usize = 64;
 
@@ -71,6 +74,8 @@ struct Shell {
     config: Config,
     path: PathBuf,
     server: Server,
+    /// What the server wants done and has not been begun.
+    next: Option<Output>,
     plane: Plane,
     store: Store,
     /// Why the store is behind.
@@ -154,6 +159,7 @@ impl Shell {
         Ok(Self {
             path: path.to_owned(),
             server,
+            next: None,
             plane,
             store,
             store_error: None,
@@ -177,12 +183,12 @@ impl Shell {
             listed(&self.server.config().pool)
         );
         loop {
-            self.perform_all().await;
-            if !self.wait().await {
+            let more = self.perform_some().await;
+            if !self.wait(more).await {
                 break;
             }
         }
-        self.sync();
+        while self.perform_some().await {}
         let count = self.server.mappings().count();
         if self.config.state.keep_on_stop {
             tracing::info!(
@@ -195,8 +201,8 @@ impl Shell {
         Ok(())
     }
 
-    /// Waits for one thing to happen; false when it is time to stop.
-    async fn wait(&mut self) -> bool {
+    /// Waits for one thing to happen, or only looks whether it has when there is `more` to do; false when it is time to stop.
+    async fn wait(&mut self, more: bool) -> bool {
         let due = [self.server.next_timeout(), self.store_retry, self.retry, Some(self.heal_at)];
         let due = due.into_iter().flatten().min();
         if due.is_some_and(|at| at <= now()) {
@@ -206,6 +212,7 @@ impl Shell {
         }
         let sleep = async {
             match due {
+                _ if more => tokio::task::yield_now().await,
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -279,38 +286,38 @@ impl Shell {
         self.server.handle_datagram(now(), &arrival, bytes);
     }
 
-    /// Does everything that the server wants done, in its order; changes of the NAT that stand together go together.
-    async fn perform_all(&mut self) {
-        let mut changes: Vec<(Ticket, NatChange)> = Vec::new();
-        loop {
-            let output = self.server.poll_output();
-            if let Some(Output::Nat { ticket, change }) = output {
-                changes.push((ticket, change));
-                if changes.len() < BATCH {
-                    continue;
+    /// Does what the server wants done, in its order; changes of the NAT that stand together go together. True when there may be
+    /// more: the mappings of a whole town want to stand again after a restart, and others have questions meanwhile.
+    async fn perform_some(&mut self) -> bool {
+        for _ in 0..TRANSACTIONS {
+            let (mut changes, mut ports) = (Vec::new(), 0);
+            loop {
+                match self.next.take().or_else(|| self.server.poll_output()) {
+                    Some(Output::Nat { ticket, change })
+                        if changes.is_empty() || ports + plane::ports(&change) <= BATCH =>
+                    {
+                        ports += plane::ports(&change);
+                        changes.push((ticket, change));
+                    }
+                    Some(output) if changes.is_empty() => self.perform(output),
+                    other => {
+                        self.next = other;
+                        break;
+                    }
                 }
-                self.change_nat(&mut changes).await;
-                continue;
             }
-            if !changes.is_empty() {
-                self.change_nat(&mut changes).await;
+            if changes.is_empty() {
+                self.sync();
+                return false;
             }
-            let Some(output) = output else {
-                // The outcomes may have brought more.
-                match self.server.poll_output() {
-                    Some(Output::Nat { ticket, change }) => changes.push((ticket, change)),
-                    Some(output) => self.perform(output),
-                    None => break,
-                }
-                continue;
-            };
-            self.perform(output);
+            self.change_nat(changes).await;
         }
         self.sync();
+        true
     }
 
-    async fn change_nat(&mut self, changes: &mut Vec<(Ticket, NatChange)>) {
-        let (tickets, steps): (Vec<Ticket>, Vec<NatChange>) = changes.drain(..).unzip();
+    async fn change_nat(&mut self, changes: Vec<(Ticket, NatChange)>) {
+        let (tickets, steps): (Vec<Ticket>, Vec<NatChange>) = changes.into_iter().unzip();
         let outcomes = self.plane.apply(&steps).await;
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             self.server.handle_nat(now(), ticket, outcome);
@@ -329,7 +336,7 @@ impl Shell {
             }
             Output::Store(record) => self.keep(&record),
             Output::Notice(notice) => write(&notice),
-            Output::Nat { .. } => {} // taken out before
+            Output::Nat { .. } => {} // taken out above
         }
     }
 

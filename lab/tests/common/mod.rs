@@ -13,6 +13,8 @@ use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROU
 use lab::subject::{HTTP_PORT, Subject};
 use lab::wait::eventually;
 
+pub(crate) mod pcp;
+
 pub(crate) const PROBE: &str = env!("CARGO_BIN_EXE_lab-probe");
 
 pub(crate) const TCP: u8 = 6;

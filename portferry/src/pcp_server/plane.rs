@@ -123,6 +123,16 @@ impl Plane {
     }
 }
 
+/// How large a change is, as [`nft::MAX_PORTS`] counts: the ports of the old and the new mapping, and each filter of one again.
+#[must_use]
+pub fn ports(change: &NatChange) -> usize {
+    let of = |binding: &Binding| usize::from(binding.ports) * (1 + binding.filters.len());
+    match change {
+        NatChange::Open(binding) | NatChange::Close(binding) => of(binding),
+        NatChange::Replace { old, new } => of(old) + of(new),
+    }
+}
+
 fn refused(what: &str, error: &io::Error) -> NatRefused {
     tracing::debug!("{what}: {error}");
     match error.kind() {
