@@ -9,13 +9,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Lines of history that are kept before the file is written anew.
 pub const HISTORY: usize = 512;
+/// While the file is behind, a change tries to write everything only so often.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a file says, or is to say.
 pub trait Contents: Default {
@@ -45,8 +47,8 @@ pub struct JournalFile<C> {
     most_lines: usize,
     /// Something was appended since the last [`JournalFile::sync`].
     unsynced: bool,
-    /// It was tried since then to write everything, in vain.
-    tried: bool,
+    /// When it was last tried to write everything.
+    tried: Option<Instant>,
     /// The number of the last line; it goes on when the file is written anew.
     number: usize,
     contents: C,
@@ -82,7 +84,7 @@ impl<C: Contents> JournalFile<C> {
             lines: 0,
             most_lines: 0,
             unsynced: false,
-            tried: false,
+            tried: None,
             number,
             contents,
         };
@@ -110,12 +112,10 @@ impl<C: Contents> JournalFile<C> {
     pub fn append(&mut self, line: C::Line) -> io::Result<()> {
         self.number += 1;
         let Some(line) = self.contents.apply(self.number, line) else { return Ok(()) };
-        if self.is_behind() && self.tried {
-            return Err(io::ErrorKind::StorageFull.into()); // not everything again for each of many changes
-        }
         if self.is_behind() {
-            self.tried = true;
-            return self.catch_up();
+            // Not everything again for each of many changes.
+            let again = self.tried.is_none_or(|tried| tried.elapsed() >= TRY_AGAIN);
+            return if again { self.catch_up() } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         if self.lines > self.most_lines.max(self.contents.line_count() * 2 + HISTORY) {
             match self.catch_up() {
@@ -140,7 +140,6 @@ impl<C: Contents> JournalFile<C> {
     /// # Errors
     /// Whatever the system says; the file [is behind](Self::is_behind) then, for nobody knows what has been written.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.tried = false;
         let synced = match &self.file {
             Some(file) if std::mem::take(&mut self.unsynced) => file.sync_data(),
             _ => Ok(()),
@@ -151,9 +150,8 @@ impl<C: Contents> JournalFile<C> {
         synced
     }
 
-    /// Whether something could not be written, so that the file is as it was before that. The first
-    /// [`append`](Self::append) after a [`sync`](Self::sync) tries to write everything, and so does
-    /// [`catch_up`](Self::catch_up).
+    /// Whether something could not be written, so that the file is as it was before that. Once a second an
+    /// [`append`](Self::append) tries to write everything, and so does each [`catch_up`](Self::catch_up).
     pub fn is_behind(&self) -> bool {
         self.file.is_none()
     }
@@ -163,6 +161,7 @@ impl<C: Contents> JournalFile<C> {
     /// # Errors
     /// Whatever the system says; the old file is there still and is gone on with, or the file [is behind](Self::is_behind).
     pub fn catch_up(&mut self) -> io::Result<()> {
+        self.tried = Some(Instant::now());
         let octets = self.octets()?;
         let new = NewFile::write(&self.directory, self.name, &octets)?;
         // Should it fail from here on, nobody knows which of the two files is there.
@@ -213,15 +212,15 @@ impl<C: Contents> JournalFile<C> {
             lines: 0,
             most_lines: 0,
             unsynced: false,
-            tried: false,
+            tried: None,
             number: 0,
             contents,
         }
     }
 
-    /// Something could not be written.
+    /// Something could not be written, a while ago.
     pub fn fall_behind(&mut self) {
-        self.file = None;
+        (self.file, self.tried) = (None, None);
     }
 
     /// From now on its file system has no room.

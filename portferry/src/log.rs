@@ -38,7 +38,11 @@ pub struct Notices {
 impl Notices {
     /// Writes one, or counts it.
     pub fn write(&mut self, now: Instant, notice: &Notice) {
-        let level = notice.level();
+        self.line(now, notice.level(), notice);
+    }
+
+    /// The same for anything else that others can bring about.
+    pub fn line(&mut self, now: Instant, level: Level, notice: &impl std::fmt::Display) {
         if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
             return; // what nobody sees takes nobody's place
         }

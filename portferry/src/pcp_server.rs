@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use engine::provider::{Arrival, NatChange, Notice, Output, Reason, Record, Server, Ticket};
+use engine::notice::Level;
+use engine::provider::{Arrival, NatChange, Output, Prefix, Reason, Record, Server, Ticket};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -22,10 +23,11 @@ use crate::clock::now;
 use crate::control::{self, Asked, Question};
 use crate::event_loop::Signal;
 use crate::exit::Failure;
+use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
 use crate::nft;
 use crate::run::{runtime, watch};
-use config::Config;
+use config::{Config, PrefixText};
 use plane::Plane;
 use report::StatusReport;
 use sockets::{Datagram, Sockets};
@@ -37,6 +39,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_secs(30);
 /// How often it is looked whether the NAT's table is still there.
 const HEAL: Duration = Duration::from_secs(30);
+/// How often all tracked flows are looked at, at most: with many of them that takes its time.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Ports whose changes of the NAT go together; a transaction has a size of its own, and costs much the same whatever is in it.
 const BATCH: usize = nft::provider::MAX_PORTS;
 /// Transactions before anything else gets its turn.
@@ -60,9 +64,9 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let (asking, asked) = mpsc::channel(16);
-    let socket = config.control.socket.clone();
+    // Before anything is changed: a server that runs already listens there.
+    let control = control::Server::start(&config.control.socket, asking)?;
     let mut shell = Shell::start(config, path, received, asked).await?;
-    let control = control::Server::start(&socket, asking)?;
     let ended = shell.run().await;
     drop(control);
     ended?;
@@ -76,16 +80,23 @@ struct Shell {
     server: Server,
     /// What the server wants done and has not been begun.
     next: Option<Output>,
+    /// What goes out once everything that it counts on is stored.
+    outbox: Vec<Output>,
+    notices: Notices,
     plane: Plane,
     store: Store,
     /// Why the store is behind.
     store_error: Option<String>,
     store_retry: Option<Instant>,
     heal_at: Instant,
+    /// No sooner are all tracked flows looked at.
+    sweep_at: Instant,
     netlink: Netlink,
     /// When the interfaces are looked at again, though the kernel says nothing.
     retry: Option<Instant>,
     sockets: Sockets,
+    /// The prefixes that are on the link of an inside interface, and the server's own address there.
+    links: Vec<Link>,
     datagrams: (mpsc::Sender<Datagram>, mpsc::Receiver<Datagram>),
     received: u64,
     signals: mpsc::Receiver<Signal>,
@@ -140,7 +151,6 @@ impl Shell {
                 "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
             );
         }
-        let plane = Plane::open(&config, pool.clone()).await?;
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
             Failure::cannot_create(format!(
@@ -152,6 +162,8 @@ impl Shell {
         if damaged > 0 {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
         }
+        // Last of all, for it empties the table of the run before.
+        let plane = Plane::open(&config, pool.clone()).await?;
         let behind = store.is_behind();
         let mut server = Server::with_age(now(), config.engine(told(&pool)), epoch.unwrap_or_default());
         server.restore(now(), mappings);
@@ -160,6 +172,10 @@ impl Shell {
             path: path.to_owned(),
             server,
             next: None,
+            outbox: Vec::new(),
+            notices: Notices::default(),
+            links: links(&config, &snapshot),
+            sweep_at: now(),
             plane,
             store,
             store_error: None,
@@ -203,10 +219,13 @@ impl Shell {
 
     /// Waits for one thing to happen, or only looks whether it has when there is `more` to do; false when it is time to stop.
     async fn wait(&mut self, more: bool) -> bool {
-        let due = [self.server.next_timeout(), self.store_retry, self.retry, Some(self.heal_at)];
+        let sweep = self.plane.wants_sweep().then_some(self.sweep_at);
+        let due = [self.server.next_timeout(), self.store_retry, self.retry, Some(self.heal_at), sweep];
         let due = due.into_iter().flatten().min();
         if due.is_some_and(|at| at <= now()) {
             self.on_due().await;
+            // However much is due, others have questions meanwhile.
+            self.take_in_some();
             tokio::task::consume_budget().await;
             return true;
         }
@@ -238,16 +257,20 @@ impl Shell {
             },
             Some(datagram) = self.datagrams.1.recv() => {
                 self.take_in(&datagram);
-                for _ in 1..DATAGRAMS {
-                    match self.datagrams.1.try_recv() {
-                        Ok(datagram) => self.take_in(&datagram),
-                        Err(_) => break,
-                    }
-                }
+                self.take_in_some();
             }
             () = sleep => {} // the next turn sees what is due
         }
         true
+    }
+
+    fn take_in_some(&mut self) {
+        for _ in 1..DATAGRAMS {
+            match self.datagrams.1.try_recv() {
+                Ok(datagram) => self.take_in(&datagram),
+                Err(_) => break,
+            }
+        }
     }
 
     async fn on_due(&mut self) {
@@ -266,23 +289,19 @@ impl Shell {
             self.heal_at = at + HEAL;
             self.plane.heal().await;
         }
+        if self.plane.wants_sweep() && self.sweep_at <= at {
+            self.plane.sweep().await;
+            self.sweep_at = now() + SWEEP;
+        }
         self.server.handle_timeout(at);
     }
 
     fn take_in(&mut self, datagram: &Datagram) {
         let Datagram { place, from, bytes } = datagram;
         self.received += 1;
-        let source = from.ip().to_canonical();
-        let prefixes = &self.config.inside.prefixes;
-        let known = prefixes.is_empty()
-            || prefixes.iter().any(|prefix| prefix.0.contains(source))
-            || is_link_local(source);
-        let arrival = Arrival {
-            from: *from,
-            to: place.addr,
-            softwire: None,
-            inside: known && sockets::is_unicast(source),
-        };
+        let inside =
+            is_subscriber(from.ip().to_canonical(), place.index, &self.config.inside.prefixes, &self.links);
+        let arrival = Arrival { from: *from, to: place.addr, softwire: None, inside };
         self.server.handle_datagram(now(), &arrival, bytes);
     }
 
@@ -306,13 +325,12 @@ impl Shell {
                     }
                 }
             }
+            self.send_all();
             if changes.is_empty() {
-                self.sync();
                 return false;
             }
             self.change_nat(changes).await;
         }
-        self.sync();
         true
     }
 
@@ -326,17 +344,25 @@ impl Shell {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Send { to, from, bytes, .. } => {
-                self.sync();
-                self.sockets.send(from, to, &bytes);
-            }
-            Output::Multicast { group, bytes } => {
-                self.sync();
-                self.sockets.multicast(group, &bytes);
-            }
+            Output::Send { .. } | Output::Multicast { .. } => self.outbox.push(output),
             Output::Store(record) => self.keep(&record),
-            Output::Notice(notice) => write(&notice),
+            Output::Notice(notice) => {
+                let level = if notice.is_warning() { Level::Warning } else { Level::Info };
+                self.notices.line(now(), level, &notice);
+            }
             Output::Nat { .. } => {} // taken out above
+        }
+    }
+
+    /// One sync for all that goes out.
+    fn send_all(&mut self) {
+        self.sync();
+        for output in std::mem::take(&mut self.outbox) {
+            match output {
+                Output::Send { to, from, bytes, .. } => self.sockets.send(from, to, &bytes),
+                Output::Multicast { group, bytes } => self.sockets.multicast(group, &bytes),
+                Output::Store(_) | Output::Notice(_) | Output::Nat { .. } => {} // done in its turn
+            }
         }
     }
 
@@ -357,7 +383,8 @@ impl Shell {
                         "the state cannot be written ({error}): mappings stand, but a restart begins a new epoch; is the file system full ([state] directory)?"
                     );
                 }
-                self.store_retry = Some(now() + STORE_RETRY);
+                // Under traffic there is always another error.
+                self.store_retry.get_or_insert(now() + STORE_RETRY);
             }
             Ok(()) if !self.store.is_behind() && self.store_error.take().is_some() => {
                 tracing::info!("the state can be written again; everything is stored");
@@ -390,9 +417,13 @@ impl Shell {
         if self.plane.stands_elsewhere(&pool) {
             // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
             self.server.reconfigure(now(), self.config.engine(Vec::new()));
-            self.perform_all().await;
+            while self.perform_some().await {}
         }
-        self.plane.reconfigure(&self.config, pool).await;
+        if !self.plane.reconfigure(&self.config, pool).await {
+            self.retry = Some(now() + RETRY);
+            return; // clients are told of no address that the kernel does not know
+        }
+        self.links = links(&self.config, &snapshot);
         if new != *self.server.config() {
             if new.pool != self.server.config().pool {
                 tracing::info!("external addresses are now: {}", listed(&new.pool));
@@ -408,7 +439,10 @@ impl Shell {
             Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
         };
         let late = self.config.needs_restart(&new);
-        self.config = self.config.taken_over(new);
+        self.config = match self.config.taken_over(new) {
+            Ok(config) => config,
+            Err((key, why)) => return tracing::warn!("reload refused, nothing changed: {key}: {why}"),
+        };
         if late.is_empty() {
             tracing::info!("configuration read again");
         } else {
@@ -482,7 +516,8 @@ fn own_external(config: &Config, snapshot: &Snapshot) -> Vec<Ipv4Addr> {
         return config.outside.addresses.clone();
     }
     let outside = |name: &str| config.outside.interfaces.0.iter().any(|one| one.0 == name);
-    let interfaces = snapshot.interfaces.iter().filter(|interface| outside(&interface.name) && interface.up);
+    // Also while there is no carrier: an address that comes back was never another one.
+    let interfaces = snapshot.interfaces.iter().filter(|interface| outside(&interface.name));
     let addresses = interfaces.flat_map(|interface| interface.addresses.iter());
     let mut found: Vec<Ipv4Addr> = Vec::new();
     for (addr, _) in addresses {
@@ -504,14 +539,82 @@ fn listed(addresses: &[Ipv4Addr]) -> String {
     if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }
 
-fn is_link_local(addr: IpAddr) -> bool {
-    matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
+/// A prefix on the link of an inside interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Link {
+    /// The interface.
+    index: u32,
+    /// The server's own address there.
+    own: IpAddr,
+    prefix: Prefix,
 }
 
-fn write(notice: &Notice) {
-    if notice.is_warning() {
-        tracing::warn!("{notice}");
-    } else {
-        tracing::info!("{notice}");
+fn links(config: &Config, snapshot: &Snapshot) -> Vec<Link> {
+    let inside = |name: &str| config.inside.interfaces.0.iter().any(|one| one.0 == name);
+    let interfaces = snapshot.interfaces.iter().filter(|interface| inside(&interface.name));
+    let link = |index, &(own, len): &(IpAddr, u8)| Link { index, own, prefix: Prefix::new(own, len) };
+    interfaces.flat_map(|one| one.addresses.iter().map(move |address| link(one.index, address))).collect()
+}
+
+/// Whether a packet from `source` that came by this interface is a subscriber's: nobody's own address, nor one that is on the
+/// link of another inside interface, nor outside of the prefixes that subscribers have.
+fn is_subscriber(source: IpAddr, index: u32, prefixes: &[PrefixText], links: &[Link]) -> bool {
+    if !sockets::is_unicast(source) || source.is_loopback() || links.iter().any(|link| link.own == source) {
+        return false;
+    }
+    if is_link_local(source) {
+        return true; // each link has its own
+    }
+    let on_link =
+        links.iter().filter(|link| link.prefix.contains(source)).max_by_key(|link| link.prefix.bits());
+    let here = on_link
+        .is_none_or(|longest| links.iter().any(|link| link.index == index && link.prefix == longest.prefix));
+    here && (prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.0.contains(source)))
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Security policy: the source is on-link there, unicast, not our own address; an address of another interface's link is
+    /// a made-up one.
+    #[test]
+    fn who_is_a_subscriber() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let link = |index, own: &str, on: &str| Link { index, own: own.parse().unwrap(), prefix: prefix(on) };
+        let links = [
+            link(2, "10.8.0.1", "10.8.0.0/24"),
+            link(3, "10.9.0.1", "10.9.0.0/24"),
+            link(4, "10.9.0.129", "10.9.0.128/25"),
+            link(2, "fe80::1", "fe80::/64"),
+        ];
+        let named = [PrefixText(prefix("10.8.0.0/16")), PrefixText(prefix("192.168.0.0/16"))];
+        for (source, index, prefixes, wanted) in [
+            ("10.8.0.2", 2, &[][..], true),
+            ("10.8.0.2", 3, &[], false),
+            ("10.9.0.2", 3, &[], true),
+            ("10.9.0.200", 3, &[], false),
+            ("10.9.0.200", 4, &[], true),
+            ("10.8.0.1", 2, &[], false),
+            ("10.9.0.1", 2, &[], false),
+            ("192.168.7.7", 2, &[], true),
+            ("192.168.7.7", 2, &named, true),
+            ("172.16.0.1", 2, &named, false),
+            ("10.9.0.2", 3, &named, false),
+            ("fe80::2", 3, &named, true),
+            ("224.0.0.1", 2, &[], false),
+            ("127.0.0.1", 2, &[], false),
+            ("0.0.0.0", 2, &[], false),
+        ] {
+            let found = is_subscriber(source.parse().unwrap(), index, prefixes, &links);
+            assert_eq!(found, wanted, "{source} by {index}");
+        }
     }
 }

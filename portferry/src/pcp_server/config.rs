@@ -2,14 +2,14 @@
 //! is refused with file, line, key and what was expected.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use engine::provider::{self, AclRule, Prefix, Rate, ServerConfig, ThirdParty};
+use engine::provider::{self, AclRule, Prefix, Rate, ServerConfig, StaticMapping, ThirdParty};
 use engine::time::Duration;
 use serde::Deserialize;
-use wire::pcp::Protocol;
+use wire::pcp::{Prefix64, Protocol};
 
 use crate::config::{self, ConfigError, Interfaces, Log, TableName, checked};
 use crate::nft::provider as nft;
@@ -137,9 +137,9 @@ pub struct Mappings {
     /// Mappings of all of them.
     pub in_all: Number,
     /// Remote peers that one mapping may be restricted to.
-    pub filters: Number,
+    pub filters: Filters,
     /// Ports of one PORT_SET.
-    pub port_set: Number,
+    pub port_set: PortSet,
     /// Keep what clients call their mappings.
     pub descriptions: bool,
     /// Serve PEER, too.
@@ -148,6 +148,11 @@ pub struct Mappings {
     pub nat_pmp: bool,
     /// Tell a client which mappings it has (GET and NEXT).
     pub list: bool,
+    /// Tell clients of this NAT64 (PREFIX64).
+    pub prefix64: Vec<Prefix64Text>,
+    /// Mappings that somebody else has set up.
+    #[serde(rename = "static")]
+    pub fixed: Vec<StaticText>,
 }
 
 impl Default for Mappings {
@@ -164,12 +169,14 @@ impl Default for Mappings {
             hold: Hold(u32::try_from(usual.hold.as_secs()).unwrap_or(u32::MAX)),
             per_subscriber: number(usual.quota),
             in_all: number(u32::try_from(usual.capacity).unwrap_or(u32::MAX)),
-            filters: number(u32::try_from(usual.filters).unwrap_or(u32::MAX)),
-            port_set: number(usual.port_set.into()),
+            filters: Filters(usual.filters),
+            port_set: PortSet(usual.port_set),
             descriptions: true,
             peer: usual.peer,
             nat_pmp: usual.natpmp,
             list: usual.query,
+            prefix64: Vec::new(),
+            fixed: Vec::new(),
         }
     }
 }
@@ -280,6 +287,36 @@ checked!(
 );
 
 checked!(
+    /// Remote peers of one mapping.
+    Filters(usize) from i64, |n| match usize::try_from(n) {
+        Ok(number @ 1..=provider::MAX_FILTERS) => Ok(number),
+        _ => Err(format!("expected a number from 1 to {}, got {n}", provider::MAX_FILTERS)),
+    }
+);
+
+checked!(
+    /// Ports of one PORT_SET, 1 for none.
+    PortSet(u16) from i64, |n| match u16::try_from(n) {
+        Ok(number @ 1..=256) => Ok(number),
+        _ => Err(format!("expected a number from 1 to 256, got {n}")),
+    }
+);
+
+checked!(
+    /// The prefix of a NAT64.
+    Prefix64Text(Prefix64) from String, |text| prefix64(&text).ok_or_else(|| {
+        format!("expected the prefix of a NAT64 such as \"64:ff9b::/96\", got {text:?}")
+    })
+);
+
+checked!(
+    /// `PROTOCOL INTERNAL EXTERNAL`
+    StaticText(StaticMapping) from String, |text| fixed(&text).ok_or_else(|| {
+        format!("expected a mapping such as \"tcp 10.8.0.2:80 198.51.100.7:8080\", got {text:?}")
+    })
+);
+
+checked!(
     /// Bits of an IPv6 address.
     Bits(u8) from i64, |n| match u8::try_from(n) {
         Ok(bits @ 1..=128) => Ok(bits),
@@ -315,6 +352,32 @@ fn protocol(text: &str) -> Option<Protocol> {
         "sctp" => Protocol(132),
         "udplite" => Protocol(136),
         _ => return None,
+    })
+}
+
+fn prefix64(text: &str) -> Option<Prefix64> {
+    let prefix: Prefix = text.parse().ok()?;
+    let IpAddr::V6(first) = prefix.first() else { return None };
+    let len = match prefix.bits() {
+        bits @ (32 | 40 | 48 | 56 | 64 | 96) => usize::from(bits / 8),
+        _ => return None,
+    };
+    let octets = first.octets();
+    let (prefix, suffix) = (octets[..len].to_vec(), octets[len..12].to_vec());
+    Some(Prefix64 { prefix, suffix, ipv4_prefixes: Vec::new() })
+}
+
+fn fixed(text: &str) -> Option<StaticMapping> {
+    let [named, internal, external] = text.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    let internal: SocketAddr = internal.parse().ok()?;
+    let external: SocketAddr = external.parse().ok()?;
+    let inside = provider::Inside { softwire: None, addr: internal.ip() };
+    let ports = internal.port() != 0 && external.port() != 0;
+    ports.then_some(StaticMapping {
+        protocol: protocol(named)?,
+        inside,
+        internal_port: internal.port(),
+        external,
     })
 }
 
@@ -359,6 +422,15 @@ impl Config {
             return Some(("outside.interfaces", message));
         }
         let Outside { addresses, public, .. } = &self.outside;
+        let nobodys = |addr: &&Ipv4Addr| {
+            let loopback = addr.is_loopback() && self.nat.plane == Plane::Nftables;
+            addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast() || loopback
+        };
+        for (key, list) in [("outside.addresses", addresses), ("outside.public", public)] {
+            if let Some(addr) = list.iter().find(nobodys) {
+                return Some((key, format!("expected addresses that can be reached, got {addr}")));
+            }
+        }
         if !public.is_empty() && !addresses.is_empty() && public.len() != addresses.len() {
             let message = format!(
                 "expected one for each of outside.addresses, {}, got {}",
@@ -414,8 +486,10 @@ impl Config {
             capacity: count(&self.mappings.in_all),
             acl: self.access.rules.iter().map(|rule| rule.0.clone()).collect(),
             rate: Some(Rate { per_second: self.access.requests_per_second.0, burst: self.access.burst.0 }),
-            filters: count(&self.mappings.filters),
-            port_set: u16::try_from(self.mappings.port_set.0).unwrap_or(u16::MAX),
+            filters: self.mappings.filters.0,
+            port_set: self.mappings.port_set.0,
+            prefix64: self.mappings.prefix64.iter().map(|prefix| prefix.0.clone()).collect(),
+            statics: self.mappings.fixed.iter().map(|fixed| fixed.0).collect(),
             peer: self.mappings.peer && self.nat.plane == Plane::Nftables,
             natpmp: self.mappings.nat_pmp,
             query: self.mappings.list,
@@ -431,15 +505,20 @@ impl Config {
     /// What the kernel's table is to be like, with these external addresses.
     pub fn table(&self, pool: &[Ipv4Addr]) -> nft::ProviderConfig {
         let names = |interfaces: &Interfaces| interfaces.0.iter().map(|one| one.0.clone()).collect();
-        let subscribers = self.inside.prefixes.iter().filter_map(|prefix| match prefix.0.first() {
+        let v4 = self.inside.prefixes.iter().filter_map(|prefix| match prefix.0.first() {
             IpAddr::V4(addr) => Some(nft::Prefix { addr, len: prefix.0.bits() }),
             IpAddr::V6(_) => None,
         });
+        let mut subscribers: Vec<nft::Prefix> = v4.collect();
+        if subscribers.is_empty() && !self.inside.prefixes.is_empty() {
+            // None at all would mean everybody.
+            subscribers.push(nft::Prefix { addr: Ipv4Addr::UNSPECIFIED, len: 32 });
+        }
         nft::ProviderConfig {
             name: self.nat.table.0.clone(),
             outside_interfaces: names(&self.outside.interfaces),
             inside_interfaces: names(&self.inside.interfaces),
-            subscribers: subscribers.collect(),
+            subscribers,
             pool: pool.to_vec(),
             pairs: Vec::new(),
             default_external: pool.first().copied().filter(|_| self.nat.masquerade),
@@ -454,6 +533,8 @@ impl Config {
         [
             ("inside.interfaces", self.inside.interfaces != new.inside.interfaces),
             ("nat.plane", self.nat.plane != new.nat.plane),
+            // Its mappings would stand in a firewall that is none.
+            ("nat.ipv6_firewall", self.nat.ipv6_firewall != new.nat.ipv6_firewall),
             ("state.directory", self.state.directory != new.state.directory),
             ("control.socket", self.control != new.control),
             ("log.level", self.log != new.log),
@@ -464,16 +545,19 @@ impl Config {
     }
 
     /// The new configuration as far as it counts without a restart.
-    #[must_use]
-    pub fn taken_over(&self, new: Self) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// It contradicts what stays as it is: the key, and what is wrong with it.
+    pub fn taken_over(&self, new: Self) -> Result<Self, (&'static str, String)> {
+        let taken = Self {
             inside: Inside { interfaces: self.inside.interfaces.clone(), ..new.inside },
-            nat: Nat { plane: self.nat.plane, ..new.nat },
+            nat: Nat { plane: self.nat.plane, ipv6_firewall: self.nat.ipv6_firewall, ..new.nat },
             state: State { directory: self.state.directory.clone(), ..new.state },
             control: self.control.clone(),
             log: self.log.clone(),
             ..new
-        }
+        };
+        taken.contradiction().map_or(Ok(taken), Err)
     }
 }
 
@@ -494,6 +578,18 @@ mod tests {
             (
                 "[mappings]\nports = \"0-9\"\n",
                 "s.toml, line 6, mappings.ports: expected ports such as \"1024-65535\", got \"0-9\"",
+            ),
+            (
+                "[mappings]\nport_set = 300\n",
+                "s.toml, line 6, mappings.port_set: expected a number from 1 to 256, got 300",
+            ),
+            (
+                "[mappings]\nprefix64 = [\"64:ff9b::/95\"]\n",
+                "s.toml, line 6, mappings.prefix64: expected the prefix of a NAT64 such as \"64:ff9b::/96\", got \"64:ff9b::/95\"",
+            ),
+            (
+                "[mappings]\nstatic = [\"tcp 10.8.0.2 80\"]\n",
+                "s.toml, line 6, mappings.static: expected a mapping such as \"tcp 10.8.0.2:80 198.51.100.7:8080\", got \"tcp 10.8.0.2 80\"",
             ),
             (
                 "[mappings]\nports = \"9-3\"\n",
@@ -538,6 +634,30 @@ mod tests {
             Config::parse(Path::new("s.toml"), &same).unwrap_err().to_string(),
             "s.toml, line 4, outside.interfaces: expected other interfaces than those of [inside], got \"tun0\""
         );
+    }
+
+    #[test]
+    fn what_is_refused_beside_what_stays() {
+        let parse = |text: &str| Config::parse(Path::new("s.toml"), text).unwrap();
+        let running = parse(&format!("{GOOD}[nat]\nplane = \"memory\"\n"));
+        let new = parse(&format!("{GOOD}[mappings]\nall_ports = true\n"));
+        assert_eq!(running.needs_restart(&new), ["nat.plane"]);
+        assert_eq!(running.taken_over(new).unwrap_err().0, "mappings.all_ports");
+        let swapped = parse("[inside]\ninterfaces = [\"eth0\"]\n[outside]\ninterfaces = [\"tun0\"]\n");
+        assert_eq!(parse(GOOD).taken_over(swapped).unwrap_err().0, "outside.interfaces");
+    }
+
+    /// Who names IPv6 subscribers only has no IPv4 translated.
+    #[test]
+    fn subscribers_of_the_table() {
+        let table = |prefixes: &str| {
+            let text = GOOD.replacen('\n', &format!("\nprefixes = [{prefixes}]\n"), 1);
+            Config::parse(Path::new("s.toml"), &text).unwrap().table(&[]).subscribers
+        };
+        let prefix = |addr: [u8; 4], len| nft::Prefix { addr: addr.into(), len };
+        assert_eq!(table(""), []);
+        assert_eq!(table("\"10.8.0.0/24\", \"2001:db8::/32\""), [prefix([10, 8, 0, 0], 24)]);
+        assert_eq!(table("\"2001:db8::/32\""), [prefix([0; 4], 32)]);
     }
 
     #[test]

@@ -60,13 +60,15 @@ impl Plane {
             Self::Nftables(kernel) => {
                 let Kernel { nat, pool } = &mut **kernel;
                 let steps: Vec<nft::Change> = changes.iter().map(|change| step(change, pool)).collect();
-                if nat.apply(&steps).await.is_ok() {
-                    return vec![Ok(()); changes.len()];
+                match nat.change(&steps).await {
+                    Ok(()) => return vec![Ok(()); changes.len()],
+                    Err(error) if is_about_one(error.kind()) => {}
+                    Err(error) => return vec![Err(refused("the NAT's table", &error)); changes.len()],
                 }
                 // One of them is refused, and takes the others with it.
                 let mut outcomes = Vec::with_capacity(changes.len());
                 for one in &steps {
-                    outcomes.push(match nat.apply(std::slice::from_ref(one)).await {
+                    outcomes.push(match nat.change(std::slice::from_ref(one)).await {
                         // It is not there, as it should be.
                         Err(error)
                             if error.kind() == ErrorKind::NotFound
@@ -79,6 +81,18 @@ impl Plane {
                 }
                 outcomes
             }
+        }
+    }
+
+    /// Whether there are flows to look at that ended mappings have left.
+    pub fn wants_sweep(&self) -> bool {
+        matches!(self, Self::Nftables(kernel) if kernel.nat.wants_sweep())
+    }
+
+    /// Looks at them.
+    pub async fn sweep(&mut self) {
+        if let Self::Nftables(kernel) = self {
+            kernel.nat.sweep().await;
         }
     }
 
@@ -97,17 +111,19 @@ impl Plane {
         kernel.pool.iter().any(|&(told, own)| on_the_wire_of(pool, told) != own)
     }
 
-    /// Other settings or external addresses.
-    pub async fn reconfigure(&mut self, config: &Config, pool: Vec<(Ipv4Addr, Ipv4Addr)>) {
+    /// Other settings or external addresses; false when the kernel refuses.
+    pub async fn reconfigure(&mut self, config: &Config, pool: Vec<(Ipv4Addr, Ipv4Addr)>) -> bool {
         if let Self::Nftables(kernel) = self {
             let new = config.table(&on_the_wire(&pool));
             if new != *kernel.nat.config()
                 && let Err(error) = kernel.nat.reconfigure(new).await
             {
-                tracing::warn!("the NAT's table stays as it was: {error}");
+                tracing::warn!("the NAT's table cannot be changed: {error}; trying again");
+                return false;
             }
             kernel.pool = pool;
         }
+        true
     }
 
     /// Takes everything away.
@@ -131,6 +147,11 @@ pub fn ports(change: &NatChange) -> usize {
         NatChange::Open(binding) | NatChange::Close(binding) => of(binding),
         NatChange::Replace { old, new } => of(old) + of(new),
     }
+}
+
+/// Whether one of several changes is refused, and takes the others with it.
+fn is_about_one(kind: ErrorKind) -> bool {
+    !matches!(kind, ErrorKind::TimedOut | ErrorKind::PermissionDenied | ErrorKind::Unsupported)
 }
 
 fn refused(what: &str, error: &io::Error) -> NatRefused {

@@ -78,6 +78,8 @@ pub struct Store {
     journal: JournalFile<Contents>,
     /// `None` before the first [`Record::Epoch`].
     epoch: Option<Epoch>,
+    /// Its file is not there.
+    unwritten: bool,
 }
 
 /// What was stored.
@@ -98,25 +100,32 @@ impl Store {
     /// Those of making the directory and of [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         std::fs::create_dir_all(directory)?;
-        let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
-        let now = Stamp::now();
         let epoch = match std::fs::read(directory.join(EPOCH)) {
             Ok(octets) => serde_json::from_slice::<Epoch>(&octets).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
+        // What the journal has lost is not to be seen any more once it is written anew.
+        let whole = directory.join(FILE).exists();
+        take_away(directory)?;
+        let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
+        let now = Stamp::now();
         let mappings = &journal.contents().0;
         // A clock that does not know how long ago that was does not tell how old the epoch is.
         let known = |epoch: &Epoch| {
             now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
         };
-        let age = epoch.filter(|epoch| damaged == 0 && known(epoch)).map(|epoch| now.since(epoch.began));
+        let epoch = epoch.filter(|epoch| whole && damaged == 0 && known(epoch));
         let loaded = Loaded {
             mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
-            epoch: age.map(Duration::from_secs),
+            epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
             damaged,
         };
-        Ok((Self { directory: directory.to_owned(), journal, epoch }, loaded))
+        let mut store = Self { directory: directory.to_owned(), journal, epoch, unwritten: true };
+        if !store.journal.is_behind() {
+            store.write_epoch()?;
+        }
+        Ok((store, loaded))
     }
 
     /// Stores one change; a power cut may take it until [`sync`](Self::sync).
@@ -126,8 +135,8 @@ impl Store {
     pub fn append(&mut self, record: &Record) -> io::Result<()> {
         let done = match record {
             Record::Epoch => {
-                self.epoch = Some(Epoch { began: Stamp::now() });
-                self.write_epoch()
+                (self.epoch, self.unwritten) = (Some(Epoch { began: Stamp::now() }), true);
+                Ok(())
             }
             Record::Clear => {
                 self.journal.change(|contents| contents.0.clear());
@@ -150,7 +159,7 @@ impl Store {
 
     /// Whether something could not be written yet.
     pub fn is_behind(&self) -> bool {
-        self.journal.is_behind()
+        self.journal.is_behind() || self.unwritten && self.epoch.is_some()
     }
 
     /// Writes what could not be written.
@@ -158,24 +167,46 @@ impl Store {
     /// # Errors
     /// Whatever the system says.
     pub fn catch_up(&mut self) -> io::Result<()> {
-        self.journal.catch_up()?;
+        if self.journal.is_behind() {
+            self.journal.catch_up()?;
+        }
         self.write_epoch()
     }
 
     /// As long as the journal is behind there is no epoch to go on with.
-    fn honestly(&self, done: io::Result<()>) -> io::Result<()> {
-        if done.is_err() {
-            // On a full disk a file can be taken away still; on one that is read-only nothing helps.
-            let _ = std::fs::remove_file(self.directory.join(EPOCH));
+    fn honestly(&mut self, done: io::Result<()>) -> io::Result<()> {
+        match done {
+            Err(error) => {
+                self.unwritten = true;
+                // On a full disk a file can be taken away still. On one that is read-only nothing helps: said, for a person.
+                if let Err(other) = take_away(&self.directory) {
+                    tracing::warn!(
+                        "{} cannot be taken away ({other}): should this server be killed now, its next start believes that no mapping was lost; delete that file by hand then",
+                        self.directory.join(EPOCH).display()
+                    );
+                }
+                Err(error)
+            }
+            Ok(()) if self.unwritten && !self.journal.is_behind() => self.write_epoch(),
+            Ok(()) => Ok(()),
         }
-        done
     }
 
-    fn write_epoch(&self) -> io::Result<()> {
-        match self.epoch {
-            Some(epoch) => write_anew(&self.directory, EPOCH, &serde_json::to_vec(&epoch)?),
-            None => Ok(()),
+    fn write_epoch(&mut self) -> io::Result<()> {
+        if let Some(epoch) = self.epoch {
+            write_anew(&self.directory, EPOCH, &serde_json::to_vec(&epoch)?)?;
+            self.unwritten = false;
         }
+        Ok(())
+    }
+}
+
+/// The epoch's file is not there any more, also after a power cut.
+fn take_away(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_file(directory.join(EPOCH)) {
+        Ok(()) => std::fs::File::open(directory)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -353,6 +384,11 @@ mod tests {
         std::fs::write(&path, &damaged).unwrap();
         let loaded = directory.load();
         assert_eq!((loaded.mappings.len(), loaded.epoch, loaded.damaged), (1, None, 1));
+        assert_eq!(directory.load().epoch, None, "it is not forgotten with the line");
+        std::fs::write(directory.0.join(EPOCH), r#"{"began":{"at":1800000000}}"#).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(directory.load().epoch, None, "everything was lost");
+        std::fs::write(directory.0.join(EPOCH), serde_json::to_vec(&store.epoch).unwrap()).unwrap();
 
         std::fs::write(&path, &whole).unwrap();
         let (mut store, loaded) = Store::open(&directory.0).unwrap();
@@ -366,6 +402,12 @@ mod tests {
         store.catch_up().unwrap();
         let loaded = directory.load();
         assert_eq!((loaded.mappings.len(), loaded.epoch.is_some()), (3, true));
+        // Also when it is the next change that finds room.
+        store.journal.fall_behind();
+        store.honestly(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(!directory.0.join(EPOCH).exists());
+        store.append(&Record::Put(mapping(4))).unwrap();
+        assert!(!store.is_behind() && directory.0.join(EPOCH).exists());
     }
 
     #[test]

@@ -12,14 +12,32 @@ use super::state::{Slot, State, Step};
 /// Up to this many, the kernel selects the flows, in one or two walks of its table each; beyond, we read the table once.
 const SINGLY: usize = 8;
 
-/// External endpoints whose flows are looked at: address, protocol and port, 0 meaning all.
+/// External endpoints whose flows are looked at: address, protocol and port, 0 meaning all. `None`: those of all.
 #[derive(Debug)]
 pub(super) struct Scopes(Option<BTreeSet<(IpAddr, u8, u16)>>);
+
+impl Default for Scopes {
+    fn default() -> Self {
+        Self(Some(BTreeSet::new()))
+    }
+}
 
 impl Scopes {
     /// What a step has touched.
     pub(super) fn of(step: &Step) -> Self {
         Self(Some(step.slots().map(|(slot, _)| (slot.external, slot.protocol, slot.port)).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// These, too.
+    pub(super) fn add(&mut self, more: Self) {
+        match (&mut self.0, more.0) {
+            (Some(some), Some(more)) => some.extend(more),
+            _ => self.0 = None,
+        }
     }
 
     /// For a table that was away. Flows that come from nobody's mapping may then be somebody else's DNAT.
@@ -99,39 +117,36 @@ pub(super) fn selections(state: &State, slot: &Slot, was: Option<&Binding>) -> O
     }
 }
 
-/// Ends them. `kernel_filters` turns false when the kernel can't select flows.
+/// Ends those that the kernel can select by itself; the answer is where all flows have to be looked at, which takes it longer
+/// the more there are. `kernel_filters` turns false when the kernel can't select flows.
 pub(super) async fn end(
     socket: &mut NetlinkSocket,
     state: &State,
     step: &Step,
     kernel_filters: &mut bool,
-) -> Result<(), ReplyError> {
-    let scopes = Scopes::of(step);
+) -> Result<Scopes, ReplyError> {
     let few = step.slots().count() <= SINGLY;
     if !few || !*kernel_filters {
-        return sweep(socket, state, &scopes).await;
+        return Ok(Scopes::of(step));
     }
+    let mut left = BTreeSet::new();
     for (slot, was) in step.slots() {
         let done = match selections(state, slot, was) {
             Some(selections) => select(socket, &selections).await,
             None => {
-                let some = |number| (number != 0).then_some(number);
-                let port = (slot.port != 0).then_some(slot.port);
-                let towards =
-                    Towards { addr: slot.external, protocol: some(slot.protocol), port, answers: false };
-                let doomed = |flow: &Flow| scopes.doom(state, flow);
-                end_each(socket, slot.external.is_ipv6(), Some(towards), doomed).await
+                left.insert((slot.external, slot.protocol, slot.port));
+                continue;
             }
         };
         match done {
             Err(e) if cannot_select(&e) => {
                 *kernel_filters = false;
-                return sweep(socket, state, &scopes).await;
+                return Ok(Scopes::of(step));
             }
             outcome => outcome?,
         }
     }
-    Ok(())
+    Ok(Scopes(Some(left)))
 }
 
 async fn select(socket: &mut NetlinkSocket, selections: &[Selection]) -> Result<(), ReplyError> {

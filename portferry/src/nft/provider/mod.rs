@@ -172,6 +172,8 @@ pub struct ProviderNat {
     state: State,
     link: Link,
     kernel_filters: bool,
+    /// Where flows have to be looked at still.
+    doomed: Scopes,
     /// The last transaction's outcome isn't known, or the table is known to differ from `state`.
     unsure: bool,
 }
@@ -194,6 +196,7 @@ impl ProviderNat {
             state: State::default(),
             link: Link::default(),
             kernel_filters: true,
+            doomed: Scopes::default(),
             unsure: true,
         };
         nat.rebuild().await?;
@@ -217,6 +220,17 @@ impl ProviderNat {
     ///   transaction (see [`MAX_PORTS`]).
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s; the changes count as not made.
     pub async fn apply(&mut self, changes: &[Change]) -> io::Result<()> {
+        self.change(changes).await?;
+        self.sweep().await;
+        Ok(())
+    }
+
+    /// As [`ProviderNat::apply`], but flows that take a look at all that are tracked are left to
+    /// [`ProviderNat::sweep`]: for who has many changes, or somebody who waits.
+    ///
+    /// # Errors
+    /// As [`ProviderNat::apply`].
+    pub async fn change(&mut self, changes: &[Change]) -> io::Result<()> {
         for change in changes {
             match change {
                 Change::Open(new) | Change::Replace { new, .. } => self.config.check_binding(new)?,
@@ -261,8 +275,30 @@ impl ProviderNat {
             return Err(e);
         }
         let (state, kernel_filters) = (&self.state, &mut self.kernel_filters);
-        self.link.end_flows(async |socket| flows::end(socket, state, &step, kernel_filters).await).await;
+        let mut left = Scopes::of(&step);
+        let work = async |socket: &mut _| {
+            left = flows::end(socket, state, &step, kernel_filters).await?;
+            Ok(())
+        };
+        self.link.end_flows(work).await;
+        self.doomed.add(left);
         Ok(())
+    }
+
+    /// Whether there are flows to look at that [`ProviderNat::change`] has left.
+    pub fn wants_sweep(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
+    /// Looks at all tracked flows, once for all changes since the last time, and ends those that the table would no longer let
+    /// through as they are. Should that fail, the log has a warning.
+    pub async fn sweep(&mut self) {
+        let scopes = std::mem::take(&mut self.doomed);
+        if scopes.is_empty() {
+            return;
+        }
+        let state = &self.state;
+        self.link.end_flows(async |socket| flows::sweep(socket, state, &scopes).await).await;
     }
 
     /// Looks whether the table is still there, and makes it anew with everything in it if not: for a timer, since a
@@ -352,8 +388,7 @@ impl ProviderNat {
         }
         self.unsure = false;
         if !all.elements.is_empty() {
-            let (state, scopes) = (&self.state, Scopes::everything());
-            self.link.end_flows(async |socket| flows::sweep(socket, state, &scopes).await).await;
+            self.doomed.add(Scopes::everything());
         }
         Ok(())
     }
