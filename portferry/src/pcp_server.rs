@@ -58,8 +58,10 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let (asking, asked) = mpsc::channel(16);
     let socket = config.control.socket.clone();
-    let mut shell = Shell::start(config, path, received, asked).await?;
+    // Before anything else: whoever is started twice must not empty the other's table, not even where neither has an interface
+    // to listen on yet. What is asked meanwhile waits.
     let control = control::Server::start(&socket, asking)?;
+    let mut shell = Shell::start(config, path, received, asked).await?;
     let ended = shell.run().await;
     drop(control);
     ended?;
@@ -101,7 +103,7 @@ impl Shell {
             .map_err(|error| Failure::system(format!("cannot read the interfaces: {error}")))?;
         let datagrams = mpsc::channel(1024);
         let mut sockets = Sockets::default();
-        // Before anything else: a server that is started twice must find them taken before it empties the other's table.
+        // Before the table: another program that listens there may have one of its own.
         let failed = follow(&mut sockets, &config, &snapshot, &datagrams.0);
         if let Some((place, error)) = failed.into_iter().next() {
             let line =
