@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use engine::provider::{Arrival, NatChange, Notice, Output, Reason, Record, Server, Ticket};
+use engine::provider::{Arrival, NatChange, Notice, Output, Reason, Record, Server, StoredMapping, Ticket};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -36,6 +36,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_secs(30);
 /// How often it is looked whether the NAT's table is still there.
 const HEAL: Duration = Duration::from_secs(30);
+/// How long the outside interfaces may be without an address before that counts: a link that flaps, or a network that comes up
+/// behind this server, must cost no mapping.
+const ADDRESSLESS: Duration = Duration::from_secs(30);
 /// Changes of the NAT that go together.
 const BATCH: usize = 64;
 /// Datagrams that are taken in before anything else gets its turn.
@@ -80,6 +83,10 @@ struct Shell {
     store_retry: Option<Instant>,
     heal_at: Instant,
     netlink: Netlink,
+    /// The external addresses, as clients are told and as packets have them.
+    pool: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// Until when the external addresses of before count, though there are none.
+    addressless: Option<Instant>,
     /// When the interfaces are looked at again, though the kernel says nothing.
     retry: Option<Instant>,
     sockets: Sockets,
@@ -126,18 +133,8 @@ impl Shell {
                 );
             }
         }
-        let pool = external(&config, &snapshot);
-        if pool.is_empty() {
-            tracing::warn!(
-                "there is no external address yet: requests are answered NETWORK_FAILURE until the outside interface has one ([outside])"
-            );
-        }
-        if config.nat.plane == config::Plane::Nftables && !forwards() {
-            tracing::warn!(
-                "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
-            );
-        }
-        let plane = Plane::open(&config, pool.clone()).await?;
+        let mut pool = external(&config, &snapshot);
+        let found = !pool.is_empty();
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
             Failure::cannot_create(format!(
@@ -149,6 +146,26 @@ impl Shell {
         if damaged > 0 {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
         }
+        if !found && config.outside.public.is_empty() {
+            // It may be on its way still, and most probably is the same.
+            pool = addresses_of(&mappings).into_iter().map(|addr| (addr, addr)).collect();
+        }
+        if pool.is_empty() {
+            tracing::warn!(
+                "there is no external address yet: requests are answered NETWORK_FAILURE until the outside interface has one ([outside])"
+            );
+        } else if !found {
+            tracing::warn!(
+                "the outside interface has no address yet; stored mappings wait {} s for theirs ([outside])",
+                ADDRESSLESS.as_secs()
+            );
+        }
+        if config.nat.plane == config::Plane::Nftables && !forwards() {
+            tracing::warn!(
+                "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
+            );
+        }
+        let plane = Plane::open(&config, pool.clone()).await?;
         let behind = store.is_behind();
         let mut server = Server::with_age(now(), config.engine(told(&pool)), epoch.unwrap_or_default());
         server.restore(now(), mappings);
@@ -162,6 +179,8 @@ impl Shell {
             store_retry: behind.then(now),
             heal_at: now() + HEAL,
             netlink,
+            pool,
+            addressless: (!found).then(|| now() + ADDRESSLESS),
             retry: None,
             sockets,
             datagrams,
@@ -199,7 +218,8 @@ impl Shell {
 
     /// Waits for one thing to happen; false when it is time to stop.
     async fn wait(&mut self) -> bool {
-        let due = [self.server.next_timeout(), self.store_retry, self.retry, Some(self.heal_at)];
+        let due =
+            [self.server.next_timeout(), self.store_retry, self.retry, self.addressless, Some(self.heal_at)];
         let due = due.into_iter().flatten().min();
         if due.is_some_and(|at| at <= now()) {
             self.on_due().await;
@@ -247,7 +267,7 @@ impl Shell {
 
     async fn on_due(&mut self) {
         let at = now();
-        if self.retry.is_some_and(|due| due <= at) {
+        if [self.retry, self.addressless].into_iter().flatten().any(|due| due <= at) {
             self.retry = None;
             self.refresh().await;
         }
@@ -368,6 +388,7 @@ impl Shell {
             Err(error) => {
                 tracing::warn!("cannot read the interfaces: {error}; trying again");
                 self.retry = Some(now() + RETRY);
+                self.addressless = self.addressless.map(|until| until.max(now() + RETRY));
                 return;
             }
         };
@@ -380,19 +401,39 @@ impl Shell {
             );
             self.retry = Some(now() + RETRY);
         }
-        let pool = external(&self.config, &snapshot);
+        let mut pool = external(&self.config, &snapshot);
+        if !pool.is_empty() {
+            if self.addressless.take().is_some() {
+                tracing::info!("the outside interface has an address: {}", listed(&told(&pool)));
+            }
+        } else if !self.server.config().pool.is_empty() {
+            let until = *self.addressless.get_or_insert_with(|| {
+                tracing::warn!(
+                    "the outside interface has no address; mappings wait {} s for it to come back ([outside])",
+                    ADDRESSLESS.as_secs()
+                );
+                now() + ADDRESSLESS
+            });
+            if now() < until {
+                pool.clone_from(&self.pool);
+            }
+        }
         let new = self.config.engine(told(&pool));
         if self.plane.stands_elsewhere(&pool) {
             // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
             self.server.reconfigure(now(), self.config.engine(Vec::new()));
             self.perform_all().await;
         }
+        self.pool.clone_from(&pool);
         self.plane.reconfigure(&self.config, pool).await;
         if new != *self.server.config() {
             if new.pool != self.server.config().pool {
                 tracing::info!("external addresses are now: {}", listed(&new.pool));
             }
             self.server.reconfigure(now(), new);
+        }
+        if self.addressless.is_some_and(|until| until <= now()) {
+            self.addressless = None;
         }
     }
 
@@ -466,6 +507,15 @@ fn external(config: &Config, snapshot: &Snapshot) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         [] => own.into_iter().map(|addr| (addr, addr)).collect(),
         public => public.iter().copied().zip(own).collect(),
     }
+}
+
+/// The IPv4 ones outside, each once.
+fn addresses_of(mappings: &[StoredMapping]) -> Vec<Ipv4Addr> {
+    let outside = mappings.iter().filter_map(|stored| match stored.external.ip() {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    });
+    outside.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn told(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
