@@ -854,6 +854,15 @@ fn ufw_lets_mapped_ports_through_and_nothing_else() {
 /// The page's own WireGuard files, with keys. Where the kernel has no WireGuard, `wireguard-go` has it.
 #[test]
 fn it_works_through_wireguard() {
+    works_through_wireguard(Variant::A);
+}
+
+#[test]
+fn routed_it_works_through_wireguard() {
+    works_through_wireguard(Variant::B);
+}
+
+fn works_through_wireguard(variant: Variant) {
     let Some(subject) = interworking_subject() else { return };
     if let Some(reason) = netns::reason_to_skip_tun() {
         return skipped(reason);
@@ -864,7 +873,7 @@ fn it_works_through_wireguard() {
             return skipped(&format!("there is no {tool}: apt-get install wireguard-tools wireguard-go"));
         }
     }
-    let recipe = Recipe::on(Network::vps_without_tunnel(), Variant::A, &subject);
+    let recipe = Recipe::on(Network::vps_without_tunnel(), variant, &subject);
     let network = &recipe.network;
     let keys = [VPS, HOME].map(|host| {
         let script =
@@ -875,7 +884,17 @@ fn it_works_through_wireguard() {
     });
     for (host, mark) in [(VPS, "vps wireguard/wg0.conf"), (HOME, "home wireguard/wg0.conf")] {
         let [(vps_private, vps_public), (home_private, home_public)] = &keys;
-        let file = block(mark)
+        let mut page = block(mark);
+        if host == VPS && variant == Variant::B {
+            let (_, more) = page.split_once("# For variant B also your LAN: ").expect("the page says so");
+            let more = more.lines().next().expect("split yields one").to_owned();
+            page = page
+                .lines()
+                .filter(|line| !line.starts_with("AllowedIPs"))
+                .fold(String::new(), |all, line| all + line + "\n");
+            page += &format!("AllowedIPs = {more}\n");
+        }
+        let file = page
             .replace("PRIVATE_KEY_OF_THE_VPS", vps_private)
             .replace("PUBLIC_KEY_OF_THE_VPS", vps_public)
             .replace("PRIVATE_KEY_OF_THE_HOME", home_private)
