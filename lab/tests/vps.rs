@@ -656,6 +656,61 @@ fn the_home_follows_when_the_vps_gets_another_address() {
     assert_eq!(recipe.mappings(), [("TCP".to_owned(), 8080, format!("{HOME_TUNNEL}:8080"))]);
 }
 
+/// A link that flaps, a network that comes up late after a boot: nothing is lost, and nobody has to ask again.
+#[test]
+fn an_address_that_comes_back_costs_no_mapping() {
+    let Some(recipe) = recipe(Variant::A) else { return };
+    let network = &recipe.network;
+    let mut server = recipe.start_server();
+    let (_daemon, control_point) = recipe.start_home(Host::Lan1);
+    let _listener = listener(network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    let before = recipe.mappings();
+    eventually("an epoch that tells", 10 * SECOND, || (recipe.epoch() >= 3).then_some(()));
+    let epoch = recipe.epoch();
+    let gone = || recipe.does(VPS, &format!("ip addr del {EXTERNAL}/24 dev {VPS_INTERFACE}"));
+    let back = || {
+        recipe.does(VPS, &format!("ip addr add {EXTERNAL}/24 dev {VPS_INTERFACE}"));
+        recipe.does(VPS, &format!("ip route replace default via {INTERNET} dev {VPS_INTERFACE} onlink"));
+    };
+
+    gone();
+    server.await_log("the outside interface has no address", 5 * SECOND);
+    back();
+    reaches(network, TCP, 8080, "lan1");
+
+    server.signal("KILL");
+    server.wait(5 * SECOND);
+    recipe.does(VPS, "nft delete table inet portferry-provider");
+    gone();
+    let mut server = recipe.start_server();
+    server.await_log("stored mappings wait 30 s for theirs", SECOND);
+    back();
+    reaches(network, TCP, 8080, "lan1");
+    assert_eq!(recipe.mappings(), before);
+    assert!(recipe.epoch() >= epoch, "it went on all the time");
+    assert!(!server.log().contains("external addresses are now"), "{}", server.log());
+}
+
+/// RFC 6887 §7.4: NETWORK_FAILURE, once the address has not come back.
+#[test]
+fn an_address_that_stays_away_ends_the_epoch() {
+    let Some(recipe) = recipe(Variant::A) else { return };
+    let mut server = recipe.start_server();
+    let map = format!("portferry pcp map tcp 9000 9000 --server {VPS_TUNNEL}");
+    recipe.does(HOME, &map);
+    recipe.does(VPS, &format!("ip addr del {EXTERNAL}/24 dev {VPS_INTERFACE}"));
+    server.await_log("external addresses are now: none", 45 * SECOND);
+    let output = recipe.output(HOME, &map);
+    assert_eq!(output.status.code(), Some(REFUSED));
+    assert!(netns::text(&output).contains("NETWORK_FAILURE"), "{}", netns::text(&output));
+    assert_eq!(recipe.json(VPS, "portferry pcp-server mappings"), serde_json::json!([]));
+    assert!(recipe.epoch() < 10);
+    recipe.does(VPS, &format!("ip addr add {EXTERNAL}/24 dev {VPS_INTERFACE}"));
+    server.await_log(&format!("external addresses are now: {EXTERNAL}"), 5 * SECOND);
+    recipe.does(HOME, &map);
+}
+
 /// Clients are told the public address; packets never have it.
 #[test]
 fn a_vps_whose_address_a_cloud_translates_gives_the_public_one() {
@@ -799,6 +854,15 @@ fn ufw_lets_mapped_ports_through_and_nothing_else() {
 /// The page's own WireGuard files, with keys. Where the kernel has no WireGuard, `wireguard-go` has it.
 #[test]
 fn it_works_through_wireguard() {
+    works_through_wireguard(Variant::A);
+}
+
+#[test]
+fn routed_it_works_through_wireguard() {
+    works_through_wireguard(Variant::B);
+}
+
+fn works_through_wireguard(variant: Variant) {
     let Some(subject) = interworking_subject() else { return };
     if let Some(reason) = netns::reason_to_skip_tun() {
         return skipped(reason);
@@ -809,7 +873,7 @@ fn it_works_through_wireguard() {
             return skipped(&format!("there is no {tool}: apt-get install wireguard-tools wireguard-go"));
         }
     }
-    let recipe = Recipe::on(Network::vps_without_tunnel(), Variant::A, &subject);
+    let recipe = Recipe::on(Network::vps_without_tunnel(), variant, &subject);
     let network = &recipe.network;
     let keys = [VPS, HOME].map(|host| {
         let script =
@@ -820,7 +884,17 @@ fn it_works_through_wireguard() {
     });
     for (host, mark) in [(VPS, "vps wireguard/wg0.conf"), (HOME, "home wireguard/wg0.conf")] {
         let [(vps_private, vps_public), (home_private, home_public)] = &keys;
-        let file = block(mark)
+        let mut page = block(mark);
+        if host == VPS && variant == Variant::B {
+            let (_, more) = page.split_once("# For variant B also your LAN: ").expect("the page says so");
+            let more = more.lines().next().expect("split yields one").to_owned();
+            page = page
+                .lines()
+                .filter(|line| !line.starts_with("AllowedIPs"))
+                .fold(String::new(), |all, line| all + line + "\n");
+            page += &format!("AllowedIPs = {more}\n");
+        }
+        let file = page
             .replace("PRIVATE_KEY_OF_THE_VPS", vps_private)
             .replace("PUBLIC_KEY_OF_THE_VPS", vps_public)
             .replace("PRIVATE_KEY_OF_THE_HOME", home_private)

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use engine::notice::Level;
-use engine::provider::{Arrival, NatChange, Output, Prefix, Reason, Record, Server, Ticket};
+use engine::provider::{Arrival, NatChange, Output, Prefix, Reason, Record, Server, StoredMapping, Ticket};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -39,6 +39,9 @@ const RETRY: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_secs(30);
 /// How often it is looked whether the NAT's table is still there.
 const HEAL: Duration = Duration::from_secs(30);
+/// How long the outside interfaces may be without an address before that counts: a link that flaps, or a network that comes up
+/// behind this server, must cost no mapping.
+const ADDRESSLESS: Duration = Duration::from_secs(30);
 /// How often all tracked flows are looked at, at most: with many of them that takes its time.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Ports whose changes of the NAT go together; a transaction has a size of its own, and costs much the same whatever is in it.
@@ -64,7 +67,8 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let (asking, asked) = mpsc::channel(16);
-    // Before anything is changed: a server that runs already listens there.
+    // Before anything else: whoever is started twice must not empty the other's table, not even where neither has an interface
+    // to listen on yet. What is asked meanwhile waits.
     let control = control::Server::start(&config.control.socket, asking)?;
     let mut shell = Shell::start(config, path, received, asked).await?;
     let ended = shell.run().await;
@@ -92,6 +96,10 @@ struct Shell {
     /// No sooner are all tracked flows looked at.
     sweep_at: Instant,
     netlink: Netlink,
+    /// The external addresses, as clients are told and as packets have them.
+    pool: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// Until when the external addresses of before count, though there are none.
+    addressless: Option<Instant>,
     /// When the interfaces are looked at again, though the kernel says nothing.
     retry: Option<Instant>,
     sockets: Sockets,
@@ -117,7 +125,7 @@ impl Shell {
             .map_err(|error| Failure::system(format!("cannot read the interfaces: {error}")))?;
         let datagrams = mpsc::channel(1024);
         let mut sockets = Sockets::default();
-        // Before anything else: a server that is started twice must find them taken before it empties the other's table.
+        // Before the table: another program that listens there may have one of its own.
         let failed = follow(&mut sockets, &config, &snapshot, &datagrams.0);
         if let Some((place, error)) = failed.into_iter().next() {
             let line =
@@ -140,17 +148,8 @@ impl Shell {
                 );
             }
         }
-        let pool = external(&config, &snapshot);
-        if pool.is_empty() {
-            tracing::warn!(
-                "there is no external address yet: requests are answered NETWORK_FAILURE until the outside interface has one ([outside])"
-            );
-        }
-        if config.nat.plane == config::Plane::Nftables && !forwards() {
-            tracing::warn!(
-                "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
-            );
-        }
+        let mut pool = external(&config, &snapshot);
+        let found = !pool.is_empty();
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
             Failure::cannot_create(format!(
@@ -161,6 +160,25 @@ impl Shell {
         let Loaded { mappings, epoch, damaged } = loaded;
         if damaged > 0 {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
+        }
+        if !found && config.outside.public.is_empty() {
+            // It may be on its way still, and most probably is the same.
+            pool = addresses_of(&mappings).into_iter().map(|addr| (addr, addr)).collect();
+        }
+        if pool.is_empty() {
+            tracing::warn!(
+                "there is no external address yet: requests are answered NETWORK_FAILURE until the outside interface has one ([outside])"
+            );
+        } else if !found {
+            tracing::warn!(
+                "the outside interface has no address yet; stored mappings wait {} s for theirs ([outside])",
+                ADDRESSLESS.as_secs()
+            );
+        }
+        if config.nat.plane == config::Plane::Nftables && !forwards() {
+            tracing::warn!(
+                "the kernel forwards no IPv4 packets, so mappings will lead nowhere: sysctl -w net.ipv4.ip_forward=1"
+            );
         }
         // Last of all, for it empties the table of the run before.
         let plane = Plane::open(&config, pool.clone()).await?;
@@ -182,6 +200,8 @@ impl Shell {
             store_retry: behind.then(now),
             heal_at: now() + HEAL,
             netlink,
+            pool,
+            addressless: (!found).then(|| now() + ADDRESSLESS),
             retry: None,
             sockets,
             datagrams,
@@ -220,8 +240,9 @@ impl Shell {
     /// Waits for one thing to happen, or only looks whether it has when there is `more` to do; false when it is time to stop.
     async fn wait(&mut self, more: bool) -> bool {
         let sweep = self.plane.wants_sweep().then_some(self.sweep_at);
-        let due = [self.server.next_timeout(), self.store_retry, self.retry, Some(self.heal_at), sweep];
-        let due = due.into_iter().flatten().min();
+        let retries = [self.store_retry, self.retry, self.addressless, Some(self.heal_at), sweep];
+        let due = retries.into_iter().chain([self.server.next_timeout()]);
+        let due = due.flatten().min();
         if due.is_some_and(|at| at <= now()) {
             self.on_due().await;
             // However much is due, others have questions meanwhile.
@@ -275,7 +296,7 @@ impl Shell {
 
     async fn on_due(&mut self) {
         let at = now();
-        if self.retry.is_some_and(|due| due <= at) {
+        if [self.retry, self.addressless].into_iter().flatten().any(|due| due <= at) {
             self.retry = None;
             self.refresh().await;
         }
@@ -400,6 +421,7 @@ impl Shell {
             Err(error) => {
                 tracing::warn!("cannot read the interfaces: {error}; trying again");
                 self.retry = Some(now() + RETRY);
+                self.addressless = self.addressless.map(|until| until.max(now() + RETRY));
                 return;
             }
         };
@@ -412,23 +434,44 @@ impl Shell {
             );
             self.retry = Some(now() + RETRY);
         }
-        let pool = external(&self.config, &snapshot);
+        let mut pool = external(&self.config, &snapshot);
+        if !pool.is_empty() {
+            if self.addressless.take().is_some() {
+                tracing::info!("the outside interface has an address: {}", listed(&told(&pool)));
+            }
+        } else if !self.server.config().pool.is_empty() {
+            let until = *self.addressless.get_or_insert_with(|| {
+                tracing::warn!(
+                    "the outside interface has no address; mappings wait {} s for it to come back ([outside])",
+                    ADDRESSLESS.as_secs()
+                );
+                now() + ADDRESSLESS
+            });
+            if now() < until {
+                pool.clone_from(&self.pool);
+            }
+        }
         let new = self.config.engine(told(&pool));
         if self.plane.stands_elsewhere(&pool) {
             // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
             self.server.reconfigure(now(), self.config.engine(Vec::new()));
             while self.perform_some().await {}
         }
-        if !self.plane.reconfigure(&self.config, pool).await {
+        if !self.plane.reconfigure(&self.config, pool.clone()).await {
             self.retry = Some(now() + RETRY);
+            self.addressless = self.addressless.map(|until| until.max(now() + RETRY));
             return; // clients are told of no address that the kernel does not know
         }
+        self.pool = pool;
         self.links = links(&self.config, &snapshot);
         if new != *self.server.config() {
             if new.pool != self.server.config().pool {
                 tracing::info!("external addresses are now: {}", listed(&new.pool));
             }
             self.server.reconfigure(now(), new);
+        }
+        if self.addressless.is_some_and(|until| until <= now()) {
+            self.addressless = None;
         }
     }
 
@@ -505,6 +548,15 @@ fn external(config: &Config, snapshot: &Snapshot) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         [] => own.into_iter().map(|addr| (addr, addr)).collect(),
         public => public.iter().copied().zip(own).collect(),
     }
+}
+
+/// The IPv4 ones outside, each once.
+fn addresses_of(mappings: &[StoredMapping]) -> Vec<Ipv4Addr> {
+    let outside = mappings.iter().filter_map(|stored| match stored.external.ip() {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    });
+    outside.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn told(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
