@@ -196,6 +196,13 @@ fn a_flood_starves_nobody() {
             usage.peak,
         ));
         assert!(sent.load(Ordering::Relaxed) >= ROUND, "{what}: there was a flood");
+        // Everybody's connections need that table.
+        let flows: u64 = network
+            .run(Host::Provider, "cat", ["/proc/sys/net/netfilter/nf_conntrack_count"])
+            .trim()
+            .parse()
+            .expect("a number");
+        assert!(flows < 1000, "{what}: {flows} flows in the kernel's table");
         assert!(usage.peak < MEMORY, "{what}: {usage:?}");
         assert_eq!(of_host(&server, ROUTER_WAN.into()), BTreeMap::new(), "{what}");
         for protocol in BOTH {
