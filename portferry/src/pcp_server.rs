@@ -8,6 +8,7 @@ pub mod plane;
 pub mod report;
 pub mod sockets;
 pub mod store;
+pub mod waiting;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,6 +33,7 @@ use plane::Plane;
 use report::StatusReport;
 use sockets::{Datagram, Sockets};
 use store::{Loaded, Store};
+use waiting::Waiting;
 
 /// When it is tried again to read the interfaces, or to open a socket.
 const RETRY: Duration = Duration::from_secs(5);
@@ -106,6 +108,7 @@ struct Shell {
     /// The prefixes that are on the link of an inside interface, and the server's own address there.
     links: Vec<Link>,
     datagrams: (mpsc::Sender<Datagram>, mpsc::Receiver<Datagram>),
+    waiting: Waiting,
     received: u64,
     signals: mpsc::Receiver<Signal>,
     asked: mpsc::Receiver<Asked>,
@@ -205,6 +208,7 @@ impl Shell {
             retry: None,
             sockets,
             datagrams,
+            waiting: Waiting::default(),
             received: 0,
             signals,
             asked,
@@ -220,6 +224,7 @@ impl Shell {
         );
         loop {
             let more = self.perform_some().await;
+            let more = more || !self.waiting.is_empty();
             if !self.wait(more).await {
                 break;
             }
@@ -276,12 +281,10 @@ impl Shell {
                     self.retry = Some(now() + RETRY);
                 }
             },
-            Some(datagram) = self.datagrams.1.recv() => {
-                self.take_in(&datagram);
-                self.take_in_some();
-            }
+            Some(datagram) = self.datagrams.1.recv() => self.queue(datagram),
             () = sleep => {} // the next turn sees what is due
         }
+        self.take_in_some();
         true
     }
 
@@ -317,9 +320,24 @@ impl Shell {
         self.server.handle_timeout(at);
     }
 
+    fn queue(&mut self, datagram: Datagram) {
+        self.received += 1;
+        self.waiting.push(datagram, self.config.access.ipv6_subscriber_bits.0);
+    }
+
+    /// Some of those that have come, but all of them are seen: what is left in the sockets' buffers is nobody's turn.
+    fn take_in_some(&mut self) {
+        while let Ok(datagram) = self.datagrams.1.try_recv() {
+            self.queue(datagram);
+        }
+        for _ in 0..DATAGRAMS {
+            let Some(datagram) = self.waiting.pop() else { break };
+            self.take_in(&datagram);
+        }
+    }
+
     fn take_in(&mut self, datagram: &Datagram) {
         let Datagram { place, from, bytes } = datagram;
-        self.received += 1;
         let inside =
             is_subscriber(from.ip().to_canonical(), place.index, &self.config.inside.prefixes, &self.links);
         let arrival = Arrival { from: *from, to: place.addr, softwire: None, inside };
@@ -506,6 +524,7 @@ impl Shell {
     fn status(&self) -> StatusReport {
         let counters = self.server.counters();
         let refused = Reason::ALL.iter().map(|&reason| (reason.to_string(), counters.refusals(reason)));
+        let refused = refused.chain([("too much waiting".to_owned(), self.waiting.dropped())]);
         let subscribers: BTreeSet<_> = self.server.mappings().map(|mapping| mapping.subscriber).collect();
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -28,10 +28,12 @@ const IFNAMSIZ: usize = 16;
 pub(super) const NF_INET_PRE_ROUTING: u32 = 0;
 pub(super) const NF_INET_LOCAL_IN: u32 = 1;
 pub(super) const NF_INET_FORWARD: u32 = 2;
+pub(super) const NF_INET_LOCAL_OUT: u32 = 3;
 pub(super) const NF_INET_POST_ROUTING: u32 = 4;
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 pub(super) const IPPROTO_TCP: u8 = 6;
+pub(super) const IPPROTO_UDP: u8 = 17;
 pub(super) const RTN_LOCAL: u32 = 2;
 /// `NFT_FIB_RESULT_ADDRTYPE`; the bindings' `FibResult` starts one too low.
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
@@ -244,6 +246,26 @@ impl Rule {
             .payload(PayloadBase::TransportHeader, 13, 1, 0)
             .mask(&[TCP_FIN_SYN_RST_ACK])
             .cmp(CmpOps::Neq, &[TCP_SYN])
+    }
+
+    /// `udp dport PORT`
+    pub(super) fn udp_to_port(self, port: u16) -> Self {
+        self.load_protocol(0)
+            .cmp(CmpOps::Eq, &[IPPROTO_UDP])
+            .load_destination_port(0)
+            .cmp(CmpOps::Eq, &port.to_be_bytes())
+    }
+    /// `udp sport PORT`
+    pub(super) fn udp_from_port(self, port: u16) -> Self {
+        self.load_protocol(0)
+            .cmp(CmpOps::Eq, &[IPPROTO_UDP])
+            .load_source_port(0)
+            .cmp(CmpOps::Eq, &port.to_be_bytes())
+    }
+    /// `notrack`
+    pub(super) fn notrack(mut self) -> Self {
+        drop(PushExprListAttrs::new(&mut self.0).nested_elem().push_name(c"notrack"));
+        self
     }
 
     /// `meta l4proto` into a register

@@ -133,6 +133,8 @@ fn open(place: &Place) -> io::Result<UdpSocket> {
     };
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(place.interface.as_bytes()))?;
+    // What comes while the disk is waited for; the kernel gives as much as it allows.
+    socket.set_recv_buffer_size(1 << 20)?;
     match place.addr {
         IpAddr::V4(v4) => {
             // Link-local, as RFC 6887 §14.1 has it.

@@ -13,6 +13,7 @@
 //!   set taken, reserved, owners             mapped ports, for dynamic flows to keep off
 //!   set mapped4… filtered4…, mapped6…       internal endpoints that have mappings, and those that have filters
 //!   set allowed4-ports-24 …                 who may come in there: one set for each length of a filter's prefix
+//!   chain requests, answers   notrack, for what subscribers and the PCP server say to each other
 //!   chain prerouting   dnat, for what comes from outside and for what comes from inside (hairpin)
 //!   chain postrouting  snat: by the mapping, else to the subscriber's external address
 //!   chain forward      from outside to inside only mappings, and of those with filters only what these let in
@@ -41,6 +42,10 @@
 //! **Hairpin** (RFC 4787 REQ-9): what a subscriber sends to an external address of the pool is translated at both ends,
 //! so the host inside sees an external address and port. This needs a pair or [`ProviderConfig::default_external`] for
 //! the sender. PEER mappings whose remote endpoint is an external address of the pool are not found this way.
+//!
+//! **The server's own packets** are no flows: a flood of requests would fill the kernel's flow table, which has one size
+//! for everybody's connections, and make every change of a mapping slow. A firewall of this router must let UDP 5351 in from
+//! inside by its port, and not by `ct state new`.
 //!
 //! **Limits.** What [`super`] says of other tables' `drop` and of our own holds here too. An all-protocols mapping takes
 //! everything that comes to its external address, this router's own services among it; who may have one is the server's

@@ -4,19 +4,22 @@
 use std::net::IpAddr;
 
 use netlink_bindings::nftables::{CtKeys, VerdictCode};
+use wire::pcp::SERVER_PORT;
 
 use super::super::batch::{Batch, Element, Kind};
 use super::super::rule::{
     CT_STATE_ESTABLISHED_OR_RELATED, CT_STATE_NEW, CT_STATUS_DNAT, NF_INET_FORWARD, NF_INET_LOCAL_IN,
-    NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING, Rule, TYPE_IFNAME, TYPE_INET_PROTO, TYPE_INET_SERVICE,
-    TYPE_IPV4_ADDR, TYPE_IPV6_ADDR, chain, concat, delete, interface_key, interval_set, plain_chain, set,
-    table,
+    NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING, NF_INET_PRE_ROUTING, Rule, TYPE_IFNAME, TYPE_INET_PROTO,
+    TYPE_INET_SERVICE, TYPE_IPV4_ADDR, TYPE_IPV6_ADDR, chain, concat, delete, interface_key, interval_set,
+    plain_chain, set, table,
 };
 use super::super::{FORWARD_PRIORITY, POSTROUTING_PRIORITY, PREROUTING_PRIORITY};
 use super::{Prefix, ProviderConfig};
 
 /// One after the kernel's source translation (100), whatever the priority of the chain that decides it.
 const HAIRPIN_PRIORITY: i32 = 101;
+/// Before the kernel makes a flow of a packet (`raw`).
+const UNTRACKED_PRIORITY: i32 = -300;
 
 const OUTSIDE: &str = "outside";
 const INSIDE: &str = "inside";
@@ -24,6 +27,8 @@ const SUBSCRIBERS: &str = "subscribers";
 const POOL: &str = "pool";
 const PREFIX_PAIRS: &str = "prefix-pairs";
 
+const REQUESTS: &str = "requests";
+const ANSWERS: &str = "answers";
 const PREROUTING: &str = "prerouting";
 const DESTINATION: &str = "destination";
 const FORWARD: &str = "forward";
@@ -245,6 +250,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &ProviderConfig) {
     table(batch, &config.name);
     let t = config.name.as_str();
     sets(batch, config);
+    untracked(batch, t, config);
     destination(batch, t, config);
     forward(batch, t, config);
     translate(batch, t, config);
@@ -360,6 +366,19 @@ fn check_chain(family: Family) -> String {
 
 fn families(config: &ProviderConfig) -> impl Iterator<Item = Family> {
     [Family::V4].into_iter().chain(config.ipv6_firewall.then_some(Family::V6))
+}
+
+/// Whoever floods the PCP server from many ports or addresses does not fill the kernel's flow table, which everybody's
+/// connections need.
+fn untracked(batch: &mut Batch, t: &str, config: &ProviderConfig) {
+    chain(batch, t, REQUESTS, "filter", NF_INET_PRE_ROUTING, UNTRACKED_PRIORITY);
+    from_inside(Rule::new(), config)
+        .udp_to_port(SERVER_PORT)
+        .for_this_router()
+        .notrack()
+        .append(batch, t, REQUESTS);
+    chain(batch, t, ANSWERS, "filter", NF_INET_LOCAL_OUT, UNTRACKED_PRIORITY);
+    to_inside(Rule::new(), config).udp_from_port(SERVER_PORT).notrack().append(batch, t, ANSWERS);
 }
 
 /// DNAT.
