@@ -2,8 +2,8 @@
 //! DS-Lite and the translation between the two versions. Octets in, values and octets out; no device, no clock.
 //!
 //! Checksums of TCP, UDP and ICMP are changed by what a header's change means for them and never made anew, so what was
-//! damaged on the way stays so (RFC 1624, RFC 3022 §4.2). Fragments are refused: the devices' routes have an MTU at which
-//! none arises that did not arrive as one.
+//! damaged on the way stays so (RFC 1624, RFC 3022 §4.2). Fragments are refused, and nothing is fragmented: softwires need
+//! links that are long enough (RFC 6333 §5.3), and a NAT64 loses what would have to be (RFC 7915 §4.1).
 
 use std::fmt;
 

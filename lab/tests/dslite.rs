@@ -73,15 +73,31 @@ fn homes_with_the_same_addresses_reach_the_internet() {
     }
 }
 
-/// Packets of every length: what does not fit the softwire is announced to be too big, and no fragment is lost.
+/// Packets as long as Ethernet has them, whether they may be fragmented or not (RFC 6333 §5.3, §6.3).
 #[test]
 fn long_packets_fit_the_softwire() {
     let Some(network) = network() else { return };
-    let _plane = data_plane(&network, &[]);
+    let _plane = data_plane(&network, &[format!("udp/{LAN1}:7000@{ROUTER_ACCESS}={EXTERNAL}:8080")]);
     let _listener = listener(&network, Host::Internet, TCP, 7000);
     let text = "x".repeat(100_000);
     let heard = ask(&network, Host::Lan1, TCP, &format!("{INTERNET}:7000"), &text);
     assert!(heard == Ok(format!("internet:{text}")), "100,000 octets there and back");
+
+    let mut listeners = [Host::Internet, Host::Lan1].map(|host| listener(&network, host, UDP, 7000));
+    let ways = [(Host::Lan1, format!("{INTERNET}:7000")), (Host::Internet, format!("{EXTERNAL}:8080"))];
+    // Linux marks every datagram as one that must not be fragmented, or with this none.
+    for (may_be_fragmented, mark) in [("0", 'w'), ("1", 'f')] {
+        let setting = format!("net.ipv4.ip_no_pmtu_disc={may_be_fragmented}");
+        for ((from, to), listener) in ways.iter().zip(&mut listeners) {
+            network.run(*from, "sysctl", ["-qw", &setting]);
+            // With 28 octets of headers, up to a link's 1,500. Not every answer, which is longer, fits: nobody waits for it.
+            for length in [1400, 1440, 1472] {
+                let text = format!("{mark}{}", "x".repeat(length - 1));
+                network.command(*from, PROBE).args(["udp-send", to, &text, "1"]).output().expect("it runs");
+                listener.await_log(&format!(" {text}\n"), 3 * SECOND);
+            }
+        }
+    }
 }
 
 /// An ICMP error finds the flow it is about, through NAT and softwire.

@@ -97,6 +97,30 @@ fn ipv6_only_hosts_reach_the_internet() {
     assert!(heard.as_ref().is_err_and(|heard| heard.contains("refused")), "{heard:?}");
 }
 
+/// What would have to be fragmented in IPv6 (RFC 7915 §4.1) is lost, and that is counted.
+#[test]
+fn what_may_be_fragmented_is_lost_when_it_is_too_long() {
+    let Some(network) = network() else { return };
+    let mut plane = data_plane(&network, &[format!("udp/[{LAN1_V6}]:80={EXTERNAL}:8080")]);
+    let mut listener = listener(&network, Host::Lan1, UDP, 80);
+    network.run(Host::Internet, "sysctl", ["-qw", "net.ipv4.ip_no_pmtu_disc=1"]);
+    let send = |length, wait| {
+        let (to, text) = (format!("{EXTERNAL}:8080"), "x".repeat(length));
+        let mut command = network.command(Host::Internet, PROBE);
+        let answered =
+            command.args(["udp-send", &to, &text, wait]).output().expect("it runs").status.success();
+        (answered, format!(" {text}\n"))
+    };
+    let (answered, _) = send(1447, "3000"); // with `lan1:` before it, it is 1,500 octets of IPv6
+    assert!(answered);
+    assert!(!plane.log().contains("a fragment"), "{}", plane.log());
+    let (_, lost) = send(1453, "1");
+    plane.await_log("refused: a fragment, 2 so far", 3 * SECOND);
+    let (_, longest) = send(1452, "1");
+    listener.await_log(&longest, 3 * SECOND);
+    assert!(!listener.log().contains(&lost), "it is not there");
+}
+
 #[test]
 fn a_binding_leads_to_its_host_and_nowhere_else() {
     let Some(network) = network() else { return };

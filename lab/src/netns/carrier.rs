@@ -7,8 +7,9 @@
 //!   .77.10   .77.1                          203.0.114.1
 //! ```
 //!
-//! The data planes are userland programs on TUN devices. Routes to these have the MTU at which no packet needs to be
-//! fragmented behind them: the kernel tells senders so.
+//! The data planes are userland programs on TUN devices, and fragment nothing. The links of a softwire are so much longer
+//! than others that none of its packets needs it, which is what RFC 6333 §5.3 asks of a provider. The route to a NAT64 has the
+//! MTU that fits when it has become IPv6: the kernel tells senders so, and packets that may be fragmented are lost there.
 
 use std::fs::{self, File};
 use std::net::Ipv6Addr;
@@ -48,10 +49,12 @@ pub const B4_DEVICE: &str = "b4";
 /// Likewise.
 pub const NAT64_DEVICE: &str = "nat64";
 
-/// What fits a link of 1,500 octets behind 40 of IPv6 (RFC 6333 §5.3).
-const SOFTWIRE_MTU: u16 = 1460;
-/// What fits such a link when it has become IPv6.
-const TRANSLATED_MTU: u16 = 1480;
+/// Ethernet's.
+const MTU: u16 = 1500;
+/// What such a packet is inside of a softwire, behind 40 octets of IPv6 (RFC 6333 §5.3).
+const SOFTWIRE_MTU: u16 = MTU + 40;
+/// What fits Ethernet when it has become IPv6.
+const TRANSLATED_MTU: u16 = MTU - 20;
 
 /// Why there can be no TUN device here, or `None`. Makes the file of the devices where it is missing.
 #[must_use]
@@ -87,14 +90,15 @@ impl Network {
             Host::Internet,
         ];
         let network = Self::empty(&HOSTS);
-        network.build_ipv6_access(&[(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)]);
+        network
+            .build_ipv6_access(&[(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)], SOFTWIRE_MTU);
         for (router, own) in [(Host::Router, ROUTER_ACCESS), (Host::Other, OTHER_ACCESS)] {
             network.ip(router, &format!("link add {LAN_INTERFACE} type bridge"));
             network.ip(router, &format!("addr add {ROUTER_LAN}/24 dev {LAN_INTERFACE}"));
             network.ip(router, &format!("link set {LAN_INTERFACE} up"));
-            network.tun(router, B4_DEVICE);
+            network.tun(router, B4_DEVICE, SOFTWIRE_MTU);
             network.ip(router, &format!("addr add {}/29 dev {B4_DEVICE}", crate::b4::B4_ADDRESS));
-            network.ip(router, &format!("route add default dev {B4_DEVICE} mtu lock {SOFTWIRE_MTU}"));
+            network.ip(router, &format!("route add default dev {B4_DEVICE} mtu lock {MTU}"));
             // What comes in the softwire is for the B4 device, before the kernel sees that the address is its own.
             network.ip(router, "-6 rule add pref 100 lookup local");
             network.ip(router, "-6 rule del pref 0");
@@ -114,12 +118,9 @@ impl Network {
         }
         // The AFTR may announce itself on the access link, by an address that is the TUN device's.
         network.run(Host::Provider, "sysctl", ["-qw", "net.ipv6.ip_nonlocal_bind=1"]);
-        network.tun(Host::Provider, AFTR_DEVICE);
+        network.tun(Host::Provider, AFTR_DEVICE, SOFTWIRE_MTU);
         network.ip(Host::Provider, &format!("-6 route add {AFTR}/128 dev {AFTR_DEVICE}"));
-        network.ip(
-            Host::Provider,
-            &format!("route add {EXTERNAL}/32 dev {AFTR_DEVICE} mtu lock {SOFTWIRE_MTU}"),
-        );
+        network.ip(Host::Provider, &format!("route add {EXTERNAL}/32 dev {AFTR_DEVICE} mtu lock {MTU}"));
         network
     }
 
@@ -131,7 +132,7 @@ impl Network {
     #[must_use]
     pub fn nat64() -> Self {
         let network = Self::empty(&[Host::Lan1, Host::Lan2, Host::Router, Host::Provider, Host::Internet]);
-        network.build_ipv6_access(&[(Host::Router, ROUTER_ACCESS)]);
+        network.build_ipv6_access(&[(Host::Router, ROUTER_ACCESS)], MTU);
         network.ip(Host::Router, &format!("link add {LAN_INTERFACE} type bridge"));
         network.ip(Host::Router, &format!("addr add {ROUTER_LAN_V6}/64 dev {LAN_INTERFACE} nodad"));
         network.ip(Host::Router, &format!("link set {LAN_INTERFACE} up"));
@@ -143,7 +144,7 @@ impl Network {
         }
         let lan = Ipv6Addr::from(u128::from(LAN1_V6) & !0xffff);
         network.ip(Host::Provider, &format!("-6 route add {lan}/64 via {ROUTER_ACCESS}"));
-        network.tun(Host::Provider, NAT64_DEVICE);
+        network.tun(Host::Provider, NAT64_DEVICE, MTU);
         network.ip(Host::Provider, &format!("-6 route add {NAT64_SERVER}/128 dev {NAT64_DEVICE}"));
         network.ip(Host::Provider, &format!("-6 route add {NAT64_PREFIX}/96 dev {NAT64_DEVICE}"));
         network.ip(
@@ -153,8 +154,9 @@ impl Network {
         network
     }
 
-    /// Routers on one link with their provider, which routes them the rest of IPv6, and the Internet behind it.
-    fn build_ipv6_access(&self, routers: &[(Host, Ipv6Addr)]) {
+    /// Routers on one link with their provider, which routes them the rest of IPv6, and the Internet behind it. `mtu` is that
+    /// link's.
+    fn build_ipv6_access(&self, routers: &[(Host, Ipv6Addr)], mtu: u16) {
         for host in self.hosts() {
             self.ip(*host, "link set lo up");
             // There is nobody with the same address; looking for one takes a second.
@@ -165,13 +167,14 @@ impl Network {
             self.forward(host);
             self.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.forwarding=1"]);
         }
-        self.ip(Host::Provider, &format!("link add {ACCESS_INTERFACE} type bridge"));
+        self.ip(Host::Provider, &format!("link add {ACCESS_INTERFACE} mtu {mtu} type bridge"));
         self.ip(Host::Provider, &format!("addr add {PROVIDER_ACCESS}/64 dev {ACCESS_INTERFACE} nodad"));
         self.ip(Host::Provider, &format!("link set {ACCESS_INTERFACE} up"));
         for (number, (router, address)) in routers.iter().enumerate() {
             let port = format!("sub{}", number + 1);
             self.link(*router, WAN_INTERFACE, Host::Provider, &port);
-            self.ip(Host::Provider, &format!("link set {port} master {ACCESS_INTERFACE}"));
+            self.ip(*router, &format!("link set {WAN_INTERFACE} mtu {mtu}"));
+            self.ip(Host::Provider, &format!("link set {port} mtu {mtu} master {ACCESS_INTERFACE}"));
             self.ip(*router, &format!("addr add {address}/64 dev {WAN_INTERFACE} nodad"));
             self.ip(*router, &format!("-6 route add default via {PROVIDER_ACCESS}"));
         }
@@ -182,10 +185,10 @@ impl Network {
     }
 
     /// A device that a program may take over, and that stays when it ends.
-    fn tun(&self, host: Host, name: &str) {
+    fn tun(&self, host: Host, name: &str, mtu: u16) {
         self.ip(host, &format!("tuntap add dev {name} mode tun"));
         // No link-local address, and so no solicitations that the program would have to tell from packets.
         self.ip(host, &format!("link set {name} addrgenmode none"));
-        self.ip(host, &format!("link set {name} up"));
+        self.ip(host, &format!("link set {name} mtu {mtu} up"));
     }
 }

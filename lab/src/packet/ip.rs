@@ -7,7 +7,7 @@ use super::{Refused, Sum};
 /// The MTU that every IPv6 link has (RFC 8200 §5).
 pub(super) const MIN_MTU_V6: usize = 1280;
 
-const HEADER_V4: usize = 20;
+pub(super) const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
 
 const DONT_FRAGMENT: u16 = 0x4000;

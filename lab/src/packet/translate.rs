@@ -6,14 +6,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::icmp::{self, Quoted, become_type};
-use super::ip::MIN_MTU_V6;
+use super::ip::{HEADER_V4, MIN_MTU_V6};
 use super::protocol::{ICMP, ICMPV6, TCP, UDP};
 use super::transport::adjust;
 use super::{Ipv4, Ipv6, Refused, Segment, Sum};
 
 /// How much longer IPv6's header is.
 const DIFFERENCE: u32 = 20;
-/// A longer packet than this has been cut to the path's MTU by its sender, so it must not be fragmented (RFC 7915 §5.1).
+/// A packet that is longer than this in IPv4 has been cut to the path's MTU by its sender, so it must not be fragmented (RFC
+/// 7915 §5.1).
 const SMALL: usize = 1260;
 /// Path MTUs to try when a router tells none (RFC 1191 §7.1).
 const PLATEAUS: [u16; 11] = [65_535, 32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 508, 296, 68];
@@ -108,7 +109,7 @@ pub fn to_v4(packet: &Ipv6, src: Ipv4Addr, dst: Ipv4Addr, id: u16) -> Result<Ipv
         (ICMPV6, Segment::EchoReply(_)) => echo_to_v4(&mut payload, icmp::V4_ECHO_REPLY, packet),
         _ => return Err(Refused::Protocol),
     };
-    let dont = 40 + packet.payload.len() > SMALL;
+    let dont = HEADER_V4 + payload.len() > SMALL;
     Ok(Ipv4 {
         tos: packet.traffic_class,
         id: if dont { 0 } else { id },
@@ -398,19 +399,21 @@ mod tests {
         assert_eq!(quoted_v4(&back), Ok(quoted));
     }
 
-    /// RFC 7915 §5.1: what is small may be fragmented, and has an identification for it.
+    /// RFC 7915 §5.1: what is small, headers of IPv4 and UDP counted, may be fragmented, and has an identification for it.
     #[test]
     fn large_packets_must_not_be_fragmented() {
-        for (data, dont) in [(1260 - 48, false), (1261 - 48, true)] {
-            let packet = to_v4(&udp_v6((INSIDE, 1), (host(), 2), &vec![7; data]), OUTSIDE, HOST, 77).unwrap();
-            assert_eq!(
-                packet,
-                Ipv4 {
-                    id: if dont { 0 } else { 77 },
-                    fragmentation: if dont { 0x4000 } else { 0 },
-                    ..udp_v4((OUTSIDE, 1), (HOST, 2), &vec![7; data])
-                }
-            );
+        for (data, dont) in [(1260 - 28, false), (1261 - 28, true)] {
+            let packet = udp_v6((INSIDE, 1), (host(), 2), &vec![7; data]);
+            let expected = Ipv4 {
+                id: if dont { 0 } else { 77 },
+                fragmentation: if dont { 0x4000 } else { 0 },
+                ..udp_v4((OUTSIDE, 1), (HOST, 2), &vec![7; data])
+            };
+            assert_eq!(to_v4(&packet, OUTSIDE, HOST, 77), Ok(expected.clone()));
+            // An extension header stays behind, and does not count.
+            let extended = [&[UDP, 0, 1, 4, 0, 0, 0, 0], &packet.payload[..]].concat();
+            let extended = Ipv6 { next_header: 60, payload: extended, ..packet };
+            assert_eq!(to_v4(&extended, OUTSIDE, HOST, 77), Ok(expected));
         }
     }
 
