@@ -274,6 +274,7 @@ impl Shell {
             from: *from,
             to: place.addr,
             softwire: None,
+            interface: place.index,
             inside: known && sockets::is_unicast(source),
         };
         self.server.handle_datagram(now(), &arrival, bytes);
@@ -319,9 +320,9 @@ impl Shell {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Send { to, from, bytes, .. } => {
+            Output::Send { to, from, interface, bytes, .. } => {
                 self.sync();
-                self.sockets.send(from, to, &bytes);
+                self.sockets.send(interface, from, to, &bytes);
             }
             Output::Multicast { group, bytes } => {
                 self.sync();
