@@ -241,8 +241,8 @@ impl Server {
 
     fn send(&mut self, arrival: &Arrival, bytes: Vec<u8>) {
         self.counters.sent += 1;
-        let Arrival { from, to, softwire, .. } = *arrival;
-        self.outputs.push_back(Output::Send { to: from, from: to, softwire, bytes });
+        let Arrival { from, to, softwire, interface, .. } = *arrival;
+        self.outputs.push_back(Output::Send { to: from, from: to, softwire, interface, bytes });
     }
 }
 

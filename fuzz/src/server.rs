@@ -197,7 +197,8 @@ impl Run<'_> {
         }
         let softwire = (how & 2 != 0 && from.is_ipv4()).then(b4);
         let to = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let arrival = Arrival { from: SocketAddr::new(from, 4321), to, softwire, inside: how & 8 == 0 };
+        let arrival =
+            Arrival { from: SocketAddr::new(from, 4321), to, softwire, interface: 0, inside: how & 8 == 0 };
         let before = self.server.counters().sent;
         self.server.handle_datagram(self.now, &arrival, &payload);
         assert!(arrival.inside || self.server.counters().sent == before, "an answer to who is outside");

@@ -55,7 +55,8 @@ impl Aftr {
             (UDP, Segment::Udp(port, SERVER_PORT)) => {
                 let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                 let from = SocketAddr::new(packet.src.into(), port);
-                let arrival = Arrival { from, to: packet.dst.into(), softwire: None, inside: true };
+                let arrival =
+                    Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
                 Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
             }
             (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
@@ -75,7 +76,13 @@ impl Aftr {
                 Segment::Udp(port, SERVER_PORT) => {
                     let pseudo = Sum::default().pseudo_v4(inner.src, inner.dst, UDP, inner.payload.len());
                     let from = SocketAddr::new(inner.src.into(), port);
-                    let arrival = Arrival { from, to: inner.dst.into(), softwire: Some(b4), inside: true };
+                    let arrival = Arrival {
+                        from,
+                        to: inner.dst.into(),
+                        softwire: Some(b4),
+                        interface: 0,
+                        inside: true,
+                    };
                     Ok(Passed::Request(arrival, udp_data(&inner.payload, pseudo)?.to_vec()))
                 }
                 Segment::EchoRequest(_) => {
@@ -365,14 +372,15 @@ mod tests {
         let inner = udp_v4((HOST, 5350), (AFTR_ADDRESS, SERVER_PORT), b"request");
         let heard = aftr.handle_packet(T0, &encapsulate(b4, AFTR, &inner).to_bytes());
         let from: SocketAddr = (HOST, 5350).into();
-        let arrival = Arrival { from, to: AFTR_ADDRESS.into(), softwire: Some(b4), inside: true };
+        let arrival =
+            Arrival { from, to: AFTR_ADDRESS.into(), softwire: Some(b4), interface: 0, inside: true };
         assert_eq!(heard, Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = aftr.datagram((AFTR_ADDRESS, SERVER_PORT).into(), from, Some(b4), b"answer").unwrap();
         assert_eq!(unwrap(&answer), (b4, udp_v4((AFTR_ADDRESS, SERVER_PORT), (HOST, 5350), b"answer")));
 
         let heard = aftr.handle_packet(T0, &udp_v6((b4, 5350), (AFTR, SERVER_PORT), b"request").to_bytes());
         let from: SocketAddr = (b4, 5350).into();
-        let arrival = Arrival { from, to: AFTR.into(), softwire: None, inside: true };
+        let arrival = Arrival { from, to: AFTR.into(), softwire: None, interface: 0, inside: true };
         assert_eq!(heard, Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = aftr.datagram((AFTR, SERVER_PORT).into(), from, None, b"answer");
         assert_eq!(answer, Some(udp_v6((AFTR, SERVER_PORT), (b4, 5350), b"answer").to_bytes()));

@@ -172,7 +172,7 @@ impl<P: DataPlane> Carrier<P> {
     fn work(&mut self, now: Instant) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Send { to, from, softwire, bytes } => self.send(from, to, softwire, &bytes),
+                Output::Send { to, from, softwire, bytes, .. } => self.send(from, to, softwire, &bytes),
                 Output::Multicast { group, bytes } => self.announce(group, &bytes),
                 Output::Nat { ticket, change } => {
                     let nat = self.plane.nat();

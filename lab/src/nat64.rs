@@ -41,7 +41,8 @@ impl Nat64 {
                 (UDP, Segment::Udp(port, SERVER_PORT)) => {
                     let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                     let from = SocketAddr::new(packet.src.into(), port);
-                    let arrival = Arrival { from, to: packet.dst.into(), softwire: None, inside: true };
+                    let arrival =
+                        Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
                     Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
                 }
                 (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
@@ -362,8 +363,13 @@ mod tests {
     fn requests_are_heard() {
         let mut nat64 = nat64();
         let request = udp_v6((HOSTS[0], 5350), (ADDRESS, SERVER_PORT), b"request").to_bytes();
-        let arrival =
-            Arrival { from: (HOSTS[0], 5350).into(), to: ADDRESS.into(), softwire: None, inside: true };
+        let arrival = Arrival {
+            from: (HOSTS[0], 5350).into(),
+            to: ADDRESS.into(),
+            softwire: None,
+            interface: 0,
+            inside: true,
+        };
         assert_eq!(nat64.handle_packet(T0, &request), Ok(Passed::Request(arrival, b"request".to_vec())));
         let answer = nat64.datagram((ADDRESS, SERVER_PORT).into(), arrival.from, None, b"answer");
         let expected = udp_v6((ADDRESS, SERVER_PORT), (HOSTS[0], 5350), b"answer").to_bytes();

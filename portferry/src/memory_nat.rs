@@ -95,7 +95,7 @@ impl MemoryNat {
             if let Ok(request) = Request::parse(payload) {
                 (self.trace)(Heard::Request(request));
             }
-            let arrival = Arrival { from, to, softwire: None, inside: true };
+            let arrival = Arrival { from, to, softwire: None, interface: 0, inside: true };
             self.server.handle_datagram(now(), &arrival, payload);
         }
     }

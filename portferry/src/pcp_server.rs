@@ -248,16 +248,14 @@ impl Shell {
         let retries = [self.store_retry, self.retry, self.addressless, Some(self.heal_at), sweep];
         let due = retries.into_iter().chain([self.server.next_timeout()]);
         let due = due.flatten().min();
-        if due.is_some_and(|at| at <= now()) {
+        let overdue = due.is_some_and(|at| at <= now());
+        if overdue {
             self.on_due().await;
-            // However much is due, others have questions meanwhile.
-            self.take_in_some();
-            tokio::task::consume_budget().await;
-            return true;
         }
         let sleep = async {
             match due {
-                _ if more => tokio::task::yield_now().await,
+                // However much is due, others have questions meanwhile.
+                _ if more || overdue => tokio::task::yield_now().await,
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -286,15 +284,6 @@ impl Shell {
         }
         self.take_in_some();
         true
-    }
-
-    fn take_in_some(&mut self) {
-        for _ in 1..DATAGRAMS {
-            match self.datagrams.1.try_recv() {
-                Ok(datagram) => self.take_in(&datagram),
-                Err(_) => break,
-            }
-        }
     }
 
     async fn on_due(&mut self) {
@@ -340,7 +329,7 @@ impl Shell {
         let Datagram { place, from, bytes } = datagram;
         let inside =
             is_subscriber(from.ip().to_canonical(), place.index, &self.config.inside.prefixes, &self.links);
-        let arrival = Arrival { from: *from, to: place.addr, softwire: None, inside };
+        let arrival = Arrival { from: *from, to: place.addr, softwire: None, interface: place.index, inside };
         self.server.handle_datagram(now(), &arrival, bytes);
     }
 
@@ -398,7 +387,9 @@ impl Shell {
         self.sync();
         for output in std::mem::take(&mut self.outbox) {
             match output {
-                Output::Send { to, from, bytes, .. } => self.sockets.send(from, to, &bytes),
+                Output::Send { to, from, interface, bytes, .. } => {
+                    self.sockets.send(interface, from, to, &bytes)
+                }
                 Output::Multicast { group, bytes } => self.sockets.multicast(group, &bytes),
                 Output::Store(_) | Output::Notice(_) | Output::Nat { .. } => {} // done in its turn
             }

@@ -17,6 +17,9 @@ pub struct ServerConfig {
     /// The external IPv4 addresses. All mappings of one subscriber have the same one (RFC 4787 calls that paired). While
     /// there is none, requests for one are answered NETWORK_FAILURE.
     pub pool: Vec<Ipv4Addr>,
+    /// The addresses of this machine itself, which are nobody's host inside: neither a client nor THIRD_PARTY gets a mapping to
+    /// them.
+    pub own: BTreeSet<IpAddr>,
     /// The external ports of each of them that are given out. UDP 5350 and 5351 never are (RFC 6887 §11.3).
     pub ports: RangeInclusive<u16>,
     /// What can be mapped.
@@ -88,6 +91,7 @@ impl ServerConfig {
     pub fn new(pool: Vec<Ipv4Addr>) -> Self {
         Self {
             pool,
+            own: BTreeSet::new(),
             ports: 1024..=65535,
             protocols: BTreeSet::from([Protocol::TCP, Protocol::UDP]),
             all_ports: false,

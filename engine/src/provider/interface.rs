@@ -16,6 +16,9 @@ pub struct Arrival {
     pub to: IpAddr,
     /// The B4's IPv6 address, when the datagram came inside of a DS-Lite softwire.
     pub softwire: Option<Ipv6Addr>,
+    /// What the caller calls the interface that it came by, such as the kernel's number; the answer leaves by that one. 0: it is
+    /// not known, or there is only one.
+    pub interface: u32,
     /// False: it came by an interface that is none of the subscribers'.
     pub inside: bool,
 }
@@ -96,6 +99,10 @@ pub enum NatRefused {
     Failed,
     /// No room: NO_RESOURCES.
     Full,
+    /// Something else on this machine has the external port: another one may do.
+    Taken,
+    /// It cannot do what this binding says, though others are no trouble.
+    Unfit,
 }
 
 /// What a [`Server`](super::Server) wants done, in this order.
@@ -109,6 +116,9 @@ pub enum Output {
         from: IpAddr,
         /// Inside of this B4's softwire.
         softwire: Option<Ipv6Addr>,
+        /// The interface that its request came by ([`Arrival::interface`]): another one may have the same addresses, or lead
+        /// the answer elsewhere.
+        interface: u32,
         /// The datagram.
         bytes: Vec<u8>,
     },

@@ -186,7 +186,7 @@ impl Server {
             Doing::Change(_) | Doing::Close => {}
         }
         let reason = match refused {
-            NatRefused::Failed => Reason::NatFailed,
+            NatRefused::Failed | NatRefused::Taken | NatRefused::Unfit => Reason::NatFailed,
             NatRefused::Full => Reason::NatFull,
         };
         if let Some(asker) = asker {

@@ -65,7 +65,7 @@ impl fmt::Display for Notice {
             Self::EpochBegan(NewEpoch::Lost) => f.write_str("a new epoch begins: all mappings are forgotten"),
             Self::Restored(1) => f.write_str("1 stored mapping stands again"),
             Self::Restored(count) => write!(f, "{count} stored mappings stand again"),
-            Self::NatRefuses(NatRefused::Failed) => {
+            Self::NatRefuses(NatRefused::Failed | NatRefused::Taken | NatRefused::Unfit) => {
                 f.write_str("the NAT refuses changes: clients are told NETWORK_FAILURE until it works again")
             }
             Self::NatRefuses(NatRefused::Full) => {

@@ -188,7 +188,7 @@ impl Provider {
         self.apply_settings(now);
         self.handle_timeout(now);
         let to = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let arrival = Arrival { from, to, softwire: None, inside: true };
+        let arrival = Arrival { from, to, softwire: None, interface: 0, inside: true };
         self.server.handle_datagram(now, &arrival, payload);
         let (answer, _) = self.oblige(now);
         answer

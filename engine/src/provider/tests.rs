@@ -34,6 +34,8 @@ const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const EXTERNAL_2: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 /// The server's own address.
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Where everybody asks.
+const INTERFACE: u32 = 3;
 const START: Instant = Instant::from_secs(1000);
 
 fn at(secs: u64) -> Instant {
@@ -139,7 +141,8 @@ impl Bench {
     fn perform(&mut self, now: Instant) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Send { to, from, softwire, bytes } => {
+                Output::Send { to, from, softwire, interface, bytes } => {
+                    assert_eq!(interface, INTERFACE, "by the interface that it was asked by");
                     self.sent.push_back((to, from, softwire, bytes));
                 }
                 Output::Multicast { group, bytes } => self.multicasts.push((now, group, bytes)),
@@ -270,7 +273,7 @@ fn anybody() -> Vec<ThirdParty> {
 fn arrival(from: impl Into<IpAddr>) -> Arrival {
     let from = SocketAddr::new(from.into(), 4321);
     let to = if from.is_ipv4() { SERVER.into() } else { "2001:db8::1".parse().expect("an address") };
-    Arrival { from, to, softwire: None, inside: true }
+    Arrival { from, to, softwire: None, interface: INTERFACE, inside: true }
 }
 
 fn data(nonce: u8, internal_port: u16, external_port: u16) -> MapData {

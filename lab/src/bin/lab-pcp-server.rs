@@ -58,7 +58,8 @@ fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
         };
         server.handle_timeout(now());
         if let Some((length, from)) = received {
-            let arrival = Arrival { from, to: IpAddr::V4(address), softwire: None, inside: true };
+            let arrival =
+                Arrival { from, to: IpAddr::V4(address), softwire: None, interface: 0, inside: true };
             server.handle_datagram(now(), &arrival, &buffer[..length]);
         }
         perform(&mut server, &socket, now)?;

@@ -87,14 +87,9 @@ impl Sockets {
         failed
     }
 
-    /// Answers from the address that the request came to.
-    pub fn send(&self, from: IpAddr, to: SocketAddr, bytes: &[u8]) {
-        let scope = match to {
-            SocketAddr::V6(to) if to.ip().is_unicast_link_local() => Some(to.scope_id()),
-            _ => None,
-        };
-        let fits = |place: &Place| place.addr == from && scope.is_none_or(|index| index == place.index);
-        // With one address on several interfaces the routing table would know; each of them gets it, one delivers it.
+    /// Answers from the address that the request came to, by the interface of that number, which it came by.
+    pub fn send(&self, interface: u32, from: IpAddr, to: SocketAddr, bytes: &[u8]) {
+        let fits = |place: &Place| place.addr == from && place.index == interface;
         for (_, reading) in self.open.iter().filter(|(place, _)| fits(place)) {
             if let Err(error) = reading.sender.send_to(bytes, to) {
                 // As if lost on the way: the client asks again.
