@@ -10,13 +10,14 @@ use engine::entropy::Entropy;
 use engine::time::Instant;
 use engine::uplink::{EpochClock, MIN_RENEWAL_GAP, renewal_delay};
 use wire::natpmp;
-use wire::pcp::{self, Body, NextMapping, OptionCode, PcpOption, Response, ResultCode, ip_from_wire};
+use wire::pcp::{Body, NextMapping, OptionCode, PcpOption, Response, ResultCode};
 
 use super::message::{self, Answer, Ignored, Question};
 use super::note::Note;
-use super::outcome::{Code, Grant, Outcome, Refusal};
+use super::outcome::{Grant, Outcome, Refusal};
 use super::parse::Suggestion;
 use super::plan::{Job, Mapping, Plan, Speak};
+use super::reading::read_answer;
 use super::schedule::Pace;
 
 /// More mappings than anybody has: a list that goes on beyond makes no sense.
@@ -457,70 +458,8 @@ impl Client {
         self.end(outcome);
     }
 
-    /// What an answer about a mapping says, or a refusal of anything; `None`: something else.
     fn reading(&self, answer: &Answer) -> Option<Result<Grant, Refusal>> {
-        let refused = |code, lifetime, version| Some(Err(Refusal { code, lifetime, version }));
-        match answer {
-            Answer::Version(refusal) => {
-                let code = match self.nat_pmp {
-                    true => Code::NatPmp(natpmp::ResultCode::UNSUPPORTED_VERSION),
-                    false => Code::Pcp(ResultCode::UNSUPP_VERSION),
-                };
-                refused(code, refusal.lifetime, Some(refusal.version))
-            }
-            Answer::Pcp(response) if response.result != ResultCode::SUCCESS => {
-                let nothing = response.result == ResultCode::NON_EXIST_MAPPING;
-                if nothing && matches!(self.plan.job, Job::Get { .. }) {
-                    return None; // the end of a list
-                }
-                refused(Code::Pcp(response.result), response.lifetime, None)
-            }
-            Answer::NatPmp(response) if response.result() != natpmp::ResultCode::SUCCESS => {
-                refused(Code::NatPmp(response.result()), 0, None)
-            }
-            Answer::Pcp(response) => self.pcp_grant(response).map(Ok),
-            Answer::NatPmp(natpmp::Response::Map {
-                protocol,
-                internal_port,
-                external_port,
-                lifetime,
-                ..
-            }) => Some(Ok(Grant {
-                protocol: (*protocol).into(),
-                internal: SocketAddr::new(self.route.client, *internal_port),
-                external_addr: None,
-                external_port: *external_port,
-                peer: None,
-                lifetime: *lifetime,
-                nonce: None,
-                options: Vec::new(),
-            })),
-            Answer::NatPmp(_) => None,
-        }
-    }
-
-    fn pcp_grant(&self, response: &Response) -> Option<Grant> {
-        let internal = self.plan.job.mapping()?.internal_addr(self.route.client);
-        let (map, peer) = match &response.body {
-            Body::Map(map) => (*map, None),
-            Body::Peer(peer) => {
-                let pcp::PeerData { nonce, protocol, internal_port, external_port, external_addr, .. } =
-                    *peer;
-                let remote = SocketAddr::new(ip_from_wire(peer.remote_addr), peer.remote_port);
-                (pcp::MapData { nonce, protocol, internal_port, external_port, external_addr }, Some(remote))
-            }
-            _ => return None,
-        };
-        Some(Grant {
-            protocol: map.protocol,
-            internal: SocketAddr::new(internal, map.internal_port),
-            external_addr: Some(ip_from_wire(map.external_addr)),
-            external_port: map.external_port,
-            peer,
-            lifetime: response.lifetime,
-            nonce: Some(map.nonce),
-            options: response.options.clone(),
-        })
+        read_answer(&self.plan.job, self.route.client, self.nat_pmp, answer)
     }
 
     /// ANNOUNCE, the external address of NAT-PMP, and lists.

@@ -1,8 +1,8 @@
 //! `portferry pcp …`: asks any PCP or NAT-PMP server from the command line, for diagnosis.
 //!
 //! `args` and `parse` make a `plan` of the command line; `client` carries it out without socket or clock, by `message`
-//! (what is an answer) and `schedule` (when to ask again), and ends in an `outcome`, with `hints`; `shell` gives it sockets and time,
-//! and `voice` shows what happens. `listen` hears announcements.
+//! (what is an answer), `reading` (what it says) and `schedule` (when to ask again), and ends in an `outcome`, with
+//! `hints`; `shell` gives it sockets and time, and `voice` shows what happens. `listen` hears announcements.
 
 mod args;
 mod client;
@@ -18,6 +18,7 @@ mod note;
 mod outcome;
 mod parse;
 mod plan;
+mod reading;
 mod schedule;
 mod server;
 mod shell;
