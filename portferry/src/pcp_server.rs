@@ -15,7 +15,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use engine::notice::Level;
-use engine::provider::{Arrival, NatChange, Output, Prefix, Reason, Record, Server, StoredMapping, Ticket};
+use engine::provider::{
+    Arrival, NatChange, Output, Prefix, Reason, Record, Server, ServerConfig, StoredMapping, Ticket,
+};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -186,7 +188,8 @@ impl Shell {
         // Last of all, for it empties the table of the run before.
         let plane = Plane::open(&config, pool.clone()).await?;
         let behind = store.is_behind();
-        let mut server = Server::with_age(now(), config.engine(told(&pool)), epoch.unwrap_or_default());
+        let mut server =
+            Server::with_age(now(), settings(&config, &pool, &snapshot), epoch.unwrap_or_default());
         server.restore(now(), mappings);
         server.announce(now());
         Ok(Self {
@@ -388,7 +391,7 @@ impl Shell {
         for output in std::mem::take(&mut self.outbox) {
             match output {
                 Output::Send { to, from, interface, bytes, .. } => {
-                    self.sockets.send(interface, from, to, &bytes)
+                    self.sockets.send(interface, from, to, &bytes);
                 }
                 Output::Multicast { group, bytes } => self.sockets.multicast(group, &bytes),
                 Output::Store(_) | Output::Notice(_) | Output::Nat { .. } => {} // done in its turn
@@ -460,7 +463,7 @@ impl Shell {
                 pool.clone_from(&self.pool);
             }
         }
-        let new = self.config.engine(told(&pool));
+        let new = settings(&self.config, &pool, &snapshot);
         if self.plane.stands_elsewhere(&pool) {
             // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
             self.server.reconfigure(now(), self.config.engine(Vec::new()));
@@ -515,8 +518,8 @@ impl Shell {
     fn status(&self) -> StatusReport {
         let counters = self.server.counters();
         let refused = Reason::ALL.iter().map(|&reason| (reason.to_string(), counters.refusals(reason)));
-        let refused = refused.chain([("too much waiting".to_owned(), self.waiting.dropped())]);
         let subscribers: BTreeSet<_> = self.server.mappings().map(|mapping| mapping.subscriber).collect();
+        let refused = refused.chain([("too much waiting".to_owned(), self.waiting.dropped())]);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             plane: match self.plane {
@@ -558,6 +561,13 @@ fn external(config: &Config, snapshot: &Snapshot) -> Vec<(Ipv4Addr, Ipv4Addr)> {
         [] => own.into_iter().map(|addr| (addr, addr)).collect(),
         public => public.iter().copied().zip(own).collect(),
     }
+}
+
+/// What the engine is told.
+fn settings(config: &Config, pool: &[(Ipv4Addr, Ipv4Addr)], snapshot: &Snapshot) -> ServerConfig {
+    let own =
+        snapshot.interfaces.iter().flat_map(|interface| interface.addresses.iter()).map(|&(addr, _)| addr);
+    ServerConfig { own: own.collect(), ..config.engine(told(pool)) }
 }
 
 /// The IPv4 ones outside, each once.

@@ -8,7 +8,7 @@ use engine::provider::{Binding, NatChange, NatRefused};
 use super::config::{self, Config};
 use crate::exit::Failure;
 use crate::memory_nat::MemoryPlane;
-use crate::nft::provider as nft;
+use crate::nft::{port_is_free, provider as nft};
 
 /// See the module's description.
 pub enum Plane {
@@ -60,14 +60,21 @@ impl Plane {
             Self::Nftables(kernel) => {
                 let Kernel { nat, pool } = &mut **kernel;
                 let steps: Vec<nft::Change> = changes.iter().map(|change| step(change, pool)).collect();
-                match nat.change(&steps).await {
-                    Ok(()) => return vec![Ok(()); changes.len()],
-                    Err(error) if is_about_one(error.kind()) => {}
-                    Err(error) => return vec![Err(refused("the NAT's table", &error)); changes.len()],
+                let taken: Vec<bool> = steps.iter().map(is_taken).collect();
+                if !taken.contains(&true) {
+                    match nat.change(&steps).await {
+                        Ok(()) => return vec![Ok(()); changes.len()],
+                        Err(error) if is_about_one(error.kind()) => {}
+                        Err(error) => return vec![Err(refused("the NAT's table", &error)); changes.len()],
+                    }
                 }
-                // One of them is refused, and takes the others with it.
+                // One of them is refused, and would take the others with it.
                 let mut outcomes = Vec::with_capacity(changes.len());
-                for one in &steps {
+                for (one, taken) in steps.iter().zip(taken) {
+                    if taken {
+                        outcomes.push(Err(NatRefused::Taken));
+                        continue;
+                    }
                     outcomes.push(match nat.change(std::slice::from_ref(one)).await {
                         // It is not there, as it should be.
                         Err(error)
@@ -154,10 +161,31 @@ fn is_about_one(kind: ErrorKind) -> bool {
     !matches!(kind, ErrorKind::TimedOut | ErrorKind::PermissionDenied | ErrorKind::Unsupported)
 }
 
+/// Whether a program of this machine has one of the ports that are to lead inside: its packets would not reach it any more. Of
+/// all ports at once nobody asks that, for they are meant to be all.
+fn is_taken(change: &nft::Change) -> bool {
+    let nft::Change::Open(nft::Binding {
+        protocol: protocol @ (6 | 17),
+        external: SocketAddr::V4(external),
+        ports,
+        peer: None,
+        ..
+    }) = change
+    else {
+        return false;
+    };
+    let first = external.port();
+    first != 0
+        && (first..=first.saturating_add(ports - 1))
+            .any(|port| !port_is_free(*protocol, *external.ip(), port))
+}
+
 fn refused(what: &str, error: &io::Error) -> NatRefused {
     tracing::debug!("{what}: {error}");
     match error.kind() {
         ErrorKind::OutOfMemory | ErrorKind::StorageFull | ErrorKind::QuotaExceeded => NatRefused::Full,
+        ErrorKind::AddrInUse => NatRefused::Taken,
+        ErrorKind::InvalidInput => NatRefused::Unfit,
         _ => NatRefused::Failed,
     }
 }
