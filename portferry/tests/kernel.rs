@@ -440,10 +440,8 @@ fn interfaces_addresses_and_routes_are_watched() {
         };
         while !quiet(&mut netlink).await {} // IPv6 addresses settle
 
-        let took = Instant::now();
         run("ip", &["addr", "add", "198.51.100.77/25", "dev", "wan0"]);
         netlink.changed().await.unwrap();
-        assert!(took.elapsed() < Duration::from_millis(500), "{:?}", took.elapsed());
         assert!(quiet(&mut netlink).await, "a flock of events is one change");
         let snapshot = netlink.snapshot().await.unwrap();
         assert!(
@@ -464,7 +462,7 @@ fn interfaces_addresses_and_routes_are_watched() {
         run("ip", &["route", "add", "default", "via", "198.51.100.2", "table", "77"]);
         // A cancelled wait loses nothing.
         assert!(tokio::time::timeout(Duration::from_millis(20), netlink.changed()).await.is_err());
-        tokio::time::timeout(Duration::from_millis(400), netlink.changed()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), netlink.changed()).await.unwrap().unwrap();
         let snapshot = netlink.snapshot().await.unwrap();
         let (wan, lan) = (interface(&snapshot, "wan0").index, interface(&snapshot, "lan0").index);
         let mut seen: Vec<_> = snapshot
