@@ -48,7 +48,7 @@ tests() {
     rust
     if [ "$(id -u)" -eq 0 ]; then
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
-            wireguard-tools wireguard-go ufw
+            wireguard-tools wireguard-go ufw python3 python3-libtorrent
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi

@@ -16,6 +16,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use crate::netns::{EXTERNAL, Host, Network, PROVIDER, Process};
+use crate::pcp_server::Usage;
 
 /// The chains that miniupnpd changes, in a table of its own, for the namespace it runs in.
 pub(crate) const CHAINS: &str = "\
@@ -108,6 +109,12 @@ impl<'a> Provider<'a> {
         );
         fs::write(directory.join("provider.conf"), settings).expect("the directory is ours");
         Self { network, process: Self::run(network) }
+    }
+
+    /// What it has used since its start.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.process)
     }
 
     /// The server dies, its rules stay.
