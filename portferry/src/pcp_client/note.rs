@@ -14,6 +14,7 @@ use crate::table::duration;
 pub(super) enum Note {
     FellBack,
     GivingBack,
+    StillGivingBack,
     NotGivenBack(String),
     NotProcessed(Vec<OptionCode>),
     Held { renewed: bool, lifetime: u32, next: Duration },
@@ -29,6 +30,9 @@ impl fmt::Display for Note {
         match self {
             Note::FellBack => f.write_str("the server speaks version 0: asking by NAT-PMP"),
             Note::GivingBack => f.write_str("giving the mapping back"),
+            Note::StillGivingBack => {
+                f.write_str("the mapping is still being given back; Ctrl-C again does not wait for that")
+            }
             Note::NotGivenBack(why) => {
                 write!(f, "the mapping could not be given back ({why}); it ends by itself")
             }

@@ -129,6 +129,14 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// The same, where the mapping stands for so many seconds still; 0: it is gone.
+    pub(super) fn leaving(self, seconds: u32) -> Self {
+        match self {
+            Outcome::Deleted { .. } => Outcome::Deleted { remaining: seconds },
+            other => other,
+        }
+    }
+
     /// One word, as `--json` has it.
     pub(super) fn word(&self) -> &'static str {
         match self {
