@@ -92,6 +92,13 @@ struct After {
     interrupted: bool,
 }
 
+impl After {
+    /// A server that passed over THIRD_PARTY has made a mapping of our own.
+    fn is_ours(&self) -> bool {
+        matches!(self.outcome, Outcome::NotAsAsked { option: OptionCode::THIRD_PARTY, .. })
+    }
+}
+
 /// A mapping that is kept.
 #[derive(Debug)]
 struct Held {
@@ -367,7 +374,14 @@ impl Client {
     fn question(&self, step: Step) -> Result<Question, String> {
         let client = self.route.client;
         let mapping = match (step, self.plan.job.mapping(), self.assigned) {
-            (Step::GiveBack, Some(mapping), _) => mapping.deleted(),
+            (Step::GiveBack, Some(mapping), _) => {
+                let mut delete = mapping.deleted();
+                if self.after.as_ref().is_some_and(After::is_ours) {
+                    let third = [OptionCode::THIRD_PARTY, OptionCode::THIRD_PARTY_ID];
+                    delete.options.retain(|option| !third.contains(&option.code()));
+                }
+                delete
+            }
             // RFC 6887 §11.2.1, §14.1.3: what was assigned is suggested.
             (_, Some(mapping), Some(assigned)) => {
                 // NAT-PMP has no address, and PREFER_FAILURE insists on none after a loss that was not asked for.
@@ -444,26 +458,20 @@ impl Client {
             return self.give_back(now, After { outcome, ends, interrupted: false }, entropy);
         }
         let Job::Mapping(mapping) = &self.plan.job else { return };
+        let amiss = amiss(mapping, &grant);
         if mapping.lifetime == 0 {
-            return self.end(Outcome::Deleted { remaining: grant.lifetime });
+            return self.end(amiss.unwrap_or(Outcome::Deleted { remaining: grant.lifetime }));
         }
         if grant.lifetime == 0 && self.held.is_none() {
             let what = "it answers SUCCESS with a lifetime of 0 s, which is no mapping";
             return self.end(Outcome::Nonsense(what.to_owned()));
         }
-        let Suggestion { addr, port } = mapping.suggestion;
-        let gone = grant.lifetime == 0;
-        let other_addr =
-            addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
-        if !gone && mapping.prefers_failure() && (other_addr || port != grant.external_port) {
-            let name = |addr: Option<IpAddr>, port: u16| match addr {
-                Some(addr) => SocketAddr::new(addr, port).to_string(),
-                None => format!("port {port}"),
-            };
-            let asked = name(addr, port);
-            let got = name(grant.external_addr, grant.external_port);
+        if let Some(outcome) = amiss.filter(|_| grant.lifetime != 0) {
+            if mapping.peer.is_some() {
+                self.events.push_back(Event::Note(Note::PeerStays { seconds: grant.lifetime }));
+                return self.end(outcome.leaving(grant.lifetime));
+            }
             self.held = None;
-            let outcome = Outcome::NotAsAsked { asked, got };
             return self.give_back(now, After { outcome, ends, interrupted: false }, entropy);
         }
         let not_processed = self.not_processed(&grant);
@@ -612,6 +620,28 @@ impl Client {
         (self.exchange, self.held, self.ended) = (None, None, true);
         self.events.push_back(Event::Ended(outcome));
     }
+}
+
+/// What a success has to repeat and does not: the third party (RFC 6887 §13.1), or what PREFER_FAILURE insists on (§13.2).
+fn amiss(mapping: &Mapping, grant: &Grant) -> Option<Outcome> {
+    let got_addr = grant.internal.ip();
+    if let Some(third) = mapping.third_party().filter(|third| *third != got_addr) {
+        let (asked, got) = (third.to_string(), got_addr.to_string());
+        return Some(Outcome::NotAsAsked { option: OptionCode::THIRD_PARTY, asked, got, left: None });
+    }
+    let Suggestion { addr, port } = mapping.suggestion;
+    let other_addr =
+        addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
+    let other = other_addr || port != grant.external_port;
+    if mapping.lifetime == 0 || !mapping.prefers_failure() || !other {
+        return None;
+    }
+    let name = |addr: Option<IpAddr>, port: u16| match addr {
+        Some(addr) => SocketAddr::new(addr, port).to_string(),
+        None => format!("port {port}"),
+    };
+    let (asked, got) = (name(addr, port), name(grant.external_addr, grant.external_port));
+    Some(Outcome::NotAsAsked { option: OptionCode::PREFER_FAILURE, asked, got, left: None })
 }
 
 fn nexts(response: &Response) -> impl Iterator<Item = &NextMapping> {

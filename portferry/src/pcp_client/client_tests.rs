@@ -356,6 +356,13 @@ fn strict() -> Job {
     Job::Mapping(Mapping { options: vec![PcpOption::PreferFailure], ..mapping() })
 }
 
+/// RFC 6887 §13.2: `left` as in the outcome.
+fn not_as_asked(left: Option<u32>) -> Outcome {
+    let (option, asked, got) =
+        (OptionCode::PREFER_FAILURE, "port 8080".to_owned(), "203.0.114.1:8081".to_owned());
+    Outcome::NotAsAsked { option, asked, got, left }
+}
+
 /// RFC 6887 §13.2, K-17: a success with another port is none; its delete has the same nonce and no PREFER_FAILURE.
 #[test]
 fn prefer_failure_that_was_passed_over_is_given_back() {
@@ -366,8 +373,7 @@ fn prefer_failure_that_was_passed_over_is_given_back() {
     assert_eq!((lifetime, options), (0, vec![]));
     assert_eq!((rig.last_map().nonce, rig.last_map().external_port), (NONCE, 0));
     rig.grant(0, 0);
-    let (asked, got) = ("port 8080".to_owned(), "203.0.114.1:8081".to_owned());
-    assert_eq!(rig.ended, Some(Outcome::NotAsAsked { asked, got }));
+    assert_eq!(rig.ended, Some(not_as_asked(Some(0))));
     assert_eq!(rig.notes, [Note::GivingBack]);
 }
 
@@ -389,8 +395,62 @@ fn what_cannot_be_given_back_is_told() {
     let mut rig = Rig::of(strict());
     rig.grant(8081, 3600);
     rig.pass_secs(10);
-    assert!(matches!(rig.ended, Some(Outcome::NotAsAsked { .. })));
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3590))));
     assert_eq!(rig.notes[1], Note::NotGivenBack("no answer".into()));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.refuse(ResultCode::NOT_AUTHORIZED, 30);
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3600))));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.client.handle_unreachable(rig.now, true, "refused");
+    rig.drain();
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3600))));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.grant(0, 90);
+    rig.pass_secs(10);
+    assert_eq!(rig.ended, Some(not_as_asked(Some(80))));
+    assert_eq!(rig.notes[1], Note::NotGivenBack("the server keeps it for another 80 s".into()));
+}
+
+/// RFC 6887 §13.1: a success without THIRD_PARTY is a mapping of the one who asked. Nobody wanted that one.
+#[test]
+fn a_third_party_that_was_passed_over() {
+    let third = vec![PcpOption::ThirdParty(pcp::mapped([10, 0, 0, 5].into()))];
+    let ended = |left| {
+        let (option, asked, got) = (OptionCode::THIRD_PARTY, "10.0.0.5".to_owned(), CLIENT.to_string());
+        Some(Outcome::NotAsAsked { option, asked, got, left })
+    };
+    for keep in [false, true] {
+        let mut rig = Rig::of(Job::Mapping(Mapping { keep, options: third.clone(), ..mapping() }));
+        rig.grant_with(8080, 3600, vec![]);
+        assert_eq!(rig.ended, None);
+        let Request { lifetime, options, .. } = rig.last();
+        assert_eq!((lifetime, options), (0, vec![]), "our own is deleted");
+        rig.grant_with(0, 0, vec![]);
+        assert_eq!(rig.ended, ended(Some(0)));
+    }
+    let mut rig = Rig::of(Job::Mapping(Mapping { options: third.clone(), ..mapping() }));
+    rig.grant(8080, 3600);
+    let Some(Outcome::Granted(grant)) = &rig.ended else { panic!("{:?}", rig.ended) };
+    assert_eq!(grant.internal.to_string(), "10.0.0.5:8080");
+
+    let Job::Mapping(delete) = delete() else { panic!("a mapping") };
+    let mut rig = Rig::of(Job::Mapping(Mapping { options: third.clone(), ..delete }));
+    rig.grant_with(0, 0, vec![]);
+    assert_eq!(rig.ended, ended(None), "the third party's mapping is not deleted");
+
+    let peer = Some((IpAddr::from([203, 0, 113, 9]), 443));
+    let mut rig = Rig::of(Job::Mapping(Mapping { peer, options: third, ..mapping() }));
+    let body = rig.last().body;
+    let bytes = rig.response(ResultCode::SUCCESS, 300, body, vec![]);
+    rig.receive(&bytes);
+    assert_eq!(rig.ended, ended(Some(300)));
+    assert_eq!(rig.notes, [Note::PeerStays { seconds: 300 }]);
 }
 
 /// A grant that comes late, or once more, is no answer to the delete: that one is waited for.

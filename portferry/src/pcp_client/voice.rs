@@ -210,6 +210,7 @@ impl Voice {
             "epoch": answer.and_then(|answered| answered.answer.epoch()),
             "options": options,
             "mapping": mapping,
+            "remaining": outcome.remaining(),
             "external_address": external,
             "mappings": mappings,
             "round_trip_ms": answer.map(|answered| rounded_millis(answered.round_trip)),

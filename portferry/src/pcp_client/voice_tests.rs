@@ -173,6 +173,38 @@ fn the_json_is_documented() {
     }
 }
 
+fn not_as_asked(option: pcp::OptionCode, left: Option<u32>) -> Outcome {
+    Outcome::NotAsAsked { option, asked: "a".into(), got: "b".into(), left }
+}
+
+/// Nothing is said to be gone that is not.
+#[test]
+fn what_stays_is_said() {
+    let said = |option, left| {
+        not_as_asked(option, left)
+            .failure(ends().server)
+            .map(|failure| failure.to_string())
+            .unwrap_or_default()
+    };
+    use pcp::OptionCode as Code;
+    assert!(said(Code::PREFER_FAILURE, Some(0)).contains("with SUCCESS for b, which was given back.\n"));
+    let stays = "with SUCCESS for b, which could not be given back and stands for another 90 s.\n";
+    assert!(said(Code::PREFER_FAILURE, Some(90)).contains(stays));
+    assert!(said(Code::THIRD_PARTY, Some(0)).contains("answers THIRD_PARTY a with SUCCESS for b, which was"));
+    assert!(said(Code::THIRD_PARTY, None).contains("with SUCCESS for b.\n"), "nothing was to be given back");
+    let documents = documents();
+    let seen: Vec<_> = documents[1..4].iter().map(|one| (&one["outcome"], &one["remaining"])).collect();
+    assert_eq!(
+        seen,
+        [
+            (&"not as asked".into(), &90.into()),
+            (&"deleted".into(), &0.into()),
+            (&"not yet deleted".into(), &90.into()),
+        ]
+    );
+    assert_eq!(documents[0]["remaining"], Value::Null);
+}
+
 /// One document of each kind.
 fn documents() -> Vec<Value> {
     let line = format!("{MAP} --json");
@@ -214,8 +246,9 @@ fn documents() -> Vec<Value> {
     let refusal = |code| Outcome::Refused(Refusal { code, lifetime: 30, version: None });
     let mut cases = vec![
         (map.clone(), answer.clone(), Outcome::Granted(grant)),
-        (map.clone(), answer.clone(), Outcome::NotAsAsked { asked: "a".into(), got: "b".into() }),
+        (map.clone(), answer.clone(), not_as_asked(pcp::OptionCode::PREFER_FAILURE, Some(90))),
         (map.clone(), answer.clone(), Outcome::Deleted { remaining: 0 }),
+        (map.clone(), answer.clone(), Outcome::Deleted { remaining: 90 }),
         (map.clone(), answer.clone(), Outcome::Interrupted),
         (map.clone(), answer.clone(), refusal(Code::Pcp(ResultCode::NOT_AUTHORIZED))),
         (map.clone(), version, Outcome::Inexpressible("no".into())),
@@ -260,7 +293,7 @@ fn a_granted_mapping_for_programs() {
     let datagrams = document["datagrams"].as_array().unwrap();
     assert_eq!(datagrams.len(), 4);
     assert_eq!(datagrams[3]["ignored"], "it is no well-formed answer");
-    let refused = &documents()[4];
+    let refused = &documents()[5];
     assert_eq!((&refused["outcome"], &refused["exit_code"]), (&"refused".into(), &75.into()));
     assert!(refused["why"].as_str().unwrap().contains("another nonce"));
 }
