@@ -478,15 +478,19 @@ impl Client {
         if !not_processed.is_empty() && self.held.is_none() {
             self.events.push_back(Event::Note(Note::NotProcessed(not_processed)));
         }
+        if self.held.is_none() && is_one_of_many(mapping, &grant) {
+            self.events.push_back(Event::Note(Note::OnePort));
+        }
         if mapping.keep { self.hold(now, grant, entropy) } else { self.end(Outcome::Granted(grant)) }
     }
 
-    /// O-6: what a success does not repeat was not processed. PORT_SET is absent where one port was granted (RFC 7753).
+    /// O-6: what a success does not repeat was not processed; but see [`is_one_of_many`].
     fn not_processed(&self, grant: &Grant) -> Vec<OptionCode> {
         let Job::Mapping(mapping) = &self.plan.job else { return Vec::new() };
         let has = |code| grant.options.iter().any(|option| option.code() == code);
         let mut missing: Vec<_> =
             mapping.options.iter().map(PcpOption::code).filter(|code| !has(*code)).collect();
+        missing.retain(|code| *code != OptionCode::PORT_SET);
         missing.dedup();
         missing
     }
@@ -620,6 +624,13 @@ impl Client {
         (self.exchange, self.held, self.ended) = (None, None, true);
         self.events.push_back(Event::Ended(outcome));
     }
+}
+
+/// PORT_SET is absent where one port was granted (RFC 7753), be it that the server has no more or that it ignored the option.
+fn is_one_of_many(mapping: &Mapping, grant: &Grant) -> bool {
+    let many = |option: &PcpOption| matches!(option, PcpOption::PortSet(set) if set.size > 1);
+    let set = |option: &PcpOption| option.code() == OptionCode::PORT_SET;
+    mapping.options.iter().any(many) && !grant.options.iter().any(set)
 }
 
 /// What a success has to repeat and does not: the third party (RFC 6887 §13.1), or what PREFER_FAILURE insists on (§13.2).

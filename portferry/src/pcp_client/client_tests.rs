@@ -266,6 +266,19 @@ fn options_that_the_server_ignored_are_told() {
     assert!(matches!(rig.ended, Some(Outcome::Granted(_))));
 }
 
+/// RFC 7753: PORT_SET is absent where one port was granted, which does not tell that it was ignored.
+#[test]
+fn one_port_instead_of_a_set() {
+    let set = |size| PcpOption::PortSet(pcp::PortSet { size, first_internal_port: 8080, parity: false });
+    for (size, told) in [(4, true), (1, false)] {
+        let mut rig = Rig::of(Job::Mapping(Mapping { options: vec![set(size)], ..mapping() }));
+        rig.grant_with(8080, 60, vec![]);
+        let notes: Vec<_> = rig.notes.iter().map(ToString::to_string).collect();
+        assert!(notes.iter().all(|note| note.contains("one port")), "{notes:?}");
+        assert_eq!(notes.len(), usize::from(told));
+    }
+}
+
 fn reset() -> PcpOption {
     super::plan::reset_filters(None)
 }

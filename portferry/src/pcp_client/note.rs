@@ -17,6 +17,7 @@ pub(super) enum Note {
     StillGivingBack,
     NotGivenBack(String),
     NotProcessed(Vec<OptionCode>),
+    OnePort,
     Held { renewed: bool, lifetime: u32, next: Duration },
     Moved { external: Option<SocketAddr>, port: u16 },
     RenewalRefused { refusal: Refusal, left: u32 },
@@ -44,6 +45,7 @@ impl fmt::Display for Note {
                     names.join(", ")
                 )
             }
+            Note::OnePort => f.write_str("one port was granted, not a set of them"),
             Note::Held { renewed, lifetime, next } => write!(
                 f,
                 "{} for {}; next renewal in {}, Ctrl-C deletes it",
