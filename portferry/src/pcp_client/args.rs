@@ -5,18 +5,32 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use wire::pcp::{Filter, GetData, Nonce, OptionCode, PcpOption, PortSet, Protocol, ip_to_wire};
+use wire::pcp::{Filter, GetData, Nonce, OptionCode, PcpOption, PortSet, Protocol, ip_from_wire, ip_to_wire};
 
 use super::parse::{self, ServerName, Suggestion};
 use super::plan::{Job, Mapping, Plan, Speak, reset_filters};
 use super::{hex, nonce};
 use crate::exit::Failure;
 
-/// What the exit codes of every subcommand but `listen` mean.
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 64 wrong command line, 66 the nonce file cannot be read, 69 nobody answers, 71 the system refuses, \
-73 the nonce file cannot be written, 75 the server refuses (EX_TEMPFAIL: each refusal says how long it holds, and the \
-same may be granted later), 76 the server's success is not what was asked for, or makes no sense (EX_PROTOCOL).";
+/// What the exit codes of a subcommand mean: those that all have, and of the others its own.
+fn exit_codes(own: &[u8]) -> String {
+    let all = [
+        (0, "done"),
+        (64, "wrong command line"),
+        (66, "the nonce file cannot be read"),
+        (69, "nobody answers or can be asked"),
+        (71, "the system refuses"),
+        (73, "the nonce file cannot be written"),
+        (
+            75,
+            "the server refuses (EX_TEMPFAIL: each refusal says how long it holds, and the same may be granted later)",
+        ),
+        (76, "the server's success is not what was asked for, or makes no sense (EX_PROTOCOL)"),
+    ];
+    let has = |code: &u8| ![66, 73, 76].contains(code) || own.contains(code);
+    let codes = all.iter().filter(|(code, _)| has(code)).map(|(code, what)| format!("{code} {what}"));
+    format!("Exit codes: {}.", codes.collect::<Vec<_>>().join(", "))
+}
 
 /// Longest request, in octets (RFC 6887 §7).
 const DATAGRAM: usize = wire::pcp::MAX_LEN;
@@ -33,22 +47,22 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum PcpCommand {
     /// Ask for a mapping (MAP), and keep it if you like
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[66, 73, 76]))]
     Map(MapArgs),
     /// Delete a mapping
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[66, 76]))]
     Delete(DeleteArgs),
     /// Ask for a mapping towards one remote peer (PEER)
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[66, 73, 76]))]
     Peer(PeerArgs),
     /// Ask whether the server is there, and for its epoch (ANNOUNCE; by NAT-PMP the external address request)
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[]))]
     Announce(AnnounceArgs),
     /// List your mappings (GET and NEXT of expired drafts, opcode 98 and option 224; few servers have it)
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[76]))]
     Get(GetArgs),
     /// Tell the external address; PCP has no question for it, so a short mapping is made and deleted again
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = exit_codes(&[]))]
     External(ExternalArgs),
     /// Listen for the announcements that servers multicast (224.0.0.1 and ff02::1, UDP 5350)
     #[command(
@@ -237,8 +251,12 @@ pub(crate) struct GetArgs {
     /// Only mappings with this external address, port or address:port
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse::suggestion)]
     external: Option<Suggestion>,
-    #[command(flatten)]
-    any: AnyOptions,
+    /// THIRD_PARTY: ask for the mappings of this internal address instead of ours
+    #[arg(long, value_name = "ADDR")]
+    third_party: Option<IpAddr>,
+    /// Any other option by its number, with its data in hexadecimal digits; repeatable
+    #[arg(long = "option", value_name = "CODE:HEX", value_parser = parse::option)]
+    options: Vec<PcpOption>,
     #[command(flatten)]
     pub(super) asking: Asking,
 }
@@ -271,27 +289,25 @@ pub(super) struct Errand {
     pub(super) name: &'static str,
     pub(super) plan: Plan,
     pub(super) asking: Asking,
-    /// What the delete of this mapping takes on the command line beside protocol, port, server and nonce.
-    pub(super) third_party: Option<IpAddr>,
 }
 
 impl PcpCommand {
     /// The errand, or `None` for `listen`.
     pub(super) fn errand(&self) -> Result<Option<Errand>, Failure> {
-        let (name, job, asking, third_party) = match self {
-            PcpCommand::Map(args) => ("map", args.job()?, &args.asking, args.any.third_party),
-            PcpCommand::Delete(args) => ("delete", args.job()?, &args.asking, None),
-            PcpCommand::Peer(args) => ("peer", args.job()?, &args.asking, args.any.third_party),
+        let (name, job, asking) = match self {
+            PcpCommand::Map(args) => ("map", args.job()?, &args.asking),
+            PcpCommand::Delete(args) => ("delete", args.job()?, &args.asking),
+            PcpCommand::Peer(args) => ("peer", args.job()?, &args.asking),
             PcpCommand::Announce(args) => {
                 let prefix64 = args.prefix64.then(parse::prefix64_request);
                 let options = prefix64.into_iter().chain(args.options.clone()).collect();
-                ("announce", Job::Announce { options }, &args.asking, None)
+                ("announce", Job::Announce { options }, &args.asking)
             }
-            PcpCommand::Get(args) => ("get", args.job(), &args.asking, None),
+            PcpCommand::Get(args) => ("get", args.job(), &args.asking),
             PcpCommand::External(args) => {
                 // The port is that of our own socket, which the shell knows.
                 let job = Job::External { nonce: nonce::random(), internal_port: 0 };
-                ("external", job, &args.asking, None)
+                ("external", job, &args.asking)
             }
             PcpCommand::Listen(_) => return Ok(None),
         };
@@ -306,7 +322,7 @@ impl PcpCommand {
             )));
         }
         let plan = Plan { job, speak: asking.speak, patience: asking.wait, retries: asking.retries };
-        Ok(Some(Errand { name, plan, asking: asking.clone(), third_party }))
+        Ok(Some(Errand { name, plan, asking: asking.clone() }))
     }
 }
 
@@ -321,17 +337,22 @@ impl WishArgs {
         self.description.as_ref().map(|text| PcpOption::Description(text.clone().into_bytes()))
     }
 
-    fn check(&self) -> Result<(), Failure> {
-        if self.keep && self.lifetime == 0 {
-            return Err(Failure::usage("--keep needs a --lifetime above 0"));
+    /// On the wire, a lifetime of 0 deletes (RFC 6887 §15): `instead` says what is meant.
+    fn check(&self, instead: &str) -> Result<(), Failure> {
+        match self.lifetime {
+            0 => Err(Failure::usage(format!("--lifetime has to be above 0: {instead}"))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
 impl MapArgs {
     fn job(&self) -> Result<Job, Failure> {
-        self.wish.check()?;
+        self.wish.check("`portferry pcp delete` takes a mapping away")?;
+        // RFC 6887 §13.2: a suggested port of 0 is a malformed PREFER_FAILURE.
+        if self.prefer_failure && self.external.is_none_or(|external| external.port == 0) {
+            return Err(Failure::usage("--prefer-failure needs a port in EXTERNAL"));
+        }
         let port_set = self.port_set.map(|size| {
             PcpOption::PortSet(PortSet {
                 size,
@@ -379,7 +400,7 @@ impl DeleteArgs {
 
 impl PeerArgs {
     fn job(&self) -> Result<Job, Failure> {
-        self.wish.check()?;
+        self.wish.check("a mapping of PEER cannot be deleted, it ends by itself")?;
         let options = self.any.third_party().into_iter().chain(self.wish.description());
         Ok(Job::Mapping(Mapping {
             nonce: self.nonce.make()?,
@@ -404,7 +425,8 @@ impl GetArgs {
         let (external_addr, external_port) = endpoint(self.external);
         let protocol = self.transport.unwrap_or(Protocol::ALL);
         let filters = GetData { protocol, internal_addr, external_addr, internal_port, external_port };
-        let options = self.any.third_party().into_iter().chain(self.any.options.clone()).collect();
+        let third_party = self.third_party.map(|addr| PcpOption::ThirdParty(ip_to_wire(addr)));
+        let options = third_party.into_iter().chain(self.options.clone()).collect();
         Job::Get { filters, options }
     }
 }
@@ -429,12 +451,13 @@ impl NonceArgs {
     }
 }
 
-/// The words that the options of a request would take on the command line, for the delete that is suggested.
+/// The words that a mapping's options take on the command line, for the delete that is suggested.
 pub(super) fn option_words(options: &[PcpOption]) -> String {
     let word = |option: &PcpOption| match option {
+        PcpOption::ThirdParty(addr) => Some(format!(" --third-party {}", ip_from_wire(*addr))),
         PcpOption::PortSet(set) => Some(format!(" --port-set {}", set.size)),
-        PcpOption::Unknown { code: OptionCode::THIRD_PARTY_ID, data } => {
-            Some(format!(" --option {}:{}", OptionCode::THIRD_PARTY_ID.0, hex::plain(data)))
+        PcpOption::ThirdPartyId(id) => {
+            Some(format!(" --option {}:{}", OptionCode::THIRD_PARTY_ID.0, hex::plain(id)))
         }
         _ => None,
     };
@@ -545,7 +568,9 @@ mod tests {
         }
         let long = format!("map tcp 80 --description {}", "x".repeat(1100));
         for (line, word) in [
-            ("map tcp 80 --keep --lifetime 0", "above 0"),
+            ("map tcp 80 --lifetime 0", "portferry pcp delete"),
+            ("peer tcp 80 203.0.113.9:80 --lifetime 0", "cannot be deleted"),
+            ("map tcp 80 198.51.100.7 --prefer-failure", "needs a port"),
             ("get --protocol nat-pmp", "list"),
             ("map tcp 80 80 --prefer-failure --protocol nat-pmp", "PREFER_FAILURE"),
             ("map all all --protocol nat-pmp", "TCP and UDP"),

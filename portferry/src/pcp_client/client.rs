@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use engine::entropy::Entropy;
 use engine::time::Instant;
-use engine::uplink::{EpochClock, MIN_RENEWAL_GAP, renewal_delay};
+use engine::uplink::{MIN_RENEWAL_GAP, renewal_delay};
 use wire::natpmp;
 use wire::pcp::{Body, NextMapping, OptionCode, PcpOption, Response, ResultCode};
 
+use super::epochs::Epochs;
 use super::message::{self, Answer, Ignored, Question};
 use super::note::Note;
 use super::outcome::{Grant, Outcome, Refusal};
@@ -24,6 +25,8 @@ use super::schedule::Pace;
 const MOST_LISTED: usize = 100_000;
 /// A renewal after the server lost its state waits at most so long (RFC 6887 §14.1.3).
 const RECOVERY_WAIT: Duration = Duration::from_secs(5);
+/// A longer lifetime is taken for this one (RFC 6887 §8.3).
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// What happens, for the shell to do or to show.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,6 +58,8 @@ pub(super) struct Route {
 enum Step {
     Ask,
     Renew,
+    /// The server has lost its state.
+    Recover,
     GiveBack,
 }
 
@@ -62,6 +67,8 @@ enum Step {
 struct Exchange {
     step: Step,
     question: Question,
+    /// What was held once is asked for as long as it takes.
+    patient: bool,
     pace: Pace,
     began: Instant,
     tries: u32,
@@ -71,6 +78,25 @@ struct Exchange {
     /// When nobody waits any more.
     gives_up: Option<Instant>,
     answered: bool,
+    /// Of a delete: the server said that the mapping stands until then, if that was not the answer to something earlier.
+    stands_until: Option<Instant>,
+}
+
+/// The end that waits for a mapping to be given back.
+#[derive(Debug)]
+struct After {
+    outcome: Outcome,
+    /// When the mapping ends by itself.
+    ends: Instant,
+    /// Somebody wants the end, and wants it at once if they say so again.
+    interrupted: bool,
+}
+
+impl After {
+    /// A server that passed over THIRD_PARTY has made a mapping of our own.
+    fn is_ours(&self) -> bool {
+        matches!(self.outcome, Outcome::NotAsAsked { option: OptionCode::THIRD_PARTY, .. })
+    }
 }
 
 /// A mapping that is kept.
@@ -82,7 +108,16 @@ struct Held {
     /// Renewals asked for since the last grant.
     attempts: u32,
     due: Instant,
+    /// What is due is to ask again after a loss of state.
+    recover: bool,
     refused: Option<Refusal>,
+}
+
+impl Held {
+    /// When it ends as the server said, however long that is.
+    fn ends_by_itself(&self) -> Instant {
+        self.since + Duration::from_secs(self.grant.lifetime.into())
+    }
 }
 
 /// See the module.
@@ -91,13 +126,15 @@ pub(super) struct Client {
     plan: Plan,
     route: Route,
     nat_pmp: bool,
+    fell_back: bool,
     exchange: Option<Exchange>,
     held: Option<Held>,
+    /// What a kept mapping was given last.
+    assigned: Option<Suggestion>,
     listed: Vec<NextMapping>,
-    epoch: EpochClock,
+    epochs: Epochs,
     ignored: u32,
-    /// The end that waits for a mapping to be given back.
-    after: Option<Outcome>,
+    after: Option<After>,
     events: VecDeque<Event>,
     ended: bool,
 }
@@ -109,16 +146,18 @@ impl Client {
             nat_pmp: plan.speak == Speak::NatPmp,
             plan,
             route,
+            fell_back: false,
             exchange: None,
             held: None,
+            assigned: None,
             listed: Vec::new(),
-            epoch: EpochClock::default(),
+            epochs: Epochs::default(),
             ignored: 0,
             after: None,
             events: VecDeque::new(),
             ended: false,
         };
-        client.ask(now, Step::Ask, Pace::Watched, entropy);
+        client.ask(now, Step::Ask, false, entropy);
         client
     }
 
@@ -154,22 +193,28 @@ impl Client {
         match message::read(&exchange.question, bytes) {
             Ok(answer) if !exchange.answered => {
                 let step = exchange.step;
-                if self.is_page_seen(&answer) {
+                if self.is_page_seen(&answer) || self.is_version_known(&answer) {
                     return self.ignore(from, bytes, Ignored::OtherPage);
                 }
+                if let (Step::GiveBack, Some(Ok(grant))) = (step, self.reading(&answer))
+                    && grant.lifetime != 0
+                {
+                    return self.on_grant_before_delete(now, bytes, answer, grant.lifetime);
+                }
                 self.events.push_back(Event::Answered { bytes: bytes.to_vec(), answer: answer.clone() });
-                self.check_epoch(now, &answer);
+                let lost = !self.check_epoch(now, &answer);
                 if let Some(exchange) = &mut self.exchange {
                     exchange.answered = true;
                 }
+                let step = if lost && step == Step::Renew { Step::Recover } else { step };
                 self.on_answer(now, step, &answer, entropy);
             }
             // A mapping update (RFC 6887 §14.2), or the answer to an earlier copy of the question.
             Ok(answer) if self.held.is_some() => {
                 self.events.push_back(Event::Told { bytes: bytes.to_vec(), answer: answer.clone() });
-                self.check_epoch(now, &answer);
-                if let Some(Ok(grant)) = self.reading(&answer) {
-                    self.hold(now, grant, entropy);
+                let step = if self.check_epoch(now, &answer) { Step::Renew } else { Step::Recover };
+                if !matches!(answer, Answer::Version(_)) && !self.is_version_known(&answer) {
+                    self.on_answer(now, step, &answer, entropy);
                 }
             }
             Ok(_) => self.ignore(from, bytes, Ignored::Unasked),
@@ -179,7 +224,7 @@ impl Client {
                     if !self.check_epoch(now, &answer)
                         && let Some(held) = &mut self.held
                     {
-                        held.due = now + entropy.up_to(RECOVERY_WAIT);
+                        (held.due, held.recover) = (now + entropy.up_to(RECOVERY_WAIT), true);
                     }
                 }
                 None => self.ignore(from, bytes, why),
@@ -201,19 +246,12 @@ impl Client {
     }
 
     /// The network says that nobody is there; `closed` when the host is and the port is not.
-    pub(super) fn handle_unreachable(&mut self, closed: bool, error: &str) {
-        let patient = self.exchange.as_ref().is_some_and(|exchange| exchange.gives_up.is_none());
+    pub(super) fn handle_unreachable(&mut self, now: Instant, closed: bool, error: &str) {
+        let patient = self.exchange.as_ref().is_some_and(|exchange| exchange.patient);
         if self.ended || self.held.is_some() || patient {
             return; // what is kept is asked for again when it is due
         }
-        match self.after.take() {
-            Some(after) if !matches!(after, Outcome::Deleted { .. }) => {
-                self.events.push_back(Event::Note(Note::NotGivenBack(error.to_owned())));
-                self.end(after);
-            }
-            // A delete that was wanted and is not confirmed is no success.
-            _ => self.end(Outcome::Unreachable { closed, error: error.to_owned() }),
-        }
+        self.fail(now, error.to_owned(), Outcome::Unreachable { closed, error: error.to_owned() });
     }
 
     /// Somebody wants it to end: what was granted or may have been is given back. At the second time nothing is waited for.
@@ -221,15 +259,25 @@ impl Client {
         if self.ended {
             return;
         }
+        if let Some(after) = &mut self.after {
+            if after.interrupted {
+                return self.fail(now, "interrupted".to_owned(), Outcome::Interrupted);
+            }
+            after.interrupted = true;
+            return self.events.push_back(Event::Note(Note::StillGivingBack));
+        }
         let held = self.held.take();
         match &self.plan.job {
-            Job::Mapping(mapping) if mapping.lifetime != 0 && self.after.is_none() => {
+            Job::Mapping(mapping) if mapping.lifetime != 0 => {
+                let asked = now + Duration::from_secs(mapping.lifetime.into());
+                let ends = held.map_or(asked, |held| held.ends_by_itself());
                 if mapping.peer.is_some() {
-                    let left = held.map_or(mapping.lifetime, |held| held.ends.secs_left(now));
+                    let left = ends.secs_left(now);
                     self.events.push_back(Event::Note(Note::PeerStays { seconds: left }));
                     return self.end(Outcome::Deleted { remaining: left });
                 }
-                self.give_back(now, Outcome::Deleted { remaining: 0 }, entropy);
+                let outcome = Outcome::Deleted { remaining: 0 };
+                self.give_back(now, After { outcome, ends, interrupted: true }, entropy);
             }
             _ => self.end(Outcome::Interrupted),
         }
@@ -246,14 +294,9 @@ impl Client {
         let Some(exchange) = self.exchange.as_ref().filter(|exchange| !exchange.answered) else { return };
         if exchange.gives_up.is_some_and(|at| at <= now) {
             let (tries, waited, ignored) = (exchange.tries, now - exchange.began, self.ignored);
-            let silent = Outcome::Silent { tries, waited, ignored };
-            match self.after.take() {
-                // A delete that was wanted and is not confirmed is no success.
-                Some(Outcome::Deleted { .. }) | None => self.end(silent),
-                Some(after) => {
-                    self.events.push_back(Event::Note(Note::NotGivenBack("no answer".to_owned())));
-                    self.end(after);
-                }
+            match exchange.stands_until {
+                Some(until) => self.on_kept(until.secs_left(now)),
+                None => self.fail(now, "no answer".to_owned(), Outcome::Silent { tries, waited, ignored }),
             }
         } else if exchange.again.is_some_and(|at| at <= now) {
             self.transmit(now, entropy);
@@ -263,6 +306,8 @@ impl Client {
     /// A kept mapping's next renewal, or its end.
     fn on_due(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         let roll = entropy.unit();
+        // RFC 6886 §1.1: PCP first each time; a gateway may have become a PCP server.
+        self.nat_pmp = self.plan.speak == Speak::NatPmp;
         let Some(held) = &mut self.held else { return };
         if held.ends <= now {
             let refused = held.refused;
@@ -270,29 +315,35 @@ impl Client {
             self.events.push_back(Event::Note(Note::Expired));
             match refused {
                 Some(refusal) => self.end(Outcome::Refused(refusal)),
-                None => self.ask(now, Step::Ask, Pace::Rfc, entropy),
+                None => self.ask(now, Step::Ask, true, entropy),
             }
             return;
         }
+        if held.recover {
+            (held.due, held.recover) = (held.ends, false);
+            return self.ask(now, Step::Recover, true, entropy);
+        }
         held.attempts += 1;
-        let lifetime = Duration::from_secs(held.grant.lifetime.into());
-        let next = held.since + renewal_delay(lifetime, held.attempts + 1, roll);
+        let next = held.since + renewal_delay(held.ends - held.since, held.attempts + 1, roll);
         held.due = next.max(now + MIN_RENEWAL_GAP).min(held.ends);
-        self.ask(now, Step::Renew, Pace::Rfc, entropy);
+        self.ask(now, Step::Renew, true, entropy);
     }
 
-    /// Puts the question of `step` on its way.
-    fn ask(&mut self, now: Instant, step: Step, pace: Pace, entropy: &mut dyn Entropy) {
+    /// Puts the question of `step` on its way; who is patient waits as long as it takes.
+    fn ask(&mut self, now: Instant, step: Step, patient: bool, entropy: &mut dyn Entropy) {
         let question = match self.question(step) {
             Ok(question) => question,
             Err(why) => return self.end(Outcome::Inexpressible(why)),
         };
-        // A mapping that is kept is asked for as long as it takes, once it has been there.
-        let patient = step == Step::Renew || (step == Step::Ask && pace == Pace::Rfc);
-        let pace = if self.nat_pmp { Pace::NatPmp } else { pace };
+        let pace = match (self.nat_pmp, patient) {
+            (true, _) => Pace::NatPmp,
+            (false, true) => Pace::Rfc,
+            (false, false) => Pace::Watched,
+        };
         self.exchange = Some(Exchange {
             step,
             question,
+            patient,
             pace,
             began: now,
             tries: 0,
@@ -300,6 +351,7 @@ impl Client {
             again: None,
             gives_up: (!patient).then(|| now + self.plan.patience),
             answered: false,
+            stands_until: None,
         });
         self.transmit(now, entropy);
     }
@@ -309,7 +361,7 @@ impl Client {
         exchange.tries += 1;
         let wait = exchange.pace.wait(exchange.wait, entropy.unit());
         exchange.wait = Some(wait);
-        let last = self.plan.retries.is_some_and(|most| exchange.tries > most);
+        let last = !exchange.patient && self.plan.retries.is_some_and(|most| exchange.tries > most);
         // RFC 6887 §11.2.1: one packet for each renewal.
         exchange.again = (exchange.step != Step::Renew && !last).then(|| now + wait);
         if last && let Some(gives_up) = &mut exchange.gives_up {
@@ -321,14 +373,21 @@ impl Client {
 
     fn question(&self, step: Step) -> Result<Question, String> {
         let client = self.route.client;
-        let mapping = match (step, self.plan.job.mapping()) {
-            (Step::GiveBack, Some(mapping)) => mapping.deleted(),
-            (Step::Renew, Some(mapping)) => {
-                let assigned = self.held.as_ref().map(|held| Suggestion {
-                    addr: held.grant.external_addr,
-                    port: held.grant.external_port,
-                });
-                Mapping { suggestion: assigned.unwrap_or(mapping.suggestion), ..mapping }
+        let mapping = match (step, self.plan.job.mapping(), self.assigned) {
+            (Step::GiveBack, Some(mapping), _) => {
+                let mut delete = mapping.deleted();
+                if self.after.as_ref().is_some_and(After::is_ours) {
+                    let third = [OptionCode::THIRD_PARTY, OptionCode::THIRD_PARTY_ID];
+                    delete.options.retain(|option| !third.contains(&option.code()));
+                }
+                delete
+            }
+            // RFC 6887 §11.2.1, §14.1.3: what was assigned is suggested.
+            (_, Some(mapping), Some(assigned)) => {
+                // NAT-PMP has no address, and PREFER_FAILURE insists on none after a loss that was not asked for.
+                let lost = step != Step::Renew && mapping.prefers_failure();
+                let addr = assigned.addr.filter(|_| !self.nat_pmp && !lost).or(mapping.suggestion.addr);
+                Mapping { suggestion: Suggestion { addr, port: assigned.port }, ..mapping }
             }
             _ => {
                 let seen = self.listed.last().map(|last| {
@@ -344,10 +403,10 @@ impl Client {
         Ok(Question::Pcp(mapping.request(client)))
     }
 
-    fn give_back(&mut self, now: Instant, after: Outcome, entropy: &mut dyn Entropy) {
+    fn give_back(&mut self, now: Instant, after: After, entropy: &mut dyn Entropy) {
         self.after = Some(after);
         self.events.push_back(Event::Note(Note::GivingBack));
-        self.ask(now, Step::GiveBack, Pace::Watched, entropy);
+        self.ask(now, Step::GiveBack, false, entropy);
     }
 
     fn on_answer(&mut self, now: Instant, step: Step, answer: &Answer, entropy: &mut dyn Entropy) {
@@ -357,66 +416,81 @@ impl Client {
             && !self.nat_pmp
         {
             self.nat_pmp = true;
-            self.events.push_back(Event::Note(Note::FellBack));
-            return self.ask(now, step, Pace::Watched, entropy);
+            if !std::mem::replace(&mut self.fell_back, true) {
+                self.events.push_back(Event::Note(Note::FellBack));
+            }
+            let patient = self.exchange.as_ref().is_some_and(|exchange| exchange.patient);
+            return self.ask(now, step, patient, entropy);
         }
         let Some(reading) = self.reading(answer) else { return self.on_other(now, answer, entropy) };
         match (step, reading) {
-            (Step::GiveBack, reading) => self.on_given_back(reading),
-            (Step::Ask, Err(refusal)) => self.end(Outcome::Refused(refusal)),
-            (Step::Renew, Err(refusal)) => {
-                if let Some(held) = &mut self.held {
-                    // RFC 6887 §8.3: not the same again while the error lasts.
-                    let wait = Duration::from_secs(refusal.lifetime.into());
-                    held.due = held.due.max(now + wait).min(held.ends);
-                    held.refused = Some(refusal);
-                    let left = held.ends.secs_left(now);
-                    self.events.push_back(Event::Note(Note::RenewalRefused { refusal, left }));
-                }
+            (Step::GiveBack, Ok(_)) => self.on_kept(0),
+            (Step::GiveBack, Err(refusal)) => {
+                self.fail(now, refusal.code.to_string(), Outcome::Refused(refusal));
             }
+            (Step::Ask, Err(refusal)) => self.end(Outcome::Refused(refusal)),
+            (Step::Renew | Step::Recover, Err(refusal)) => self.on_renewal_refused(now, step, refusal),
             (_, Ok(grant)) => self.on_granted(now, grant, entropy),
         }
     }
 
+    /// RFC 6887 §8.3: not the same again while the error lasts.
+    fn on_renewal_refused(&mut self, now: Instant, step: Step, refusal: Refusal) {
+        let Some(held) = &mut self.held else { return };
+        let over = now + Duration::from_secs(refusal.lifetime.into());
+        held.due = match step {
+            // The server no longer has it: it is asked for as soon as may be.
+            Step::Recover => over.max(now + MIN_RENEWAL_GAP),
+            _ => held.due.max(over),
+        };
+        held.recover |= step == Step::Recover;
+        held.due = held.due.min(held.ends);
+        if held.refused.replace(refusal) != Some(refusal) {
+            let left = held.ends.secs_left(now);
+            self.events.push_back(Event::Note(Note::RenewalRefused { refusal, left }));
+        }
+    }
+
     fn on_granted(&mut self, now: Instant, grant: Grant, entropy: &mut dyn Entropy) {
+        let ends = now + Duration::from_secs(grant.lifetime.into());
         if let Job::External { .. } = self.plan.job {
-            let external = grant.external_addr.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-            return self.give_back(now, Outcome::External(external), entropy);
+            let outcome = Outcome::External(grant.external_addr.unwrap_or(IpAddr::from([0, 0, 0, 0])));
+            return self.give_back(now, After { outcome, ends, interrupted: false }, entropy);
         }
         let Job::Mapping(mapping) = &self.plan.job else { return };
+        let amiss = amiss(mapping, &grant);
         if mapping.lifetime == 0 {
-            return self.end(Outcome::Deleted { remaining: grant.lifetime });
+            return self.end(amiss.unwrap_or(Outcome::Deleted { remaining: grant.lifetime }));
         }
-        if grant.lifetime == 0 {
+        if grant.lifetime == 0 && self.held.is_none() {
             let what = "it answers SUCCESS with a lifetime of 0 s, which is no mapping";
             return self.end(Outcome::Nonsense(what.to_owned()));
         }
-        let Suggestion { addr, port } = mapping.suggestion;
-        let other_addr =
-            addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
-        if mapping.prefers_failure() && (other_addr || port != grant.external_port) {
-            let name = |addr: Option<IpAddr>, port: u16| match addr {
-                Some(addr) => SocketAddr::new(addr, port).to_string(),
-                None => format!("port {port}"),
-            };
-            let asked = name(addr, port);
-            let got = name(grant.external_addr, grant.external_port);
+        if let Some(outcome) = amiss.filter(|_| grant.lifetime != 0) {
+            if mapping.peer.is_some() {
+                self.events.push_back(Event::Note(Note::PeerStays { seconds: grant.lifetime }));
+                return self.end(outcome.leaving(grant.lifetime));
+            }
             self.held = None;
-            return self.give_back(now, Outcome::NotAsAsked { asked, got }, entropy);
+            return self.give_back(now, After { outcome, ends, interrupted: false }, entropy);
         }
         let not_processed = self.not_processed(&grant);
         if !not_processed.is_empty() && self.held.is_none() {
             self.events.push_back(Event::Note(Note::NotProcessed(not_processed)));
         }
+        if self.held.is_none() && is_one_of_many(mapping, &grant) {
+            self.events.push_back(Event::Note(Note::OnePort));
+        }
         if mapping.keep { self.hold(now, grant, entropy) } else { self.end(Outcome::Granted(grant)) }
     }
 
-    /// O-6: what a success does not repeat was not processed. PORT_SET is absent where one port was granted (RFC 7753).
+    /// O-6: what a success does not repeat was not processed; but see [`is_one_of_many`].
     fn not_processed(&self, grant: &Grant) -> Vec<OptionCode> {
         let Job::Mapping(mapping) = &self.plan.job else { return Vec::new() };
         let has = |code| grant.options.iter().any(|option| option.code() == code);
         let mut missing: Vec<_> =
             mapping.options.iter().map(PcpOption::code).filter(|code| !has(*code)).collect();
+        missing.retain(|code| *code != OptionCode::PORT_SET);
         missing.dedup();
         missing
     }
@@ -429,7 +503,7 @@ impl Client {
             }
             return;
         }
-        let lifetime = Duration::from_secs(grant.lifetime.into());
+        let lifetime = Duration::from_secs(grant.lifetime.into()).min(LONGEST_LIFETIME);
         let first = renewal_delay(lifetime, 1, entropy.unit()).max(MIN_RENEWAL_GAP).min(lifetime);
         let renewed = self.held.is_some();
         let moved = self.held.as_ref().is_some_and(|held| {
@@ -441,21 +515,40 @@ impl Client {
         }
         self.events.push_back(Event::Note(Note::Held { renewed, lifetime: grant.lifetime, next: first }));
         let (due, ends) = (now + first, now + lifetime);
-        self.held = Some(Held { grant, since: now, ends, attempts: 0, due, refused: None });
+        self.assigned = Some(Suggestion { addr: grant.external_addr, port: grant.external_port });
+        self.held = Some(Held { grant, since: now, ends, attempts: 0, due, recover: false, refused: None });
     }
 
-    fn on_given_back(&mut self, reading: Result<Grant, Refusal>) {
-        let Some(after) = self.after.take() else { return };
-        let outcome = match (after, reading) {
-            (Outcome::Deleted { .. }, Ok(grant)) => Outcome::Deleted { remaining: grant.lifetime },
-            (Outcome::Deleted { .. }, Err(refusal)) => Outcome::Refused(refusal),
-            (after, Ok(_)) => after,
-            (after, Err(refusal)) => {
-                self.events.push_back(Event::Note(Note::NotGivenBack(refusal.code.to_string())));
-                after
+    /// A grant that comes late, or once more, looks like the answer to a delete which leaves a rest (RFC 6887 §15): the delete is
+    /// repeated, and the rest counts if nothing better comes.
+    fn on_grant_before_delete(&mut self, now: Instant, bytes: &[u8], answer: Answer, lifetime: u32) {
+        self.check_epoch(now, &answer);
+        self.events.push_back(Event::Told { bytes: bytes.to_vec(), answer });
+        if let Some(exchange) = &mut self.exchange {
+            exchange.stands_until = Some(now + Duration::from_secs(lifetime.into()));
+        }
+    }
+
+    /// What was given back is gone, or the server keeps it for so many seconds.
+    fn on_kept(&mut self, left: u32) {
+        let Some(After { outcome, .. }) = self.after.take() else { return };
+        if left != 0 && !matches!(outcome, Outcome::Deleted { .. }) {
+            let why = format!("the server keeps it for another {left} s");
+            self.events.push_back(Event::Note(Note::NotGivenBack(why)));
+        }
+        self.end(outcome.leaving(left));
+    }
+
+    /// No answer, or no good one: that is the end, unless something else has ended already and was only to be given back. A
+    /// delete that was wanted and is not confirmed is no success.
+    fn fail(&mut self, now: Instant, why: String, failure: Outcome) {
+        match self.after.take() {
+            Some(After { outcome, ends, .. }) if !matches!(outcome, Outcome::Deleted { .. }) => {
+                self.events.push_back(Event::Note(Note::NotGivenBack(why)));
+                self.end(outcome.leaving(ends.secs_left(now)));
             }
-        };
-        self.end(outcome);
+            _ => self.end(failure),
+        }
     }
 
     fn reading(&self, answer: &Answer) -> Option<Result<Grant, Refusal>> {
@@ -484,6 +577,12 @@ impl Client {
         nexts(response).next().is_some_and(|first| first.key() <= last.key())
     }
 
+    /// The gateway named version 0 before: that is why it is asked in it, and this the answer to an earlier copy.
+    fn is_version_known(&self, answer: &Answer) -> bool {
+        let again = matches!(answer, Answer::NatPmp(natpmp::Response::UnsupportedVersion { .. }));
+        again && self.plan.speak == Speak::Auto
+    }
+
     fn on_page(&mut self, now: Instant, response: &Response, entropy: &mut dyn Entropy) {
         if response.result == ResultCode::NON_EXIST_MAPPING {
             return self.end_list();
@@ -497,7 +596,7 @@ impl Client {
             return self.end(Outcome::Nonsense(format!("its list has more than {MOST_LISTED} mappings")));
         }
         if self.listed.last().is_some_and(|last| last.more) {
-            return self.ask(now, Step::Ask, Pace::Watched, entropy);
+            return self.ask(now, Step::Ask, false, entropy);
         }
         self.end_list();
     }
@@ -509,8 +608,7 @@ impl Client {
 
     /// Whether the server still has the state that it had; says so if not (RFC 6887 §8.5).
     fn check_epoch(&mut self, now: Instant, answer: &Answer) -> bool {
-        let Some(epoch) = answer.epoch() else { return true };
-        let consistent = self.epoch.is_consistent(now, epoch);
+        let consistent = self.epochs.is_consistent(now, answer);
         if !consistent {
             self.events.push_back(Event::Note(Note::StateLost));
         }
@@ -526,6 +624,35 @@ impl Client {
         (self.exchange, self.held, self.ended) = (None, None, true);
         self.events.push_back(Event::Ended(outcome));
     }
+}
+
+/// PORT_SET is absent where one port was granted (RFC 7753), be it that the server has no more or that it ignored the option.
+fn is_one_of_many(mapping: &Mapping, grant: &Grant) -> bool {
+    let many = |option: &PcpOption| matches!(option, PcpOption::PortSet(set) if set.size > 1);
+    let set = |option: &PcpOption| option.code() == OptionCode::PORT_SET;
+    mapping.options.iter().any(many) && !grant.options.iter().any(set)
+}
+
+/// What a success has to repeat and does not: the third party (RFC 6887 §13.1), or what PREFER_FAILURE insists on (§13.2).
+fn amiss(mapping: &Mapping, grant: &Grant) -> Option<Outcome> {
+    let got_addr = grant.internal.ip();
+    if let Some(third) = mapping.third_party().filter(|third| *third != got_addr) {
+        let (asked, got) = (third.to_string(), got_addr.to_string());
+        return Some(Outcome::NotAsAsked { option: OptionCode::THIRD_PARTY, asked, got, left: None });
+    }
+    let Suggestion { addr, port } = mapping.suggestion;
+    let other_addr =
+        addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
+    let other = other_addr || port != grant.external_port;
+    if mapping.lifetime == 0 || !mapping.prefers_failure() || !other {
+        return None;
+    }
+    let name = |addr: Option<IpAddr>, port: u16| match addr {
+        Some(addr) => SocketAddr::new(addr, port).to_string(),
+        None => format!("port {port}"),
+    };
+    let (asked, got) = (name(addr, port), name(grant.external_addr, grant.external_port));
+    Some(Outcome::NotAsAsked { option: OptionCode::PREFER_FAILURE, asked, got, left: None })
 }
 
 fn nexts(response: &Response) -> impl Iterator<Item = &NextMapping> {

@@ -266,6 +266,19 @@ fn options_that_the_server_ignored_are_told() {
     assert!(matches!(rig.ended, Some(Outcome::Granted(_))));
 }
 
+/// RFC 7753: PORT_SET is absent where one port was granted, which does not tell that it was ignored.
+#[test]
+fn one_port_instead_of_a_set() {
+    let set = |size| PcpOption::PortSet(pcp::PortSet { size, first_internal_port: 8080, parity: false });
+    for (size, told) in [(4, true), (1, false)] {
+        let mut rig = Rig::of(Job::Mapping(Mapping { options: vec![set(size)], ..mapping() }));
+        rig.grant_with(8080, 60, vec![]);
+        let notes: Vec<_> = rig.notes.iter().map(ToString::to_string).collect();
+        assert!(notes.iter().all(|note| note.contains("one port")), "{notes:?}");
+        assert_eq!(notes.len(), usize::from(told));
+    }
+}
+
 fn reset() -> PcpOption {
     super::plan::reset_filters(None)
 }
@@ -273,7 +286,7 @@ fn reset() -> PcpOption {
 #[test]
 fn nobody_is_there() {
     let mut rig = Rig::of(Job::Announce { options: vec![] });
-    rig.client.handle_unreachable(true, "refused");
+    rig.client.handle_unreachable(rig.now, true, "refused");
     rig.drain();
     assert_eq!(rig.ended, Some(Outcome::Unreachable { closed: true, error: "refused".into() }));
 }
@@ -315,6 +328,16 @@ fn auto_falls_back_to_nat_pmp() {
     assert_eq!((grant.external_addr, grant.external_port, grant.nonce), (None, 8081, None));
 }
 
+/// Both copies of the question are answered with version 0.
+#[test]
+fn a_second_refusal_of_the_version_is_no_answer_to_nat_pmp() {
+    let mut rig = Rig::of(Job::Mapping(mapping()));
+    rig.pass(Duration::from_millis(1200));
+    rig.receive(&SPEAKS_NAT_PMP);
+    rig.receive(&SPEAKS_NAT_PMP);
+    assert_eq!((rig.ended, rig.ignored), (None, vec![Ignored::OtherPage]));
+}
+
 #[test]
 fn without_auto_version_0_is_a_refusal() {
     let mut rig = Rig::new(Plan { speak: Speak::Pcp, ..plan(Job::Mapping(mapping())) });
@@ -346,6 +369,13 @@ fn strict() -> Job {
     Job::Mapping(Mapping { options: vec![PcpOption::PreferFailure], ..mapping() })
 }
 
+/// RFC 6887 §13.2: `left` as in the outcome.
+fn not_as_asked(left: Option<u32>) -> Outcome {
+    let (option, asked, got) =
+        (OptionCode::PREFER_FAILURE, "port 8080".to_owned(), "203.0.114.1:8081".to_owned());
+    Outcome::NotAsAsked { option, asked, got, left }
+}
+
 /// RFC 6887 §13.2, K-17: a success with another port is none; its delete has the same nonce and no PREFER_FAILURE.
 #[test]
 fn prefer_failure_that_was_passed_over_is_given_back() {
@@ -356,8 +386,7 @@ fn prefer_failure_that_was_passed_over_is_given_back() {
     assert_eq!((lifetime, options), (0, vec![]));
     assert_eq!((rig.last_map().nonce, rig.last_map().external_port), (NONCE, 0));
     rig.grant(0, 0);
-    let (asked, got) = ("port 8080".to_owned(), "203.0.114.1:8081".to_owned());
-    assert_eq!(rig.ended, Some(Outcome::NotAsAsked { asked, got }));
+    assert_eq!(rig.ended, Some(not_as_asked(Some(0))));
     assert_eq!(rig.notes, [Note::GivingBack]);
 }
 
@@ -379,8 +408,114 @@ fn what_cannot_be_given_back_is_told() {
     let mut rig = Rig::of(strict());
     rig.grant(8081, 3600);
     rig.pass_secs(10);
-    assert!(matches!(rig.ended, Some(Outcome::NotAsAsked { .. })));
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3590))));
     assert_eq!(rig.notes[1], Note::NotGivenBack("no answer".into()));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.refuse(ResultCode::NOT_AUTHORIZED, 30);
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3600))));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.client.handle_unreachable(rig.now, true, "refused");
+    rig.drain();
+    assert_eq!(rig.ended, Some(not_as_asked(Some(3600))));
+
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.grant(0, 90);
+    rig.pass_secs(10);
+    assert_eq!(rig.ended, Some(not_as_asked(Some(80))));
+    assert_eq!(rig.notes[1], Note::NotGivenBack("the server keeps it for another 80 s".into()));
+}
+
+/// RFC 6887 §13.1: a success without THIRD_PARTY is a mapping of the one who asked. Nobody wanted that one.
+#[test]
+fn a_third_party_that_was_passed_over() {
+    let third = vec![PcpOption::ThirdParty(pcp::mapped([10, 0, 0, 5].into()))];
+    let ended = |left| {
+        let (option, asked, got) = (OptionCode::THIRD_PARTY, "10.0.0.5".to_owned(), CLIENT.to_string());
+        Some(Outcome::NotAsAsked { option, asked, got, left })
+    };
+    for keep in [false, true] {
+        let mut rig = Rig::of(Job::Mapping(Mapping { keep, options: third.clone(), ..mapping() }));
+        rig.grant_with(8080, 3600, vec![]);
+        assert_eq!(rig.ended, None);
+        let Request { lifetime, options, .. } = rig.last();
+        assert_eq!((lifetime, options), (0, vec![]), "our own is deleted");
+        rig.grant_with(0, 0, vec![]);
+        assert_eq!(rig.ended, ended(Some(0)));
+    }
+    let mut rig = Rig::of(Job::Mapping(Mapping { options: third.clone(), ..mapping() }));
+    rig.grant(8080, 3600);
+    let Some(Outcome::Granted(grant)) = &rig.ended else { panic!("{:?}", rig.ended) };
+    assert_eq!(grant.internal.to_string(), "10.0.0.5:8080");
+
+    let Job::Mapping(delete) = delete() else { panic!("a mapping") };
+    let mut rig = Rig::of(Job::Mapping(Mapping { options: third.clone(), ..delete }));
+    rig.grant_with(0, 0, vec![]);
+    assert_eq!(rig.ended, ended(None), "the third party's mapping is not deleted");
+
+    let peer = Some((IpAddr::from([203, 0, 113, 9]), 443));
+    let mut rig = Rig::of(Job::Mapping(Mapping { peer, options: third, ..mapping() }));
+    let body = rig.last().body;
+    let bytes = rig.response(ResultCode::SUCCESS, 300, body, vec![]);
+    rig.receive(&bytes);
+    assert_eq!(rig.ended, ended(Some(300)));
+    assert_eq!(rig.notes, [Note::PeerStays { seconds: 300 }]);
+}
+
+/// A grant that comes late, or once more, is no answer to the delete: that one is waited for.
+#[test]
+fn a_late_grant_does_not_answer_the_delete() {
+    let mut rig = Rig::of(kept());
+    rig.interrupt();
+    rig.grant(8080, 3600);
+    assert_eq!((rig.ended.clone(), rig.told), (None, 1));
+    rig.pass(Duration::from_millis(1200));
+    assert_eq!((rig.sent.len(), rig.last().lifetime), (3, 0), "the delete again");
+    rig.grant(0, 0);
+    assert_eq!(rig.ended, Some(Outcome::Deleted { remaining: 0 }));
+
+    for job in [strict(), Job::External { nonce: NONCE, internal_port: 8080 }] {
+        let mut rig = Rig::of(job);
+        rig.pass(Duration::from_millis(1200));
+        assert_eq!(rig.sent.len(), 2);
+        rig.grant(8081, 3600);
+        rig.grant(8081, 3600);
+        assert_eq!((rig.ended.clone(), rig.told), (None, 1), "the answer to the other copy");
+        rig.grant(0, 0);
+        assert!(rig.ended.is_some());
+        assert_eq!(rig.notes, [Note::GivingBack]);
+    }
+}
+
+/// RFC 6887 §15: what is still there when nobody waits any more is said.
+#[test]
+fn a_delete_that_leaves_a_rest() {
+    let mut rig = Rig::of(kept());
+    rig.grant(8080, 3600);
+    rig.interrupt();
+    rig.grant(0, 90);
+    rig.pass_secs(10);
+    assert_eq!(rig.ended, Some(Outcome::Deleted { remaining: 80 }));
+}
+
+/// Whoever does not keep a mapping has to wait, too, until what was not asked for is gone; or to say so twice.
+#[test]
+fn an_interrupt_does_not_stop_what_is_given_back() {
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.interrupt();
+    assert_eq!(rig.ended, None);
+    rig.grant(0, 0);
+    assert!(matches!(rig.ended, Some(Outcome::NotAsAsked { .. })), "{:?}", rig.ended);
+    let mut rig = Rig::of(strict());
+    rig.grant(8081, 3600);
+    rig.interrupt();
+    rig.interrupt();
+    assert!(rig.ended.is_some());
 }
 
 fn delete() -> Job {
@@ -441,7 +576,7 @@ fn a_kept_mapping_is_renewed_on_the_schedule_of_the_rfc() {
     assert_eq!(rig.last_map().external_addr, pcp::mapped(EXTERNAL));
     rig.pass_secs(60);
     assert!(rig.notes.contains(&Note::Expired));
-    assert_eq!(rig.last_map().external_port, 8080, "asked anew as at first");
+    assert_eq!(rig.last_map().external_port, 9090, "asked anew, with what it had");
     let anew: Vec<_> = rig.times().into_iter().filter(|at| *at >= 300.0).map(|at| at - 300.0).collect();
     assert!(anew.len() >= 4 && anew[0] == 0.0 && (2.7..=3.3).contains(&anew[1]), "{anew:?}");
     assert_eq!(rig.ended, None, "whoever keeps a mapping is patient");
@@ -541,8 +676,156 @@ fn a_nat_pmp_gateway_that_starts_anew_is_asked_anew() {
     rig.receive(&natpmp::Response::ExternalAddress { result, epoch: 0, addr: EXTERNAL }.to_bytes());
     rig.pass_secs(5);
     let request = natpmp::Request::Map { protocol, internal_port, external_port, lifetime };
-    assert_eq!(rig.sent.last().map(|(_, question)| question), Some(&Question::NatPmp(request)));
-    assert_eq!((rig.sent.len(), rig.told), (2, 1));
+    assert!(rig.sent.len() >= 2, "{:?}", rig.times());
+    assert!(rig.sent[1..].iter().all(|(_, question)| *question == Question::NatPmp(request)));
+    assert_eq!(rig.told, 1);
+}
+
+/// RFC 6887 §8.5: it is asked for again at once, and until somebody answers (§8.1.1), with what was assigned.
+#[test]
+fn a_lost_state_is_recovered_from_though_datagrams_are_lost() {
+    let mut rig = Rig::of(kept());
+    rig.grant(9090, 3600);
+    rig.pass_secs(100);
+    rig.receive(&announce(0));
+    rig.pass_secs(60);
+    let times = rig.times();
+    assert!(times.len() >= 5, "{times:?}");
+    assert!((100.0..=105.0).contains(&times[1]) && (2.7..=3.3).contains(&(times[2] - times[1])), "{times:?}");
+    assert_eq!((rig.last_map().external_port, rig.last_map().external_addr), (9090, pcp::mapped(EXTERNAL)));
+    let body = Body::Map(rig.last_map());
+    let (result, lifetime, epoch) = (ResultCode::SUCCESS, 3600, 60);
+    rig.receive(&Response { result, lifetime, epoch, body, options: vec![] }.to_bytes());
+    let sent = rig.sent.len();
+    rig.pass_secs(1700);
+    assert_eq!(rig.sent.len(), sent, "it is held again");
+    assert_eq!(rig.notes.iter().filter(|note| **note == Note::StateLost).count(), 1);
+}
+
+/// RFC 6887 §8.3: a server that has lost the mapping and refuses it now is asked once more when the refusal is over.
+#[test]
+fn a_recovery_that_is_refused_is_tried_again() {
+    let mut rig = Rig::of(kept());
+    rig.grant(9090, 3600);
+    rig.receive(&announce(0));
+    rig.pass_secs(5);
+    let body = Body::Map(rig.last_map());
+    let (result, lifetime, epoch) = (ResultCode::NO_RESOURCES, 30, 5);
+    rig.receive(&Response { result, lifetime, epoch, body, options: vec![] }.to_bytes());
+    let sent = rig.sent.len();
+    rig.pass_secs(29);
+    assert_eq!(rig.sent.len(), sent);
+    rig.pass_secs(2);
+    assert_eq!((rig.sent.len(), rig.ended.clone()), (sent + 1, None));
+}
+
+fn announce(epoch: u32) -> Vec<u8> {
+    let (result, body) = (ResultCode::SUCCESS, Body::Announce);
+    Response { result, lifetime: 0, epoch, body, options: vec![] }.to_bytes()
+}
+
+/// `--retries` limits what nobody waits for, not what is asked for as long as it takes.
+#[test]
+fn few_retries_do_not_silence_what_is_kept() {
+    let mut rig = Rig::new(Plan { retries: Some(0), ..plan(kept()) });
+    rig.grant(9090, 300);
+    rig.pass_secs(300);
+    assert!(rig.notes.contains(&Note::Expired));
+    let sent = rig.sent.len();
+    rig.pass_secs(60);
+    assert!(rig.sent.len() >= sent + 3, "{:?}", rig.times());
+}
+
+/// RFC 6887 §8.3 (O-7): an absurd lifetime is one of 24 h.
+#[test]
+fn an_absurd_lifetime_is_renewed_within_a_day() {
+    let mut rig = Rig::of(kept());
+    rig.grant(9090, u32::MAX);
+    rig.pass_secs(24 * 3600 * 5 / 8);
+    assert_eq!(rig.sent.len(), 2, "{:?}", rig.times());
+}
+
+/// RFC 6887 §14.2: a mapping update may say no, and may not move what PREFER_FAILURE was asked for.
+#[test]
+fn an_update_is_judged_like_an_answer() {
+    let options = vec![PcpOption::PreferFailure];
+    let strict = Job::Mapping(Mapping { keep: true, options, ..mapping() });
+    let mut rig = Rig::of(strict.clone());
+    rig.grant(8080, 300);
+    rig.pass_secs(100);
+    rig.refuse(ResultCode::CANNOT_PROVIDE_EXTERNAL, 1800);
+    assert_eq!(rig.told, 1);
+    assert!(matches!(rig.notes.last(), Some(Note::RenewalRefused { left: 200, .. })), "{:?}", rig.notes);
+    rig.pass_secs(201);
+    assert_eq!(rig.ended, refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, 1800));
+
+    let mut rig = Rig::of(strict);
+    rig.grant(8080, 300);
+    rig.pass_secs(100);
+    rig.grant(8081, 300);
+    assert_eq!((rig.told, rig.last().lifetime), (1, 0), "given back");
+    rig.grant(0, 0);
+    assert!(matches!(rig.ended, Some(Outcome::NotAsAsked { .. })), "{:?}", rig.ended);
+}
+
+fn nat_pmp_map(external_port: u16, lifetime: u32) -> natpmp::Request {
+    natpmp::Request::Map { protocol: natpmp::Transport::Tcp, internal_port: 8080, external_port, lifetime }
+}
+
+fn nat_pmp_granted(external_port: u16, lifetime: u32, epoch: u32) -> Vec<u8> {
+    let (result, protocol, internal_port) = (natpmp::ResultCode::SUCCESS, natpmp::Transport::Tcp, 8080);
+    natpmp::Response::Map { result, epoch, protocol, internal_port, external_port, lifetime }.to_bytes()
+}
+
+/// RFC 6887 §9: a server that has become one of NAT-PMP is asked by NAT-PMP, and the next time by PCP again.
+#[test]
+fn a_renewal_may_fall_back_to_nat_pmp() {
+    let mut rig = Rig::of(kept());
+    rig.grant(9090, 300);
+    rig.pass_secs(200);
+    assert_eq!(rig.sent.len(), 2);
+    rig.receive(&SPEAKS_NAT_PMP);
+    assert_eq!(rig.ended, None);
+    assert_eq!(rig.sent[2].1, Question::NatPmp(nat_pmp_map(9090, 3600)));
+    rig.receive(&nat_pmp_granted(9090, 300, 9));
+    assert!(!rig.notes.contains(&Note::StateLost), "NAT-PMP's epoch is another clock: {:?}", rig.notes);
+    rig.pass_secs(200);
+    let Question::Pcp(_) = rig.sent[3].1 else { panic!("{:?}", rig.sent[3]) };
+    rig.receive(&SPEAKS_NAT_PMP);
+    assert_eq!(rig.sent[4].1, Question::NatPmp(nat_pmp_map(9090, 3600)));
+    rig.interrupt();
+    assert_eq!(rig.sent[5].1, Question::NatPmp(nat_pmp_map(0, 0)));
+}
+
+/// Whoever keeps a mapping is patient in both protocols.
+#[test]
+fn what_is_asked_anew_stays_patient_when_it_falls_back() {
+    let mut rig = Rig::of(kept());
+    rig.grant(9090, 300);
+    rig.pass_secs(301);
+    assert!(rig.notes.contains(&Note::Expired));
+    rig.receive(&SPEAKS_NAT_PMP);
+    let sent = rig.sent.len();
+    rig.pass_secs(60);
+    assert_eq!(rig.ended, None);
+    assert!(rig.sent.len() > sent + 4, "{:?}", rig.times());
+}
+
+/// RFC 6886 §3.6: only a clock that is behind has been set back.
+#[test]
+fn nat_pmp_s_epoch_may_be_ahead() {
+    let mut rig = Rig::new(Plan { speak: Speak::NatPmp, ..plan(kept()) });
+    rig.receive(&nat_pmp_granted(9090, 3600, 1000));
+    rig.pass_secs(80);
+    let result = natpmp::ResultCode::SUCCESS;
+    let told = |epoch| natpmp::Response::ExternalAddress { result, epoch, addr: EXTERNAL }.to_bytes();
+    rig.receive(&told(5000));
+    rig.pass_secs(80);
+    rig.receive(&told(5068));
+    assert!(!rig.notes.contains(&Note::StateLost));
+    rig.pass_secs(80);
+    rig.receive(&told(5135));
+    assert!(rig.notes.contains(&Note::StateLost));
 }
 
 #[test]
@@ -550,7 +833,7 @@ fn an_unreachable_server_does_not_end_what_is_held() {
     let mut rig = Rig::of(kept());
     rig.grant(9090, 300);
     let refused = |rig: &mut Rig| {
-        rig.client.handle_unreachable(true, "refused");
+        rig.client.handle_unreachable(rig.now, true, "refused");
         rig.drain();
         assert_eq!(rig.ended, None);
     };

@@ -21,13 +21,27 @@ pub(super) fn question(question: &Question) -> Value {
     }
 }
 
-/// An answer, decoded.
-pub(super) fn answer(answer: &Answer) -> Value {
+/// The protocol that an answer is in.
+pub(super) fn protocol(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::NatPmp(_) => "NAT-PMP",
+        Answer::Version(refusal) if refusal.version == natpmp::VERSION => "NAT-PMP",
+        Answer::Pcp(_) | Answer::Version(_) => "PCP",
+    }
+}
+
+/// An answer, decoded, and its octets.
+pub(super) fn answer(answer: &Answer, bytes: &[u8]) -> Value {
     match answer {
         Answer::Pcp(response) => pcp_response(response),
         Answer::Version(refusal) => json!({
-            "protocol": if refusal.version == 0 { "NAT-PMP" } else { "PCP" },
+            "protocol": protocol(answer),
             "kind": "response",
+            // It repeats the question's, in whatever version.
+            "opcode": bytes.get(1).map(|opcode| {
+                let opcode = pcp::Opcode(opcode & 0x7f);
+                numbered(opcode.0, opcode.name())
+            }),
             "result": code(Code::Pcp(pcp::ResultCode::UNSUPP_VERSION)),
             "version": refusal.version,
             "lifetime": refusal.lifetime,

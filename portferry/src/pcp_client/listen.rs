@@ -5,13 +5,13 @@ use std::future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use engine::uplink::EpochClock;
 use serde_json::json;
 use tokio::sync::mpsc;
 use wire::natpmp;
 use wire::pcp::{ANNOUNCE_GROUP_V4, ANNOUNCE_GROUP_V6, CLIENT_PORT, Response};
 
 use super::args::{ListenArgs, Show};
+use super::epochs::Epochs;
 use super::message::Answer;
 use super::shell::say;
 use super::{hex, json};
@@ -59,6 +59,9 @@ impl Announcements {
 
 /// What is known of a server: the interface and address it speaks from, and its port.
 type Speaker = (String, SocketAddr, bool);
+
+/// More servers than any link has; of others each announcement is the first.
+const MOST_SPEAKERS: usize = 1000;
 
 /// Listens until it has heard enough, or waited long enough.
 pub(super) async fn run(args: &ListenArgs) -> Result<(), Failure> {
@@ -143,7 +146,7 @@ fn open(
 /// Tells what is heard.
 struct Ear {
     show: Show,
-    epochs: BTreeMap<Speaker, EpochClock>,
+    epochs: BTreeMap<Speaker, Epochs>,
 }
 
 impl Ear {
@@ -152,14 +155,21 @@ impl Ear {
         let Heard { interface, from, bytes } = heard;
         let answer = announcement(bytes);
         let verdict = answer.as_ref().and_then(|answer| {
-            let epoch = answer.epoch()?;
+            answer.epoch()?;
             let speaker = (interface.clone(), *from, matches!(answer, Answer::Pcp(_)));
-            let clock = self.epochs.entry(speaker).or_default();
-            let first = clock.last().is_none();
-            Some(match (clock.is_consistent(now, epoch), first) {
-                (true, true) => "first heard",
-                (true, false) => "state kept",
-                (false, _) => "state lost",
+            Some(match self.epochs.get_mut(&speaker) {
+                Some(epochs) => match epochs.is_consistent(now, answer) {
+                    true => "state kept",
+                    false => "state lost",
+                },
+                None => {
+                    let mut epochs = Epochs::default();
+                    epochs.is_consistent(now, answer);
+                    if self.epochs.len() < MOST_SPEAKERS {
+                        self.epochs.insert(speaker, epochs);
+                    }
+                    "first heard"
+                }
             })
         });
         (answer.is_some(), self.text(at, heard, answer.as_ref(), verdict))
@@ -173,7 +183,7 @@ impl Ear {
                 "interface": interface,
                 "peer": json::peer(*from),
                 "octets": hex::plain(bytes),
-                "message": answer.map(json::answer),
+                "message": answer.map(|answer| json::answer(answer, bytes)),
                 "state": verdict,
             });
             return format!("{line}\n");
@@ -256,6 +266,18 @@ mod tests {
             text.contains("NAT-PMP external address SUCCESS 198.51.100.7, epoch 9 (first heard)"),
             "{text}"
         );
+    }
+
+    /// Whoever floods the group from ever new ports does not fill the memory.
+    #[test]
+    fn so_many_servers_are_remembered() {
+        let mut ear = ear(false, false);
+        for port in 1..=u16::MAX {
+            let from = SocketAddr::from(([100, 64, 0, 1], port));
+            let heard = Heard { from, ..heard(announce(7)) };
+            assert!(ear.hear(Duration::ZERO, Instant::from_secs(0), &heard).0);
+        }
+        assert!(ear.epochs.len() <= 1000, "{}", ear.epochs.len());
     }
 
     #[test]

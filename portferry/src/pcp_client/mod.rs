@@ -8,6 +8,7 @@ mod args;
 mod client;
 #[cfg(test)]
 mod client_tests;
+mod epochs;
 mod hex;
 mod hints;
 mod json;

@@ -14,8 +14,10 @@ use crate::table::duration;
 pub(super) enum Note {
     FellBack,
     GivingBack,
+    StillGivingBack,
     NotGivenBack(String),
     NotProcessed(Vec<OptionCode>),
+    OnePort,
     Held { renewed: bool, lifetime: u32, next: Duration },
     Moved { external: Option<SocketAddr>, port: u16 },
     RenewalRefused { refusal: Refusal, left: u32 },
@@ -29,6 +31,9 @@ impl fmt::Display for Note {
         match self {
             Note::FellBack => f.write_str("the server speaks version 0: asking by NAT-PMP"),
             Note::GivingBack => f.write_str("giving the mapping back"),
+            Note::StillGivingBack => {
+                f.write_str("the mapping is still being given back; Ctrl-C again does not wait for that")
+            }
             Note::NotGivenBack(why) => {
                 write!(f, "the mapping could not be given back ({why}); it ends by itself")
             }
@@ -40,6 +45,7 @@ impl fmt::Display for Note {
                     names.join(", ")
                 )
             }
+            Note::OnePort => f.write_str("one port was granted, not a set of them"),
             Note::Held { renewed, lifetime, next } => write!(
                 f,
                 "{} for {}; next renewal in {}, Ctrl-C deletes it",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use wire::pcp::{NextMapping, Nonce, PcpOption, Protocol};
+use wire::pcp::{NextMapping, Nonce, OptionCode, PcpOption, Protocol};
 use wire::{natpmp, pcp};
 
 use super::hints::{self, Hint};
@@ -60,7 +60,7 @@ pub(super) struct Refusal {
     pub(super) version: Option<u8>,
 }
 
-/// `NOT_AUTHORIZED (2), for another 3580 s: the server …; …`
+/// `NOT_AUTHORIZED (2), the same request fails for 3580 s.`, then lines that begin with `Why:` and `Try:`.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hint { why, what_to_do } = self.code.hint();
@@ -104,10 +104,13 @@ pub(super) enum Outcome {
     Listed(Vec<NextMapping>),
     External(IpAddr),
     Refused(Refusal),
-    /// Granted otherwise than the only way that was asked for, and given back.
+    /// Granted otherwise than the only way that was asked for, by this option. What was granted stands for another `left`
+    /// seconds: 0 when it was given back, `None` when there was nothing to give back.
     NotAsAsked {
+        option: OptionCode,
         asked: String,
         got: String,
+        left: Option<u32>,
     },
     /// The server's answers make no sense.
     Nonsense(String),
@@ -129,11 +132,32 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// One word, as `--json` has it.
+    /// The same, where the mapping stands for so many seconds still; 0: it is gone.
+    pub(super) fn leaving(self, seconds: u32) -> Self {
+        match self {
+            Outcome::Deleted { .. } => Outcome::Deleted { remaining: seconds },
+            Outcome::NotAsAsked { option, asked, got, .. } => {
+                Outcome::NotAsAsked { option, asked, got, left: Some(seconds) }
+            }
+            other => other,
+        }
+    }
+
+    /// Seconds that a mapping stands for still which was to be gone; `None`: none was to be.
+    pub(super) fn remaining(&self) -> Option<u32> {
+        match self {
+            Outcome::Deleted { remaining } => Some(*remaining),
+            Outcome::NotAsAsked { left, .. } => *left,
+            _ => None,
+        }
+    }
+
+    /// One word, or a few, as `--json` has it.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Outcome::Granted(_) => "granted",
-            Outcome::Deleted { .. } => "deleted",
+            Outcome::Deleted { remaining: 0 } => "deleted",
+            Outcome::Deleted { .. } => "not yet deleted",
             Outcome::Alive => "alive",
             Outcome::Listed(_) => "listed",
             Outcome::External(_) => "external",
@@ -159,11 +183,27 @@ impl Outcome {
             Outcome::Inexpressible(why) => Failure::refused(format!(
                 "{server} speaks NAT-PMP only: {why}.\n  Try: leave that out, or ask a PCP server"
             )),
-            Outcome::NotAsAsked { asked, got } => Failure::protocol(format!(
-                "{server} answers PREFER_FAILURE for {asked} with SUCCESS for {got}, which was given back.\n  \
-                 Why: it does not know PREFER_FAILURE (miniupnpd is known for that), and {asked} is taken.\n  \
-                 Try: another port, or without --prefer-failure"
-            )),
+            Outcome::NotAsAsked { option, asked, got, left } => {
+                let stays = match left {
+                    None => String::new(),
+                    Some(0) => ", which was given back".to_owned(),
+                    Some(left) => {
+                        format!(", which could not be given back and stands for another {left} s")
+                    }
+                };
+                Failure::protocol(match *option {
+                    OptionCode::THIRD_PARTY => format!(
+                        "{server} answers THIRD_PARTY {asked} with SUCCESS for {got}{stays}.\n  \
+                         Why: it passes over THIRD_PARTY, which it should refuse if it does not know it.\n  \
+                         Try: ask from {asked} itself"
+                    ),
+                    _ => format!(
+                        "{server} answers {option} for {asked} with SUCCESS for {got}{stays}.\n  \
+                         Why: it does not know PREFER_FAILURE (miniupnpd is known for that), and {asked} is taken.\n  \
+                         Try: another port, or without --prefer-failure"
+                    ),
+                })
+            }
             Outcome::Nonsense(what) => Failure::protocol(format!(
                 "{server}: {what}.\n  Try: --hex shows the octets for whoever makes the server"
             )),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use wire::codec::{Reader, Wire};
 use wire::pcp::{Filter, Nonce, OptionCode, PcpOption, Prefix64, Protocol, SERVER_PORT, ip_to_wire};
 
 use super::hex;
@@ -74,11 +75,20 @@ pub(super) fn filter(text: &str) -> Result<Filter, String> {
     }
 }
 
-/// `224:00112233`: an option's number and its data.
+/// `224:00112233`: an option's number and its data. One that is known, and would be written with the same octets, has its
+/// meaning.
 pub(super) fn option(text: &str) -> Result<PcpOption, String> {
     let (code, data) = text.split_once(':').ok_or("expected CODE:HEX, for example 224:00112233")?;
     let code = code.parse().map_err(|_| "an option's code is a number up to 255")?;
-    Ok(PcpOption::Unknown { code: OptionCode(code), data: hex::parse(data)? })
+    let raw = PcpOption::Unknown { code: OptionCode(code), data: hex::parse(data)? };
+    let octets = |option: &PcpOption| {
+        let mut octets = Vec::new();
+        option.encode(&mut octets);
+        octets
+    };
+    let typed = octets(&raw);
+    let known = PcpOption::decode(&mut Reader::new(&typed)).ok();
+    Ok(known.filter(|known| octets(known) == typed).unwrap_or(raw))
 }
 
 /// 24 hexadecimal digits.
@@ -207,7 +217,13 @@ mod tests {
         assert!(nonce("00").unwrap_err().contains("24 hexadecimal digits"));
         let data = vec![0xab, 0xcd];
         assert_eq!(option("224:abcd"), Ok(PcpOption::Unknown { code: OptionCode(224), data }));
-        assert_eq!(option("2:"), Ok(PcpOption::Unknown { code: OptionCode(2), data: vec![] }));
+        assert_eq!(option("2:"), Ok(PcpOption::PreferFailure));
+        let third = "01:00000000000000000000ffff0a000005";
+        assert_eq!(option(third), Ok(PcpOption::ThirdParty("::ffff:10.0.0.5".parse().unwrap())));
+        // What would not be sent as it was typed stays as it is: FILTER's reserved octet.
+        let odd = "3:01800000".to_owned() + &"0".repeat(32);
+        assert!(matches!(option(&odd), Ok(PcpOption::Unknown { code: OptionCode::FILTER, .. })));
+        assert!(matches!(option("1:00"), Ok(PcpOption::Unknown { code: OptionCode::THIRD_PARTY, .. })));
         assert!(option("300:").is_err() && option("abcd").is_err() && option("2:a").is_err());
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert!(seconds("0").is_err() && seconds("-1").is_err() && seconds("nan").is_err());

@@ -73,13 +73,9 @@ pub(super) struct Mapping {
 pub(super) type Inexpressible = String;
 
 impl Mapping {
-    /// The host inside: the third party, or `client`.
-    pub(super) fn internal_addr(&self, client: IpAddr) -> IpAddr {
-        let third = self.options.iter().find_map(|option| match option {
-            PcpOption::ThirdParty(addr) => Some(pcp::ip_from_wire(*addr)),
-            _ => None,
-        });
-        third.unwrap_or(client)
+    /// The host inside, if it is not the one that asks.
+    pub(super) fn third_party(&self) -> Option<IpAddr> {
+        third_party(&self.options)
     }
 
     /// Whether a success with anything else than the suggestion is none (RFC 6887 §13.2).
@@ -105,7 +101,7 @@ impl Mapping {
         let external_addr = match self.suggestion.addr {
             Some(addr) => ip_to_wire(addr),
             // No preference is said in the family of the address inside (RFC 6887 §11.1).
-            None if self.internal_addr(client).is_ipv4() => NO_ADDR_V4,
+            None if self.third_party().unwrap_or(client).is_ipv4() => NO_ADDR_V4,
             None => std::net::Ipv6Addr::UNSPECIFIED,
         };
         let body = match self.peer {
@@ -212,6 +208,14 @@ impl Job {
             (Job::Mapping(_) | Job::External { .. }, None) => unreachable!("these have a mapping"),
         }))
     }
+}
+
+/// The address in a THIRD_PARTY.
+pub(super) fn third_party(options: &[PcpOption]) -> Option<IpAddr> {
+    options.iter().find_map(|option| match option {
+        PcpOption::ThirdParty(addr) => Some(pcp::ip_from_wire(*addr)),
+        _ => None,
+    })
 }
 
 /// The FILTER that drops all before it; its address counts for nothing, and is of the family of those that follow.

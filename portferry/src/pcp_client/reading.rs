@@ -7,7 +7,7 @@ use wire::pcp::{self, Body, Response, ResultCode, ip_from_wire};
 
 use super::message::Answer;
 use super::outcome::{Code, Grant, Refusal};
-use super::plan::Job;
+use super::plan::{Job, third_party};
 
 /// A grant to `client`, or a refusal of anything that `job` asks; `None`: something else.
 pub(super) fn read_answer(
@@ -53,7 +53,9 @@ pub(super) fn read_answer(
 }
 
 fn pcp_grant(job: &Job, client: IpAddr, response: &Response) -> Option<Grant> {
-    let internal = job.mapping()?.internal_addr(client);
+    job.mapping()?;
+    // Whose it is says the answer: a server that passed over THIRD_PARTY has granted it to who asked.
+    let internal = third_party(&response.options).unwrap_or(client);
     let (map, peer) = match &response.body {
         Body::Map(map) => (*map, None),
         Body::Peer(peer) => {

@@ -41,7 +41,7 @@ fn choose(
             let routes = snapshot.default_routes.iter();
             let routers = routes.filter_map(|route| Some((route.gateway.filter(wanted)?, route.interface)));
             let (addr, interface) = routers.min_by_key(|(addr, _)| addr.is_ipv6()).ok_or_else(|| {
-                Failure::usage("there is no default router to ask: name the server with --server ADDR")
+                Failure::unavailable("there is no default router to ask: name the server with --server ADDR")
             })?;
             Ok(with_scope(addr, SERVER_PORT, interface))
         }
@@ -90,6 +90,7 @@ mod tests {
         assert_eq!(find(Some("2001:db8::9")), "[fe80::1%2]:5351");
         let failure = choose(&snapshot(&[]), None, None).unwrap_err();
         assert!(failure.to_string().contains("--server"));
+        assert_eq!(failure.code(), 69, "nothing is wrong with the command line");
     }
 
     #[test]

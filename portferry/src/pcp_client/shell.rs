@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::Errand;
 use super::client::{Client, Event, Route};
 use super::listen::Announcements;
+use super::note::Note;
 use super::plan::Job;
 use super::server;
 use super::voice::{Ends, Voice};
@@ -58,17 +59,20 @@ pub(super) async fn run(mut errand: Errand) -> Result<(), Failure> {
                 _ => None,
             };
             say(&voice.hear(at, &event));
+            if event == Event::Note(Note::GivingBack) && !keeps {
+                signals = Signals::watch(true)?;
+            }
             if let Event::Ended(outcome) = event {
                 return outcome.failure(server).map_or(Ok(()), Err);
             }
             if let Some(error) = failed {
-                client.handle_unreachable(closed(&error), &error.to_string());
+                client.handle_unreachable(clock::now(), closed(&error), &error.to_string());
             }
         }
         tokio::select! {
             received = sockets.server.recv(&mut buffer) => match received {
                 Ok(len) => client.handle_datagram(clock::now(), server, &buffer[..len], &mut entropy),
-                Err(error) => client.handle_unreachable(closed(&error), &error.to_string()),
+                Err(error) => client.handle_unreachable(clock::now(), closed(&error), &error.to_string()),
             },
             received = sockets.others.recv_from(&mut stray) => {
                 if let Ok((len, from)) = received {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wire::pcp::{OptionCode, PcpOption, Protocol, ip_from_wire};
+use wire::pcp::{OptionCode, PcpOption, Protocol, ResultCode, ip_from_wire};
 
 use super::args::{Errand, Show, option_words};
 use super::client::Event;
@@ -34,7 +34,8 @@ pub(super) struct Voice {
     name: &'static str,
     show: Show,
     ends: Ends,
-    third_party: Option<IpAddr>,
+    /// As it was given.
+    source: Option<IpAddr>,
     sent: Option<Duration>,
     tries: u32,
     answered: Option<Answered>,
@@ -46,7 +47,6 @@ pub(super) struct Voice {
 struct Answered {
     answer: Answer,
     round_trip: Duration,
-    tries: u32,
 }
 
 impl Voice {
@@ -55,7 +55,7 @@ impl Voice {
             name: errand.name,
             show: errand.asking.show,
             ends,
-            third_party: errand.third_party,
+            source: errand.asking.source,
             sent: None,
             tries: 0,
             answered: None,
@@ -85,12 +85,12 @@ impl Voice {
             }
             Event::Answered { bytes, answer } => {
                 let round_trip = at.saturating_sub(self.sent.unwrap_or(at));
-                self.answered = Some(Answered { answer: answer.clone(), round_trip, tries: self.tries });
-                self.keep(at, "received", self.ends.server, bytes, json::answer(answer), None);
+                self.answered = Some(Answered { answer: answer.clone(), round_trip });
+                self.keep(at, "received", self.ends.server, bytes, json::answer(answer, bytes), None);
                 self.line(at, '<', &format!("{answer} ({})", millis(round_trip)), bytes)
             }
             Event::Told { bytes, answer } => {
-                self.keep(at, "received", self.ends.server, bytes, json::answer(answer), None);
+                self.keep(at, "received", self.ends.server, bytes, json::answer(answer, bytes), None);
                 self.line(at, '<', &format!("{answer} (unasked)"), bytes)
             }
             Event::Ignored { from, bytes, why } => {
@@ -133,7 +133,16 @@ impl Voice {
             "message": message,
             "ignored": ignored,
         });
-        push(&mut self.datagrams, datagram);
+        // What anybody can send goes before what was said.
+        let stray = |datagram: &Value| !datagram["ignored"].is_null();
+        if self.datagrams.len() == MOST
+            && let Some(at) = self.datagrams.iter().position(stray)
+        {
+            self.datagrams.remove(at);
+        }
+        if self.datagrams.len() < MOST || !stray(&datagram) {
+            push(&mut self.datagrams, datagram);
+        }
     }
 
     fn line(&self, at: Duration, sign: char, text: &str, bytes: &[u8]) -> String {
@@ -161,7 +170,8 @@ impl Voice {
             (Outcome::Refused(refusal), _) => Some(refusal.code),
             (_, Some(Answer::Pcp(response))) => Some(Code::Pcp(response.result)),
             (_, Some(Answer::NatPmp(response))) => Some(Code::NatPmp(response.result())),
-            _ => None,
+            (_, Some(Answer::Version(_))) => Some(Code::Pcp(ResultCode::UNSUPP_VERSION)),
+            (_, None) => None,
         };
         let (lifetime, options) = match answer.map(|answered| &answered.answer) {
             Some(Answer::Pcp(response)) => (Some(response.lifetime), json::options(&response.options)),
@@ -171,11 +181,7 @@ impl Voice {
             Some(Answer::Version(refusal)) => (Some(refusal.lifetime), json!([])),
             _ => (None, json!([])),
         };
-        let spoken = match answer.map(|answered| &answered.answer) {
-            Some(Answer::Pcp(_)) => Some("PCP"),
-            Some(Answer::NatPmp(_)) => Some("NAT-PMP"),
-            Some(Answer::Version(_)) | None => None,
-        };
+        let spoken = answer.map(|answered| json::protocol(&answered.answer));
         let hint = match outcome {
             Outcome::Refused(refusal) => Some(refusal.code.hint()),
             _ => None,
@@ -210,10 +216,11 @@ impl Voice {
             "epoch": answer.and_then(|answered| answered.answer.epoch()),
             "options": options,
             "mapping": mapping,
-            "external_address": external,
+            "remaining": outcome.remaining(),
+            "external_address": external.filter(|addr| !addr.is_unspecified()),
             "mappings": mappings,
             "round_trip_ms": answer.map(|answered| rounded_millis(answered.round_trip)),
-            "tries": answer.map_or(self.tries, |answered| answered.tries),
+            "tries": self.tries,
             "notes": self.notes,
             "datagrams": self.datagrams,
         });
@@ -289,7 +296,7 @@ impl Voice {
         out
     }
 
-    /// `100.64.0.1:5351 by PCP, up for 12s, answered in 0.8 ms`
+    /// `100.64.0.1:5351 by PCP, its state is 12s old (epoch 12), answered in 0.8 ms`
     fn server(&self) -> String {
         let mut text = self.ends.server.to_string();
         if let Some(answered) = &self.answered {
@@ -310,14 +317,17 @@ impl Voice {
         };
         let port = grant.internal.port();
         let mut text = format!("portferry pcp delete {protocol} {port} --server {}", self.ends.server);
+        if let Some(source) = self.source {
+            let _ = write!(text, " --source {source}");
+        }
+        if self.ends.client != self.ends.source.ip() {
+            let _ = write!(text, " --client-address {}", self.ends.client);
+        }
         match grant.nonce {
             Some(nonce) => {
                 let _ = write!(text, " --nonce {nonce}");
             }
             None => text += " --protocol nat-pmp",
-        }
-        if let Some(third) = self.third_party {
-            let _ = write!(text, " --third-party {third}");
         }
         text + &option_words(&grant.options)
     }

@@ -50,7 +50,10 @@ fn granted(question: &Question) -> (Answer, Grant) {
     let Body::Map(map) = request.body else { panic!("MAP") };
     let external_addr = Ipv4Addr::new(198, 51, 100, 7);
     let body = Body::Map(MapData { external_addr: pcp::mapped(external_addr), ..map });
-    let options = request.options.clone();
+    // As they come from the wire.
+    let (result, epoch) = (ResultCode::SUCCESS, 100);
+    let bytes = Response { result, lifetime: 3600, epoch, body, options: request.options.clone() }.to_bytes();
+    let response = Response::parse(&bytes).expect("it is well-formed");
     let grant = Grant {
         protocol: map.protocol,
         internal: SocketAddr::new(IpAddr::from([10, 0, 0, 5]), map.internal_port),
@@ -59,10 +62,9 @@ fn granted(question: &Question) -> (Answer, Grant) {
         peer: None,
         lifetime: 3600,
         nonce: Some(map.nonce),
-        options: options.clone(),
+        options: response.options.clone(),
     };
-    let (result, epoch) = (ResultCode::SUCCESS, 100);
-    (Answer::Pcp(Response { result, lifetime: 3600, epoch, body, options }), grant)
+    (Answer::Pcp(response), grant)
 }
 
 fn bytes(answer: &Answer) -> Vec<u8> {
@@ -128,6 +130,25 @@ fn a_terminal_is_not_steered() {
     assert!(text.contains("--third-party 10.0.0.5 --port-set 2\n"), "what the delete takes: {text}");
 }
 
+/// Whoever copies the line deletes this mapping and no other: by the same server, seen from the same address.
+#[test]
+fn the_delete_that_is_suggested() {
+    let line = "map tcp 8080 8080 --nonce 000102030405060708090a0b --third-party 10.0.0.5 --option 13:0a0b \
+                --port-set 2 --source 192.0.2.10 --client-address 192.0.2.99";
+    let question = question(line);
+    let (answer, grant) = granted(&question);
+    let mut voice = Voice::new(&errand(line), Ends { client: "192.0.2.99".parse().unwrap(), ..ends() });
+    voice.hear(Duration::ZERO, &Event::Answered { bytes: bytes(&answer), answer });
+    let text = voice.hear(Duration::ZERO, &Event::Ended(Outcome::Granted(grant)));
+    let (_, delete) = text.split_once("delete with  portferry pcp ").unwrap();
+    assert_eq!(
+        delete,
+        "delete tcp 8080 --server 192.0.2.1:5351 --source 192.0.2.10 --client-address 192.0.2.99 \
+         --nonce 000102030405060708090a0b --third-party 10.0.0.5 --port-set 2 --option 13:0a0b\n"
+    );
+    errand(delete.trim());
+}
+
 #[test]
 fn what_is_ignored_is_told_to_those_who_want_to_know() {
     let (from, why) = ("192.0.2.66:5351".parse().unwrap(), Ignored::OtherNonce);
@@ -173,6 +194,38 @@ fn the_json_is_documented() {
     }
 }
 
+fn not_as_asked(option: pcp::OptionCode, left: Option<u32>) -> Outcome {
+    Outcome::NotAsAsked { option, asked: "a".into(), got: "b".into(), left }
+}
+
+/// Nothing is said to be gone that is not.
+#[test]
+fn what_stays_is_said() {
+    let said = |option, left| {
+        not_as_asked(option, left)
+            .failure(ends().server)
+            .map(|failure| failure.to_string())
+            .unwrap_or_default()
+    };
+    use pcp::OptionCode as Code;
+    assert!(said(Code::PREFER_FAILURE, Some(0)).contains("with SUCCESS for b, which was given back.\n"));
+    let stays = "with SUCCESS for b, which could not be given back and stands for another 90 s.\n";
+    assert!(said(Code::PREFER_FAILURE, Some(90)).contains(stays));
+    assert!(said(Code::THIRD_PARTY, Some(0)).contains("answers THIRD_PARTY a with SUCCESS for b, which was"));
+    assert!(said(Code::THIRD_PARTY, None).contains("with SUCCESS for b.\n"), "nothing was to be given back");
+    let documents = documents();
+    let seen: Vec<_> = documents[1..4].iter().map(|one| (&one["outcome"], &one["remaining"])).collect();
+    assert_eq!(
+        seen,
+        [
+            (&"not as asked".into(), &90.into()),
+            (&"deleted".into(), &0.into()),
+            (&"not yet deleted".into(), &90.into()),
+        ]
+    );
+    assert_eq!(documents[0]["remaining"], Value::Null);
+}
+
 /// One document of each kind.
 fn documents() -> Vec<Value> {
     let line = format!("{MAP} --json");
@@ -214,8 +267,9 @@ fn documents() -> Vec<Value> {
     let refusal = |code| Outcome::Refused(Refusal { code, lifetime: 30, version: None });
     let mut cases = vec![
         (map.clone(), answer.clone(), Outcome::Granted(grant)),
-        (map.clone(), answer.clone(), Outcome::NotAsAsked { asked: "a".into(), got: "b".into() }),
+        (map.clone(), answer.clone(), not_as_asked(pcp::OptionCode::PREFER_FAILURE, Some(90))),
         (map.clone(), answer.clone(), Outcome::Deleted { remaining: 0 }),
+        (map.clone(), answer.clone(), Outcome::Deleted { remaining: 90 }),
         (map.clone(), answer.clone(), Outcome::Interrupted),
         (map.clone(), answer.clone(), refusal(Code::Pcp(ResultCode::NOT_AUTHORIZED))),
         (map.clone(), version, Outcome::Inexpressible("no".into())),
@@ -241,6 +295,48 @@ fn documents() -> Vec<Value> {
     cases.into_iter().map(document).collect()
 }
 
+/// docs/pcp-json.md: `result` and `spoken` are those of the last answer, `tries` is of the last question.
+#[test]
+fn a_version_that_was_refused_and_then_silence() {
+    let version = Answer::Version(pcp::VersionRefusal { version: 0, lifetime: 0, epoch: Some(9) });
+    let asked = Question::NatPmp(natpmp::Request::ExternalAddress);
+    let send = |tries| Event::Send { bytes: asked.to_bytes(), question: asked.clone(), tries };
+    let more: Vec<_> = (1..=4).map(send).collect();
+    let silent = Outcome::Silent { tries: 4, waited: Duration::from_secs(10), ignored: 0 };
+    let text = told("announce --json", &question("announce"), &version, &more, silent);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["tries"], 4);
+    assert_eq!(document["spoken"], "NAT-PMP");
+    assert_eq!(document["result"], serde_json::json!({ "number": 1, "name": "UNSUPP_VERSION" }));
+    let message = &document["datagrams"][2]["message"];
+    assert_eq!(message["opcode"], serde_json::json!({ "number": 0, "name": "ANNOUNCE" }), "{message}");
+    assert_eq!((&message["version"], &message["epoch"]), (&0.into(), &9.into()));
+}
+
+/// A flood of strays does not push out what was said.
+#[test]
+fn strays_go_first() {
+    let mut voice = Voice::new(&errand("announce --json"), ends());
+    let asked = question("announce");
+    voice.hear(Duration::ZERO, &Event::Send { bytes: asked.to_bytes(), question: asked, tries: 1 });
+    for _ in 0..1500 {
+        let (from, why) = (ends().server, Ignored::Malformed);
+        voice.hear(Duration::ZERO, &Event::Ignored { from, bytes: vec![], why });
+    }
+    let text = voice.hear(Duration::ZERO, &Event::Ended(Outcome::Interrupted));
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let datagrams = document["datagrams"].as_array().unwrap();
+    assert_eq!((datagrams.len(), &datagrams[0]["direction"]), (1000, &"sent".into()));
+}
+
+/// "0.0.0.0" is how a server says that it has none.
+#[test]
+fn an_external_address_that_is_not_there() {
+    let documents = documents();
+    let external = documents.iter().find(|document| document["outcome"] == "external").unwrap();
+    assert_eq!(external["external_address"], Value::Null);
+}
+
 /// The keys that programs look at, with their values.
 #[test]
 fn a_granted_mapping_for_programs() {
@@ -260,7 +356,7 @@ fn a_granted_mapping_for_programs() {
     let datagrams = document["datagrams"].as_array().unwrap();
     assert_eq!(datagrams.len(), 4);
     assert_eq!(datagrams[3]["ignored"], "it is no well-formed answer");
-    let refused = &documents()[4];
+    let refused = &documents()[5];
     assert_eq!((&refused["outcome"], &refused["exit_code"]), (&"refused".into(), &75.into()));
     assert!(refused["why"].as_str().unwrap().contains("another nonce"));
 }
