@@ -338,6 +338,24 @@ mod tests {
         }
     }
 
+    /// Decision 22, RFC 6333 §8.5: however it asks, a subscriber's host is the same one, and another home's is not.
+    #[test]
+    fn a_mapping_is_its_subscribers_in_each_way() {
+        for made in [Way::Plain, Way::Softwire, Way::Host] {
+            for used in [Way::Plain, Way::Softwire, Way::Host] {
+                let mut carrier = carrier();
+                assert_eq!(ask(&mut carrier, T0, B4S[0], made, 8080, 3600), 8080);
+                assert_eq!(ask(&mut carrier, T0, B4S[0], used, 0, 3600), 8080, "{made:?}, {used:?}: renewed");
+                ask(&mut carrier, T0, B4S[1], used, 0, 0);
+                let host = SocketAddrV4::new(HOST, 7000);
+                let reached = knock(&mut carrier, T0, 8080);
+                assert_eq!(reached, Some((B4S[0].own, host)), "{made:?}, {used:?}: not deleted");
+                ask(&mut carrier, T0, B4S[0], used, 0, 0);
+                assert_eq!(knock(&mut carrier, T0, 8080), None, "{made:?}, {used:?}: deleted");
+            }
+        }
+    }
+
     /// RFC 6887 §14.1.3: softwires and clients are told of the epoch as soon as they are known; the run of the start is on.
     #[test]
     fn announcements_find_their_clients() {
