@@ -227,7 +227,7 @@ mod tests {
     use crate::aftr::{AFTR_ADDRESS, Aftr};
     use crate::b4::{B4, B4_ADDRESS};
     use crate::packet::protocol::UDP;
-    use crate::packet::{End, Ipv4, Ipv6, Segment, Sum, udp_data, udp_v4, udp_v6};
+    use crate::packet::{End, Ipv4, Ipv6, Segment, udp_v4, udp_v6};
 
     const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const B4S: [B4; 2] = [
@@ -293,14 +293,12 @@ mod tests {
             IpAddr::V6(_) => {
                 let packet = Ipv6::parse(packet).unwrap();
                 assert_eq!((IpAddr::from(packet.src), packet.dst), (from, b4.own));
-                let sum = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, packet.payload.len());
-                udp_data(&packet.payload, sum).unwrap().to_vec()
+                packet.udp_data().unwrap().to_vec()
             }
             IpAddr::V4(_) => {
                 let packet = Ipv4::parse(&b4.handle_packet(packet).unwrap()).unwrap();
                 assert_eq!(IpAddr::from(packet.src), from);
-                let sum = Sum::default().pseudo_v4(packet.src, packet.dst, UDP, packet.payload.len());
-                udp_data(&packet.payload, sum).unwrap().to_vec()
+                packet.udp_data().unwrap().to_vec()
             }
         }
     }
