@@ -13,8 +13,8 @@ use crate::carrier::{DataPlane, Passed};
 use crate::nat::Nat;
 use crate::packet::protocol::{ICMP, ICMPV6, IPV4, UDP};
 use crate::packet::{
-    End, Ipv4, Ipv6, Refused, Segment, Sum, decapsulate, echo_reply_v4, echo_reply_v6, encapsulate,
-    quoted_v4, requote_v4, udp_data, udp_v4, udp_v6,
+    End, Ipv4, Ipv6, Refused, Segment, decapsulate, echo_reply_v4, echo_reply_v6, encapsulate, quoted_v4,
+    requote_v4, udp_v4, udp_v6,
 };
 
 /// The AFTR's IPv4 address inside each softwire (RFC 6333 §5.7).
@@ -43,8 +43,7 @@ impl Aftr {
             return Err(Refused::Address);
         }
         let (protocol, at) = packet.upper()?;
-        let payload = &packet.payload[at..];
-        match (protocol, Segment::parse(protocol, payload)?) {
+        match (protocol, Segment::parse(protocol, &packet.payload[at..])?) {
             (IPV4, _) => {
                 let inner = decapsulate(packet)?;
                 if self.softwires.len() < SOFTWIRES {
@@ -53,11 +52,10 @@ impl Aftr {
                 self.handle_inner(now, packet.src, inner)
             }
             (UDP, Segment::Udp(port, SERVER_PORT)) => {
-                let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                 let from = SocketAddr::new(packet.src.into(), port);
                 let arrival =
                     Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
-                Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
+                Ok(Passed::Request(arrival, packet.udp_data()?.to_vec()))
             }
             (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
                 Ok(Passed::Packet(echo_reply_v6(packet).to_bytes()))
@@ -74,7 +72,6 @@ impl Aftr {
         if inner.dst == AFTR_ADDRESS {
             return match segment {
                 Segment::Udp(port, SERVER_PORT) => {
-                    let pseudo = Sum::default().pseudo_v4(inner.src, inner.dst, UDP, inner.payload.len());
                     let from = SocketAddr::new(inner.src.into(), port);
                     let arrival = Arrival {
                         from,
@@ -83,13 +80,16 @@ impl Aftr {
                         interface: 0,
                         inside: true,
                     };
-                    Ok(Passed::Request(arrival, udp_data(&inner.payload, pseudo)?.to_vec()))
+                    Ok(Passed::Request(arrival, inner.udp_data()?.to_vec()))
                 }
                 Segment::EchoRequest(_) => {
                     Ok(Passed::Packet(encapsulate(self.address, b4, &echo_reply_v4(&inner)).to_bytes()))
                 }
                 _ => Err(Refused::Protocol),
             };
+        }
+        if matches!(inner.dst.octets(), [192, 0, 0, 0..8]) {
+            return Err(Refused::Address); // 192.0.0.0/29 is the softwires' own (RFC 6333 §5.7)
         }
         let packet = self.outbound(now, b4, inner, segment)?;
         if self.nat.owns(packet.dst) {
@@ -208,8 +208,8 @@ mod tests {
     use super::*;
     use engine::provider::Binding;
 
-    use crate::packet::TcpFlags;
     use crate::packet::protocol::TCP;
+    use crate::packet::{Sum, TcpFlags};
 
     const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const B4S: [Ipv6Addr; 2] =
@@ -407,12 +407,19 @@ mod tests {
             (Ipv4::new(HOST, PEER, TCP, vec![0; 7]), Refused::Malformed),
             (udp_v4((HOST, 1), (AFTR_ADDRESS, 53), b"query"), Refused::Protocol),
         ];
-        for (packet, expected) in rows {
+        // RFC 6333 §5.7: the rest of the softwire's own addresses.
+        let softwires = [0, 2, 3, 4, 5, 6, 7].map(|last| {
+            (udp_v4((HOST, 1), (Ipv4Addr::new(192, 0, 0, last), 53), b"query"), Refused::Address)
+        });
+        for (packet, expected) in rows.into_iter().chain(softwires) {
             assert_eq!(send(&mut aftr, B4S[0], &packet), Err(expected), "{packet:?}");
         }
         let outer = encapsulate(B4S[0], B4S[1], &datagram);
         assert_eq!(aftr.handle_packet(T0, &outer.to_bytes()), Err(Refused::Address));
         assert_eq!(aftr.handle_packet(T0, &datagram.to_bytes()), Err(Refused::Address));
         assert_eq!(Segment::Other.flags(), TcpFlags::default());
+        // What is next to them is none of theirs.
+        let beside = udp_v4((HOST, 1), (Ipv4Addr::new(192, 0, 0, 8), 53), b"query");
+        assert!(send(&mut aftr, B4S[0], &beside).is_ok());
     }
 }

@@ -227,7 +227,7 @@ mod tests {
     use crate::aftr::{AFTR_ADDRESS, Aftr};
     use crate::b4::{B4, B4_ADDRESS};
     use crate::packet::protocol::UDP;
-    use crate::packet::{End, Ipv4, Ipv6, Segment, Sum, udp_data, udp_v4, udp_v6};
+    use crate::packet::{End, Ipv4, Ipv6, Segment, udp_v4, udp_v6};
 
     const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const B4S: [B4; 2] = [
@@ -293,14 +293,12 @@ mod tests {
             IpAddr::V6(_) => {
                 let packet = Ipv6::parse(packet).unwrap();
                 assert_eq!((IpAddr::from(packet.src), packet.dst), (from, b4.own));
-                let sum = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, packet.payload.len());
-                udp_data(&packet.payload, sum).unwrap().to_vec()
+                packet.udp_data().unwrap().to_vec()
             }
             IpAddr::V4(_) => {
                 let packet = Ipv4::parse(&b4.handle_packet(packet).unwrap()).unwrap();
                 assert_eq!(IpAddr::from(packet.src), from);
-                let sum = Sum::default().pseudo_v4(packet.src, packet.dst, UDP, packet.payload.len());
-                udp_data(&packet.payload, sum).unwrap().to_vec()
+                packet.udp_data().unwrap().to_vec()
             }
         }
     }
@@ -335,6 +333,24 @@ mod tests {
             assert_eq!(knock(&mut carrier, later, 8080), Some((B4S[0].own, host)));
             ask(&mut carrier, later, B4S[0], way, 0, 0);
             assert_eq!(knock(&mut carrier, later, 8080), None, "{way:?}: deleted");
+        }
+    }
+
+    /// Decision 22, RFC 6333 §8.5: however it asks, a subscriber's host is the same one, and another home's is not.
+    #[test]
+    fn a_mapping_is_its_subscribers_in_each_way() {
+        for made in [Way::Plain, Way::Softwire, Way::Host] {
+            for used in [Way::Plain, Way::Softwire, Way::Host] {
+                let mut carrier = carrier();
+                assert_eq!(ask(&mut carrier, T0, B4S[0], made, 8080, 3600), 8080);
+                assert_eq!(ask(&mut carrier, T0, B4S[0], used, 0, 3600), 8080, "{made:?}, {used:?}: renewed");
+                ask(&mut carrier, T0, B4S[1], used, 0, 0);
+                let host = SocketAddrV4::new(HOST, 7000);
+                let reached = knock(&mut carrier, T0, 8080);
+                assert_eq!(reached, Some((B4S[0].own, host)), "{made:?}, {used:?}: not deleted");
+                ask(&mut carrier, T0, B4S[0], used, 0, 0);
+                assert_eq!(knock(&mut carrier, T0, 8080), None, "{made:?}, {used:?}: deleted");
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use crate::carrier::{DataPlane, Passed};
 use crate::nat::Nat;
 use crate::packet::protocol::{ICMP, ICMPV6, UDP};
 use crate::packet::{
-    End, Ipv4, Ipv6, Prefix64, Quoted, Refused, Segment, Sum, echo_reply_v6, error_to_v4, error_to_v6,
-    quoted_v4, quoted_v6, to_v4, to_v6, udp_data, udp_v6,
+    End, Ipv4, Ipv6, Prefix64, Quoted, Refused, Segment, echo_reply_v6, error_to_v4, error_to_v6, quoted_v4,
+    quoted_v6, to_v4, to_v6, udp_v6,
 };
 
 /// See the module's description.
@@ -34,16 +34,14 @@ impl Nat64 {
 
     fn handle_v6(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
         let (protocol, at) = packet.upper()?;
-        let payload = &packet.payload[at..];
-        let segment = Segment::parse(protocol, payload)?;
+        let segment = Segment::parse(protocol, &packet.payload[at..])?;
         if packet.dst == self.address {
             return match (protocol, segment) {
                 (UDP, Segment::Udp(port, SERVER_PORT)) => {
-                    let pseudo = Sum::default().pseudo_v6(packet.src, packet.dst, UDP, payload.len());
                     let from = SocketAddr::new(packet.src.into(), port);
                     let arrival =
                         Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
-                    Ok(Passed::Request(arrival, udp_data(payload, pseudo)?.to_vec()))
+                    Ok(Passed::Request(arrival, packet.udp_data()?.to_vec()))
                 }
                 (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
                     Ok(Passed::Packet(echo_reply_v6(packet).to_bytes()))
@@ -80,6 +78,9 @@ impl Nat64 {
             return error_to_v4(packet, *external.ip(), remote, &quoted);
         }
         let (protocol, _) = packet.upper()?;
+        if packet.lacks_checksum() {
+            return Err(Refused::Malformed);
+        }
         let (port, far) = segment.ports(End::Source);
         let (own, remote) = ((host(packet.src), port), SocketAddrV4::new(remote, far));
         let external = match segment {
@@ -123,6 +124,9 @@ impl Nat64 {
         let protocol = Protocol(packet.protocol);
         let (inside, port) = self.nat.inbound(now, protocol, external, remote, segment.flags())?;
         let mut translated = to_v6(packet, src, address_of(inside)?)?;
+        if translated.lacks_checksum() {
+            return Err(Refused::Malformed); // its lengths contradict each other, so it was given none
+        }
         translated.set_port(End::Destination, port)?;
         Ok(Passed::Packet(translated.to_bytes()))
     }
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
     use engine::provider::Binding;
 
-    use crate::packet::udp_v4;
+    use crate::packet::{Sum, udp_v4};
 
     const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const HOSTS: [Ipv6Addr; 2] =
@@ -356,6 +360,27 @@ mod tests {
         ];
         for (packet, expected) in rows {
             assert_eq!(pass(&mut nat64, &packet.to_bytes()), Err(expected), "{packet:?}");
+        }
+    }
+
+    /// RFC 8200 §8.1: UDP over IPv6 has a checksum; RFC 6146 §3.4 gives it one where it comes without.
+    #[test]
+    fn no_datagram_without_checksum_is_in_ipv6() {
+        let mut nat64 = nat64();
+        bind(&mut nat64, HOSTS[0], 80, 8080);
+        for to in [(v6(PEER), 53), (ADDRESS, SERVER_PORT)] {
+            let mut without = udp_v6((HOSTS[0], 5000), to, b"query");
+            without.payload[6..8].copy_from_slice(&[0, 0]);
+            assert_eq!(nat64.handle_packet(T0, &without.to_bytes()), Err(Refused::Malformed), "{to:?}");
+        }
+        assert_eq!(nat64.nat.flows(), 0);
+        let mut without = udp_v4((PEER, 9), (POOL, 8080), b"knock");
+        without.payload[6..8].copy_from_slice(&[0, 0]);
+        let expected = udp_v6((v6(PEER), 9), (HOSTS[0], 80), b"knock");
+        assert_eq!(receive(&mut nat64, &without), Ok(expected));
+        for len in [7, 12, 14] {
+            without.payload[5] = len; // it has 13 octets: there is no telling what was to be counted
+            assert_eq!(receive(&mut nat64, &without), Err(Refused::Malformed), "{len}");
         }
     }
 

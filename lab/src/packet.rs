@@ -19,7 +19,7 @@ pub use icmp::{Quoted, echo_reply_v4, echo_reply_v6, quoted_v4, quoted_v6, requo
 pub use ip::{Ipv4, Ipv6};
 pub use softwire::{decapsulate, encapsulate};
 pub use translate::{Prefix64, error_to_v4, error_to_v6, to_v4, to_v6};
-pub use transport::{End, Segment, TcpFlags, udp_data, udp_v4, udp_v6};
+pub use transport::{End, Segment, TcpFlags, udp_v4, udp_v6};
 
 /// Next header values (IANA's protocol numbers).
 pub mod protocol {

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use common::ds_lite::{aftr, b4s, network};
 use common::{
-    BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, interworking_subject, listener, name,
-    reaches, reaches_nobody, ready, requests,
+    BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, answer_to, interworking_subject,
+    listener, name, reaches, reaches_nobody, ready, requests,
 };
+use lab::aftr::AFTR_ADDRESS;
 use lab::b4::B4_ADDRESS;
 use lab::capture::Capture;
 use lab::netns::{
@@ -26,6 +27,10 @@ use lab::netns::{
 };
 use lab::subject::{self, Subject, configuration_for};
 use lab::wait::eventually;
+use serde_json::Value;
+
+const NONCE: &str = "000102030405060708090a0b";
+const OTHER_NONCE: &str = "ffffffffffffffffffffffff";
 
 /// A host of each home; both have the same address.
 const HOMES: [Host; 2] = [Host::Lan1, Host::OtherLan];
@@ -242,7 +247,7 @@ fn a_remote_host_is_let_in_and_nobody_else() {
     let (_daemon, control_point) = home(&network, &program, Host::Lan1, Mode::Plain);
     let mut caller = Caller::new(&control_point, 2);
     for protocol in BOTH {
-        let _listeners = [7000, 7001].map(|port| listener(&network, Host::Lan1, protocol, port));
+        let mut listeners = [7000, 7001].map(|port| listener(&network, Host::Lan1, protocol, port));
         let hosts = [(INTERNET, 7000), (PROVIDER_INTERNET, 7001)];
         for (remote_host, port) in hosts {
             let internal = SocketAddrV4::new(LAN1, port);
@@ -251,6 +256,62 @@ fn a_remote_host_is_let_in_and_nobody_else() {
         }
         reaches(&network, protocol, 7000, "lan1");
         reaches_nobody(&network, protocol, 7001);
+        // The provider has the other one of these addresses, and sends from it.
+        let from_provider = |port| answer_to(&network, Host::Provider, protocol, port, SECOND);
+        assert_eq!(from_provider(7001), Some("lan1:knock".to_owned()), "{}", name(protocol));
+        listeners[1].await_log(&format!("{PROVIDER_INTERNET}:"), SECOND);
+        assert_eq!(from_provider(7000), None, "{}", name(protocol));
+    }
+}
+
+/// `portferry pcp …` on a home's router, asking the AFTR in that mode; its JSON.
+#[track_caller]
+fn pcp(network: &Network, program: &Path, router: Host, mode: Mode, line: &str) -> Value {
+    let server = match mode {
+        Mode::Plain => AFTR.to_string(),
+        Mode::Encapsulated => AFTR_ADDRESS.to_string(),
+    };
+    let mut command = network.command(router, program);
+    let command = command.arg("pcp").args(line.split(' ')).args(["--json", "--server", &server]);
+    let output = command.output().expect("it runs");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("pcp {line}: {error}\n{output:?}"))
+}
+
+/// Decision 22, RFC 6333 §8.5: a home is the same subscriber in both modes. What it made in one for a host it lists for that
+/// host (GET and NEXT), and deletes, in the other; and it is told nothing of the other home, whose hosts have the same addresses.
+#[test]
+fn a_home_is_the_same_subscriber_in_both_modes() {
+    let Some(program) = program() else { return };
+    let Some(network) = network() else { return };
+    let (_aftr, _b4s) = (aftr(&network, "aftr", &["--list".to_owned()], &[]), b4s(&network));
+    let homes = [(Host::Router, 8080), (Host::Other, 8081)];
+    let pcp = |router, mode, line: &str| pcp(&network, &program, router, mode, line);
+    let listed = |router, mode| -> Vec<u64> {
+        let answer = pcp(router, mode, &format!("get --third-party {LAN1}"));
+        assert_eq!(answer["outcome"], "listed", "{answer:#}");
+        let all = answer["mappings"].as_array().expect("docs/pcp-json.md has it");
+        all.iter().map(|mapping| mapping["external"]["port"].as_u64().expect("a number")).collect()
+    };
+    let _listeners = HOMES.map(|lan| listener(&network, lan, TCP, 7000));
+    for (made, used) in [(Mode::Plain, Mode::Encapsulated), (Mode::Encapsulated, Mode::Plain)] {
+        let job = |what: &str, nonce: &str| format!("{what} --third-party {LAN1} --nonce {nonce}");
+        for (router, port) in homes {
+            let map = pcp(router, made, &job(&format!("map tcp 7000 {port}"), NONCE));
+            assert_eq!(map["mapping"]["external"]["port"], port, "{map:#}");
+        }
+        for (router, port) in homes {
+            assert_eq!([made, used].map(|mode| listed(router, mode)), [[port], [port]], "{router} {made:?}");
+            let wrong = pcp(router, used, &job("delete tcp 7000", OTHER_NONCE));
+            assert_eq!(wrong["result"]["name"], "NOT_AUTHORIZED", "{wrong:#}");
+        }
+        reaches(&network, TCP, 8080, "lan1");
+        reaches(&network, TCP, 8081, "other-lan");
+        for (router, _) in homes {
+            pcp(router, used, &job("delete tcp 7000", NONCE));
+            assert_eq!([made, used].map(|mode| listed(router, mode)), [[], []] as [[u64; 0]; 2]);
+        }
+        reaches_nobody(&network, TCP, 8080);
+        reaches_nobody(&network, TCP, 8081);
     }
 }
 

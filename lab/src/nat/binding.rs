@@ -169,15 +169,15 @@ pub(super) fn covers(first: u16, ports: u16, port: u16) -> Option<u16> {
     port.checked_sub(first).filter(|&at| at < ports)
 }
 
-/// Every external port of a binding, and what it is inside.
+/// Every external port of a binding, and what it is inside; those of one that does not fit only as far as there are any.
 fn keys(
     external: SocketAddrV4,
     binding: &Binding,
 ) -> impl Iterator<Item = ((Protocol, Ipv4Addr, u16), (Inside, u16))> + use<> {
     let (protocol, inside, internal_port) = (binding.protocol, binding.inside, binding.internal_port);
-    (0..binding.ports).map(move |at| {
-        let key = (protocol, *external.ip(), external.port() + at);
-        (key, (inside, internal_port + at))
+    (0..binding.ports).map_while(move |at| {
+        let key = (protocol, *external.ip(), external.port().checked_add(at)?);
+        Some((key, (inside, internal_port.checked_add(at)?)))
     })
 }
 

@@ -269,6 +269,22 @@ fn a_set_of_ports_is_mapped_one_to_one() {
 
 /// RFC 6887 §11.1: all ports of a protocol, and a "DMZ host", get what nobody else has.
 #[test]
+fn a_binding_that_is_not_there_is_passed_over() {
+    let mut nat = nat();
+    let udp = Protocol::UDP;
+    for unknown in [
+        binding(udp, host(1), 80, 8080),
+        Binding { ports: 2, ..binding(udp, host(1), 80, 65_535) },
+        Binding { ports: 2, ..binding(udp, host(1), 65_535, 80) },
+        Binding { ports: 0, ..binding(udp, host(1), 80, 8080) },
+        Binding { ports: u16::MAX, ..binding(Protocol::ALL, host(1), 0, 0) },
+    ] {
+        nat.close(&unknown);
+        assert!(nat.bindings.is_empty(), "{unknown:?}");
+    }
+}
+
+#[test]
 fn a_binding_for_everything_gets_what_is_left() {
     let (mut nat, udp) = (nat(), Protocol::UDP);
     nat.open(binding(udp, host(2), 80, 8080)).unwrap();

@@ -191,18 +191,46 @@ fn complete(datagram: &mut [u8], pseudo: Sum) {
     datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// What a UDP datagram carries.
-///
-/// # Errors
-///
-/// [`Refused::Malformed`], also when the checksum is wrong.
-pub fn udp_data(packet: &[u8], pseudo: Sum) -> Result<&[u8], Refused> {
+impl Ipv4 {
+    /// What a UDP datagram carries.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Malformed`], also when there is a checksum and it is wrong.
+    pub fn udp_data(&self) -> Result<&[u8], Refused> {
+        udp_data(&self.payload, |len| Sum::default().pseudo_v4(self.src, self.dst, UDP, len), true)
+    }
+}
+
+impl Ipv6 {
+    /// What a UDP datagram carries.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Malformed`], also when the checksum is wrong or absent (RFC 8200 §8.1), and those of [`Ipv6::upper`].
+    pub fn udp_data(&self) -> Result<&[u8], Refused> {
+        let (_, at) = self.upper()?;
+        udp_data(&self.payload[at..], |len| Sum::default().pseudo_v6(self.src, self.dst, UDP, len), false)
+    }
+
+    /// Whether it is a UDP datagram without a checksum, which nobody in IPv6 takes (RFC 8200 §8.1).
+    #[must_use]
+    pub fn lacks_checksum(&self) -> bool {
+        self.upper().is_ok_and(|(protocol, at)| {
+            protocol == UDP && self.payload.get(at + 6..at + 8).is_none_or(|checksum| checksum == [0, 0])
+        })
+    }
+}
+
+/// `pseudo` is the pseudo-header's sum for a datagram of a length, `optional` whether it may have no checksum.
+fn udp_data(packet: &[u8], pseudo: impl Fn(usize) -> Sum, optional: bool) -> Result<&[u8], Refused> {
     let [_, _, _, _, len_high, len_low, sum_high, sum_low, ..] = *packet else {
         return Err(Refused::Malformed);
     };
     let len = usize::from(u16::from_be_bytes([len_high, len_low]));
     let datagram = packet.get(..len).ok_or(Refused::Malformed)?;
-    let valid = [sum_high, sum_low] == [0, 0] || pseudo.octets(datagram).is_valid();
+    let absent = [sum_high, sum_low] == [0, 0];
+    let valid = if absent { optional } else { pseudo(len).octets(datagram).is_valid() };
     datagram.get(8..).filter(|_| valid).ok_or(Refused::Malformed)
 }
 
@@ -289,16 +317,27 @@ pub(super) mod tests {
         assert_eq!(data[6..8], [0xff, 0xff]);
     }
 
+    /// RFC 768; RFC 8200 §8.1, by which it is not absent in IPv6. The pseudo-header has the datagram's own length.
     #[test]
     fn a_datagram_is_read_only_with_the_right_checksum() {
-        let (src, dst) = (Ipv4Addr::new(192, 0, 0, 2), Ipv4Addr::new(192, 0, 0, 1));
-        let packet = udp_v4((src, 5350), (dst, 5351), b"odd");
-        let pseudo = Sum::default().pseudo_v4(src, dst, UDP, packet.payload.len());
-        assert_eq!(udp_data(&packet.payload, pseudo), Ok(&b"odd"[..]));
-        let mut damaged = packet.payload.clone();
-        damaged[8] ^= 1;
-        assert_eq!(udp_data(&damaged, pseudo), Err(Refused::Malformed));
-        assert_eq!(udp_data(&packet.payload[..10], pseudo), Err(Refused::Malformed));
+        let v4 = udp_v4(([192, 0, 0, 2].into(), 5350), ([192, 0, 0, 1].into(), 5351), b"odd");
+        let v6 = udp_v6((Ipv6Addr::LOCALHOST, 5350), (Ipv6Addr::LOCALHOST, 5351), b"odd");
+        let read = |change: fn(&mut Vec<u8>)| {
+            let (mut v4, mut v6) = (v4.clone(), v6.clone());
+            change(&mut v4.payload);
+            change(&mut v6.payload);
+            [v4.udp_data().map(<[u8]>::to_vec), v6.udp_data().map(<[u8]>::to_vec)]
+        };
+        let (data, malformed) = (Ok(b"odd".to_vec()), Err(Refused::Malformed));
+        assert_eq!(read(|_| {}), [data.clone(), data.clone()]);
+        assert_eq!(read(|payload| payload.push(7)), [data.clone(), data.clone()]);
+        assert_eq!(read(|payload| payload[8] ^= 1), [malformed.clone(), malformed.clone()]);
+        assert_eq!(read(|payload| payload.truncate(10)), [malformed.clone(), malformed.clone()]);
+        assert_eq!(read(|payload| payload[6..8].fill(0)), [data, malformed]);
+        assert!(!v6.lacks_checksum());
+        let mut without = v6;
+        without.payload[6..8].fill(0);
+        assert!(without.lacks_checksum());
     }
 
     proptest! {

@@ -8,8 +8,7 @@ use lab::aftr::Aftr;
 use lab::carrier::{Carrier, ds_lite_server};
 use lab::nat::Nat;
 use lab::netns::{AFTR, EXTERNAL, Host, LAN1, OTHER_ACCESS, ROUTER_ACCESS};
-use lab::packet::protocol::UDP as UDP_HEADER;
-use lab::packet::{Ipv6, Sum, udp_data, udp_v6};
+use lab::packet::{Ipv6, udp_v6};
 use lab::wait::eventually;
 use wire::pcp::{Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, Request, Response, ResultCode};
 
@@ -86,8 +85,7 @@ fn ask(carrier: &mut Carrier<Aftr>, now: Time, b4: Ipv6Addr, lifetime: u32) -> (
     while carrier.poll_packet().is_some() {}
     carrier.handle_packet(now, &udp_v6((b4, 5350), (AFTR, 5351), &request).to_bytes()).expect("it is heard");
     let answer = Ipv6::parse(&carrier.poll_packet().expect("an answer")).expect("a packet");
-    let sum = Sum::default().pseudo_v6(answer.src, answer.dst, UDP_HEADER, answer.payload.len());
-    let response = Response::parse(udp_data(&answer.payload, sum).expect("a datagram")).expect("PCP");
+    let response = Response::parse(answer.udp_data().expect("a datagram")).expect("PCP");
     (response.result, response.lifetime)
 }
 
