@@ -1,4 +1,4 @@
-//! `lab-pcp-bench PORTFERRY`: what MAP costs `portferry pcp-server` and Debian's miniupnpd, in one run on one machine, beside 0,
+//! `lab-pcp-bench PORTFERRY [MAPPINGS…]`: what MAP costs `portferry pcp-server` and Debian's miniupnpd, in one run on one machine, beside 0,
 //! 100 and 1,000 mappings that stand. Run by hand, as root, with a release build:
 //!
 //! ```text
@@ -17,7 +17,7 @@ use lab::netns::{self, Host, Layout, Network, OTHER, PROVIDER};
 use lab::pcp_server::{PcpServer, SUBSCRIBERS, Usage};
 use lab::provider::{Options, Provider};
 
-/// How many mappings stand.
+/// How many mappings stand, unless the command line says otherwise.
 const TABLES: [u16; 3] = [0, 100, 1000];
 /// Filling a table may take so long; then what is there is measured.
 const FILLING: &str = "150";
@@ -55,7 +55,8 @@ fn main() -> ExitCode {
         println!();
     };
     row("", &["mappings", "make", "renew", "delete", "memory"].map(str::to_owned));
-    for table in TABLES {
+    let chosen: Vec<u16> = std::env::args().skip(2).filter_map(|text| text.parse().ok()).collect();
+    for &table in if chosen.is_empty() { &TABLES[..] } else { &chosen } {
         let (ours, theirs) = (portferry(&program, table), miniupnpd(table));
         for (name, of) in [("portferry pcp-server", &ours), ("miniupnpd", &theirs)] {
             let cpu = of.cpu.map(|cpu| format!("{:.3} ms", cpu.as_secs_f64() * 1000.0));
