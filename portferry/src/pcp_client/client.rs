@@ -513,7 +513,9 @@ impl Client {
         if moved {
             self.events.push_back(Event::Note(Note::Moved { external, port: grant.external_port }));
         }
-        self.events.push_back(Event::Note(Note::Held { renewed, lifetime: grant.lifetime, next: first }));
+        let (next, deletable) = (first, grant.peer.is_none());
+        let note = Note::Held { renewed, lifetime: grant.lifetime, next, deletable };
+        self.events.push_back(Event::Note(note));
         let (due, ends) = (now + first, now + lifetime);
         self.assigned = Some(Suggestion { addr: grant.external_addr, port: grant.external_port });
         self.held = Some(Held { grant, since: now, ends, attempts: 0, due, recover: false, refused: None });
