@@ -89,7 +89,8 @@ pub(super) struct Asking {
     /// Wait so long for each answer, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse::seconds, default_value = "10")]
     wait: Duration,
-    /// Repeat a question at most so often; without it as the time allows: after 1 s, then doubling, ±10 % (NAT-PMP 250 ms)
+    /// Repeat a question at most so often; without it as the time allows: after 1 s, then doubling, ±10 % (NAT-PMP 250 ms).
+    /// What --keep has lost is asked for until somebody answers
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
     #[command(flatten)]
