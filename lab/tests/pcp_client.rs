@@ -14,7 +14,8 @@ use common::pcp::Pcp;
 use common::{CASCADED, SECOND, TCP, UDP, subject};
 use lab::capture::Capture;
 use lab::netns::{
-    ACCESS_INTERFACE, EXTERNAL, Host, Network, PROVIDER, PROVIDER_ACCESS, ROUTER_WAN, WAN_INTERFACE,
+    ACCESS_INTERFACE, EXTERNAL, Host, INTERNET, Network, OTHER, PROVIDER, PROVIDER_ACCESS, ROUTER_WAN,
+    WAN_INTERFACE,
 };
 use lab::provider::{Options, Provider};
 use lab::subject::Subject;
@@ -299,4 +300,63 @@ fn a_server_announces_itself_from_all_of_its_addresses() {
     });
     assert!(heard.contains(&format!("[{PROVIDER_ACCESS}]:5351")), "{heard:?}");
     assert!(heard.iter().any(|peer| peer.starts_with("[fe80::")), "{heard:?}");
+}
+
+/// What miniupnpd does not have, at `portferry pcp-server`: RFC 6887 §12 (PEER), §13.1 (THIRD_PARTY), §13.3 (FILTER), RFC 7753
+/// (PORT_SET), RFC 7220 (DESCRIPTION), and the list.
+#[test]
+fn every_option_at_our_own_server() {
+    let Some(program) = program() else { return };
+    let network = Network::new(CASCADED);
+    // It masquerades by itself.
+    network.nft(Host::Provider, "table ip labnat\ndelete table ip labnat\n");
+    let directory = network.directory().display().to_string();
+    let file = format!("{directory}/pcp-server.toml");
+    let configuration = format!(
+        "[inside]\ninterfaces = [\"cust0\"]\n[outside]\ninterfaces = [\"inet0\"]\naddresses = [\"{EXTERNAL}\"]\n\
+         [mappings]\nlist = true\n[access]\nthird_party = [\"{ROUTER_WAN} for {OTHER}\"]\n\
+         [state]\ndirectory = \"{directory}/state\"\n[control]\nsocket = \"{directory}/control.sock\"\n"
+    );
+    fs::write(&file, configuration).expect("the directory is ours");
+    let mut server = network.spawn(Host::Provider, "pcp-server", &program, ["pcp-server", "--config", &file]);
+    server.await_log("serves PCP", 60 * SECOND);
+    let pcp = Pcp { network: &network, program };
+    let names = |document: &Value| -> Vec<String> {
+        let options = document["options"].as_array().expect("a list");
+        options.iter().filter_map(|option| option["name"].as_str().map(str::to_owned)).collect()
+    };
+
+    let filtered = format!("map tcp 8080 8080 --nonce {NONCE} --description web");
+    let map = pcp.json(&format!("{filtered} --filter {INTERNET} --filter 203.0.113.0/24,443"));
+    assert_eq!((&map["outcome"], &map["notes"]), (&"granted".into(), &Value::Array(vec![])), "{map:#}");
+    assert_eq!(names(&map), ["FILTER", "FILTER", "DESCRIPTION"]);
+    assert_eq!(map["options"][1]["filter"], "203.0.113.0/24 port 443");
+    let map = pcp.json(&format!("{filtered} --reset-filters --filter 203.0.113.9"));
+    assert_eq!(names(&map), ["FILTER", "FILTER", "DESCRIPTION"], "{map:#}");
+    let many: String = (1..=33).map(|host| format!(" --filter 203.0.113.{host}")).collect();
+    let refused = pcp.say(Host::Router, &format!("{filtered}{many}"));
+    assert!(refused.errors.contains("EXCESSIVE_REMOTE_PEERS (13)"), "{}", refused.errors);
+
+    let set = pcp.does("map udp 5000 5000 --port-set 4");
+    assert!(set.contains(&format!("-> {EXTERNAL}:5000, 4 ports from these on\n")), "{set}");
+    let third = pcp.does(&format!("map tcp 81 8181 --third-party {OTHER}"));
+    assert!(third.contains(&format!("mapping      TCP {OTHER}:81 -> {EXTERNAL}:8181\n")), "{third}");
+    let listed = |all: Value| {
+        let all = all["mappings"].as_array().expect("a list").clone();
+        all.iter().map(|one| one["external"]["port"].as_u64().expect("a port")).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(listed(pcp.json("get")), BTreeSet::from([5000, 8080, 8181]), "all that we have made");
+    assert_eq!(listed(pcp.json(&format!("get --third-party {OTHER}"))), BTreeSet::from([8181]));
+    // The lines that the client itself suggests.
+    for said in [set, third] {
+        let (_, line) = said.split_once("delete with  portferry pcp ").expect("it says how");
+        pcp.does(line.trim());
+    }
+    assert_eq!(listed(pcp.json("get")), BTreeSet::from([8080]));
+    assert!(listed(pcp.json(&format!("get --third-party {OTHER}"))).is_empty());
+
+    let peer = pcp.json(&format!("peer udp 6000 {INTERNET}:443 --lifetime 120"));
+    assert_eq!(peer["outcome"], "granted", "{peer:#}");
+    assert_eq!(peer["mapping"]["remote_peer"]["address"], INTERNET.to_string());
+    assert_eq!(peer["mapping"]["external"]["address"], EXTERNAL.to_string());
 }

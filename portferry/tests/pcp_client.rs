@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use wire::pcp::{self, Body, MapData, NextMapping, PcpOption, Request, Response, ResultCode};
+use wire::pcp::{
+    self, Body, MapData, NextMapping, PcpOption, PeerData, Prefix64, Request, Response, ResultCode,
+};
 
 /// A socket that a client is served from.
 fn socket(addr: impl Into<IpAddr>) -> UdpSocket {
@@ -141,4 +143,67 @@ fn nat_pmp_when_the_server_says_so() {
     let (code, out, errors) = ends(client);
     assert_eq!(code, 0, "{out}{errors}");
     assert!(out.contains("asking by NAT-PMP") && out.contains("external  203.0.114.1\n"), "{out}");
+}
+
+/// RFC 6887 §12: the remote peer is asked for and shown, and nothing is said to delete it with.
+#[test]
+fn a_mapping_towards_one_remote_peer() {
+    let server = socket(Ipv4Addr::LOCALHOST);
+    let client = start(&server, "peer udp 53 203.0.113.9:443 8053");
+    let (request, from) = receive(&server);
+    let Body::Peer(peer) = request.body else { panic!("PEER, not {request}") };
+    assert_eq!((peer.internal_port, peer.external_port, peer.remote_port), (53, 8053, 443));
+    let external_addr = pcp::mapped(Ipv4Addr::new(203, 0, 114, 1));
+    let body = Body::Peer(PeerData { external_addr, ..peer });
+    server.send_to(&Response { body, ..answer(&request) }.to_bytes(), from).unwrap();
+    let (code, out, errors) = ends(client);
+    assert_eq!(code, 0, "{out}{errors}");
+    assert!(
+        out.contains("mapping   UDP 127.0.0.1:53 -> 203.0.114.1:8053, for 203.0.113.9:443 only\n"),
+        "{out}"
+    );
+    assert!(out.contains("a PEER mapping cannot be deleted") && !out.contains("delete with"), "{out}");
+}
+
+/// RFC 7225: asked for by ::/96, by MAP and by ANNOUNCE.
+#[test]
+fn the_prefix_of_a_nat64() {
+    let server = socket(Ipv6Addr::LOCALHOST);
+    let prefix: Ipv6Addr = "64:ff9b::".parse().unwrap();
+    let prefix64 = |prefix: &[u8]| {
+        let (prefix, suffix, ipv4_prefixes) = (prefix.to_vec(), vec![], vec![]);
+        PcpOption::Prefix64(Prefix64 { prefix, suffix, ipv4_prefixes })
+    };
+    for line in ["announce --prefix64", "map tcp 8080 0.0.0.0 --prefix64"] {
+        let client = start(&server, line);
+        let (request, from) = receive(&server);
+        assert_eq!(request.options, [prefix64(&[0; 12])]);
+        let options = vec![prefix64(&prefix.octets()[..12])];
+        server.send_to(&Response { options, ..answer(&request) }.to_bytes(), from).unwrap();
+        let (code, out, errors) = ends(client);
+        assert_eq!(code, 0, "{out}{errors}");
+        assert!(out.contains("PREFIX64 64:ff9b::/96") && !out.contains("ignored"), "{out}");
+    }
+}
+
+/// RFC 6887 §13.2: what was not as asked is given back, and Ctrl-C waits for that, also where nothing is kept.
+#[test]
+fn an_interrupt_waits_until_it_is_given_back() {
+    let server = socket(Ipv4Addr::LOCALHOST);
+    let client = start(&server, "map tcp 8080 8080 --prefer-failure --json");
+    let (request, from) = receive(&server);
+    let Body::Map(map) = request.body else { panic!("MAP, not {request}") };
+    let body = Body::Map(MapData { external_port: 8081, ..map });
+    server.send_to(&Response { body, ..answer(&request) }.to_bytes(), from).unwrap();
+    let (delete, _) = receive(&server);
+    assert_eq!(delete.lifetime, 0);
+    let kill = Command::new("kill").args(["-INT", &client.id().to_string()]).status();
+    assert!(kill.expect("there is a kill").success());
+    let (again, from) = receive(&server);
+    assert_eq!(delete, again);
+    server.send_to(&answer(&again).to_bytes(), from).unwrap();
+    let (code, out, _) = ends(client);
+    assert_eq!(code, 76, "{out}");
+    assert!(out.contains("\"not as asked\"") && out.contains("\"remaining\": 0"), "{out}");
+    assert!(out.contains("Ctrl-C again"), "it says what it waits for: {out}");
 }

@@ -89,7 +89,8 @@ pub(super) struct Asking {
     /// Wait so long for each answer, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse::seconds, default_value = "10")]
     wait: Duration,
-    /// Repeat a question at most so often; without it as the time allows: after 1 s, then doubling, ±10 % (NAT-PMP 250 ms)
+    /// Repeat a question at most so often; without it as the time allows: after 1 s, then doubling, ±10 % (NAT-PMP 250 ms).
+    /// What --keep has lost is asked for until somebody answers
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
     #[command(flatten)]
@@ -141,7 +142,7 @@ pub(super) struct WishArgs {
     /// DESCRIPTION: a text for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Renew it as RFC 6887 §11.2.1 says until Ctrl-C, then delete it
+    /// Renew it as RFC 6887 §11.2.1 says until Ctrl-C, then delete it (one of PEER is left to end)
     #[arg(long)]
     keep: bool,
 }
@@ -251,7 +252,7 @@ pub(crate) struct GetArgs {
     /// Only mappings with this external address, port or address:port
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse::suggestion)]
     external: Option<Suggestion>,
-    /// THIRD_PARTY: ask for the mappings of this internal address instead of ours
+    /// THIRD_PARTY: ask for the mappings of this internal address, not for all of ours
     #[arg(long, value_name = "ADDR")]
     third_party: Option<IpAddr>,
     /// Any other option by its number, with its data in hexadecimal digits; repeatable

@@ -18,7 +18,7 @@ use super::note::Note;
 use super::outcome::{Grant, Outcome, Refusal};
 use super::parse::Suggestion;
 use super::plan::{Job, Mapping, Plan, Speak};
-use super::reading::read_answer;
+use super::reading::{amiss, is_one_of_many, not_processed, read_answer};
 use super::schedule::Pace;
 
 /// More mappings than anybody has: a list that goes on beyond makes no sense.
@@ -474,7 +474,7 @@ impl Client {
             self.held = None;
             return self.give_back(now, After { outcome, ends, interrupted: false }, entropy);
         }
-        let not_processed = self.not_processed(&grant);
+        let not_processed = not_processed(mapping, &grant);
         if !not_processed.is_empty() && self.held.is_none() {
             self.events.push_back(Event::Note(Note::NotProcessed(not_processed)));
         }
@@ -482,17 +482,6 @@ impl Client {
             self.events.push_back(Event::Note(Note::OnePort));
         }
         if mapping.keep { self.hold(now, grant, entropy) } else { self.end(Outcome::Granted(grant)) }
-    }
-
-    /// O-6: what a success does not repeat was not processed; but see [`is_one_of_many`].
-    fn not_processed(&self, grant: &Grant) -> Vec<OptionCode> {
-        let Job::Mapping(mapping) = &self.plan.job else { return Vec::new() };
-        let has = |code| grant.options.iter().any(|option| option.code() == code);
-        let mut missing: Vec<_> =
-            mapping.options.iter().map(PcpOption::code).filter(|code| !has(*code)).collect();
-        missing.retain(|code| *code != OptionCode::PORT_SET);
-        missing.dedup();
-        missing
     }
 
     fn hold(&mut self, now: Instant, grant: Grant, entropy: &mut dyn Entropy) {
@@ -513,7 +502,9 @@ impl Client {
         if moved {
             self.events.push_back(Event::Note(Note::Moved { external, port: grant.external_port }));
         }
-        self.events.push_back(Event::Note(Note::Held { renewed, lifetime: grant.lifetime, next: first }));
+        let (next, deletable) = (first, grant.peer.is_none());
+        let note = Note::Held { renewed, lifetime: grant.lifetime, next, deletable };
+        self.events.push_back(Event::Note(note));
         let (due, ends) = (now + first, now + lifetime);
         self.assigned = Some(Suggestion { addr: grant.external_addr, port: grant.external_port });
         self.held = Some(Held { grant, since: now, ends, attempts: 0, due, recover: false, refused: None });
@@ -624,35 +615,6 @@ impl Client {
         (self.exchange, self.held, self.ended) = (None, None, true);
         self.events.push_back(Event::Ended(outcome));
     }
-}
-
-/// PORT_SET is absent where one port was granted (RFC 7753), be it that the server has no more or that it ignored the option.
-fn is_one_of_many(mapping: &Mapping, grant: &Grant) -> bool {
-    let many = |option: &PcpOption| matches!(option, PcpOption::PortSet(set) if set.size > 1);
-    let set = |option: &PcpOption| option.code() == OptionCode::PORT_SET;
-    mapping.options.iter().any(many) && !grant.options.iter().any(set)
-}
-
-/// What a success has to repeat and does not: the third party (RFC 6887 §13.1), or what PREFER_FAILURE insists on (§13.2).
-fn amiss(mapping: &Mapping, grant: &Grant) -> Option<Outcome> {
-    let got_addr = grant.internal.ip();
-    if let Some(third) = mapping.third_party().filter(|third| *third != got_addr) {
-        let (asked, got) = (third.to_string(), got_addr.to_string());
-        return Some(Outcome::NotAsAsked { option: OptionCode::THIRD_PARTY, asked, got, left: None });
-    }
-    let Suggestion { addr, port } = mapping.suggestion;
-    let other_addr =
-        addr.filter(|addr| !addr.is_unspecified()).is_some_and(|a| Some(a) != grant.external_addr);
-    let other = other_addr || port != grant.external_port;
-    if mapping.lifetime == 0 || !mapping.prefers_failure() || !other {
-        return None;
-    }
-    let name = |addr: Option<IpAddr>, port: u16| match addr {
-        Some(addr) => SocketAddr::new(addr, port).to_string(),
-        None => format!("port {port}"),
-    };
-    let (asked, got) = (name(addr, port), name(grant.external_addr, grant.external_port));
-    Some(Outcome::NotAsAsked { option: OptionCode::PREFER_FAILURE, asked, got, left: None })
 }
 
 fn nexts(response: &Response) -> impl Iterator<Item = &NextMapping> {

@@ -620,6 +620,8 @@ fn a_kept_peer_mapping_is_left_to_end() {
     let Body::Peer(data) = rig.last().body else { panic!("PEER") };
     let bytes = rig.response(ResultCode::SUCCESS, 300, Body::Peer(data), vec![]);
     rig.receive(&bytes);
+    let Some(held) = rig.notes.last().map(ToString::to_string) else { panic!("it says that it is held") };
+    assert!(!held.contains("Ctrl-C"), "{held}");
     rig.pass_secs(100);
     rig.interrupt();
     assert_eq!(rig.sent.len(), 1);
@@ -736,7 +738,7 @@ fn few_retries_do_not_silence_what_is_kept() {
     assert!(rig.sent.len() >= sent + 3, "{:?}", rig.times());
 }
 
-/// RFC 6887 §8.3 (O-7): an absurd lifetime is one of 24 h.
+/// RFC 6887 §8.3: an absurd lifetime is one of 24 h.
 #[test]
 fn an_absurd_lifetime_is_renewed_within_a_day() {
     let mut rig = Rig::of(kept());

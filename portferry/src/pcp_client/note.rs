@@ -18,7 +18,7 @@ pub(super) enum Note {
     NotGivenBack(String),
     NotProcessed(Vec<OptionCode>),
     OnePort,
-    Held { renewed: bool, lifetime: u32, next: Duration },
+    Held { renewed: bool, lifetime: u32, next: Duration, deletable: bool },
     Moved { external: Option<SocketAddr>, port: u16 },
     RenewalRefused { refusal: Refusal, left: u32 },
     Expired,
@@ -46,12 +46,13 @@ impl fmt::Display for Note {
                 )
             }
             Note::OnePort => f.write_str("one port was granted, not a set of them"),
-            Note::Held { renewed, lifetime, next } => write!(
+            Note::Held { renewed, lifetime, next, deletable } => write!(
                 f,
-                "{} for {}; next renewal in {}, Ctrl-C deletes it",
+                "{} for {}; next renewal in {}{}",
                 if *renewed { "renewed" } else { "held" },
                 duration((*lifetime).into()),
-                duration(next.as_secs())
+                duration(next.as_secs()),
+                if *deletable { ", Ctrl-C deletes it" } else { "" }
             ),
             Note::Moved { external: Some(external), .. } => {
                 write!(f, "the server has moved the mapping to {external}")
