@@ -9,12 +9,11 @@ use engine::provider::{Arrival, Inside};
 use engine::time::Instant;
 use wire::pcp::{Protocol, SERVER_PORT};
 
-use crate::carrier::{DataPlane, Passed};
+use crate::carrier::{DataPlane, Passed, to_server};
 use crate::nat::Nat;
-use crate::packet::protocol::{ICMP, ICMPV6, IPV4, UDP};
+use crate::packet::protocol::{ICMP, IPV4};
 use crate::packet::{
-    End, Ipv4, Ipv6, Refused, Segment, decapsulate, echo_reply_v4, echo_reply_v6, encapsulate, quoted_v4,
-    requote_v4, udp_v4, udp_v6,
+    End, Ipv4, Ipv6, Refused, Segment, decapsulate, echo_reply_v4, encapsulate, quoted_v4, requote_v4,
 };
 
 /// The AFTR's IPv4 address inside each softwire (RFC 6333 §5.7).
@@ -36,32 +35,6 @@ impl Aftr {
     #[must_use]
     pub fn new(address: Ipv6Addr, nat: Nat) -> Self {
         Self { address, nat, softwires: BTreeSet::new() }
-    }
-
-    fn handle_v6(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
-        if packet.dst != self.address {
-            return Err(Refused::Address);
-        }
-        let (protocol, at) = packet.upper()?;
-        match (protocol, Segment::parse(protocol, &packet.payload[at..])?) {
-            (IPV4, _) => {
-                let inner = decapsulate(packet)?;
-                if self.softwires.len() < SOFTWIRES {
-                    self.softwires.insert(packet.src);
-                }
-                self.handle_inner(now, packet.src, inner)
-            }
-            (UDP, Segment::Udp(port, SERVER_PORT)) => {
-                let from = SocketAddr::new(packet.src.into(), port);
-                let arrival =
-                    Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
-                Ok(Passed::Request(arrival, packet.udp_data()?.to_vec()))
-            }
-            (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
-                Ok(Passed::Packet(echo_reply_v6(packet).to_bytes()))
-            }
-            _ => Err(Refused::Protocol),
-        }
     }
 
     fn handle_inner(&mut self, now: Instant, b4: Ipv6Addr, inner: Ipv4) -> Result<Passed, Refused> {
@@ -91,14 +64,15 @@ impl Aftr {
         if matches!(inner.dst.octets(), [192, 0, 0, 0..8]) {
             return Err(Refused::Address); // 192.0.0.0/29 is the softwires' own (RFC 6333 §5.7)
         }
-        let packet = self.outbound(now, b4, inner, segment)?;
+        let packet = self.translate(now, b4, inner, segment)?;
         if self.nat.owns(packet.dst) {
             return self.inbound(now, packet); // from one subscriber to another, or to itself
         }
         Ok(Passed::Packet(packet.to_bytes()))
     }
 
-    fn outbound(
+    /// Gives a packet from a softwire its external address.
+    fn translate(
         &mut self,
         now: Instant,
         b4: Ipv6Addr,
@@ -130,6 +104,27 @@ impl Aftr {
         packet.readdress(End::Source, *external.ip(), external.port());
         Ok(packet)
     }
+}
+
+/// A binding may lead to what is no host of a softwire; there is no way there.
+fn inner_address(inside: Inside) -> Result<Ipv4Addr, Refused> {
+    if let IpAddr::V4(addr) = inside.addr { Ok(addr) } else { Err(Refused::Address) }
+}
+
+impl DataPlane for Aftr {
+    fn outbound(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
+        if packet.dst != self.address {
+            return Err(Refused::Address);
+        }
+        if packet.upper()?.0 != IPV4 {
+            return to_server(packet);
+        }
+        let inner = decapsulate(packet)?;
+        if self.softwires.len() < SOFTWIRES {
+            self.softwires.insert(packet.src);
+        }
+        self.handle_inner(now, packet.src, inner)
+    }
 
     fn inbound(&mut self, now: Instant, mut packet: Ipv4) -> Result<Passed, Refused> {
         if packet.is_fragment() {
@@ -159,47 +154,17 @@ impl Aftr {
         let b4 = inside.softwire.ok_or(Refused::Address)?;
         Ok(Passed::Packet(encapsulate(self.address, b4, &packet).to_bytes()))
     }
-}
 
-/// A binding may lead to what is no host of a softwire; there is no way there.
-fn inner_address(inside: Inside) -> Result<Ipv4Addr, Refused> {
-    if let IpAddr::V4(addr) = inside.addr { Ok(addr) } else { Err(Refused::Address) }
-}
-
-impl DataPlane for Aftr {
-    fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> Result<Passed, Refused> {
-        if packet.first().is_some_and(|first| first >> 4 == 6) {
-            return self.handle_v6(now, &Ipv6::parse(packet)?);
-        }
-        let packet = Ipv4::parse(packet)?;
-        if self.nat.owns(packet.dst) { self.inbound(now, packet) } else { Err(Refused::Address) }
+    fn nat(&mut self) -> &mut Nat {
+        &mut self.nat
     }
 
-    fn datagram(
-        &self,
-        from: SocketAddr,
-        to: SocketAddr,
-        softwire: Option<Ipv6Addr>,
-        data: &[u8],
-    ) -> Option<Vec<u8>> {
-        match (from, to, softwire) {
-            (SocketAddr::V4(from), SocketAddr::V4(to), Some(b4)) => {
-                let inner = udp_v4((*from.ip(), from.port()), (*to.ip(), to.port()), data);
-                Some(encapsulate(self.address, b4, &inner).to_bytes())
-            }
-            (SocketAddr::V6(from), SocketAddr::V6(to), None) => {
-                Some(udp_v6((*from.ip(), from.port()), (*to.ip(), to.port()), data).to_bytes())
-            }
-            _ => None,
-        }
+    fn encapsulate(&self, b4: Ipv6Addr, packet: &Ipv4) -> Option<Ipv6> {
+        Some(encapsulate(self.address, b4, packet))
     }
 
     fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)> {
         self.softwires.iter().map(|&b4| (b4, IpAddr::V4(AFTR_ADDRESS)))
-    }
-
-    fn nat(&mut self) -> &mut Nat {
-        &mut self.nat
     }
 }
 
@@ -208,8 +173,8 @@ mod tests {
     use super::*;
     use engine::provider::Binding;
 
-    use crate::packet::protocol::TCP;
-    use crate::packet::{Sum, TcpFlags};
+    use crate::packet::protocol::{TCP, UDP};
+    use crate::packet::{Sum, TcpFlags, udp_v4, udp_v6};
 
     const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const B4S: [Ipv6Addr; 2] =

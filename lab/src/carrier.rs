@@ -11,7 +11,8 @@ use engine::time::Instant;
 use wire::pcp::{CLIENT_PORT, SERVER_PORT};
 
 use crate::nat::{Nat, Taken};
-use crate::packet::{Prefix64, Refused};
+use crate::packet::protocol::{ICMPV6, UDP};
+use crate::packet::{Ipv4, Ipv6, Prefix64, Refused, Segment, echo_reply_v6, udp_v4, udp_v6};
 
 /// The ports that the PCP server gives out: those that the NAT does not.
 const PORTS: RangeInclusive<u16> = 1024..=32_767;
@@ -30,12 +31,45 @@ pub enum Passed {
 
 /// A translator between two networks.
 pub trait DataPlane {
+    /// What becomes of a packet from its hosts' side.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further.
+    fn outbound(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused>;
+
+    /// What becomes of a packet to one of its external addresses.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further.
+    fn inbound(&mut self, now: Instant, packet: Ipv4) -> Result<Passed, Refused>;
+
+    /// Its table.
+    fn nat(&mut self) -> &mut Nat;
+
+    /// Puts a packet into the softwire to a B4; `None` where there are no softwires.
+    fn encapsulate(&self, _b4: Ipv6Addr, _packet: &Ipv4) -> Option<Ipv6> {
+        None
+    }
+
+    /// The softwires that packets have come in by, and the server's address inside of them.
+    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)> {
+        std::iter::empty()
+    }
+
     /// What becomes of a packet from either side.
     ///
     /// # Errors
     ///
     /// Why it goes no further.
-    fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> Result<Passed, Refused>;
+    fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> Result<Passed, Refused> {
+        if packet.first().is_some_and(|first| first >> 4 == 6) {
+            return self.outbound(now, &Ipv6::parse(packet)?);
+        }
+        let packet = Ipv4::parse(packet)?;
+        if self.nat().owns(packet.dst) { self.inbound(now, packet) } else { Err(Refused::Address) }
+    }
 
     /// A datagram from the PCP server to one of its clients, inside of a softwire or not; `None` when there is no way to it.
     fn datagram(
@@ -44,13 +78,36 @@ pub trait DataPlane {
         to: SocketAddr,
         softwire: Option<Ipv6Addr>,
         data: &[u8],
-    ) -> Option<Vec<u8>>;
+    ) -> Option<Vec<u8>> {
+        let packet = match (from, to, softwire) {
+            (SocketAddr::V4(from), SocketAddr::V4(to), Some(b4)) => {
+                self.encapsulate(b4, &udp_v4((*from.ip(), from.port()), (*to.ip(), to.port()), data))?
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to), None) => {
+                udp_v6((*from.ip(), from.port()), (*to.ip(), to.port()), data)
+            }
+            _ => return None,
+        };
+        Some(packet.to_bytes())
+    }
+}
 
-    /// The softwires that packets have come in by, and the server's address inside of them.
-    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)>;
-
-    /// Its table.
-    fn nat(&mut self) -> &mut Nat;
+/// What becomes of an IPv6 packet to the PCP server's own address: it is asked, or answers an echo.
+///
+/// # Errors
+///
+/// Why it goes no further.
+pub fn to_server(packet: &Ipv6) -> Result<Passed, Refused> {
+    let (protocol, at) = packet.upper()?;
+    match (protocol, Segment::parse(protocol, &packet.payload[at..])?) {
+        (UDP, Segment::Udp(port, SERVER_PORT)) => {
+            let from = SocketAddr::new(packet.src.into(), port);
+            let arrival = Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
+            Ok(Passed::Request(arrival, packet.udp_data()?.to_vec()))
+        }
+        (ICMPV6, Segment::EchoRequest(_)) if at == 0 => Ok(Passed::Packet(echo_reply_v6(packet).to_bytes())),
+        _ => Err(Refused::Protocol),
+    }
 }
 
 /// A PCP server for the subscribers of an AFTR, in both modes: in plain IPv6, where a B4 names its hosts by THIRD_PARTY, and
@@ -226,8 +283,7 @@ mod tests {
     use super::*;
     use crate::aftr::{AFTR_ADDRESS, Aftr};
     use crate::b4::{B4, B4_ADDRESS};
-    use crate::packet::protocol::UDP;
-    use crate::packet::{End, Ipv4, Ipv6, Segment, udp_v4, udp_v6};
+    use crate::packet::End;
 
     const AFTR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const B4S: [B4; 2] = [

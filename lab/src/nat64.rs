@@ -1,18 +1,18 @@
 //! A stateful NAT64 (RFC 6146): IPv6-only hosts on one side, IPv4 addresses on the other, the translation of RFC 7915 and a
 //! NAT between them.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 
-use engine::provider::{Arrival, Inside};
+use engine::provider::Inside;
 use engine::time::Instant;
-use wire::pcp::{Protocol, SERVER_PORT};
+use wire::pcp::Protocol;
 
-use crate::carrier::{DataPlane, Passed};
+use crate::carrier::{DataPlane, Passed, to_server};
 use crate::nat::Nat;
-use crate::packet::protocol::{ICMP, ICMPV6, UDP};
+use crate::packet::protocol::{ICMP, ICMPV6};
 use crate::packet::{
-    End, Ipv4, Ipv6, Prefix64, Quoted, Refused, Segment, echo_reply_v6, error_to_v4, error_to_v6, quoted_v4,
-    quoted_v6, to_v4, to_v6, udp_v6,
+    End, Ipv4, Ipv6, Prefix64, Quoted, Refused, Segment, error_to_v4, error_to_v6, quoted_v4, quoted_v6,
+    to_v4, to_v6,
 };
 
 /// See the module's description.
@@ -32,35 +32,10 @@ impl Nat64 {
         Self { address, prefix, nat, id: 0 }
     }
 
-    fn handle_v6(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
+    /// Makes IPv4 of a packet, with its external address.
+    fn translate(&mut self, now: Instant, packet: &Ipv6) -> Result<Ipv4, Refused> {
         let (protocol, at) = packet.upper()?;
         let segment = Segment::parse(protocol, &packet.payload[at..])?;
-        if packet.dst == self.address {
-            return match (protocol, segment) {
-                (UDP, Segment::Udp(port, SERVER_PORT)) => {
-                    let from = SocketAddr::new(packet.src.into(), port);
-                    let arrival =
-                        Arrival { from, to: packet.dst.into(), softwire: None, interface: 0, inside: true };
-                    Ok(Passed::Request(arrival, packet.udp_data()?.to_vec()))
-                }
-                (ICMPV6, Segment::EchoRequest(_)) if at == 0 => {
-                    Ok(Passed::Packet(echo_reply_v6(packet).to_bytes()))
-                }
-                _ => Err(Refused::Protocol),
-            };
-        }
-        // RFC 6146 §3.5: what seems to come from an IPv4 host has been translated already.
-        if self.prefix.extract(packet.src).is_some() {
-            return Err(Refused::Address);
-        }
-        let translated = self.outbound(now, packet, segment)?;
-        if self.nat.owns(translated.dst) {
-            return self.inbound(now, &translated);
-        }
-        Ok(Passed::Packet(translated.to_bytes()))
-    }
-
-    fn outbound(&mut self, now: Instant, packet: &Ipv6, segment: Segment) -> Result<Ipv4, Refused> {
         let remote = self.prefix.extract(packet.dst).ok_or(Refused::Address)?;
         self.id = self.id.wrapping_add(1);
         if segment == Segment::Error {
@@ -77,7 +52,6 @@ impl Nat64 {
             let quoted = Quoted { packet: quoted, len: about.len.saturating_sub(at) };
             return error_to_v4(packet, *external.ip(), remote, &quoted);
         }
-        let (protocol, _) = packet.upper()?;
         if packet.lacks_checksum() {
             return Err(Refused::Malformed);
         }
@@ -94,41 +68,6 @@ impl Nat64 {
         let mut translated = to_v4(packet, *external.ip(), *remote.ip(), self.id)?;
         translated.readdress(End::Source, *external.ip(), external.port());
         Ok(translated)
-    }
-
-    fn inbound(&mut self, now: Instant, packet: &Ipv4) -> Result<Passed, Refused> {
-        if packet.is_fragment() {
-            return Err(Refused::Fragment);
-        }
-        let src = self.prefix.embed(packet.src);
-        let segment = Segment::parse(packet.protocol, &packet.payload)?;
-        if segment == Segment::Error {
-            let about = quoted_v4(packet)?;
-            let (protocol, payload) = (about.packet.protocol, &about.packet.payload);
-            let (port, far) = Segment::parse(protocol, payload)?.ports(End::Source);
-            let external = SocketAddrV4::new(about.packet.src, port);
-            let found =
-                self.nat.inside(Protocol(protocol), external, SocketAddrV4::new(about.packet.dst, far));
-            let (inside, port) = found.ok_or(Refused::NoMapping)?;
-            let dst = address_of(inside)?;
-            let mut quoted = to_v6(&about.packet, dst, self.prefix.embed(about.packet.dst))?;
-            quoted.set_port(End::Source, port)?;
-            let quoted = Quoted { packet: quoted, len: about.len };
-            return Ok(Passed::Packet(error_to_v6(packet, src, dst, &quoted)?.to_bytes()));
-        }
-        if segment == Segment::Other {
-            return Err(Refused::Protocol);
-        }
-        let (port, far) = segment.ports(End::Destination);
-        let (external, remote) = (SocketAddrV4::new(packet.dst, port), SocketAddrV4::new(packet.src, far));
-        let protocol = Protocol(packet.protocol);
-        let (inside, port) = self.nat.inbound(now, protocol, external, remote, segment.flags())?;
-        let mut translated = to_v6(packet, src, address_of(inside)?)?;
-        if translated.lacks_checksum() {
-            return Err(Refused::Malformed); // its lengths contradict each other, so it was given none
-        }
-        translated.set_port(End::Destination, port)?;
-        Ok(Passed::Packet(translated.to_bytes()))
     }
 }
 
@@ -151,31 +90,54 @@ fn address_of(inside: Inside) -> Result<Ipv6Addr, Refused> {
 }
 
 impl DataPlane for Nat64 {
-    fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> Result<Passed, Refused> {
-        if packet.first().is_some_and(|first| first >> 4 == 6) {
-            return self.handle_v6(now, &Ipv6::parse(packet)?);
+    fn outbound(&mut self, now: Instant, packet: &Ipv6) -> Result<Passed, Refused> {
+        if packet.dst == self.address {
+            return to_server(packet);
         }
-        let packet = Ipv4::parse(packet)?;
-        if self.nat.owns(packet.dst) { self.inbound(now, &packet) } else { Err(Refused::Address) }
+        // RFC 6146 §3.5: what seems to come from an IPv4 host has been translated already.
+        if self.prefix.extract(packet.src).is_some() {
+            return Err(Refused::Address);
+        }
+        let translated = self.translate(now, packet)?;
+        if self.nat.owns(translated.dst) {
+            return self.inbound(now, translated);
+        }
+        Ok(Passed::Packet(translated.to_bytes()))
     }
 
-    fn datagram(
-        &self,
-        from: SocketAddr,
-        to: SocketAddr,
-        softwire: Option<Ipv6Addr>,
-        data: &[u8],
-    ) -> Option<Vec<u8>> {
-        match (from, to, softwire) {
-            (SocketAddr::V6(from), SocketAddr::V6(to), None) => {
-                Some(udp_v6((*from.ip(), from.port()), (*to.ip(), to.port()), data).to_bytes())
-            }
-            _ => None,
+    fn inbound(&mut self, now: Instant, packet: Ipv4) -> Result<Passed, Refused> {
+        if packet.is_fragment() {
+            return Err(Refused::Fragment);
         }
-    }
-
-    fn softwires(&self) -> impl Iterator<Item = (Ipv6Addr, IpAddr)> {
-        std::iter::empty()
+        let src = self.prefix.embed(packet.src);
+        let segment = Segment::parse(packet.protocol, &packet.payload)?;
+        if segment == Segment::Error {
+            let about = quoted_v4(&packet)?;
+            let (protocol, payload) = (about.packet.protocol, &about.packet.payload);
+            let (port, far) = Segment::parse(protocol, payload)?.ports(End::Source);
+            let external = SocketAddrV4::new(about.packet.src, port);
+            let found =
+                self.nat.inside(Protocol(protocol), external, SocketAddrV4::new(about.packet.dst, far));
+            let (inside, port) = found.ok_or(Refused::NoMapping)?;
+            let dst = address_of(inside)?;
+            let mut quoted = to_v6(&about.packet, dst, self.prefix.embed(about.packet.dst))?;
+            quoted.set_port(End::Source, port)?;
+            let quoted = Quoted { packet: quoted, len: about.len };
+            return Ok(Passed::Packet(error_to_v6(&packet, src, dst, &quoted)?.to_bytes()));
+        }
+        if segment == Segment::Other {
+            return Err(Refused::Protocol);
+        }
+        let (port, far) = segment.ports(End::Destination);
+        let (external, remote) = (SocketAddrV4::new(packet.dst, port), SocketAddrV4::new(packet.src, far));
+        let protocol = Protocol(packet.protocol);
+        let (inside, port) = self.nat.inbound(now, protocol, external, remote, segment.flags())?;
+        let mut translated = to_v6(&packet, src, address_of(inside)?)?;
+        if translated.lacks_checksum() {
+            return Err(Refused::Malformed); // its lengths contradict each other, so it was given none
+        }
+        translated.set_port(End::Destination, port)?;
+        Ok(Passed::Packet(translated.to_bytes()))
     }
 
     fn nat(&mut self) -> &mut Nat {
@@ -188,9 +150,11 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use engine::provider::Binding;
+    use engine::provider::{Arrival, Binding};
+    use wire::pcp::SERVER_PORT;
 
-    use crate::packet::{Sum, udp_v4};
+    use crate::packet::protocol::UDP;
+    use crate::packet::{Sum, udp_v4, udp_v6};
 
     const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     const HOSTS: [Ipv6Addr; 2] =

@@ -15,19 +15,18 @@ use std::time::{Duration, Instant};
 
 use common::ds_lite::{aftr, b4s, network};
 use common::{
-    BOTH, Caller, ControlPoint, NO_NAT, PROBE, SECOND, TCP, Told, UDP, answer_to, interworking_subject,
-    listener, name, reaches, reaches_nobody, ready, requests,
+    BOTH, Caller, ControlPoint, NO_NAT, SECOND, TCP, Told, UDP, answer_to, ask, ask_within,
+    interworking_subject, listener, name, pings, reaches, reaches_nobody, ready, requests,
 };
 use lab::aftr::AFTR_ADDRESS;
 use lab::b4::B4_ADDRESS;
 use lab::capture::Capture;
 use lab::netns::{
-    self, ACCESS_INTERFACE, AFTR, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
+    ACCESS_INTERFACE, AFTR, B4_DEVICE, EXTERNAL, Host, INTERNET, LAN1, Network, OTHER_ACCESS,
     PROVIDER_INTERNET, Process, ROUTER_ACCESS, WAN_INTERFACE,
 };
 use lab::subject::{self, Subject, configuration_for};
 use lab::wait::eventually;
-use serde_json::Value;
 
 const NONCE: &str = "000102030405060708090a0b";
 const OTHER_NONCE: &str = "ffffffffffffffffffffffff";
@@ -41,20 +40,6 @@ fn data_plane(network: &Network, bindings: &[String]) -> [Process; 3] {
     [aftr(network, "aftr", &[], bindings), one, other]
 }
 
-/// What a host hears when it sends to somebody.
-fn ask(network: &Network, from: Host, protocol: u8, to: &str, text: &str) -> Result<String, String> {
-    let mode = format!("{}-send", name(protocol));
-    let output =
-        network.command(from, PROBE).args([&mode, to, text, "3000"]).output().expect("the probe runs");
-    let heard = netns::text(&output).trim().to_owned();
-    if output.status.success() { Ok(heard) } else { Err(heard) }
-}
-
-fn pings(network: &Network, from: Host, to: &str, wait: Duration) -> bool {
-    let wait = wait.as_millis().to_string();
-    network.command(from, PROBE).args(["ping", to, &wait]).output().expect("the probe runs").status.success()
-}
-
 // ── The data plane ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// RFC 6333: out through softwire and NAT, and answers back in, for two homes with the same addresses.
@@ -64,10 +49,10 @@ fn homes_with_the_same_addresses_reach_the_internet() {
     let _plane = data_plane(&network, &[]);
     let listeners = BOTH.map(|protocol| listener(&network, Host::Internet, protocol, 7000));
     for home in HOMES {
-        assert!(pings(&network, home, &INTERNET.to_string(), 3 * SECOND), "ping from {home}");
-        assert!(pings(&network, home, "192.0.0.1", 3 * SECOND), "the AFTR itself answers {home}");
+        assert!(pings(&network, home, INTERNET, 3 * SECOND), "ping from {home}");
+        assert!(pings(&network, home, AFTR_ADDRESS, 3 * SECOND), "the AFTR itself answers {home}");
         for protocol in BOTH {
-            let heard = ask(&network, home, protocol, &format!("{INTERNET}:7000"), &format!("from-{home}"));
+            let heard = ask(&network, home, protocol, (INTERNET, 7000), &format!("from-{home}"));
             assert_eq!(heard, Ok(format!("internet:from-{home}")), "{} {home}", name(protocol));
         }
     }
@@ -85,20 +70,20 @@ fn long_packets_fit_the_softwire() {
     let _plane = data_plane(&network, &[format!("udp/{LAN1}:7000@{ROUTER_ACCESS}={EXTERNAL}:8080")]);
     let _listener = listener(&network, Host::Internet, TCP, 7000);
     let text = "x".repeat(100_000);
-    let heard = ask(&network, Host::Lan1, TCP, &format!("{INTERNET}:7000"), &text);
+    let heard = ask(&network, Host::Lan1, TCP, (INTERNET, 7000), &text);
     assert!(heard == Ok(format!("internet:{text}")), "100,000 octets there and back");
 
     let mut listeners = [Host::Internet, Host::Lan1].map(|host| listener(&network, host, UDP, 7000));
-    let ways = [(Host::Lan1, format!("{INTERNET}:7000")), (Host::Internet, format!("{EXTERNAL}:8080"))];
+    let ways = [(Host::Lan1, (INTERNET, 7000)), (Host::Internet, (EXTERNAL, 8080))];
     // Linux marks every datagram as one that must not be fragmented, or with this none.
     for (may_be_fragmented, mark) in [("0", 'w'), ("1", 'f')] {
         let setting = format!("net.ipv4.ip_no_pmtu_disc={may_be_fragmented}");
-        for ((from, to), listener) in ways.iter().zip(&mut listeners) {
-            network.run(*from, "sysctl", ["-qw", &setting]);
+        for ((from, to), listener) in ways.into_iter().zip(&mut listeners) {
+            network.run(from, "sysctl", ["-qw", &setting]);
             // With 28 octets of headers, up to a link's 1,500. Not every answer, which is longer, fits: nobody waits for it.
             for length in [1400, 1440, 1472] {
                 let text = format!("{mark}{}", "x".repeat(length - 1));
-                network.command(*from, PROBE).args(["udp-send", to, &text, "1"]).output().expect("it runs");
+                let _ = ask_within(SECOND / 1000, &network, from, UDP, to, &text);
                 listener.await_log(&format!(" {text}\n"), 3 * SECOND);
             }
         }
@@ -110,7 +95,7 @@ fn long_packets_fit_the_softwire() {
 fn a_closed_port_is_told_to_who_asked() {
     let Some(network) = network() else { return };
     let _plane = data_plane(&network, &[]);
-    let heard = ask(&network, Host::Lan1, UDP, &format!("{INTERNET}:7000"), "knock");
+    let heard = ask(&network, Host::Lan1, UDP, (INTERNET, 7000), "knock");
     assert!(heard.as_ref().is_err_and(|heard| heard.contains("refused")), "{heard:?}");
 }
 
@@ -133,12 +118,12 @@ fn a_binding_leads_to_its_home_and_nowhere_else() {
         // Hairpin: each home reaches both by the external address.
         for home in HOMES {
             for (port, expected) in [(8080, "lan1:hello"), (8081, "other-lan:hello")] {
-                let heard = ask(&network, home, protocol, &format!("{EXTERNAL}:{port}"), "hello");
+                let heard = ask(&network, home, protocol, (EXTERNAL, port), "hello");
                 assert_eq!(heard, Ok(expected.to_owned()), "{} from {home} to {port}", name(protocol));
             }
         }
     }
-    assert!(!pings(&network, Host::Internet, &EXTERNAL.to_string(), Duration::from_millis(300)));
+    assert!(!pings(&network, Host::Internet, EXTERNAL, Duration::from_millis(300)));
 }
 
 // ── portferry asks the AFTR ────────────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +196,7 @@ fn control_points_map_ports_at_the_aftr(mode: Mode) {
         let taken = homes[1].1.add("-a", 7001, 8080, name, 3600);
         assert!(taken.contains("718"), "the other home has it: {taken}");
         // From one home into the other.
-        let heard = ask(&network, Host::OtherLan, protocol, &format!("{EXTERNAL}:8080"), "hello");
+        let heard = ask(&network, Host::OtherLan, protocol, (EXTERNAL, 8080), "hello");
         assert_eq!(heard, Ok("lan1:hello".to_owned()), "{name}");
         homes[0].1.deletes(8080, name);
         reaches_nobody(&network, protocol, 8080);
@@ -264,19 +249,6 @@ fn a_remote_host_is_let_in_and_nobody_else() {
     }
 }
 
-/// `portferry pcp …` on a home's router, asking the AFTR in that mode; its JSON.
-#[track_caller]
-fn pcp(network: &Network, program: &Path, router: Host, mode: Mode, line: &str) -> Value {
-    let server = match mode {
-        Mode::Plain => AFTR.to_string(),
-        Mode::Encapsulated => AFTR_ADDRESS.to_string(),
-    };
-    let mut command = network.command(router, program);
-    let command = command.arg("pcp").args(line.split(' ')).args(["--json", "--server", &server]);
-    let output = command.output().expect("it runs");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("pcp {line}: {error}\n{output:?}"))
-}
-
 /// Decision 22, RFC 6333 §8.5: a home is the same subscriber in both modes. What it made in one for a host it lists for that
 /// host (GET and NEXT), and deletes, in the other; and it is told nothing of the other home, whose hosts have the same addresses.
 #[test]
@@ -285,7 +257,13 @@ fn a_home_is_the_same_subscriber_in_both_modes() {
     let Some(network) = network() else { return };
     let (_aftr, _b4s) = (aftr(&network, "aftr", &["--list".to_owned()], &[]), b4s(&network));
     let homes = [(Host::Router, 8080), (Host::Other, 8081)];
-    let pcp = |router, mode, line: &str| pcp(&network, &program, router, mode, line);
+    let pcp = |router, mode, line: &str| {
+        let server = match mode {
+            Mode::Plain => AFTR.into(),
+            Mode::Encapsulated => AFTR_ADDRESS.into(),
+        };
+        common::pcp(&network, router, &program, server, line)
+    };
     let listed = |router, mode| -> Vec<u64> {
         let answer = pcp(router, mode, &format!("get --third-party {LAN1}"));
         assert_eq!(answer["outcome"], "listed", "{answer:#}");
@@ -342,7 +320,7 @@ fn an_aftr_that_lost_its_mappings_gets_them_again(mode: Mode, on_the_link: bool)
     match mode {
         Mode::Plain if on_the_link => {}
         Mode::Plain => control_point.adds(7001, 8081, "TCP", 3600),
-        Mode::Encapsulated => assert!(pings(&network, Host::Lan1, &INTERNET.to_string(), 3 * SECOND)),
+        Mode::Encapsulated => assert!(pings(&network, Host::Lan1, INTERNET, 3 * SECOND)),
     }
     eventually("the mapping", 10 * SECOND, || common::try_reach(&network, TCP, 8080).then_some(()));
 }

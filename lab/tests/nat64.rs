@@ -14,20 +14,18 @@ use wire::pcp::{
     ResultCode,
 };
 
-use common::{BOTH, PROBE, SECOND, TCP, UDP, name, reaches, reaches_nobody, skipped};
+use common::{
+    BOTH, PROBE, SECOND, TCP, UDP, ask, ask_within, name, pings, reaches, reaches_nobody, tagged, with_tun,
+};
 use lab::netns::{
-    self, EXTERNAL, Host, INTERNET, LAN1_V6, LAN2_V6, NAT64_DEVICE, NAT64_PREFIX, NAT64_SERVER, Network,
+    EXTERNAL, Host, INTERNET, LAN1_V6, LAN2_V6, NAT64_DEVICE, NAT64_PREFIX, NAT64_SERVER, Network,
     PROVIDER_INTERNET, Process,
 };
 
 const LAB_NAT64: &str = env!("CARGO_BIN_EXE_lab-nat64");
 
 fn network() -> Option<Network> {
-    if let Some(reason) = netns::reason_to_skip_tun() {
-        skipped(reason);
-        return None;
-    }
-    Some(Network::nat64())
+    with_tun(Network::nat64)
 }
 
 fn data_plane(network: &Network, bindings: &[String]) -> Process {
@@ -49,25 +47,9 @@ fn internet() -> Ipv6Addr {
 }
 
 /// Answers with the host's name, to whatever version of IP.
+#[track_caller]
 fn listener(network: &Network, host: Host, protocol: u8, port: u16) -> Process {
-    let (mode, address) = (format!("{}-listen", name(protocol)), format!("[::]:{port}"));
-    let log = format!("{mode}-{host}-{port}");
-    let mut process = network.spawn(host, &log, PROBE, [&mode, &address, &host.to_string()]);
-    process.await_log("listening", 5 * SECOND);
-    process
-}
-
-fn ask(network: &Network, from: Host, protocol: u8, to: &str, text: &str) -> Result<String, String> {
-    let mode = format!("{}-send", name(protocol));
-    let output =
-        network.command(from, PROBE).args([&mode, to, text, "3000"]).output().expect("the probe runs");
-    let heard = netns::text(&output).trim().to_owned();
-    if output.status.success() { Ok(heard) } else { Err(heard) }
-}
-
-fn pings(network: &Network, from: Host, to: Ipv6Addr) -> bool {
-    let (to, wait) = (to.to_string(), "3000");
-    network.command(from, PROBE).args(["ping", &to, wait]).output().expect("the probe runs").status.success()
+    tagged(network, host, protocol, (Ipv6Addr::UNSPECIFIED, port), &host.to_string())
 }
 
 // ── The data plane ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,12 +59,12 @@ fn ipv6_only_hosts_reach_the_internet() {
     let Some(network) = network() else { return };
     let _plane = data_plane(&network, &[]);
     let listeners = BOTH.map(|protocol| common::listener(&network, Host::Internet, protocol, 7000));
-    let to = format!("[{}]:7000", internet());
+    let to = (internet(), 7000);
     for host in [Host::Lan1, Host::Lan2] {
-        assert!(pings(&network, host, internet()), "ping from {host}");
-        assert!(pings(&network, host, NAT64_SERVER), "the NAT64 itself answers {host}");
+        assert!(pings(&network, host, internet(), 3 * SECOND), "ping from {host}");
+        assert!(pings(&network, host, NAT64_SERVER, 3 * SECOND), "the NAT64 itself answers {host}");
         for protocol in BOTH {
-            let heard = ask(&network, host, protocol, &to, &format!("from-{host}"));
+            let heard = ask(&network, host, protocol, to, &format!("from-{host}"));
             assert_eq!(heard, Ok(format!("internet:from-{host}")), "{} {host}", name(protocol));
         }
     }
@@ -91,9 +73,9 @@ fn ipv6_only_hosts_reach_the_internet() {
         assert_eq!(log.matches(&format!("{EXTERNAL}:")).count(), 2, "{log}");
     }
     let text = "x".repeat(100_000);
-    let heard = ask(&network, Host::Lan1, TCP, &to, &text);
+    let heard = ask(&network, Host::Lan1, TCP, to, &text);
     assert!(heard == Ok(format!("internet:{text}")), "100,000 octets there and back");
-    let heard = ask(&network, Host::Lan1, UDP, &format!("[{}]:7001", internet()), "knock");
+    let heard = ask(&network, Host::Lan1, UDP, (internet(), 7001), "knock");
     assert!(heard.as_ref().is_err_and(|heard| heard.contains("refused")), "{heard:?}");
 }
 
@@ -105,18 +87,16 @@ fn what_may_be_fragmented_is_lost_when_it_is_too_long() {
     let mut listener = listener(&network, Host::Lan1, UDP, 80);
     network.run(Host::Internet, "sysctl", ["-qw", "net.ipv4.ip_no_pmtu_disc=1"]);
     let send = |length, wait| {
-        let (to, text) = (format!("{EXTERNAL}:8080"), "x".repeat(length));
-        let mut command = network.command(Host::Internet, PROBE);
-        let answered =
-            command.args(["udp-send", &to, &text, wait]).output().expect("it runs").status.success();
-        (answered, format!(" {text}\n"))
+        let text = "x".repeat(length);
+        let heard = ask_within(wait, &network, Host::Internet, UDP, (EXTERNAL, 8080), &text);
+        (heard.is_ok(), format!(" {text}\n"))
     };
-    let (answered, _) = send(1447, "3000"); // with `lan1:` before it, it is 1,500 octets of IPv6
+    let (answered, _) = send(1447, 3 * SECOND); // with `lan1:` before it, it is 1,500 octets of IPv6
     assert!(answered);
     assert!(!plane.log().contains("a fragment"), "{}", plane.log());
-    let (_, lost) = send(1453, "1");
+    let (_, lost) = send(1453, SECOND / 1000);
     plane.await_log("refused: a fragment, 2 so far", 3 * SECOND);
-    let (_, longest) = send(1452, "1");
+    let (_, longest) = send(1452, SECOND / 1000);
     listener.await_log(&longest, 3 * SECOND);
     assert!(!listener.log().contains(&lost), "it is not there");
 }
@@ -138,7 +118,7 @@ fn a_binding_leads_to_its_host_and_nowhere_else() {
         reaches(&network, protocol, 8081, "lan2");
         reaches_nobody(&network, protocol, 8082);
         for host in hosts {
-            let heard = ask(&network, host, protocol, &format!("[{external}]:8081"), "hello");
+            let heard = ask(&network, host, protocol, (external, 8081), "hello");
             assert_eq!(heard, Ok("lan2:hello".to_owned()), "{} from {host}", name(protocol));
         }
     }
@@ -212,7 +192,7 @@ fn a_host_maps_a_port_of_an_ipv4_address() {
         reaches(&network, protocol, port, "lan2");
         // From one host to the other by the external address.
         let external = lab::packet::Prefix64::from(NAT64_PREFIX).embed(EXTERNAL);
-        let heard = ask(&network, Host::Lan2, protocol, &format!("[{external}]:8080"), "hello");
+        let heard = ask(&network, Host::Lan2, protocol, (external, 8080), "hello");
         assert_eq!(heard, Ok("lan1:hello".to_owned()));
         assert_eq!(one.map(protocol, 0, 0, Vec::new()).result, ResultCode::SUCCESS);
         reaches_nobody(&network, protocol, 8080);

@@ -3,21 +3,17 @@
 use std::net::Ipv6Addr;
 
 use lab::netns::{
-    self, AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, Network, OTHER_ACCESS, Process, ROUTER_ACCESS,
+    AFTR, AFTR_DEVICE, B4_DEVICE, EXTERNAL, Host, Network, OTHER_ACCESS, Process, ROUTER_ACCESS,
 };
 
-use super::{SECOND, skipped};
+use super::{SECOND, with_tun};
 
 const LAB_AFTR: &str = env!("CARGO_BIN_EXE_lab-aftr");
 const LAB_B4: &str = env!("CARGO_BIN_EXE_lab-b4");
 
 /// `None` (after saying so) where there are no TUN devices.
 pub(crate) fn network() -> Option<Network> {
-    if let Some(reason) = netns::reason_to_skip_tun() {
-        skipped(reason);
-        return None;
-    }
-    Some(Network::ds_lite())
+    with_tun(Network::ds_lite)
 }
 
 /// The AFTR, with switches of `lab-aftr` and bindings of the start; `log` names its log.

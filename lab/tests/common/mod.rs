@@ -4,7 +4,8 @@
 pub(crate) mod ds_lite;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use lab::capture::{Capture, MapMessage, Packet};
 use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN};
 use lab::subject::{HTTP_PORT, Subject};
 use lab::wait::eventually;
+use serde_json::Value;
 
 pub(crate) mod pcp;
 
@@ -36,6 +38,15 @@ pub(crate) fn subject() -> Option<Subject> {
         return None;
     }
     Some(Subject::from_environment())
+}
+
+/// This network, or `None` (after saying so) where there are no TUN devices.
+pub(crate) fn with_tun(network: fn() -> Network) -> Option<Network> {
+    if let Some(reason) = netns::reason_to_skip_tun() {
+        skipped(reason);
+        return None;
+    }
+    Some(network())
 }
 
 /// Only an interworking function.
@@ -282,11 +293,56 @@ pub(crate) fn name(protocol: u8) -> &'static str {
 /// Answers with the host's name.
 #[track_caller]
 pub(crate) fn listener(network: &Network, host: Host, protocol: u8, port: u16) -> Process {
-    let (mode, address, tag) =
-        (format!("{}-listen", name(protocol)), format!("0.0.0.0:{port}"), host.to_string());
-    let mut process = network.spawn(host, &format!("{mode}-{host}-{port}"), PROBE, [&mode, &address, &tag]);
+    tagged(network, host, protocol, (Ipv4Addr::UNSPECIFIED, port), &host.to_string())
+}
+
+/// Answers with `tag`, at an address of either version.
+#[track_caller]
+pub(crate) fn tagged(
+    network: &Network,
+    host: Host,
+    protocol: u8,
+    at: impl Into<SocketAddr>,
+    tag: &str,
+) -> Process {
+    let (mode, at) = (format!("{}-listen", name(protocol)), at.into());
+    let log = format!("{mode}-{tag}-{}", at.port());
+    let mut process = network.spawn(host, &log, PROBE, [&mode, &at.to_string(), tag]);
     process.await_log("listening", 5 * SECOND);
     process
+}
+
+/// What a host hears when it sends to somebody, or why it hears nothing.
+pub(crate) fn ask(
+    network: &Network,
+    from: Host,
+    protocol: u8,
+    to: impl Into<SocketAddr>,
+    text: &str,
+) -> Result<String, String> {
+    ask_within(3 * SECOND, network, from, protocol, to, text)
+}
+
+/// Likewise for so long.
+pub(crate) fn ask_within(
+    wait: Duration,
+    network: &Network,
+    from: Host,
+    protocol: u8,
+    to: impl Into<SocketAddr>,
+    text: &str,
+) -> Result<String, String> {
+    let (mode, to, wait) = (format!("{}-send", name(protocol)), to.into().to_string(), wait.as_millis());
+    let mut command = network.command(from, PROBE);
+    let output = command.args([&mode, &to, text, &wait.to_string()]).output().expect("the probe runs");
+    let heard = netns::text(&output).trim().to_owned();
+    if output.status.success() { Ok(heard) } else { Err(heard) }
+}
+
+/// Whether an echo request is answered.
+pub(crate) fn pings(network: &Network, from: Host, to: impl Into<IpAddr>, wait: Duration) -> bool {
+    let (to, wait) = (to.into().to_string(), wait.as_millis().to_string());
+    network.command(from, PROBE).args(["ping", &to, &wait]).output().expect("the probe runs").status.success()
 }
 
 /// What answers a host that sends to a port of the external address.
@@ -297,10 +353,18 @@ pub(crate) fn answer_to(
     port: u16,
     wait: Duration,
 ) -> Option<String> {
-    let mut command = network.command(from, PROBE);
-    command.args([format!("{}-send", name(protocol)), format!("{EXTERNAL}:{port}"), "knock".into()]);
-    let output = command.arg(wait.as_millis().to_string()).output().expect("it runs");
-    output.status.success().then(|| netns::text(&output).trim().to_owned())
+    ask_within(wait, network, from, protocol, (EXTERNAL, port), "knock").ok()
+}
+
+/// `portferry pcp …` on a host; its JSON.
+#[track_caller]
+pub(crate) fn pcp(network: &Network, host: Host, program: &Path, server: IpAddr, line: &str) -> Value {
+    let mut command = network.command(host, "timeout");
+    command.arg("20").arg(program).arg("pcp").args(line.split(' '));
+    command.args(["--json", "--server", &server.to_string()]);
+    let output = command.output().expect("it runs");
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("portferry pcp {line}: {error}\n{output:?}"))
 }
 
 /// At once: what was acknowledged works.

@@ -1,7 +1,7 @@
 //! A provider, a home with portferry on its router, another subscriber, and a witness on the wire between.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use lab::capture::{Capture, MapMessage, Packet};
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::common::{
     CASCADED, Caller, ControlPoint, NAT, NO_NAT, PROBE, SECOND, Told, UDP, ds_lite, interworking_subject,
-    lan_address, listener, name, ready,
+    lan_address, listener, name, ready, tagged,
 };
 
 /// How the home gets its IPv4.
@@ -266,12 +266,7 @@ impl Bench {
     /// `portferry pcp …` on a router or another subscriber, asking the provider's server; its JSON.
     #[track_caller]
     pub(crate) fn pcp(&self, host: Host, line: &str) -> Value {
-        let mut command = self.network.command(host, "timeout");
-        command.arg("20").arg(&self.program).arg("pcp").args(line.split(' '));
-        command.args(["--json", "--server", &self.deployment.server().to_string()]);
-        let output = command.output().expect("it runs");
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("portferry pcp {line}: {error}\n{output:?}"))
+        crate::common::pcp(&self.network, host, &self.program, self.deployment.server(), line)
     }
 
     /// The other subscriber asks for a port of the shared external address and takes no other; the result, and for how
@@ -317,10 +312,7 @@ impl Bench {
     /// A program that answers with `tag` instead of the host's name.
     #[track_caller]
     pub(crate) fn tagged(&self, host: Host, protocol: u8, port: u16, tag: &str) -> Process {
-        let (mode, address) = (format!("{}-listen", name(protocol)), format!("0.0.0.0:{port}"));
-        let mut process = self.network.spawn(host, &format!("{mode}-{tag}"), PROBE, [&mode, &address, tag]);
-        process.await_log("listening", 5 * SECOND);
-        process
+        tagged(&self.network, host, protocol, (Ipv4Addr::UNSPECIFIED, port), tag)
     }
 
     /// A capture of PCP on the router's end of the softwire.
