@@ -320,7 +320,7 @@ fn every_option_at_our_own_server() {
     fs::write(&file, configuration).expect("the directory is ours");
     let mut server = network.spawn(Host::Provider, "pcp-server", &program, ["pcp-server", "--config", &file]);
     server.await_log("serves PCP", 60 * SECOND);
-    let pcp = Pcp { network: &network, program };
+    let pcp = Pcp::new(&network, &program);
     let names = |document: &Value| -> Vec<String> {
         let options = document["options"].as_array().expect("a list");
         options.iter().filter_map(|option| option["name"].as_str().map(str::to_owned)).collect()

@@ -874,7 +874,7 @@ fn somebody_elses_requests() {
     }
     // The kernel itself takes no packet from a group or from everybody.
     let counted = eventually("the datagrams from elsewhere", 5 * SECOND, || {
-        let refused = server.refused("by a wrong interface");
+        let refused = server.refused("not from a subscriber");
         (refused >= 6).then_some(refused)
     });
     assert!((6..=12).contains(&counted), "{counted}");
