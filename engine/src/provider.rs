@@ -49,7 +49,8 @@ mod tests;
 mod updates;
 
 pub use config::{
-    AclRule, Description, MAX_FILTERS, PreferFailure, Rate, ServerConfig, StaticMapping, ThirdParty,
+    AclRule, Description, MAX_FILTERS, MAX_PORT_SET, PreferFailure, Rate, ServerConfig, StaticMapping,
+    ThirdParty,
 };
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
 pub use journal::{MappingKey, Record, StoredMapping};
@@ -62,6 +63,7 @@ pub use table::ServerMapping;
 use announce::Announcements;
 use limits::Limits;
 use nat::{Batch, Pending};
+use notice::Told;
 use pool::Pool;
 use restore::Restoring;
 use table::Table;
@@ -93,8 +95,9 @@ pub struct Server {
     counters: Counters,
     /// What was told last of the data plane, the table and the ports, so that only changes are told.
     nat_refuses: Option<NatRefused>,
-    table_is_full: bool,
-    used_up: BTreeSet<Ipv4Addr>,
+    told_of_nat: Told,
+    table_full: Told,
+    used_up: BTreeMap<Ipv4Addr, Told>,
 }
 
 impl Server {
@@ -124,8 +127,9 @@ impl Server {
             outputs: VecDeque::new(),
             counters: Counters::default(),
             nat_refuses: None,
-            table_is_full: false,
-            used_up: BTreeSet::new(),
+            told_of_nat: Told::default(),
+            table_full: Told::default(),
+            used_up: BTreeMap::new(),
         };
         if age.is_zero() {
             new.begin_epoch(now, NewEpoch::Fresh);
@@ -219,8 +223,9 @@ impl Server {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Nat { ticket, change: NatChange::Close(mapping.binding()) });
         }
-        self.outputs.push_back(Output::Store(Record::Clear));
+        // First the new epoch, then the loss: else a stop in between would leave the old epoch without its mappings.
         self.begin_epoch(now, NewEpoch::Lost);
+        self.outputs.push_back(Output::Store(Record::Clear));
         self.announce(now);
     }
 

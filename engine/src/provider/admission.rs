@@ -34,7 +34,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(arrival: &Arrival, config: &ServerConfig) -> Self {
+    pub(super) fn new(arrival: &Arrival, config: &ServerConfig) -> Self {
         let requester = Requester { addr: arrival.from.ip().to_canonical(), softwire: arrival.softwire };
         Self { arrival: *arrival, requester, subscriber: Subscriber::of(requester, config) }
     }
@@ -95,10 +95,12 @@ impl Server {
         if opcode & R != 0 {
             return Err(Reason::IsResponse);
         }
-        match self.config.rate {
-            Some(rate) if !self.limits.admit(now, rate, client.subscriber) => Err(Reason::RateLimited),
-            _ => Ok(()),
-        }
+        if self.has_token(now, client) { Ok(()) } else { Err(Reason::RateLimited) }
+    }
+
+    /// Whether the client may ask once more; that takes a token.
+    pub(super) fn has_token(&mut self, now: Instant, client: &Client) -> bool {
+        self.config.rate.is_none_or(|rate| self.limits.admit(now, rate, client.subscriber))
     }
 
     /// A request that waited for the end of an earlier one.

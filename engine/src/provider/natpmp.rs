@@ -9,7 +9,7 @@ use wire::pcp::{NO_ADDR_V4, Protocol};
 use super::Server;
 use super::admission::{Client, Served};
 use super::journal::MappingKey;
-use super::map::Realm;
+use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Batch, Renewal, endpoint};
 use super::pool::Want;
 use super::reason::{Kind, Reason, Refused};
@@ -180,7 +180,8 @@ impl Server {
             companion: true,
             allowed: Runs::default(),
         };
-        let (external, ports) = self.assign(now, client, Realm::Pool, want, NO_ADDR_V4.to_canonical())?;
+        let Place { external, ports, elsewhere } =
+            self.assign(now, client, Realm::Pool, want, NO_ADDR_V4.to_canonical())?;
         let mapping = ServerMapping {
             protocol: asks.protocol,
             inside: host,
@@ -201,7 +202,7 @@ impl Server {
             open: false,
             busy: None,
         };
-        self.open(mapping, Some(asker));
+        self.open(mapping, Some(asker), elsewhere);
         Ok(Served::Waits)
     }
 }

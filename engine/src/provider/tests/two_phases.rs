@@ -201,3 +201,122 @@ fn an_address_that_goes_meanwhile() {
     );
     assert_eq!((bench.mappings().len(), bench.bindings.len()), (0, 0));
 }
+
+/// A port that something else on this machine has: the client gets the next one, and nobody gets that one for ten minutes. Who
+/// insists on it is told that it cannot be had.
+#[test]
+fn a_port_that_is_taken_on_this_machine() {
+    let mut bench = hesitating().set(|config| config.ports = 2000..=2049);
+    let strict = [PcpOption::PreferFailure];
+    let send = |bench: &mut Bench, now, request: &Request| {
+        bench.datagram(now, &arrival(pcp::ip_from_wire(request.client_addr)), &request.to_bytes());
+    };
+    let refuse = |bench: &mut Bench, now| {
+        let (ticket, _) = bench.tickets.pop_front().expect("it is tried");
+        bench.server.handle_nat(now, ticket, Err(NatRefused::Taken));
+        bench.perform(now);
+    };
+    let port = |bench: &mut Bench| {
+        let (.., bytes) = bench.sent.pop_front().expect("an answer");
+        let response = Response::parse(&bytes).expect("well-formed");
+        let Body::Map(map) = response.body else { panic!("{response:?}") };
+        assert!(bench.sent.is_empty(), "one answer");
+        (response.result, map.external_port)
+    };
+    send(&mut bench, at(0), &map(600, data(1, 80, 2010), &[]));
+    refuse(&mut bench, at(0));
+    send(&mut bench, at(0), &map(600, data(1, 80, 2010), &[]));
+    assert_eq!((bench.tickets.len(), bench.refusals(Reason::Retransmission)), (1, 1));
+    bench.nat_answers_all(at(1));
+    assert_eq!(port(&mut bench), (ResultCode::SUCCESS, 2000));
+    assert_eq!(bench.server.pool.held_by(Subscriber::V4(CLIENT)), 0, "that is not its fault");
+    send(&mut bench, at(2), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    assert_eq!(port(&mut bench), (ResultCode::CANNOT_PROVIDE_EXTERNAL, 2010));
+    send(&mut bench, at(2), &map(600, data(1, 81, 2020), &strict));
+    refuse(&mut bench, at(2));
+    assert_eq!(port(&mut bench), (ResultCode::CANNOT_PROVIDE_EXTERNAL, 2020));
+    // So often and no more.
+    send(&mut bench, at(3), &map(600, data(1, 82, 0), &[]));
+    for _ in 0..9 {
+        refuse(&mut bench, at(3));
+    }
+    assert_eq!((port(&mut bench), bench.tickets.len()), ((ResultCode::NO_RESOURCES, 0), 0));
+    assert_eq!((bench.mappings().len(), bench.server.pool.holds()), (1, 11));
+    let told = |notice: &Notice| matches!(notice, Notice::NatRefuses(_) | Notice::NatWorks);
+    assert!(!bench.notices.iter().any(told), "the data plane is in order");
+    send(&mut bench, at(599), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    assert_eq!(port(&mut bench).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    send(&mut bench, at(600), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    bench.nat_answers_all(at(600));
+    assert_eq!(port(&mut bench), (ResultCode::SUCCESS, 2010));
+    // NAT-PMP gets another one, too, and a set another place.
+    bench.datagram(at(601), &arrival(CLIENT), &hex("00020000 00500 7e4 00000e10"));
+    refuse(&mut bench, at(601));
+    bench.nat_answers_all(at(601));
+    let (.., bytes) = bench.sent.pop_front().expect("an answer");
+    assert_eq!((bytes[3], &bytes[10..12] == [7, 0xe4]), (0, false));
+    send(&mut bench, at(602), &map(600, data(1, 200, 0), &[port_set(4, 200, false)]));
+    refuse(&mut bench, at(602));
+    bench.nat_answers_all(at(602));
+    assert_eq!((port(&mut bench).0, bench.mappings()[1].ports), (ResultCode::SUCCESS, 4));
+}
+
+/// What one binding is refused for is its client's business: the data plane is in order.
+#[test]
+fn a_binding_that_the_data_plane_cannot_make() {
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    let all = MapData { protocol: Protocol::ALL, ..data(1, 0, 0) };
+    for (what, request, result) in [
+        ("filters", map(600, data(1, 80, 0), &[host.clone()]), ResultCode::EXCESSIVE_REMOTE_PEERS),
+        ("everything", map(600, all, &[]), ResultCode::UNSUPP_PROTOCOL),
+        ("something else", map(600, data(1, 80, 0), &[]), ResultCode::NETWORK_FAILURE),
+    ] {
+        let mut bench = server().set(|config| config.all_protocols = true);
+        bench.nat = Nat::Refuses(NatRefused::Unfit);
+        assert_eq!(outcome(&mut bench, at(0), &request).0, result, "{what}");
+        bench.nat = Nat::Obeys;
+        assert_eq!(outcome(&mut bench, at(1), &map(600, data(2, 443, 0), &[])).0, ResultCode::SUCCESS);
+        bench.nat = Nat::Refuses(NatRefused::Unfit);
+        let renewed = outcome(&mut bench, at(2), &map(600, data(2, 443, 0), &[host.clone()]));
+        assert_eq!(renewed.0, ResultCode::EXCESSIVE_REMOTE_PEERS);
+        assert_eq!((bench.mappings().len(), bench.mappings()[0].filters.len()), (1, 0));
+        let told = |notice: &Notice| matches!(notice, Notice::NatRefuses(_) | Notice::NatWorks);
+        assert!(!bench.notices.iter().any(told), "{what}");
+    }
+}
+
+/// Whatever clients do, the person who runs it is told of full tables and of a full NAT once a minute at most.
+#[test]
+fn notices_do_not_flood() {
+    let mut bench = server().set(|config| (config.capacity, config.hold) = (1, Duration::ZERO));
+    let count = |bench: &Bench, told: fn(&Notice) -> bool| bench.notices.iter().filter(|n| told(n)).count();
+    for n in 0..=120 {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(600, data(1, 81, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::TableFull(_))), 3);
+    let mut bench = server().set(|config| (config.ports, config.hold) = (2000..=2000, Duration::ZERO));
+    for n in 0..=120 {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(600, data(1, 81, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::PortsUsedUp(_))), 3);
+    let mut bench = server();
+    for n in 0..=120 {
+        bench.nat = Nat::Refuses(NatRefused::Full);
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        bench.nat = Nat::Obeys;
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::NatRefuses(NatRefused::Full))), 3);
+    assert_eq!(count(&bench, |notice| *notice == Notice::NatWorks), 3);
+    // A refusal that could not be told at first is told when it lasts.
+    bench.nat = Nat::Refuses(NatRefused::Full);
+    for n in [121, 179, 180, 240] {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::NatRefuses(_))), 4);
+}
