@@ -154,7 +154,8 @@ impl Server {
         [self.table.next_end(), self.announcements.next(), self.updates.next()].into_iter().flatten().min()
     }
 
-    /// Ends the mappings whose lifetime is over, and announces and tells what there is to be told.
+    /// Ends the mappings whose lifetime is over, and announces and tells what there is to be told; a bounded number of each in
+    /// one turn, and when there is more, the next one is due at once.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.end_mappings(now);
         self.continue_announcing(now);
@@ -164,6 +165,18 @@ impl Server {
     /// The mappings that the data plane has, in the order of their keys.
     pub fn mappings(&self) -> impl Iterator<Item = &ServerMapping> {
         self.table.all().filter(|mapping| mapping.is_open())
+    }
+
+    /// How many mappings the data plane has; this costs nothing, however many there are.
+    #[must_use]
+    pub fn mapping_count(&self) -> usize {
+        self.table.open()
+    }
+
+    /// How many subscribers have a mapping, or wait for one; this costs nothing either.
+    #[must_use]
+    pub fn subscriber_count(&self) -> usize {
+        self.table.subscribers()
     }
 
     /// What has been asked, and what came of it.

@@ -20,13 +20,16 @@ pub struct ServerConfig {
     /// The addresses of this machine itself, which are nobody's host inside: neither a client nor THIRD_PARTY gets a mapping to
     /// them.
     pub own: BTreeSet<IpAddr>,
-    /// The external ports of each of them that are given out. UDP 5350 and 5351 never are (RFC 6887 §11.3).
+    /// The external ports of each of them that are given out. UDP 5350 and 5351 never are, nor as pinholes (RFC 6887
+    /// §11.3).
     pub ports: RangeInclusive<u16>,
     /// What can be mapped.
     pub protocols: BTreeSet<Protocol>,
-    /// Whether one mapping may be for all ports of a protocol (internal port 0).
+    /// Whether one mapping may be for all ports of a protocol (internal port 0). All ports of UDP are PCP's own among them,
+    /// 5350 and 5351, which RFC 6887 §11.3 allows nobody outside: but it also wants all ports or none, so whoever switches
+    /// this on has a data plane that keeps these two to itself, or no harm from them.
     pub all_ports: bool,
-    /// Whether one mapping may be for everything (protocol 0).
+    /// Whether one mapping may be for everything (protocol 0); of UDP 5350 and 5351 the same is true.
     pub all_protocols: bool,
     /// Whether IPv6 hosts get pinholes: the same address and port outside as inside.
     pub firewall: bool,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use wire::pcp::{MapData, Protocol, Request, ResultCode};
+use wire::pcp::{CLIENT_PORT, MapData, Protocol, Request, ResultCode, SERVER_PORT};
 
 use super::admission::{Client, Served};
 use super::config::MAX_ELEMENTS;
@@ -28,6 +28,8 @@ struct Map<'a> {
     lifetime: u32,
     options: MapOptions,
     asked: Asked,
+    /// Octets that the answer has left beside all that and a PORT_SET; `None`: it has no room for these.
+    room: Option<usize>,
 }
 
 /// Where a new mapping is outside.
@@ -68,11 +70,12 @@ impl Server {
         if data.protocol == Protocol::ALL && data.internal_port != 0 {
             return Err(Reason::MalformedRequest.into());
         }
-        let prefixes =
-            if options.prefix64 { self.prefixes(self.room(request, &options)) } else { Vec::new() };
+        let room = self.room(request, &options);
+        let prefixes = if options.prefix64 { self.prefixes(room.unwrap_or(0)) } else { Vec::new() };
         let parity = options.port_set.is_some_and(|set| set.parity);
         let asked = Asked::Map { data, options: options.processed.clone(), parity, prefixes };
-        let map = Map { client: *client, payload, data, lifetime: request.lifetime, options, asked };
+        let lifetime = request.lifetime;
+        let map = Map { client: *client, payload, data, lifetime, options, asked, room };
         if request.lifetime != 0 {
             self.is_mappable(data.protocol, data.internal_port)?;
             self.realm(&map.options.inside, map.data.external_addr.to_canonical())?;
@@ -147,6 +150,10 @@ impl Server {
             return Err(Refused::lasting(Reason::ForeignNonce, mapping.ends.secs_left(now)));
         }
         map.makes_sense()?;
+        // O-8: the answer tells of the whole set, though the request did not.
+        if mapping.ports > 1 && map.options.port_set.is_none() && map.room.is_none() {
+            return Err(Reason::MalformedRequest.into());
+        }
         if mapping.busy.is_some() {
             return self.wait(key, &map.client, map.payload);
         }
@@ -330,6 +337,9 @@ impl Server {
             let mut allowed = Runs::default();
             allowed.add(1, u16::MAX);
             self.config.restrict(&mut allowed, asks, want.endpoint.protocol);
+            if want.endpoint.protocol == Protocol::UDP && port != 0 {
+                allowed.cut(CLIENT_PORT, SERVER_PORT);
+            }
             let ports = match port {
                 0 => u16::from(allowed.contains(1, u16::MAX)),
                 port => allowed.in_a_row(port).min(want.ports),

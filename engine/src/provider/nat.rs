@@ -1,6 +1,7 @@
 //! Two phases: the data plane is told what to do, and only when it has done it, the table has changed, the change is stored and
 //! the client has its answer. Whoever asks about a mapping in between waits.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use wire::natpmp;
@@ -29,6 +30,8 @@ const MAX_PENDING: usize = 4096;
 /// When it is tried again to close what is over and could not be closed.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// So many mappings that are over are closed in one turn: between two turns, somebody may ask something.
+const ENDS_AT_ONCE: usize = 64;
 /// How often another external port is tried, where one is taken on this machine.
 const TRIES: u32 = 8;
 /// How long nobody gets a port that is taken on this machine.
@@ -292,9 +295,14 @@ impl Server {
     /// External addresses have changed: what is not where it should be moves, unless it is being changed at the moment.
     pub(super) fn rebuild_pool(&mut self, now: Instant) {
         let config = &self.config;
-        let allowed = |endpoint: Endpoint, _| {
-            let client = endpoint.inside.softwire.map_or(endpoint.inside.addr, Into::into);
-            config.allowed(client, endpoint.protocol)
+        // The rules are about who asked, which with THIRD_PARTY is somebody else than the host.
+        let mut asked = BTreeMap::new();
+        for mapping in self.table.all() {
+            asked.entry(endpoint(&mapping.key())).or_insert(mapping.requester.client());
+        }
+        let allowed = |endpoint: Endpoint| {
+            let host = endpoint.inside.softwire.map_or(endpoint.inside.addr, Into::into);
+            config.allowed(asked.get(&endpoint).copied().unwrap_or(host), endpoint.protocol)
         };
         self.pool.rebuild(now, config, allowed);
         let keys: Vec<MappingKey> = self.table.all().map(ServerMapping::key).collect();
@@ -358,7 +366,8 @@ impl Server {
     }
 
     pub(super) fn end_mappings(&mut self, now: Instant) {
-        while let Some(key) = self.table.ended(now, now + AGAIN) {
+        for _ in 0..ENDS_AT_ONCE {
+            let Some(key) = self.table.ended(now, now + AGAIN) else { return };
             if self.table.get(&key).is_some_and(|mapping| mapping.busy.is_none()) {
                 self.close(now, key, None);
             }
@@ -442,7 +451,11 @@ impl Server {
     /// The mapping is there: its client is told.
     pub(super) fn answer(&mut self, now: Instant, asker: Option<&Asker>, key: &MappingKey) {
         let (Some(asker), Some(mapping)) = (asker, self.table.get(key)) else { return };
-        let lifetime = mapping.ends.secs_left(now);
+        let mut lifetime = mapping.ends.secs_left(now);
+        if let Asked::NatPmp(natpmp::Request::Map { lifetime: asked, .. }) = asker.asked {
+            // N-7: no longer than was asked for, though what PCP has made may last longer.
+            lifetime = lifetime.min(asked);
+        }
         let (external, internal_port, ports) = (mapping.external, mapping.internal_port, mapping.ports);
         self.answer_with(now, asker, external, internal_port, ports, lifetime);
     }

@@ -54,7 +54,7 @@ impl Server {
                 let asker = Asker { arrival: client.arrival, payload: payload.to_vec(), asked };
                 match lifetime {
                     0 => self.delete_one(now, client, asks, asker),
-                    _ => self.map_one(now, client, asks, asker),
+                    _ => self.can_have_mappings(client).and_then(|()| self.map_one(now, client, asks, asker)),
                 }
             }
         };

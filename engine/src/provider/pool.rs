@@ -327,7 +327,7 @@ impl Pool {
         &mut self,
         now: Instant,
         config: &ServerConfig,
-        allowed: impl Fn(Endpoint, Subscriber) -> Runs,
+        allowed: impl Fn(Endpoint) -> Runs,
     ) -> Vec<(Endpoint, Option<SocketAddrV4>)> {
         let old = std::mem::replace(self, Self::new(config));
         let (stay, go): (Vec<_>, Vec<_>) =
@@ -363,7 +363,7 @@ impl Pool {
                 ports: of.ports,
                 parity: None,
                 companion: of.companion,
-                allowed: allowed(endpoint, of.subscriber),
+                allowed: allowed(endpoint),
             };
             let found = self.find(now, &want).ok().filter(|&(_, ports)| ports == of.ports);
             if let Some((external, _)) = found {

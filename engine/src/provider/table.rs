@@ -122,6 +122,16 @@ impl Table {
         self.mappings.len()
     }
 
+    /// How many the data plane has.
+    pub(super) fn open(&self) -> usize {
+        self.ends.count()
+    }
+
+    /// How many subscribers have a mapping, or wait for one.
+    pub(super) fn subscribers(&self) -> usize {
+        self.accounts.len()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &ServerMapping> {
         self.mappings.values()
     }
@@ -273,5 +283,6 @@ impl Table {
             account.busy += usize::from(mapping.busy.is_some());
         }
         assert_eq!(self.accounts, accounts);
+        assert_eq!(self.open(), self.all().filter(|mapping| mapping.open).count());
     }
 }

@@ -209,3 +209,28 @@ fn sets_with_filters() {
         assert_eq!(outcome(&mut bench, at(2), &map(600, data(1, 100, 0), &more)).0, result, "{filters}");
     }
 }
+
+/// O-8: who asks for one port of a set is told of the whole set; where the answer has no room for that, it is refused.
+#[test]
+fn a_set_that_was_not_asked_for() {
+    let mut bench = server();
+    outcome(&mut bench, at(0), &map(600, data(1, 100, 0), &[port_set(4, 100, false)]));
+    let text_of = |len: usize| text(&vec![b'x'; len]);
+    let mut longest = 0;
+    for filters in 38..=42 {
+        let host = |n: u8| filter(Ipv4Addr::new(203, 0, 113, n % 20).to_ipv6_mapped(), 128);
+        for len in [4, 8, 12, 16, 20, 24] {
+            let options: Vec<_> = (0..filters).map(host).chain([text_of(len)]).collect();
+            let request = map(600, data(1, 102, 0), &options);
+            if request.to_bytes().len() > pcp::MAX_LEN {
+                continue;
+            }
+            let response = ask(&mut bench, at(1), &request);
+            let fits = request.to_bytes().len() + 12 <= pcp::MAX_LEN;
+            let expected = if fits { ResultCode::SUCCESS } else { ResultCode::MALFORMED_REQUEST };
+            assert_eq!(response.result, expected, "{filters} {len}");
+            longest = longest.max(response.to_bytes().len());
+        }
+    }
+    assert_eq!(longest, pcp::MAX_LEN);
+}

@@ -320,3 +320,23 @@ fn notices_do_not_flood() {
     }
     assert_eq!(count(&bench, |notice| matches!(notice, Notice::NatRefuses(_))), 4);
 }
+
+/// Mappings that end all at once are closed a number at a time, so that requests have their turn in between.
+#[test]
+fn many_ends_at_once() {
+    let mut bench = hesitating().set(|config| config.rate = None);
+    for port in 1..=200 {
+        bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, port, 0), &[]).to_bytes());
+        bench.nat_answers_all(at(0));
+    }
+    assert_eq!((bench.server.mapping_count(), bench.server.subscriber_count()), (200, 1));
+    for closed in [64, 128, 192, 200] {
+        assert!(bench.server.next_timeout().is_some_and(|due| due <= at(600)));
+        bench.server.handle_timeout(at(600));
+        bench.perform(at(600));
+        assert_eq!(bench.tickets.len(), closed);
+    }
+    assert_eq!(bench.server.next_timeout(), Some(at(605)));
+    bench.nat_answers_all(at(601));
+    assert_eq!((bench.server.mapping_count(), bench.server.subscriber_count()), (0, 0));
+}
