@@ -237,7 +237,8 @@ impl Server {
     fn open_elsewhere(&mut self, now: Instant, mapping: ServerMapping, elsewhere: Elsewhere, asker: &Asker) {
         let Elsewhere { want, tries } = elsewhere;
         let client = Client::new(&asker.arrival, &self.config);
-        let found = if tries < TRIES || want.strict {
+        // One port and no other cannot be had, which is found out by looking for it.
+        let found = if tries < TRIES || want.strict && want.suggested.1 != 0 {
             self.assign(now, &client, Realm::Pool, *want, NO_ADDR_V4.to_canonical())
         } else {
             Err(Reason::NoPort.into())
