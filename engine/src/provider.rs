@@ -49,7 +49,8 @@ mod tests;
 mod updates;
 
 pub use config::{
-    AclRule, Description, MAX_FILTERS, PreferFailure, Rate, ServerConfig, StaticMapping, ThirdParty,
+    AclRule, Description, MAX_FILTERS, MAX_PORT_SET, PreferFailure, Rate, ServerConfig, StaticMapping,
+    ThirdParty,
 };
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
 pub use journal::{MappingKey, Record, StoredMapping};
@@ -62,6 +63,7 @@ pub use table::ServerMapping;
 use announce::Announcements;
 use limits::Limits;
 use nat::{Batch, Pending};
+use notice::Told;
 use pool::Pool;
 use restore::Restoring;
 use table::Table;
@@ -93,8 +95,9 @@ pub struct Server {
     counters: Counters,
     /// What was told last of the data plane, the table and the ports, so that only changes are told.
     nat_refuses: Option<NatRefused>,
-    table_is_full: bool,
-    used_up: BTreeSet<Ipv4Addr>,
+    told_of_nat: Told,
+    table_full: Told,
+    used_up: BTreeMap<Ipv4Addr, Told>,
 }
 
 impl Server {
@@ -124,8 +127,9 @@ impl Server {
             outputs: VecDeque::new(),
             counters: Counters::default(),
             nat_refuses: None,
-            table_is_full: false,
-            used_up: BTreeSet::new(),
+            told_of_nat: Told::default(),
+            table_full: Told::default(),
+            used_up: BTreeMap::new(),
         };
         if age.is_zero() {
             new.begin_epoch(now, NewEpoch::Fresh);
@@ -150,7 +154,8 @@ impl Server {
         [self.table.next_end(), self.announcements.next(), self.updates.next()].into_iter().flatten().min()
     }
 
-    /// Ends the mappings whose lifetime is over, and announces and tells what there is to be told.
+    /// Ends the mappings whose lifetime is over, and announces and tells what there is to be told; a bounded number of each in
+    /// one turn, and when there is more, the next one is due at once.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.end_mappings(now);
         self.continue_announcing(now);
@@ -160,6 +165,18 @@ impl Server {
     /// The mappings that the data plane has, in the order of their keys.
     pub fn mappings(&self) -> impl Iterator<Item = &ServerMapping> {
         self.table.all().filter(|mapping| mapping.is_open())
+    }
+
+    /// How many mappings the data plane has; this costs nothing, however many there are.
+    #[must_use]
+    pub fn mapping_count(&self) -> usize {
+        self.table.open()
+    }
+
+    /// How many subscribers have a mapping, or wait for one; this costs nothing either.
+    #[must_use]
+    pub fn subscriber_count(&self) -> usize {
+        self.table.subscribers()
     }
 
     /// What has been asked, and what came of it.
@@ -219,8 +236,9 @@ impl Server {
             let ticket = self.ticket();
             self.outputs.push_back(Output::Nat { ticket, change: NatChange::Close(mapping.binding()) });
         }
-        self.outputs.push_back(Output::Store(Record::Clear));
+        // First the new epoch, then the loss: else a stop in between would leave the old epoch without its mappings.
         self.begin_epoch(now, NewEpoch::Lost);
+        self.outputs.push_back(Output::Store(Record::Clear));
         self.announce(now);
     }
 

@@ -98,6 +98,11 @@ impl<K: Copy + Ord> Timers<K> {
         Some(key)
     }
 
+    /// How many alarms there are.
+    pub fn count(&self) -> usize {
+        self.at.len()
+    }
+
     /// When the next alarm is due.
     pub fn next(&self) -> Option<Instant> {
         self.queue.first().map(|&(at, _)| at)

@@ -210,6 +210,8 @@ impl Run<'_> {
         let refused = match how {
             1 => Some(NatRefused::Failed),
             2 => Some(NatRefused::Full),
+            3 => Some(NatRefused::Taken),
+            4 => Some(NatRefused::Unfit),
             _ => None,
         };
         let outcome = match refused {

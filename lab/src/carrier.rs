@@ -242,7 +242,7 @@ impl<P: DataPlane> Carrier<P> {
                         }
                     };
                     // In the way is what is there from the start; another port may do.
-                    self.server.handle_nat(now, ticket, outcome.map_err(|Taken| NatRefused::Full));
+                    self.server.handle_nat(now, ticket, outcome.map_err(|Taken| NatRefused::Taken));
                 }
                 // Nothing outlives the program, and the epoch says so.
                 Output::Store(_) => {}

@@ -110,7 +110,10 @@ impl MemoryNat {
                 let _ = self.socket.send_to(&bytes, to).await;
             }
             Output::Nat { ticket, change } => {
-                let outcome = self.plane.change(&change).await.map_err(|_| NatRefused::Failed);
+                let outcome = self.plane.change(&change).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => NatRefused::Taken,
+                    _ => NatRefused::Failed,
+                });
                 self.server.handle_nat(now(), ticket, outcome);
             }
             // Everybody is on this machine and has just been started; nothing outlives it.

@@ -34,9 +34,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(arrival: &Arrival, config: &ServerConfig) -> Self {
+    pub(super) fn new(arrival: &Arrival, config: &ServerConfig) -> Self {
         let requester = Requester { addr: arrival.from.ip().to_canonical(), softwire: arrival.softwire };
-        Self { arrival: *arrival, requester, subscriber: Subscriber::of(requester, config) }
+        let subscriber = if is_link_local(requester.addr) && arrival.softwire.is_none() {
+            Subscriber::OnLink { addr: requester.addr, interface: arrival.interface }
+        } else {
+            Subscriber::of(requester, config)
+        };
+        Self { arrival: *arrival, requester, subscriber }
     }
 
     /// The host that sent it.
@@ -65,12 +70,20 @@ pub(super) fn is_b4(config: &ServerConfig, addr: Ipv6Addr) -> bool {
     config.b4.iter().any(|prefix| prefix.contains(addr.into()))
 }
 
-/// Whether it can be the address of a host at all.
+/// Whether it can be the address of a host that packets are forwarded to: one host on every link, and none of class E.
 pub(super) fn is_host(addr: IpAddr) -> bool {
     !addr.is_unspecified()
         && !addr.is_multicast()
         && !addr.is_loopback()
-        && !matches!(addr, IpAddr::V4(addr) if addr.is_broadcast())
+        && !is_link_local(addr)
+        && !matches!(addr, IpAddr::V4(addr) if addr.octets()[0] >= 240)
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
 }
 
 impl Server {
@@ -95,10 +108,12 @@ impl Server {
         if opcode & R != 0 {
             return Err(Reason::IsResponse);
         }
-        match self.config.rate {
-            Some(rate) if !self.limits.admit(now, rate, client.subscriber) => Err(Reason::RateLimited),
-            _ => Ok(()),
-        }
+        if self.has_token(now, client) { Ok(()) } else { Err(Reason::RateLimited) }
+    }
+
+    /// Whether the client may ask once more; that takes a token.
+    pub(super) fn has_token(&mut self, now: Instant, client: &Client) -> bool {
+        self.config.rate.is_none_or(|rate| self.limits.admit(now, rate, client.subscriber))
     }
 
     /// A request that waited for the end of an earlier one.
@@ -156,6 +171,9 @@ impl Server {
         if !supported {
             return Err(Reason::UnsupportedOpcode.into());
         }
+        if header.opcode != Opcode::ANNOUNCE {
+            self.can_have_mappings(client)?;
+        }
         let request = Request::parse(payload).map_err(rejected)?;
         match request.body {
             Body::Map(map) => self.map(now, client, payload, map, &request),
@@ -165,6 +183,25 @@ impl Server {
             // A GET cut short.
             Body::Authentication(_) | Body::Other(..) => Err(Reason::MalformedRequest.into()),
         }
+    }
+
+    /// Whether the sender is a host that a mapping can lead to, and that its address alone tells from all others.
+    ///
+    /// A link-local address does neither: nothing is forwarded to it, and the same one on another link is another host,
+    /// which would see the mappings of this one. It may ask for an ANNOUNCE, for such a client may well hear the server at
+    /// its link-local address only. RFC 6887 §7.4 has NOT_AUTHORIZED for what the policy leaves to nobody who asks so. Silence
+    /// would make the client ask again and again; with an answer it may ask from its other address.
+    pub(super) fn can_have_mappings(&self, client: &Client) -> Result<(), Refused> {
+        let Requester { addr, softwire } = client.requester;
+        if is_link_local(addr) || self.is_own(Inside { softwire, addr }) {
+            return Err(Reason::NotMapped.into());
+        }
+        Ok(())
+    }
+
+    /// Whether it is this machine. Behind a B4, the same address is another host.
+    fn is_own(&self, inside: Inside) -> bool {
+        inside.softwire.is_none() && self.config.own.contains(&inside.addr)
     }
 
     fn announced_to(&mut self, now: Instant, request: &Request) -> Result<Served, Refused> {
@@ -202,10 +239,11 @@ impl Server {
             || rules.any(|rule| rule.internal.iter().any(|internal| internal.contains(host)));
         // The demonstration's hosts are all on one machine.
         let on_one_machine = host.is_loopback() && client.requester.addr.is_loopback();
-        if !is_allowed || !is_host(host) && !on_one_machine {
+        let inside = Inside { softwire: b4, addr: host };
+        if !is_allowed || !is_host(host) && !on_one_machine || self.is_own(inside) {
             return Err(Reason::ThirdPartyDenied.into());
         }
-        Ok(Inside { softwire: b4, addr: host })
+        Ok(inside)
     }
 
     /// A request about a mapping that is being changed waits until that is done. One that is the same as what is being done is

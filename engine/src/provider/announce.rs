@@ -54,8 +54,12 @@ impl Server {
             let group = SocketAddr::new(group, CLIENT_PORT);
             self.outputs.push_back(Output::Multicast { group, bytes: bytes.clone() });
         }
-        // Without an address it is no NAT (N-3).
-        let Some(&addr) = self.config.pool.first().filter(|_| self.config.natpmp) else { return };
+        // Without an address there is none to tell. With several there is none that is everybody's: who has another one would
+        // hear that its own has changed.
+        let [addr] = self.config.pool[..] else { return };
+        if !self.config.natpmp {
+            return;
+        }
         let result = natpmp::ResultCode::SUCCESS;
         let bytes = natpmp::Response::ExternalAddress { result, epoch: self.epoch(now), addr }.to_bytes();
         let group = SocketAddr::new(natpmp::ANNOUNCE_GROUP.into(), natpmp::CLIENT_PORT);

@@ -20,13 +20,16 @@ pub struct ServerConfig {
     /// The addresses of this machine itself, which are nobody's host inside: neither a client nor THIRD_PARTY gets a mapping to
     /// them.
     pub own: BTreeSet<IpAddr>,
-    /// The external ports of each of them that are given out. UDP 5350 and 5351 never are (RFC 6887 §11.3).
+    /// The external ports of each of them that are given out. UDP 5350 and 5351 never are, nor as pinholes (RFC 6887
+    /// §11.3).
     pub ports: RangeInclusive<u16>,
     /// What can be mapped.
     pub protocols: BTreeSet<Protocol>,
-    /// Whether one mapping may be for all ports of a protocol (internal port 0).
+    /// Whether one mapping may be for all ports of a protocol (internal port 0). All ports of UDP are PCP's own among them,
+    /// 5350 and 5351, which RFC 6887 §11.3 allows nobody outside: but it also wants all ports or none, so whoever switches
+    /// this on has a data plane that keeps these two to itself, or no harm from them.
     pub all_ports: bool,
-    /// Whether one mapping may be for everything (protocol 0).
+    /// Whether one mapping may be for everything (protocol 0); of UDP 5350 and 5351 the same is true.
     pub all_protocols: bool,
     /// Whether IPv6 hosts get pinholes: the same address and port outside as inside.
     pub firewall: bool,
@@ -47,7 +50,8 @@ pub struct ServerConfig {
     pub b4: Vec<Prefix>,
     /// How many bits of an IPv6 source tell one subscriber from another; a B4 is one by all 128.
     pub subscriber_bits: u8,
-    /// External ports of one subscriber; a mapping without a port of its own counts as one.
+    /// External ports of one subscriber, those among them that are [held](Self::hold) for it; a mapping without a port of its
+    /// own counts as one.
     pub quota: u32,
     /// Mappings of all subscribers together.
     pub capacity: usize,
@@ -59,7 +63,7 @@ pub struct ServerConfig {
     pub statics: Vec<StaticMapping>,
     /// Remote peers of one mapping, at most [`MAX_FILTERS`], at least one (RFC 6887 §13.3).
     pub filters: usize,
-    /// Ports of one PORT_SET at most (RFC 7753); below 2 the option is ignored.
+    /// Ports of one PORT_SET at most (RFC 7753), [`MAX_PORT_SET`] whatever it says; below 2 the option is ignored.
     pub port_set: u16,
     /// Whether there is PEER; UNSUPP_OPCODE if not.
     pub peer: bool,
@@ -82,6 +86,13 @@ pub struct ServerConfig {
 
 /// Remote peers that one mapping can have at most, however it is set up: so many can be listed by one GET.
 pub const MAX_FILTERS: usize = 32;
+
+/// What one mapping may cost the data plane, a port and each of its FILTERs counting as one: half of what the kernel's table
+/// surely takes at once, for a change of it has the old and the new.
+pub(super) const MAX_ELEMENTS: usize = 384;
+
+/// Ports that one PORT_SET can have at most, however it is set up.
+pub const MAX_PORT_SET: u16 = 256;
 
 /// Octets of a text that are kept (RFC 7220: at least 128).
 pub(super) const MAX_DESCRIPTION: usize = 128;
@@ -121,6 +132,11 @@ impl ServerConfig {
             description: Description::Stored,
             conflict_lifetime: None,
         }
+    }
+
+    /// Ports that one mapping has at most.
+    pub(super) fn most_ports(&self) -> u16 {
+        self.port_set.clamp(1, MAX_PORT_SET)
     }
 
     /// What is granted to who asks for `lifetime` seconds.

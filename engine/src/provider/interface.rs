@@ -169,4 +169,11 @@ pub enum Subscriber {
     Softwire(Ipv6Addr),
     /// One IPv6 prefix: its first address.
     V6(Ipv6Addr),
+    /// A link-local address, which is another host on each link; it has no mappings.
+    OnLink {
+        /// The address.
+        addr: IpAddr,
+        /// [`Arrival::interface`].
+        interface: u32,
+    },
 }

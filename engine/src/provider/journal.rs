@@ -2,7 +2,8 @@
 //! its client was told.
 //!
 //! A change costs one record. A renewal costs none most of the time: what is stored says that the mapping stands for twice
-//! the lifetime that was granted, so only every second or third renewal of a client outlives that and is stored again.
+//! the lifetime that was granted, so only every second or third renewal of a client outlives that and is stored again, or one
+//! that makes the lifetime much shorter.
 //! The price is paid after a restart alone: a mapping whose client has gone may stand for one lifetime more.
 //!
 //! What was held back after it was freed is not stored. After a restart a freed port may go to another client at once.

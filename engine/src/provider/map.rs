@@ -1,13 +1,15 @@
 //! MAP (RFC 6887 §11, §15), with port sets (RFC 7753).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use wire::pcp::{MapData, Protocol, Request, ResultCode};
+use wire::pcp::{CLIENT_PORT, MapData, Protocol, Request, ResultCode, SERVER_PORT};
 
 use super::admission::{Client, Served};
+use super::config::MAX_ELEMENTS;
 use super::interface::Inside;
 use super::journal::MappingKey;
-use super::nat::{Asked, Asker, Renewal, endpoint};
+use super::nat::{Asked, Asker, Elsewhere, Renewal, endpoint};
 use super::notice::Notice;
 use super::options::{MapOptions, add_filter};
 use super::pool::Want;
@@ -26,6 +28,23 @@ struct Map<'a> {
     lifetime: u32,
     options: MapOptions,
     asked: Asked,
+    /// Octets that the answer has left beside all that and a PORT_SET; `None`: it has no room for these.
+    room: Option<usize>,
+}
+
+/// Where a new mapping is outside.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) external: SocketAddr,
+    pub(super) ports: u16,
+    /// What was wanted, where another port may do as well.
+    pub(super) elsewhere: Option<Elsewhere>,
+}
+
+impl Place {
+    fn fixed(external: SocketAddr, ports: u16) -> Self {
+        Self { external, ports, elsewhere: None }
+    }
 }
 
 /// What kind of external endpoint a host gets.
@@ -51,34 +70,54 @@ impl Server {
         if data.protocol == Protocol::ALL && data.internal_port != 0 {
             return Err(Reason::MalformedRequest.into());
         }
-        let prefixes =
-            if options.prefix64 { self.prefixes(self.room(request, &options)) } else { Vec::new() };
+        let room = self.room(request, &options);
+        let prefixes = if options.prefix64 { self.prefixes(room.unwrap_or(0)) } else { Vec::new() };
         let parity = options.port_set.is_some_and(|set| set.parity);
         let asked = Asked::Map { data, options: options.processed.clone(), parity, prefixes };
-        let map = Map { client: *client, payload, data, lifetime: request.lifetime, options, asked };
+        let lifetime = request.lifetime;
+        let map = Map { client: *client, payload, data, lifetime, options, asked, room };
         if request.lifetime != 0 {
             self.is_mappable(data.protocol, data.internal_port)?;
             self.realm(&map.options.inside, map.data.external_addr.to_canonical())?;
         }
+        let most = self.config.most_ports();
         let found =
-            self.table.overlapping(map.options.inside, data.protocol, data.internal_port, map.wants());
+            self.table.overlapping(map.options.inside, data.protocol, data.internal_port, map.wants(most));
         match found[..] {
             [] => self.map_what_is_not_there(now, &map),
             [key] => self.map_what_is_there(now, &map, key),
-            // Each is renewed, or deleted, by itself (RFC 7753 §4.4.1).
-            _ => {
-                for key in found {
-                    let served = self.map_what_is_there(now, &map, key);
-                    let served = served.or_else(|refused| self.refused(now, payload, refused));
-                    match served {
-                        Ok(Served::Answer(bytes)) => self.send(&client.arrival, bytes),
-                        Ok(Served::Waits) => {}
-                        Err(silence) => self.counters.refuse(silence),
-                    }
-                }
-                Ok(Served::Waits)
+            _ => self.map_several(now, &map, &found),
+        }
+    }
+
+    /// Each is renewed, or deleted, by itself, with an answer (RFC 7753 §4.4.1). Each but the first costs a token, as if it had
+    /// been asked for by itself; what is refused is answered once, for all these answers are the same.
+    fn map_several(&mut self, now: Instant, map: &Map<'_>, found: &[MappingKey]) -> Result<Served, Refused> {
+        // While one of them is being changed, all wait: else what waits for several would be done several times.
+        let is_busy = |key: &&MappingKey| {
+            self.table.get(key).is_some_and(|mapping| map.is_of_owner(mapping) && mapping.busy.is_some())
+        };
+        if let Some(&busy) = found.iter().find(is_busy) {
+            return self.wait(busy, &map.client, map.payload);
+        }
+        let mut answered = BTreeSet::new();
+        for (n, &key) in found.iter().enumerate() {
+            if n > 0 && !self.has_token(now, &map.client) {
+                self.counters.refuse(Reason::RateLimited);
+                break;
+            }
+            match self.map_what_is_there(now, map, key) {
+                Ok(Served::Answer(bytes)) => self.send(&map.client.arrival, bytes),
+                Ok(Served::Waits) => {}
+                Err(refused) if !answered.insert(refused.reason) => self.counters.refuse(refused.reason),
+                Err(refused) => match self.refused(now, map.payload, refused) {
+                    Ok(Served::Answer(bytes)) => self.send(&map.client.arrival, bytes),
+                    Ok(Served::Waits) => {}
+                    Err(silence) => self.counters.refuse(silence),
+                },
             }
         }
+        Ok(Served::Waits)
     }
 
     /// What cannot be mapped at all.
@@ -107,15 +146,14 @@ impl Server {
 
     fn map_what_is_there(&mut self, now: Instant, map: &Map<'_>, key: MappingKey) -> Result<Served, Refused> {
         let Some(mapping) = self.table.get(&key) else { return self.map_what_is_not_there(now, map) };
-        let is_owner = match mapping.nonce {
-            Some(nonce) => nonce == map.data.nonce,
-            // It belongs to its address.
-            None => map.client.host() == mapping.inside,
-        };
-        if !is_owner {
+        if !map.is_of_owner(mapping) {
             return Err(Refused::lasting(Reason::ForeignNonce, mapping.ends.secs_left(now)));
         }
         map.makes_sense()?;
+        // O-8: the answer tells of the whole set, though the request did not.
+        if mapping.ports > 1 && map.options.port_set.is_none() && map.room.is_none() {
+            return Err(Reason::MalformedRequest.into());
+        }
         if mapping.busy.is_some() {
             return self.wait(key, &map.client, map.payload);
         }
@@ -128,7 +166,7 @@ impl Server {
         if map.options.strict && !map.suggests(mapping.external) {
             return Err(self.conflict(now, None));
         }
-        let filters = self.filters(map, mapping.filters.clone())?;
+        let filters = self.filters(map, mapping.filters.clone(), mapping.ports)?;
         let description = match &map.options.description {
             Some(text) => Some(text.clone()).filter(|text| !text.is_empty()),
             None => mapping.description.clone(),
@@ -163,21 +201,23 @@ impl Server {
             return Ok(Served::Waits);
         }
         self.may_begin(&map.client)?;
-        let filters = self.filters(map, Vec::new())?;
+        let filters = self.filters(map, Vec::new(), 1)?;
         let realm = self.realm(&inside, map.data.external_addr.to_canonical())?;
         let parity = map.options.port_set.is_some_and(|set| set.parity);
+        let most_ports = u16::try_from(MAX_ELEMENTS / (1 + filters.len())).unwrap_or(u16::MAX);
         let want = Want {
             endpoint: endpoint(&key),
             subscriber: map.client.subscriber,
             nonce: Some(map.data.nonce),
             suggested: self.suggestion(map.data.external_addr, map.data.external_port, map.options.strict),
             strict: map.options.strict,
-            ports: map.wants().min(self.config.port_set.max(1)),
+            // The more filters, the fewer ports a set has.
+            ports: map.wants(self.config.most_ports()).min(most_ports),
             parity: parity.then_some(map.data.internal_port % 2),
             companion: false,
             allowed: Runs::default(),
         };
-        let (external, ports) =
+        let Place { external, ports, elsewhere } =
             self.assign(now, &map.client, realm, want, map.data.external_addr.to_canonical())?;
         let granted = self.config.granted(map.lifetime);
         let mapping = ServerMapping {
@@ -200,7 +240,7 @@ impl Server {
             open: false,
             busy: None,
         };
-        self.open(mapping, Some(map.asker()));
+        self.open(mapping, Some(map.asker()), elsewhere);
         Ok(Served::Waits)
     }
 
@@ -229,6 +269,7 @@ impl Server {
         &self,
         map: &Map<'_>,
         before: Vec<wire::pcp::Filter>,
+        ports: u16,
     ) -> Result<Vec<wire::pcp::Filter>, Refused> {
         let is_v4 = map.options.inside.addr.is_ipv4();
         let of_family = |filter: &wire::pcp::Filter| {
@@ -239,7 +280,8 @@ impl Server {
             return Err(Reason::MalformedOption.into());
         }
         let after = map.options.filters.iter().copied().fold(before, add_filter);
-        if after.len() > self.config.filters.clamp(1, super::MAX_FILTERS) {
+        let most = self.config.filters.clamp(1, super::MAX_FILTERS);
+        if after.len() > most || usize::from(ports) * (1 + after.len()) > MAX_ELEMENTS {
             return Err(Reason::TooManyPeers.into());
         }
         Ok(after)
@@ -268,13 +310,22 @@ impl Server {
         realm: Realm,
         mut want: Want,
         suggested: IpAddr,
-    ) -> Result<(SocketAddr, u16), Refused> {
-        let left = self.config.quota.saturating_sub(self.table.account(client.subscriber).ports);
+    ) -> Result<Place, Refused> {
+        let wanted = want.clone();
+        let mut has = self.charged(client);
+        if has >= self.config.quota {
+            // Holds that are over count no more.
+            self.pool.end_holds(now, usize::MAX);
+            has = self.charged(client);
+        }
+        let quota = self.config.quota;
+        let most = |back: u16| quota.saturating_add(back.into()).saturating_sub(has);
+        let left = most(self.pool.suggested_hold(&want));
         if left == 0 {
             return Err(Reason::QuotaExceeded.into());
         }
         if self.table.len() >= self.config.capacity {
-            if !std::mem::replace(&mut self.table_is_full, true) {
+            if self.table_full.begins(now) {
                 self.outputs.push_back(Output::Notice(Notice::TableFull(self.table.len())));
             }
             return Err(Reason::TableFull.into());
@@ -286,6 +337,9 @@ impl Server {
             let mut allowed = Runs::default();
             allowed.add(1, u16::MAX);
             self.config.restrict(&mut allowed, asks, want.endpoint.protocol);
+            if want.endpoint.protocol == Protocol::UDP && port != 0 {
+                allowed.cut(CLIENT_PORT, SERVER_PORT);
+            }
             let ports = match port {
                 0 => u16::from(allowed.contains(1, u16::MAX)),
                 port => allowed.in_a_row(port).min(want.ports),
@@ -297,7 +351,7 @@ impl Server {
             if want.strict && (elsewhere || want.suggested.1 != port) {
                 return Err(self.conflict(now, None));
             }
-            return Ok((SocketAddr::new(addr, port), ports));
+            return Ok(Place::fixed(SocketAddr::new(addr, port), ports));
         }
         want.allowed = self.config.allowed(asks, want.endpoint.protocol);
         let everything =
@@ -318,18 +372,25 @@ impl Server {
             if want.companion {
                 self.pool.accompany(first);
             }
-            return Ok((SocketAddr::new((*of.external.ip()).into(), port), 1));
+            return Ok(Place::fixed(SocketAddr::new((*of.external.ip()).into(), port), 1));
         }
         want.ports = want.ports.min(self.pool.gap_behind(want.endpoint));
         match self.pool.find(now, &want) {
             Ok((external, ports)) => {
+                // Held ports that it does not get back go on counting.
+                let back = self.pool.held_for(&want, external, ports);
+                let ports = ports.min(u16::try_from(most(back)).unwrap_or(u16::MAX));
+                if ports == 0 {
+                    return Err(Reason::QuotaExceeded.into());
+                }
                 self.pool.take(&want, external, ports);
-                Ok((external.into(), ports))
+                let elsewhere = Some(Elsewhere { want: Box::new(wanted), tries: 0 });
+                Ok(Place { external: external.into(), ports, elsewhere })
             }
             Err(Reason::CannotProvide) => Err(self.conflict(now, self.in_the_way(&want))),
             Err(Reason::NoPort) => {
                 if let Some(addr) = self.pool.address_of(want.subscriber)
-                    && self.used_up.insert(addr)
+                    && self.used_up.entry(addr).or_default().begins(now)
                 {
                     self.outputs.push_back(Output::Notice(Notice::PortsUsedUp(addr)));
                 }
@@ -337,6 +398,12 @@ impl Server {
             }
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// What counts in a subscriber's quota. What is held for it is in it: else who makes and deletes has the whole pool in the
+    /// end.
+    fn charged(&self, client: &Client) -> u32 {
+        self.table.account(client.subscriber).ports.saturating_add(self.pool.charged(client.subscriber))
     }
 
     /// How long the mapping lasts that has the suggested port.
@@ -356,10 +423,19 @@ impl Server {
 }
 
 impl Map<'_> {
-    /// Internal ports that are asked for (RFC 7753 §4.2).
-    fn wants(&self) -> u16 {
+    /// Whether a mapping belongs to who sent this.
+    fn is_of_owner(&self, mapping: &ServerMapping) -> bool {
+        match mapping.nonce {
+            Some(nonce) => nonce == self.data.nonce,
+            // It belongs to its address.
+            None => self.client.host() == mapping.inside,
+        }
+    }
+
+    /// Internal ports that are asked for (RFC 7753 §4.2), and no more than that.
+    fn wants(&self, most: u16) -> u16 {
         match (self.options.port_set, self.data.internal_port) {
-            (Some(set), 1..) => set.size.min(u16::MAX - self.data.internal_port + 1).max(1),
+            (Some(set), 1..) => set.size.min(u16::MAX - self.data.internal_port + 1).clamp(1, most),
             (None, _) | (_, 0) => 1,
         }
     }

@@ -1,17 +1,22 @@
 //! Two phases: the data plane is told what to do, and only when it has done it, the table has changed, the change is stored and
 //! the client has its answer. Whoever asks about a mapping in between waits.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use wire::natpmp;
-use wire::pcp::{self, Body, Filter, MapData, Nonce, PcpOption, PeerData, PortSet, Response, ResultCode};
+use wire::pcp::{
+    self, Body, Filter, MapData, NO_ADDR_V4, Nonce, PcpOption, PeerData, PortSet, Protocol, Response,
+    ResultCode,
+};
 
 use super::Server;
 use super::admission::{Client, Served};
 use super::interface::{Arrival, NatChange, NatRefused, Output, Ticket};
 use super::journal::{MappingKey, Record, StoredMapping};
+use super::map::{Place, Realm};
 use super::notice::Notice;
-use super::pool::Endpoint;
+use super::pool::{Endpoint, Freed, Want};
 use super::reason::{Kind, Reason, Refused};
 use super::table::{LastAsked, ServerMapping};
 use crate::time::{Duration, Instant};
@@ -25,6 +30,13 @@ const MAX_PENDING: usize = 4096;
 /// When it is tried again to close what is over and could not be closed.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// So many mappings that are over are closed in one turn: between two turns, somebody may ask something.
+const ENDS_AT_ONCE: usize = 64;
+/// How often another external port is tried, where one is taken on this machine.
+const TRIES: u32 = 8;
+/// How long nobody gets a port that is taken on this machine.
+const TAKEN: Duration = Duration::from_secs(600);
+
 /// A change that the data plane has not answered yet.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -35,8 +47,8 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 enum Doing {
-    /// A new mapping.
-    Open,
+    /// A new mapping, which may get another external port, if that is taken on this machine.
+    Open(Option<Elsewhere>),
     /// One that was there before a restart.
     Restore,
     /// Another one in its place.
@@ -45,6 +57,13 @@ enum Doing {
     Move(SocketAddr),
     /// It goes.
     Close,
+}
+
+/// What a new mapping wants outside, and how often another port has been tried for it.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    pub(super) want: Box<Want>,
+    pub(super) tries: u32,
 }
 
 /// Who waits for a change, and for which answer.
@@ -117,11 +136,11 @@ impl Server {
     pub fn handle_nat(&mut self, now: Instant, ticket: Ticket, outcome: Result<(), NatRefused>) {
         let Some(Pending { key, doing, asker }) = self.pending.remove(&ticket) else { return };
         self.asked -= usize::from(asker.is_some());
-        self.tell_of_nat(outcome);
+        self.tell_of_nat(now, outcome);
         self.table.change(&key, |mapping| mapping.busy = None);
         match outcome {
             Ok(()) => self.done(now, key, doing, asker.as_ref()),
-            Err(refused) => self.not_done(now, key, &doing, asker.as_ref(), refused),
+            Err(refused) => self.not_done(now, key, doing, asker, refused),
         }
         self.settle(now, key);
         for (arrival, payload) in self.waiting.remove(&key).unwrap_or_default() {
@@ -131,7 +150,7 @@ impl Server {
 
     fn done(&mut self, now: Instant, key: MappingKey, doing: Doing, asker: Option<&Asker>) {
         match doing {
-            Doing::Open => {
+            Doing::Open(_) => {
                 let granted = self.table.get(&key).map_or(Duration::ZERO, |mapping| mapping.granted);
                 self.table.change(&key, |mapping| {
                     mapping.open = true;
@@ -168,16 +187,40 @@ impl Server {
         &mut self,
         now: Instant,
         key: MappingKey,
-        doing: &Doing,
-        asker: Option<&Asker>,
+        doing: Doing,
+        asker: Option<Asker>,
         refused: NatRefused,
     ) {
         self.counters.nat_refusals += 1;
+        let mapping = self.table.get(&key);
+        let reason = match refused {
+            NatRefused::Failed => Reason::NatFailed,
+            NatRefused::Full => Reason::NatFull,
+            NatRefused::Taken => Reason::NoPort,
+            NatRefused::Unfit => {
+                let filters = match &doing {
+                    Doing::Change(renewal) => renewal.filters.len(),
+                    _ => mapping.map_or(0, |mapping| mapping.filters.len()),
+                };
+                unfit(&key, filters)
+            }
+        };
+        // Where it was tried, if that is where it still should be.
+        let here = mapping.is_some_and(|mapping| self.place_of(mapping) == Some(mapping.external));
+        let freed = if refused == NatRefused::Taken && here { Freed::Taken(TAKEN) } else { Freed::Free };
         match doing {
-            // As if it had never been asked for: nothing is held.
-            Doing::Open => drop(self.remove(now, &key, Duration::ZERO)),
+            // As if it had never been asked for: nothing is held for who has asked.
+            Doing::Open(elsewhere) => {
+                let removed = self.remove(now, &key, freed);
+                if let (NatRefused::Taken, Some(elsewhere), Some(mapping), Some(asker)) =
+                    (refused, elsewhere, removed, &asker)
+                {
+                    return self.open_elsewhere(now, mapping, elsewhere, asker);
+                }
+            }
             Doing::Restore => {
-                self.remove(now, &key, Duration::ZERO);
+                self.restored_less(now);
+                self.remove(now, &key, freed);
                 self.outputs.push_back(Output::Store(Record::Remove(key)));
                 self.restored(now, false);
             }
@@ -185,23 +228,44 @@ impl Server {
             Doing::Move(_) => self.close(now, key, None),
             Doing::Change(_) | Doing::Close => {}
         }
-        let reason = match refused {
-            NatRefused::Failed | NatRefused::Taken | NatRefused::Unfit => Reason::NatFailed,
-            NatRefused::Full => Reason::NatFull,
-        };
         if let Some(asker) = asker {
-            self.answer_refused(now, asker, reason);
+            self.answer_refused(now, &asker, reason);
         }
     }
 
-    /// Only what changes is told.
-    fn tell_of_nat(&mut self, outcome: Result<(), NatRefused>) {
-        let refuses = outcome.err();
-        if self.nat_refuses == refuses {
-            return;
+    /// A new mapping whose external port something else on this machine has: it gets another one, if its client takes one.
+    fn open_elsewhere(&mut self, now: Instant, mapping: ServerMapping, elsewhere: Elsewhere, asker: &Asker) {
+        let Elsewhere { want, tries } = elsewhere;
+        let client = Client::new(&asker.arrival, &self.config);
+        // One port and no other cannot be had, which is found out by looking for it.
+        let found = if tries < TRIES || want.strict && want.suggested.1 != 0 {
+            self.assign(now, &client, Realm::Pool, *want, NO_ADDR_V4.to_canonical())
+        } else {
+            Err(Reason::NoPort.into())
+        };
+        match found {
+            Ok(Place { external, ports, elsewhere }) => {
+                let elsewhere = elsewhere.map(|again| Elsewhere { tries: tries + 1, ..again });
+                self.open(ServerMapping { external, ports, ..mapping }, Some(asker.clone()), elsewhere);
+            }
+            Err(refused) => self.answer_refused(now, asker, refused),
         }
-        self.nat_refuses = refuses;
-        self.outputs.push_back(Output::Notice(refuses.map_or(Notice::NatWorks, Notice::NatRefuses)));
+    }
+
+    /// Only what changes is told, and not each time that clients make it change. What says something of one binding says nothing of
+    /// the data plane.
+    fn tell_of_nat(&mut self, now: Instant, outcome: Result<(), NatRefused>) {
+        let notice = match outcome {
+            Ok(()) if self.nat_refuses.take().is_some() => Notice::NatWorks,
+            Err(refused @ (NatRefused::Failed | NatRefused::Full))
+                if self.nat_refuses != Some(refused) && self.told_of_nat.may_tell(now) =>
+            {
+                self.nat_refuses = Some(refused);
+                Notice::NatRefuses(refused)
+            }
+            Ok(()) | Err(_) => return,
+        };
+        self.outputs.push_back(Output::Notice(notice));
     }
 
     /// What came up while a mapping was being changed: its internal endpoint has moved, or has no place any more.
@@ -232,9 +296,14 @@ impl Server {
     /// External addresses have changed: what is not where it should be moves, unless it is being changed at the moment.
     pub(super) fn rebuild_pool(&mut self, now: Instant) {
         let config = &self.config;
-        let allowed = |endpoint: Endpoint, _| {
-            let client = endpoint.inside.softwire.map_or(endpoint.inside.addr, Into::into);
-            config.allowed(client, endpoint.protocol)
+        // The rules are about who asked, which with THIRD_PARTY is somebody else than the host.
+        let mut asked = BTreeMap::new();
+        for mapping in self.table.all() {
+            asked.entry(endpoint(&mapping.key())).or_insert(mapping.requester.client());
+        }
+        let allowed = |endpoint: Endpoint| {
+            let host = endpoint.inside.softwire.map_or(endpoint.inside.addr, Into::into);
+            config.allowed(asked.get(&endpoint).copied().unwrap_or(host), endpoint.protocol)
         };
         self.pool.rebuild(now, config, allowed);
         let keys: Vec<MappingKey> = self.table.all().map(ServerMapping::key).collect();
@@ -262,9 +331,14 @@ impl Server {
     }
 
     /// A new mapping; its external endpoint has been taken.
-    pub(super) fn open(&mut self, mapping: ServerMapping, asker: Option<Asker>) {
+    pub(super) fn open(
+        &mut self,
+        mapping: ServerMapping,
+        asker: Option<Asker>,
+        elsewhere: Option<Elsewhere>,
+    ) {
         let (key, binding) = (mapping.key(), mapping.binding());
-        let doing = if asker.is_some() { Doing::Open } else { Doing::Restore };
+        let doing = if asker.is_some() { Doing::Open(elsewhere) } else { Doing::Restore };
         self.table.insert(mapping);
         self.begin(key, doing, NatChange::Open(binding), asker);
     }
@@ -293,7 +367,8 @@ impl Server {
     }
 
     pub(super) fn end_mappings(&mut self, now: Instant) {
-        while let Some(key) = self.table.ended(now, now + AGAIN) {
+        for _ in 0..ENDS_AT_ONCE {
+            let Some(key) = self.table.ended(now, now + AGAIN) else { return };
             if self.table.get(&key).is_some_and(|mapping| mapping.busy.is_none()) {
                 self.close(now, key, None);
             }
@@ -301,21 +376,26 @@ impl Server {
     }
 
     /// Out of the table; its external endpoint goes back.
-    fn remove(&mut self, now: Instant, key: &MappingKey, hold: Duration) -> Option<ServerMapping> {
+    fn remove(&mut self, now: Instant, key: &MappingKey, freed: Freed) -> Option<ServerMapping> {
         let mapping = self.table.remove(key)?;
         self.updates.cancel(*key);
         if let SocketAddr::V4(_) = mapping.external
             && let Some((first, of)) = self.pool.of(endpoint(key))
         {
-            self.used_up.remove(of.external.ip());
-            self.pool.give_back(now, first, mapping.nonce, hold);
+            if let Some(told) = self.used_up.get_mut(of.external.ip()) {
+                told.ends();
+            }
+            self.pool.give_back(now, first, freed);
         }
-        self.table_is_full = false;
+        if self.table.len() < self.config.capacity - self.config.capacity / 10 {
+            self.table_full.ends();
+        }
         Some(mapping)
     }
 
     fn forget(&mut self, now: Instant, key: &MappingKey) -> Option<ServerMapping> {
-        self.remove(now, key, self.config.hold)
+        let nonce = self.table.get(key)?.nonce;
+        self.remove(now, key, Freed::Held(nonce, self.config.hold))
     }
 
     fn renew(&mut self, now: Instant, key: &MappingKey, renewal: Renewal) {
@@ -327,7 +407,10 @@ impl Server {
         // What a renewal that changes nothing but the end leaves as it is.
         let same = (&before.filters, &before.description, before.nonce)
             == (&renewal.filters, &renewal.description, nonce);
-        let is_stored = ends <= before.stored_until;
+        // Nor much longer than it was promised: after a restart its port would be kept for a client that has long gone.
+        let longest = ends + renewal.granted * 2;
+        let is_stored =
+            ends <= before.stored_until && (renewal.extends_only || before.stored_until <= longest);
         self.table.change(key, |mapping| {
             mapping.ends = ends;
             mapping.granted = renewal.granted;
@@ -369,7 +452,11 @@ impl Server {
     /// The mapping is there: its client is told.
     pub(super) fn answer(&mut self, now: Instant, asker: Option<&Asker>, key: &MappingKey) {
         let (Some(asker), Some(mapping)) = (asker, self.table.get(key)) else { return };
-        let lifetime = mapping.ends.secs_left(now);
+        let mut lifetime = mapping.ends.secs_left(now);
+        if let Asked::NatPmp(natpmp::Request::Map { lifetime: asked, .. }) = asker.asked {
+            // N-7: no longer than was asked for, though what PCP has made may last longer.
+            lifetime = lifetime.min(asked);
+        }
         let (external, internal_port, ports) = (mapping.external, mapping.internal_port, mapping.ports);
         self.answer_with(now, asker, external, internal_port, ports, lifetime);
     }
@@ -439,15 +526,15 @@ impl Server {
         self.send(&asker.arrival, bytes);
     }
 
-    fn answer_refused(&mut self, now: Instant, asker: &Asker, reason: Reason) {
+    fn answer_refused(&mut self, now: Instant, asker: &Asker, refused: impl Into<Refused>) {
+        let refused: Refused = refused.into();
+        let reason = refused.reason;
         let epoch = self.epoch(now);
         let bytes = match &asker.asked {
-            Asked::Map { .. } | Asked::Peer { .. } => {
-                match self.refused(now, &asker.payload, reason.into()) {
-                    Ok(Served::Answer(bytes)) => bytes,
-                    Ok(Served::Waits) | Err(_) => return,
-                }
-            }
+            Asked::Map { .. } | Asked::Peer { .. } => match self.refused(now, &asker.payload, refused) {
+                Ok(Served::Answer(bytes)) => bytes,
+                Ok(Served::Waits) | Err(_) => return,
+            },
             Asked::NatPmp(request) => {
                 self.counters.refuse(reason);
                 request.refused(reason.natpmp_result(), epoch).to_bytes()
@@ -473,6 +560,18 @@ impl Server {
         }
         let bytes = batch.request.refused(result, self.epoch(now)).to_bytes();
         self.send(&batch.arrival, bytes);
+    }
+}
+
+/// Why the data plane cannot do what this mapping asks for, as far as that can be told. Its filters, if there are any: RFC 6887
+/// §7.4 has a result for those that could not be made. Else a protocol that is a rare one, or all ports.
+fn unfit(key: &MappingKey, filters: usize) -> Reason {
+    if filters > 0 {
+        Reason::TooManyPeers
+    } else if key.port == 0 || !matches!(key.protocol, Protocol::TCP | Protocol::UDP) {
+        Reason::UnsupportedProtocol
+    } else {
+        Reason::NatFailed
     }
 }
 

@@ -9,7 +9,7 @@ use wire::pcp::{NO_ADDR_V4, Protocol};
 use super::Server;
 use super::admission::{Client, Served};
 use super::journal::MappingKey;
-use super::map::Realm;
+use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Batch, Renewal, endpoint};
 use super::pool::Want;
 use super::reason::{Kind, Reason, Refused};
@@ -54,7 +54,7 @@ impl Server {
                 let asker = Asker { arrival: client.arrival, payload: payload.to_vec(), asked };
                 match lifetime {
                     0 => self.delete_one(now, client, asks, asker),
-                    _ => self.map_one(now, client, asks, asker),
+                    _ => self.can_have_mappings(client).and_then(|()| self.map_one(now, client, asks, asker)),
                 }
             }
         };
@@ -180,7 +180,8 @@ impl Server {
             companion: true,
             allowed: Runs::default(),
         };
-        let (external, ports) = self.assign(now, client, Realm::Pool, want, NO_ADDR_V4.to_canonical())?;
+        let Place { external, ports, elsewhere } =
+            self.assign(now, client, Realm::Pool, want, NO_ADDR_V4.to_canonical())?;
         let mapping = ServerMapping {
             protocol: asks.protocol,
             inside: host,
@@ -201,7 +202,7 @@ impl Server {
             open: false,
             busy: None,
         };
-        self.open(mapping, Some(asker));
+        self.open(mapping, Some(asker), elsewhere);
         Ok(Served::Waits)
     }
 }

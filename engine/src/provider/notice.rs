@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::interface::NatRefused;
+use crate::time::{Duration, Instant};
 
 /// A happening worth a line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +33,39 @@ impl Notice {
             Self::NatRefuses(_) | Self::PortsUsedUp(_) | Self::TableFull(_) => true,
             Self::Restored(_) | Self::NatWorks => false,
         }
+    }
+}
+
+/// When something was told that clients can bring about again and again, so that they do not fill a log with it.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    at: Option<Instant>,
+    is_so: bool,
+}
+
+impl Told {
+    /// So long it is not told again.
+    const PAUSE: Duration = Duration::from_secs(60);
+
+    /// It is so. Whether that is to be told: it is news, or lasts since it could not be told.
+    pub(super) fn begins(&mut self, now: Instant) -> bool {
+        let tell = !self.is_so && self.may_tell(now);
+        self.is_so = self.is_so || tell;
+        tell
+    }
+
+    /// It is so no more.
+    pub(super) fn ends(&mut self) {
+        self.is_so = false;
+    }
+
+    /// Whether enough time has passed; if so, it is told now.
+    pub(super) fn may_tell(&mut self, now: Instant) -> bool {
+        let may = self.at.is_none_or(|at| now - at >= Self::PAUSE);
+        if may {
+            self.at = Some(now);
+        }
+        may
     }
 }
 

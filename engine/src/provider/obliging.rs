@@ -171,8 +171,14 @@ impl Provider {
 
     /// Ends the mappings whose lifetime is over.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.server.handle_timeout(now);
-        self.oblige(now);
+        // In one turn only so many.
+        loop {
+            self.server.handle_timeout(now);
+            self.oblige(now);
+            if self.server.next_timeout().is_none_or(|at| at > now) {
+                break;
+            }
+        }
     }
 
     /// Forgets everything, as a restart without storage does. The answer is the announcement (RFC 6887 §14.1.3).

@@ -66,18 +66,20 @@ impl Server {
             asked.processed.push(option.clone());
         }
         // O-8: an answer has to have room for what it is asked for.
-        if asked.prefix64 && self.prefixes(self.room(request, &asked)).is_empty() {
+        if asked.prefix64 && self.prefixes(self.room(request, &asked).unwrap_or(0)).is_empty() {
             return Err(Reason::MalformedRequest.into());
         }
         Ok(asked)
     }
 
-    /// Octets that are left for prefixes in the answer.
-    pub(super) fn room(&self, request: &Request, asked: &MapOptions) -> usize {
+    /// Octets that are left for prefixes in the answer, a PORT_SET counted, for who asks for one port of a set is told of all; `None`
+    /// if that is too long already.
+    pub(super) fn room(&self, request: &Request, asked: &MapOptions) -> Option<usize> {
         let mut options = asked.processed.clone();
-        options.extend(asked.port_set.map(PcpOption::PortSet));
+        let any = PortSet { size: 1, first_internal_port: 1, parity: false };
+        options.push(PcpOption::PortSet(any));
         let answer = Request { options, ..request.clone() };
-        pcp::MAX_LEN.saturating_sub(answer.to_bytes().len())
+        pcp::MAX_LEN.checked_sub(answer.to_bytes().len())
     }
 
     /// Whether PREFIX64 is to be answered. In a request it is `::/96`, without a list (RFC 7225 §4).

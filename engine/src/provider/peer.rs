@@ -6,6 +6,7 @@ use wire::pcp::{self, PeerData, Protocol, Request};
 
 use super::admission::{Client, Served, is_host};
 use super::journal::MappingKey;
+use super::map::Place;
 use super::nat::{Asked, Asker, Renewal, endpoint};
 use super::pool::Want;
 use super::reason::{Reason, Refused};
@@ -98,7 +99,7 @@ impl Server {
             companion: false,
             allowed: Runs::default(),
         };
-        let (external, ports) = self.assign(now, client, realm, want, suggested)?;
+        let Place { external, ports, elsewhere } = self.assign(now, client, realm, want, suggested)?;
         let mapping = ServerMapping {
             protocol: data.protocol,
             inside,
@@ -119,7 +120,7 @@ impl Server {
             open: false,
             busy: None,
         };
-        self.open(mapping, Some(asker));
+        self.open(mapping, Some(asker), elsewhere);
         Ok(Served::Waits)
     }
 }

@@ -63,11 +63,67 @@ pub(super) struct Use {
 /// Ports in a row that go to nobody but their last owner.
 #[derive(Clone, Copy, Debug)]
 struct Held {
+    /// `None`: something else on this machine has them.
+    owner: Option<Owner>,
+    ports: u16,
+    until: Instant,
+}
+
+/// Who may have held ports again.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
     endpoint: Endpoint,
     nonce: Option<Nonce>,
     subscriber: Subscriber,
-    ports: u16,
-    until: Instant,
+}
+
+impl Held {
+    fn is_of(&self, want: &Want) -> bool {
+        self.owner.is_some_and(|owner| (owner.endpoint, owner.nonce) == (want.endpoint, want.nonce))
+    }
+
+    fn is_of_host(&self, inside: Inside) -> bool {
+        self.owner.is_some_and(|owner| owner.endpoint.inside == inside)
+    }
+
+    fn subscriber(&self) -> Option<Subscriber> {
+        self.owner.map(|owner| owner.subscriber)
+    }
+}
+
+/// What counts in each subscriber's quota beside its mappings, of which each counts as one: the other ports of sets, and what
+/// is held. So nobody has more by giving back, nor by leaving one mapping of a set. Who has none of these is not in it.
+#[derive(Debug, Default)]
+struct Charges(BTreeMap<Subscriber, u32>);
+
+impl Charges {
+    fn add(&mut self, subscriber: Option<Subscriber>, ports: u16) {
+        if let Some(subscriber) = subscriber.filter(|_| ports > 0) {
+            *self.0.entry(subscriber).or_default() += u32::from(ports);
+        }
+    }
+
+    fn take(&mut self, subscriber: Option<Subscriber>, ports: u16) {
+        if let Some(subscriber) = subscriber
+            && let Some(charged) = self.0.get_mut(&subscriber)
+        {
+            *charged -= u32::from(ports);
+            if *charged == 0 {
+                self.0.remove(&subscriber);
+            }
+        }
+    }
+}
+
+/// What becomes of ports that nobody uses any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Freed {
+    /// Anybody may have them.
+    Free,
+    /// For so long, who had them with this nonce may have them again, and nobody else.
+    Held(Option<Nonce>, Duration),
+    /// For so long nobody may have them: something else on this machine does.
+    Taken(Duration),
 }
 
 /// One protocol of one external address.
@@ -106,6 +162,7 @@ pub(super) struct Pool {
     /// How many subscribers each address has.
     by_load: BTreeSet<(usize, Ipv4Addr)>,
     hold_ends: Timers<(Ipv4Addr, Protocol, u16)>,
+    charges: Charges,
 }
 
 /// TCP for UDP and the other way round: the two share companions (N-6).
@@ -135,11 +192,14 @@ impl Space {
         Self { free: base.clone(), base, ..Self::default() }
     }
 
-    fn has_tenant(&mut self, subscriber: Subscriber) {
-        *self.tenants.entry(subscriber).or_default() += 1;
+    fn has_tenant(&mut self, subscriber: impl Into<Option<Subscriber>>) {
+        if let Some(subscriber) = subscriber.into() {
+            *self.tenants.entry(subscriber).or_default() += 1;
+        }
     }
 
-    fn loses_tenant(&mut self, subscriber: Subscriber) {
+    fn loses_tenant(&mut self, subscriber: impl Into<Option<Subscriber>>) {
+        let Some(subscriber) = subscriber.into() else { return };
         if let Some(count) = self.tenants.get_mut(&subscriber) {
             *count -= 1;
             if *count == 0 {
@@ -161,9 +221,7 @@ impl Space {
 
     /// How many ports from `port` on `want` can have.
     fn in_a_row(&self, port: u16, want: &Want) -> u16 {
-        let own = self.hold_of(port).filter(|&(first, held)| {
-            first == port && held.endpoint == want.endpoint && held.nonce == want.nonce
-        });
+        let own = self.hold_of(port).filter(|&(first, held)| first == port && held.is_of(want));
         let kept = self.reserved.get(&port).is_some_and(|(inside, _)| *inside == want.endpoint.inside);
         match own {
             Some((_, held)) => held.ports,
@@ -180,7 +238,7 @@ impl Space {
         match (self.user_of(port), self.reserved.get(&port), self.hold_of(port)) {
             (Some(user), _, _) => of_host(user.inside),
             (None, Some((inside, _)), _) => of_host(*inside),
-            (None, None, Some((_, held))) => of_host(held.endpoint.inside),
+            (None, None, Some((_, held))) => held.is_of_host(want.endpoint.inside),
             (None, None, None) => true,
         }
     }
@@ -269,7 +327,7 @@ impl Pool {
         &mut self,
         now: Instant,
         config: &ServerConfig,
-        allowed: impl Fn(Endpoint, Subscriber) -> Runs,
+        allowed: impl Fn(Endpoint) -> Runs,
     ) -> Vec<(Endpoint, Option<SocketAddrV4>)> {
         let old = std::mem::replace(self, Self::new(config));
         let (stay, go): (Vec<_>, Vec<_>) =
@@ -285,7 +343,8 @@ impl Pool {
                     if let Some(new) = known
                         && new.free.contains(first, last)
                     {
-                        new.has_tenant(held.subscriber);
+                        new.has_tenant(held.subscriber());
+                        self.charges.add(held.subscriber(), held.ports);
                         new.held.insert(first, held);
                         self.hold_ends.set((addr, protocol, first), held.until);
                         self.addresses.entry(addr).or_default().cut(protocol, first, last);
@@ -304,7 +363,7 @@ impl Pool {
                 ports: of.ports,
                 parity: None,
                 companion: of.companion,
-                allowed: allowed(endpoint, of.subscriber),
+                allowed: allowed(endpoint),
             };
             let found = self.find(now, &want).ok().filter(|&(_, ports)| ports == of.ports);
             if let Some((external, _)) = found {
@@ -390,6 +449,29 @@ impl Pool {
         found.map(|(addr, port, ports)| (SocketAddrV4::new(addr, port), ports)).ok_or(none)
     }
 
+    /// What counts in a subscriber's quota, but for its mappings, of which each counts as one.
+    pub(super) fn charged(&self, subscriber: Subscriber) -> u32 {
+        self.charges.0.get(&subscriber).copied().unwrap_or(0)
+    }
+
+    /// How many of so many ports from `external` on are held for who wants them.
+    pub(super) fn held_for(&self, want: &Want, external: SocketAddrV4, ports: u16) -> u16 {
+        let address = self.addresses.get(external.ip());
+        let space = address.and_then(|address| address.spaces.get(&want.endpoint.protocol));
+        let held = space.and_then(|space| space.held.get(&external.port())).filter(|held| held.is_of(want));
+        held.map_or(0, |held| held.ports.min(ports))
+    }
+
+    /// The most ports that the suggestion could have back out of a hold.
+    pub(super) fn suggested_hold(&self, want: &Want) -> u16 {
+        let (addr, port) = want.suggested;
+        let paired = self.paired.get(&want.subscriber).map(|&(addr, _)| addr);
+        let one = paired.or(addr);
+        let addresses = self.addresses.keys().filter(|&&addr| one.is_none_or(|one| one == addr));
+        let held = |&addr: &Ipv4Addr| self.held_for(want, SocketAddrV4::new(addr, port), u16::MAX);
+        addresses.map(held).max().unwrap_or(0)
+    }
+
     fn pick(&mut self, addr: Ipv4Addr, want: &Want) -> Option<(u16, u16)> {
         let address = self.addresses.get_mut(&addr)?;
         let protocol = want.endpoint.protocol;
@@ -468,16 +550,19 @@ impl Pool {
             // What was held for it: the first ports of a hold.
             if let Some(held) = space.held.remove(&port) {
                 self.hold_ends.cancel((addr, endpoint.protocol, port));
-                space.loses_tenant(held.subscriber);
+                space.loses_tenant(held.subscriber());
+                self.charges.take(held.subscriber(), held.ports);
                 if let (Some(first), 1..) = (last.checked_add(1), held.ports.saturating_sub(of.ports)) {
                     let rest = Held { ports: held.ports - of.ports, ..held };
-                    space.has_tenant(held.subscriber);
+                    space.has_tenant(held.subscriber());
+                    self.charges.add(rest.subscriber(), rest.ports);
                     space.held.insert(first, rest);
                     self.hold_ends.set((addr, endpoint.protocol, first), held.until);
                 }
             }
             of.companion = of.companion && self.reserve(addr, endpoint, port, of.subscriber);
         }
+        self.charges.add(Some(of.subscriber), of.ports - 1);
         self.uses.insert(endpoint, of);
         let (_, count) = self.paired.entry(of.subscriber).or_insert((addr, 0));
         *count += 1;
@@ -493,7 +578,7 @@ impl Pool {
         let Some(space) = address.spaces.get_mut(&other) else { return false };
         let taken = space.user_of(port).is_some_and(|user| user.inside != endpoint.inside)
             || space.reserved.contains_key(&port)
-            || space.hold_of(port).is_some_and(|(_, held)| held.endpoint.inside != endpoint.inside);
+            || space.hold_of(port).is_some_and(|(_, held)| !held.is_of_host(endpoint.inside));
         if taken {
             return false;
         }
@@ -522,15 +607,8 @@ impl Pool {
         self.by_load.insert((address.subscribers, addr));
     }
 
-    /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes, and is held for
-    /// `nonce` for so long.
-    pub(super) fn give_back(
-        &mut self,
-        now: Instant,
-        endpoint: Endpoint,
-        nonce: Option<Nonce>,
-        hold: Duration,
-    ) {
+    /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes.
+    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, freed: Freed) {
         let Some(of) = self.uses.get_mut(&endpoint) else { return };
         of.users -= 1;
         if of.users > 0 {
@@ -538,6 +616,7 @@ impl Pool {
         }
         let of = *of;
         self.uses.remove(&endpoint);
+        self.charges.take(Some(of.subscriber), of.ports - 1);
         let (addr, port) = (*of.external.ip(), of.external.port());
         if let Some((_, count)) = self.paired.get_mut(&of.subscriber) {
             *count -= 1;
@@ -553,14 +632,20 @@ impl Pool {
         }
         let Some(space) = address.spaces.get_mut(&endpoint.protocol) else { return };
         space.used.remove(&port);
+        space.loses_tenant(of.subscriber);
+        let (owner, hold) = match freed {
+            Freed::Free => (None, Duration::ZERO),
+            Freed::Held(nonce, hold) => (Some(Owner { endpoint, nonce, subscriber: of.subscriber }), hold),
+            Freed::Taken(hold) => (None, hold),
+        };
         if hold.is_zero() {
-            space.loses_tenant(of.subscriber);
             address.free(endpoint.protocol, port, port + (of.ports - 1));
         } else {
-            let until = now + hold;
-            let subscriber = of.subscriber;
-            space.held.insert(port, Held { endpoint, nonce, subscriber, ports: of.ports, until });
-            self.hold_ends.set((addr, endpoint.protocol, port), until);
+            let held = Held { owner, ports: of.ports, until: now + hold };
+            space.has_tenant(held.subscriber());
+            space.held.insert(port, held);
+            self.charges.add(held.subscriber(), held.ports);
+            self.hold_ends.set((addr, endpoint.protocol, port), held.until);
         }
         if of.companion {
             self.release_companion(addr, endpoint.protocol, port);
@@ -593,7 +678,8 @@ impl Pool {
         let Some(address) = self.addresses.get_mut(&addr) else { return };
         let Some(space) = address.spaces.get_mut(&protocol) else { return };
         if let Some(held) = space.held.remove(&first) {
-            space.loses_tenant(held.subscriber);
+            space.loses_tenant(held.subscriber());
+            self.charges.take(held.subscriber(), held.ports);
             address.free(protocol, first, first + (held.ports - 1));
         }
     }
@@ -639,6 +725,7 @@ impl Pool {
         }
         assert_eq!(self.by_load, load.iter().map(|(&addr, &count)| (count, addr)).collect());
         let (mut used, mut holds) = (0, 0);
+        let mut charges: BTreeMap<Subscriber, u32> = BTreeMap::new();
         for address in self.addresses.values() {
             for space in address.spaces.values() {
                 let mut left = space.base.clone();
@@ -653,7 +740,10 @@ impl Pool {
                 for (&port, held) in &space.held {
                     assert!(left.contains(port, port + (held.ports - 1)), "{port} is held and used");
                     left.cut(port, port + (held.ports - 1));
-                    *tenants.entry(held.subscriber).or_default() += 1;
+                    if let Some(subscriber) = held.subscriber() {
+                        *tenants.entry(subscriber).or_default() += 1;
+                        *charges.entry(subscriber).or_default() += u32::from(held.ports);
+                    }
                     holds += 1;
                 }
                 for (&port, (_, subscriber)) in &space.reserved {
@@ -673,6 +763,17 @@ impl Pool {
         }
         assert_eq!(used, self.uses.keys().filter(|endpoint| endpoint.port != 0).count());
         assert_eq!(holds, self.holds());
+        for of in self.uses.values().filter(|of| of.ports > 1) {
+            *charges.entry(of.subscriber).or_default() += u32::from(of.ports - 1);
+        }
+        assert_eq!(charges, self.charges.0);
+    }
+
+    /// Ports that are held for a subscriber.
+    pub(super) fn held_by(&self, subscriber: Subscriber) -> u32 {
+        let spaces = self.addresses.values().flat_map(|address| address.spaces.values());
+        let held = spaces.flat_map(|space| space.held.values());
+        held.filter(|held| held.subscriber() == Some(subscriber)).map(|held| u32::from(held.ports)).sum()
     }
 
     /// How many holds there are.

@@ -79,6 +79,8 @@ reasons! {
     IsStatic => Some(R::NOT_AUTHORIZED), "a static mapping";
     /// MAP cannot delete what PEER made, nor NAT-PMP what PCP made.
     IsAnothers => Some(R::NOT_AUTHORIZED), "made by other means";
+    /// A link-local client, or this machine itself: no mapping can be for it.
+    NotMapped => Some(R::NOT_AUTHORIZED), "a client that no mapping can be for";
     /// The rules leave this client no external port.
     NotAllowed => Some(R::NOT_AUTHORIZED), "not allowed by the rules";
     /// All ports of this subscriber are used up.
@@ -89,9 +91,11 @@ reasons! {
     NoPort => Some(R::NO_RESOURCES), "no port left";
     /// The suggested external address and port cannot be had, and no other is wanted.
     CannotProvide => Some(R::CANNOT_PROVIDE_EXTERNAL), "suggestion cannot be had";
-    /// More FILTERs than a mapping can have.
+    /// More FILTERs than a mapping of so many ports can have, or such as the data plane cannot make.
     TooManyPeers => Some(R::EXCESSIVE_REMOTE_PEERS), "too many remote peers";
-    /// There is no external address at the moment.
+    /// There is no external address at the moment. RFC 6886 §3.5 has result 3 for just that, "NAT device itself has not
+    /// obtained a DHCP lease", and it tells the client to try again. N-3's silence is for a device that is no NAT; this
+    /// one is, or the protocol is switched off.
     NoAddress => Some(R::NETWORK_FAILURE), "no external address";
     /// The data plane is out of order.
     NatFailed => Some(R::NETWORK_FAILURE), "refused by the NAT";

@@ -9,7 +9,7 @@ use super::notice::{NewEpoch, Notice};
 use super::pool::Want;
 use super::runs::Runs;
 use super::table::ServerMapping;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// How far that is.
 #[derive(Debug, Default)]
@@ -36,10 +36,10 @@ impl Server {
                 Some(mapping) => {
                     self.restoring.left += 1;
                     accompanied.extend(mapping.companion.then_some(endpoint(&stored.key)));
-                    self.open(mapping, None);
+                    self.open(mapping, None, None);
                 }
                 None => {
-                    self.restoring.lost += 1;
+                    self.restored_less(now);
                     self.outputs.push_back(Output::Store(Record::Remove(stored.key)));
                 }
             }
@@ -128,10 +128,19 @@ impl Server {
         })
     }
 
+    /// One of them is lost: with the first, the epoch begins anew. That is stored before the loss is: were the server to stop
+    /// in between, what is stored would else be whole, and the old epoch go on.
+    pub(super) fn restored_less(&mut self, now: Instant) {
+        if self.restoring.lost == 0 {
+            self.epoch = (now, Duration::ZERO);
+            self.outputs.push_back(Output::Store(Record::Epoch));
+        }
+        self.restoring.lost += 1;
+    }
+
     /// The data plane has answered for one of them.
     pub(super) fn restored(&mut self, now: Instant, stands: bool) {
         self.restoring.stands += usize::from(stands);
-        self.restoring.lost += usize::from(!stands);
         self.restoring_goes_on(now);
     }
 
@@ -145,7 +154,7 @@ impl Server {
             self.outputs.push_back(Output::Notice(Notice::Restored(stands)));
         }
         if lost > 0 {
-            self.begin_epoch(now, NewEpoch::NotRestored(lost));
+            self.outputs.push_back(Output::Notice(Notice::EpochBegan(NewEpoch::NotRestored(lost))));
             self.announce(now);
         }
     }

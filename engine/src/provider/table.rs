@@ -84,6 +84,11 @@ impl ServerMapping {
         self.peer.is_none_or(|peer| peer == remote) && filters_let_in(&self.filters, remote)
     }
 
+    /// What it counts in its subscriber's quota, beside what [the pool](super::pool::Pool::charged) counts.
+    fn charge(&self) -> u32 {
+        if self.external.is_ipv6() { self.ports.into() } else { 1 }
+    }
+
     /// Whether the data plane has it; what waits for the data plane is not there yet.
     pub(super) fn is_open(&self) -> bool {
         self.open
@@ -93,7 +98,7 @@ impl ServerMapping {
 /// What one subscriber has.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Account {
-    /// External ports.
+    /// Its mappings; a pinhole's ports each, for the pool does not know them.
     pub(super) ports: u32,
     /// Changes that the data plane has not answered yet.
     pub(super) busy: usize,
@@ -115,6 +120,16 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn len(&self) -> usize {
         self.mappings.len()
+    }
+
+    /// How many the data plane has.
+    pub(super) fn open(&self) -> usize {
+        self.ends.count()
+    }
+
+    /// How many subscribers have a mapping, or wait for one.
+    pub(super) fn subscribers(&self) -> usize {
+        self.accounts.len()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &ServerMapping> {
@@ -194,7 +209,7 @@ impl Table {
             Some(peer) => drop(self.outbound.insert((MappingKey { peer: None, ..key }, peer))),
         }
         let account = self.accounts.entry(mapping.subscriber).or_default();
-        account.ports += u32::from(mapping.ports);
+        account.ports += mapping.charge();
         account.busy += usize::from(mapping.busy.is_some());
         if mapping.open {
             self.ends.set(key, mapping.ends);
@@ -211,7 +226,7 @@ impl Table {
         }
         self.ends.cancel(*key);
         if let Some(account) = self.accounts.get_mut(&mapping.subscriber) {
-            account.ports -= u32::from(mapping.ports);
+            account.ports -= mapping.charge();
             account.busy -= usize::from(mapping.busy.is_some());
             if account.ports == 0 {
                 self.accounts.remove(&mapping.subscriber);
@@ -264,9 +279,10 @@ impl Table {
         for (key, mapping) in &self.mappings {
             assert_eq!(mapping.key(), *key);
             let account = accounts.entry(mapping.subscriber).or_default();
-            account.ports += u32::from(mapping.ports);
+            account.ports += mapping.charge();
             account.busy += usize::from(mapping.busy.is_some());
         }
         assert_eq!(self.accounts, accounts);
+        assert_eq!(self.open(), self.all().filter(|mapping| mapping.open).count());
     }
 }

@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant, Timers};
 const TIMES: u32 = 3;
 const FIRST_GAP: Duration = Duration::from_millis(250);
 /// So many in one turn: between two turns, somebody may ask something.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 64;
 
 /// Whom there is something to tell.
 #[derive(Debug, Default)]

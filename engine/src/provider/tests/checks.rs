@@ -287,3 +287,67 @@ fn reasons() {
     assert!(Reason::ALL.iter().all(|reason| reason.result() != Some(ResultCode::SUCCESS)));
     assert_eq!(Kind::ALL.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len(), Kind::ALL.len());
 }
+
+/// A link-local address is another host on each link, and nothing is forwarded to it: such a client may ask for an ANNOUNCE and has no
+/// mapping, nor sees any. It has a bucket of its own on each link.
+#[test]
+fn link_local_clients() {
+    let mut bench = server().set(|config| (config.firewall, config.query) = (true, true));
+    let get = Body::Get(pcp::GetData::ALL);
+    let peer = Body::Peer(peer_data(1, 80, 443));
+    for from in ["fe80::1", "169.254.1.1"] {
+        let from: IpAddr = from.parse().expect("an address");
+        for (body, result) in [
+            (Body::Map(data(1, 80, 0)), ResultCode::NOT_AUTHORIZED),
+            (peer.clone(), ResultCode::NOT_AUTHORIZED),
+            (get.clone(), ResultCode::NOT_AUTHORIZED),
+            (Body::Announce, ResultCode::SUCCESS),
+        ] {
+            let request = by(from, Request { body, ..map(600, data(1, 1, 1), &[]) });
+            assert_eq!(ask(&mut bench, at(0), &request).result, result, "{from} {request:?}");
+        }
+    }
+    assert_eq!((bench.changes, bench.refusals(Reason::NotMapped)), (0, 6));
+    let link_local = Ipv4Addr::new(169, 254, 1, 1);
+    let natpmp = raw(&mut bench, at(0), link_local, &hex("00020000 00500000 00000e10")).expect("an answer");
+    assert_eq!(natpmp[3], 2);
+    assert_eq!(raw(&mut bench, at(0), link_local, &[0, 0]).expect("an answer")[3], 0);
+
+    bench.config_mut().rate = Some(Rate { per_second: 1, burst: 10 });
+    for (from, interface) in [("fe80::1", INTERFACE), ("fe80::2", INTERFACE), ("fe80::1", 4)] {
+        let from: IpAddr = from.parse().expect("an address");
+        bench.interface = interface;
+        let arrival = Arrival { interface, ..arrival(from) };
+        let announce = by(from, Request { body: Body::Announce, ..map(0, data(1, 1, 1), &[]) });
+        let heard = (0..20).filter(|_| bench.answer(at(9), &arrival, &announce.to_bytes()).is_some());
+        assert_eq!(heard.count(), 10, "{from} {interface}");
+    }
+}
+
+/// The machine itself is nobody's host, by its own request or by THIRD_PARTY; behind a B4 the same address is another one.
+#[test]
+fn no_mapping_leads_to_the_machine_itself() {
+    let b4: Ipv6Addr = "2001:db8:b4::1".parse().expect("an address");
+    let mut bench = server().set(|config| {
+        config.third_party = anybody();
+        config.b4 = vec!["2001:db8:b4::/48".parse().expect("a prefix")];
+        config.own = [CLIENT, HOST].map(IpAddr::V4).into();
+    });
+    for (from, options, result) in [
+        (IpAddr::V4(CLIENT), vec![], ResultCode::NOT_AUTHORIZED),
+        (OTHER.into(), vec![third(HOST)], ResultCode::UNSUPP_OPTION),
+        (OTHER.into(), vec![third(Ipv4Addr::new(169, 254, 1, 1))], ResultCode::UNSUPP_OPTION),
+        (OTHER.into(), vec![third(Ipv4Addr::new(240, 0, 0, 1))], ResultCode::UNSUPP_OPTION),
+        (OTHER.into(), vec![third("fe80::1".parse::<IpAddr>().expect("one"))], ResultCode::UNSUPP_OPTION),
+        (OTHER.into(), vec![], ResultCode::SUCCESS),
+        (b4.into(), vec![third(HOST)], ResultCode::SUCCESS),
+    ] {
+        let request = by(from, map(600, data(1, 80, 0), &options));
+        assert_eq!(ask(&mut bench, at(0), &request).result, result, "{from} {options:?}");
+    }
+    let within = Arrival { softwire: Some(b4), ..arrival(CLIENT) };
+    let answer = bench.answer(at(0), &within, &map(600, data(1, 80, 0), &[]).to_bytes()).expect("an answer");
+    assert_eq!(answer[3], 0);
+    let natpmp = raw(&mut bench, at(0), CLIENT, &hex("00020000 00500000 00000e10")).expect("an answer");
+    assert_eq!(natpmp[3], 2);
+}

@@ -261,3 +261,44 @@ fn address_pools() {
         assert_eq!(ask(&mut bench, at(0), &request).result, expected, "{n} {addr}:{port}");
     }
 }
+
+/// RFC 6887 §11.3: UDP 5350 and 5351 are PCP's own, and no pinholes.
+#[test]
+fn pinholes_for_pcp_itself() {
+    let mut bench = server().set(|config| config.firewall = true);
+    let host = v6("2001:db8:1::20");
+    for (protocol, port, size, result) in [
+        (Protocol::UDP, 5350, 1, Err(ResultCode::NOT_AUTHORIZED)),
+        (Protocol::UDP, 5351, 1, Err(ResultCode::NOT_AUTHORIZED)),
+        (Protocol::TCP, 5351, 1, Ok(1)),
+        (Protocol::UDP, 5340, 20, Ok(10)),
+        (Protocol::UDP, 5352, 1, Ok(1)),
+    ] {
+        let wanted = MapData { protocol, external_addr: Ipv6Addr::UNSPECIFIED, ..data(1, port, 0) };
+        let options: Vec<_> = (size > 1).then(|| port_set(size, port, false)).into_iter().collect();
+        let answer = ask(&mut bench, at(0), &by(host, map(600, wanted, &options)));
+        let ports = bench.bindings.iter().find(|b| (b.protocol, b.internal_port) == (protocol, port));
+        assert_eq!(ports.map(|b| b.ports).ok_or(answer.result), result, "{protocol} {port}");
+    }
+}
+
+/// When an address goes, a mapping gets a port that the rules allow who asked for it, not the host that it is for.
+#[test]
+fn rules_are_about_who_asked() {
+    let rule = |allow, client: &str, ports| AclRule {
+        allow,
+        client: client.parse().expect("a prefix"),
+        ports,
+        protocol: None,
+    };
+    let mut bench = server().set(|config| {
+        config.third_party = anybody();
+        config.acl = vec![rule(true, "192.0.2.10", 3000..=3001), rule(false, "0.0.0.0/0", 0..=65535)];
+    });
+    let request = map(600, data(1, 80, 3000), &[third(HOST)]);
+    assert_eq!(outcome(&mut bench, at(0), &request), (ResultCode::SUCCESS, 600, 3000));
+    bench.config_mut().pool = vec![EXTERNAL_2];
+    bench.apply_settings(at(1));
+    let external: Vec<_> = bench.mappings().iter().map(|mapping| mapping.external).collect();
+    assert_eq!(external, [SocketAddr::from((EXTERNAL_2, 3000))]);
+}

@@ -17,14 +17,16 @@ fn quotas_are_per_subscriber() {
     let renewed = outcome(&mut bench, at(1), &map(600, data(1, 1, 0), &[]));
     assert_eq!(renewed.0, ResultCode::SUCCESS);
     outcome(&mut bench, at(2), &map(0, data(1, 1, 0), &[]));
-    assert_eq!(outcome(&mut bench, at(3), &map(600, data(1, 3, 0), &[])).0, ResultCode::SUCCESS);
-    assert_eq!(bench.refusals(Reason::QuotaExceeded), 1);
+    // What is held for it counts as well.
+    assert_eq!(outcome(&mut bench, at(121), &map(600, data(1, 3, 0), &[])).0, ResultCode::USER_EX_QUOTA);
+    assert_eq!(outcome(&mut bench, at(122), &map(600, data(1, 3, 0), &[])).0, ResultCode::SUCCESS);
+    assert_eq!(bench.refusals(Reason::QuotaExceeded), 2);
     // PEER counts, too.
     let peer = Request { body: Body::Peer(peer_data(1, 9, 443)), ..map(600, data(1, 1, 1), &[]) };
-    assert_eq!(ask(&mut bench, at(4), &peer).result, ResultCode::USER_EX_QUOTA);
+    assert_eq!(ask(&mut bench, at(123), &peer).result, ResultCode::USER_EX_QUOTA);
     // A smaller quota takes nothing away.
     bench.config_mut().quota = 1;
-    assert_eq!(outcome(&mut bench, at(5), &map(600, data(1, 3, 0), &[])).0, ResultCode::SUCCESS);
+    assert_eq!(outcome(&mut bench, at(124), &map(600, data(1, 3, 0), &[])).0, ResultCode::SUCCESS);
     assert_eq!(bench.mappings().len(), 3);
 }
 

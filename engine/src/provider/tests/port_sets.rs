@@ -143,3 +143,94 @@ fn beside_peer() {
     let [PcpOption::Next(next)] = &listed[..] else { panic!("{listed:?}") };
     assert_eq!((next.external_port, &next.options[..]), (2100, &[port_set(5, 100, false)][..]));
 }
+
+/// What one request is answered with is bounded by the largest set there is, and each mapping but the first costs as much as a
+/// request of its own.
+#[test]
+fn a_request_over_many_mappings() {
+    let mut bench = server();
+    for port in 1..=1000 {
+        outcome(&mut bench, at(0), &map(600, data(1, port, 0), &[]));
+    }
+    let all = |nonce, lifetime| map(lifetime, data(nonce, 1, 0), &[port_set(u16::MAX, 1, false)]);
+    let answers = |bench: &mut Bench, now, request: &Request| {
+        bench.sent.clear();
+        bench.datagram(now, &arrival(CLIENT), &request.to_bytes());
+        std::mem::take(&mut bench.sent).len()
+    };
+    assert_eq!(answers(&mut bench, at(1), &all(1, 600)), 64);
+    assert_eq!(answers(&mut bench, at(1), &all(2, 600)), 1, "another's nonce is refused once");
+    assert_eq!(bench.refusals(Reason::ForeignNonce), 64);
+    bench.config_mut().port_set = u16::MAX;
+    assert_eq!(answers(&mut bench, at(2), &all(1, 600)), usize::from(MAX_PORT_SET));
+    bench.config_mut().rate = Some(Rate { per_second: 1, burst: 10 });
+    assert_eq!(answers(&mut bench, at(3), &all(1, 600)), 10);
+    assert_eq!(answers(&mut bench, at(5), &all(1, 600)), 2, "those that have come in since");
+    assert_eq!(bench.refusals(Reason::RateLimited), 2);
+    bench.config_mut().rate = None;
+    assert_eq!(answers(&mut bench, at(6), &all(1, 0)), 64, "so many wait for the data plane at most");
+    assert_eq!(bench.mappings().len(), 1000 - 64);
+}
+
+/// A request over mappings of which each is being changed is carried out once, when all of them can be.
+#[test]
+fn a_request_that_waits_for_many() {
+    let mut bench = server();
+    for port in 1..=10 {
+        outcome(&mut bench, at(0), &map(600, data(1, port, 0), &[]));
+    }
+    bench.nat = Nat::Hesitates;
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    let set = port_set(10, 1, false);
+    bench.sent.clear();
+    for request in [map(700, data(1, 1, 0), &[set.clone(), host]), map(800, data(1, 1, 0), &[set])] {
+        bench.datagram(at(1), &arrival(CLIENT), &request.to_bytes());
+    }
+    assert_eq!((bench.tickets.len(), bench.sent.len()), (10, 0));
+    bench.nat_answers_all(at(2));
+    assert_eq!(bench.sent.len(), 20);
+    assert!(bench.mappings().iter().all(|mapping| (mapping.filters.len(), mapping.ends) == (1, at(802))));
+}
+
+/// A set has as many ports as the data plane can take at once with all its filters; filters that are too many for it are
+/// refused.
+#[test]
+fn sets_with_filters() {
+    let host = |n: u8| filter(Ipv4Addr::new(203, 0, 113, n).to_ipv6_mapped(), 128);
+    for (filters, size) in [(0, 256), (1, 192), (5, 64), (32, 11)] {
+        let mut bench = server().set(|config| config.port_set = 256);
+        let options: Vec<_> = (0..filters).map(host).chain([port_set(256, 100, false)]).collect();
+        let made = ask(&mut bench, at(0), &map(600, data(1, 100, 0), &options));
+        assert_eq!(made.options.last(), Some(&port_set(size, 100, false)), "{filters}");
+        // What is there already costs nothing.
+        assert_eq!(outcome(&mut bench, at(1), &map(600, data(1, 100, 0), &options)).0, ResultCode::SUCCESS);
+        let more: Vec<_> = (100..132 - filters).map(host).collect();
+        let result = if size == 11 { ResultCode::SUCCESS } else { ResultCode::EXCESSIVE_REMOTE_PEERS };
+        assert_eq!(outcome(&mut bench, at(2), &map(600, data(1, 100, 0), &more)).0, result, "{filters}");
+    }
+}
+
+/// O-8: who asks for one port of a set is told of the whole set; where the answer has no room for that, it is refused.
+#[test]
+fn a_set_that_was_not_asked_for() {
+    let mut bench = server();
+    outcome(&mut bench, at(0), &map(600, data(1, 100, 0), &[port_set(4, 100, false)]));
+    let text_of = |len: usize| text(&vec![b'x'; len]);
+    let mut longest = 0;
+    for filters in 38..=42 {
+        let host = |n: u8| filter(Ipv4Addr::new(203, 0, 113, n % 20).to_ipv6_mapped(), 128);
+        for len in [4, 8, 12, 16, 20, 24] {
+            let options: Vec<_> = (0..filters).map(host).chain([text_of(len)]).collect();
+            let request = map(600, data(1, 102, 0), &options);
+            if request.to_bytes().len() > pcp::MAX_LEN {
+                continue;
+            }
+            let response = ask(&mut bench, at(1), &request);
+            let fits = request.to_bytes().len() + 12 <= pcp::MAX_LEN;
+            let expected = if fits { ResultCode::SUCCESS } else { ResultCode::MALFORMED_REQUEST };
+            assert_eq!(response.result, expected, "{filters} {len}");
+            longest = longest.max(response.to_bytes().len());
+        }
+    }
+    assert_eq!(longest, pcp::MAX_LEN);
+}

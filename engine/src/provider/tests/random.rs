@@ -96,7 +96,8 @@ impl Model {
             }
         }
         for (subscriber, (count, addresses)) in subscribers {
-            assert!(count <= QUOTA, "{subscriber:?} has {count}");
+            let held = bench.server.pool.held_by(subscriber);
+            assert!(count + held <= QUOTA, "{subscriber:?} has {count}, and {held} are held for it");
             assert_eq!(addresses.len(), 1, "{subscriber:?} is in one address");
         }
     }
@@ -120,9 +121,11 @@ fn run(seed: u64) {
     for _ in 0..STEPS {
         now = now + Duration::from_secs(if dice.one_in(10) { dice.roll(400) } else { dice.roll(20) }.into());
         model.pass(now);
-        bench.nat = match dice.roll(12) {
-            0 => Nat::Refuses(NatRefused::Failed),
-            1 => Nat::Refuses(NatRefused::Full),
+        bench.nat = match dice.roll(36) {
+            0..=2 => Nat::Refuses(NatRefused::Failed),
+            3..=5 => Nat::Refuses(NatRefused::Full),
+            6 => Nat::Refuses(NatRefused::Taken),
+            7 => Nat::Refuses(NatRefused::Unfit),
             _ => Nat::Obeys,
         };
         match dice.roll(20) {

@@ -117,6 +117,9 @@ fn what_is_lost_begins_a_new_epoch() {
             again.store.insert(all[0].key, (at(100), all[0].clone()));
             again.server.outputs.retain(|output| !matches!(output, Output::Store(Record::Remove(_))));
         }
+        let records = again.server.outputs.iter().filter(|output| matches!(output, Output::Store(_)));
+        let first = records.take(1).all(|record| *record == Output::Store(Record::Epoch));
+        assert!(first, "the new epoch is stored before the loss: {what}");
         again.perform(at(100));
         assert_eq!(again.mappings().len(), stands, "{what}");
         let epoch = if lost == 0 { 100 } else { 0 };
@@ -179,4 +182,52 @@ fn renewals_are_seldom_stored() {
     // A clock that began later than the epoch did.
     let server = Server::with_age(Instant::from_secs(5), config(), Duration::from_secs(1_000_000));
     assert_eq!(server.epoch(Instant::from_secs(7)), 1_000_002);
+}
+
+/// The new epoch is stored before the first loss, whoever finds it, so that no stop in between leaves the old epoch without one
+/// of its mappings (RFC 6887 §8.5).
+#[test]
+fn the_epoch_is_stored_before_a_loss() {
+    let mut bench = server();
+    for port in [80, 81, 82] {
+        outcome(&mut bench, at(0), &map(3600, data(1, port, 9000 + port), &[]));
+    }
+    let records = |server: &mut Server| {
+        let mut records = Vec::new();
+        while let Some(output) = server.poll_output() {
+            match output {
+                Output::Store(record) => records.push(record),
+                Output::Nat { ticket, .. } => server.handle_nat(at(101), ticket, Err(NatRefused::Failed)),
+                _ => {}
+            }
+        }
+        records
+    };
+    let all = stored(&bench, at(100));
+    let mut again = Server::new(at(100), config(), at(0));
+    again.restore(at(100), all.clone());
+    let lost = |n: usize| Record::Remove(all[n].key);
+    assert_eq!(records(&mut again), [Record::Epoch, lost(0), lost(1), lost(2)]);
+    assert_eq!(again.epoch(at(111)), 10);
+    let other_pool = ServerConfig { pool: vec![EXTERNAL_2], ..config() };
+    let mut again = Server::new(at(100), other_pool, at(0));
+    again.restore(at(100), all.clone());
+    assert_eq!(records(&mut again), [Record::Epoch, lost(0), lost(1), lost(2)]);
+    again.lose_state(at(200));
+    assert_eq!(records(&mut again), [Record::Epoch, Record::Clear]);
+}
+
+/// A lifetime that was shortened is not stored as a long one.
+#[test]
+fn a_shorter_lifetime_is_stored() {
+    let mut bench = server();
+    outcome(&mut bench, at(0), &map(86_400, data(1, 80, 9090), &[]));
+    outcome(&mut bench, at(10), &map(120, data(1, 80, 9090), &[]));
+    let (stored_at, stored) = bench.store.values().next().expect("it is stored");
+    assert_eq!((*stored_at, stored.left), (at(10), Duration::from_secs(240)));
+    // Not each time that it is a little shorter.
+    let before = bench.records;
+    outcome(&mut bench, at(11), &map(3600, data(1, 80, 9090), &[]));
+    outcome(&mut bench, at(12), &map(2500, data(1, 80, 9090), &[]));
+    assert_eq!(bench.records - before, 1);
 }

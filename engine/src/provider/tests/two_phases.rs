@@ -201,3 +201,167 @@ fn an_address_that_goes_meanwhile() {
     );
     assert_eq!((bench.mappings().len(), bench.bindings.len()), (0, 0));
 }
+
+/// A port that something else on this machine has: the client gets the next one, and nobody gets that one for ten minutes. Who
+/// insists on it is told that it cannot be had.
+#[test]
+fn a_port_that_is_taken_on_this_machine() {
+    let mut bench = hesitating().set(|config| config.ports = 2000..=2049);
+    let strict = [PcpOption::PreferFailure];
+    let send = |bench: &mut Bench, now, request: &Request| {
+        bench.datagram(now, &arrival(pcp::ip_from_wire(request.client_addr)), &request.to_bytes());
+    };
+    let refuse = |bench: &mut Bench, now| {
+        let (ticket, _) = bench.tickets.pop_front().expect("it is tried");
+        bench.server.handle_nat(now, ticket, Err(NatRefused::Taken));
+        bench.perform(now);
+    };
+    let port = |bench: &mut Bench| {
+        let (.., bytes) = bench.sent.pop_front().expect("an answer");
+        let response = Response::parse(&bytes).expect("well-formed");
+        let Body::Map(map) = response.body else { panic!("{response:?}") };
+        assert!(bench.sent.is_empty(), "one answer");
+        (response.result, map.external_port)
+    };
+    send(&mut bench, at(0), &map(600, data(1, 80, 2010), &[]));
+    refuse(&mut bench, at(0));
+    send(&mut bench, at(0), &map(600, data(1, 80, 2010), &[]));
+    assert_eq!((bench.tickets.len(), bench.refusals(Reason::Retransmission)), (1, 1));
+    bench.nat_answers_all(at(1));
+    assert_eq!(port(&mut bench), (ResultCode::SUCCESS, 2000));
+    assert_eq!(bench.server.pool.held_by(Subscriber::V4(CLIENT)), 0, "that is not its fault");
+    send(&mut bench, at(2), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    assert_eq!(port(&mut bench), (ResultCode::CANNOT_PROVIDE_EXTERNAL, 2010));
+    send(&mut bench, at(2), &map(600, data(1, 81, 2020), &strict));
+    refuse(&mut bench, at(2));
+    assert_eq!(port(&mut bench), (ResultCode::CANNOT_PROVIDE_EXTERNAL, 2020));
+    // So often and no more.
+    send(&mut bench, at(3), &map(600, data(1, 82, 0), &[]));
+    for _ in 0..9 {
+        refuse(&mut bench, at(3));
+    }
+    assert_eq!((port(&mut bench), bench.tickets.len()), ((ResultCode::NO_RESOURCES, 0), 0));
+    assert_eq!((bench.mappings().len(), bench.server.pool.holds()), (1, 11));
+    let told = |notice: &Notice| matches!(notice, Notice::NatRefuses(_) | Notice::NatWorks);
+    assert!(!bench.notices.iter().any(told), "the data plane is in order");
+    send(&mut bench, at(599), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    assert_eq!(port(&mut bench).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    send(&mut bench, at(600), &by(OTHER, map(600, data(2, 80, 2010), &strict)));
+    bench.nat_answers_all(at(600));
+    assert_eq!(port(&mut bench), (ResultCode::SUCCESS, 2010));
+    // NAT-PMP gets another one, too, and a set another place.
+    bench.datagram(at(601), &arrival(CLIENT), &hex("00020000 005007e4 00000e10"));
+    refuse(&mut bench, at(601));
+    bench.nat_answers_all(at(601));
+    let (.., bytes) = bench.sent.pop_front().expect("an answer");
+    assert_eq!(bytes[3], 0);
+    assert_ne!(bytes[10..12], 2020_u16.to_be_bytes());
+    send(&mut bench, at(602), &map(600, data(1, 200, 0), &[port_set(4, 200, false)]));
+    refuse(&mut bench, at(602));
+    bench.nat_answers_all(at(602));
+    assert_eq!((port(&mut bench).0, bench.mappings()[1].ports), (ResultCode::SUCCESS, 4));
+}
+
+/// What one binding is refused for is its client's business: the data plane is in order.
+#[test]
+fn a_binding_that_the_data_plane_cannot_make() {
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    let all = MapData { protocol: Protocol::ALL, ..data(1, 0, 0) };
+    for (what, request, result) in [
+        (
+            "filters",
+            map(600, data(1, 80, 0), std::slice::from_ref(&host)),
+            ResultCode::EXCESSIVE_REMOTE_PEERS,
+        ),
+        ("everything", map(600, all, &[]), ResultCode::UNSUPP_PROTOCOL),
+        ("something else", map(600, data(1, 80, 0), &[]), ResultCode::NETWORK_FAILURE),
+    ] {
+        let mut bench = server().set(|config| config.all_protocols = true);
+        bench.nat = Nat::Refuses(NatRefused::Unfit);
+        assert_eq!(outcome(&mut bench, at(0), &request).0, result, "{what}");
+        bench.nat = Nat::Obeys;
+        assert_eq!(outcome(&mut bench, at(1), &map(600, data(2, 443, 0), &[])).0, ResultCode::SUCCESS);
+        bench.nat = Nat::Refuses(NatRefused::Unfit);
+        let renewed = outcome(&mut bench, at(2), &map(600, data(2, 443, 0), std::slice::from_ref(&host)));
+        assert_eq!(renewed.0, ResultCode::EXCESSIVE_REMOTE_PEERS);
+        assert_eq!((bench.mappings().len(), bench.mappings()[0].filters.len()), (1, 0));
+        let told = |notice: &Notice| matches!(notice, Notice::NatRefuses(_) | Notice::NatWorks);
+        assert!(!bench.notices.iter().any(told), "{what}");
+    }
+}
+
+/// Whatever clients do, the person who runs it is told of full tables and of a full NAT once a minute at most.
+#[test]
+fn notices_do_not_flood() {
+    let mut bench = server().set(|config| (config.capacity, config.hold) = (1, Duration::ZERO));
+    let count = |bench: &Bench, told: fn(&Notice) -> bool| bench.notices.iter().filter(|n| told(n)).count();
+    for n in 0..=120 {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(600, data(1, 81, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::TableFull(_))), 3);
+    let mut bench = server().set(|config| (config.ports, config.hold) = (2000..=2000, Duration::ZERO));
+    for n in 0..=120 {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(600, data(1, 81, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::PortsUsedUp(_))), 3);
+    let mut bench = server();
+    for n in 0..=120 {
+        bench.nat = Nat::Refuses(NatRefused::Full);
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        bench.nat = Nat::Obeys;
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+        outcome(&mut bench, at(n), &map(0, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::NatRefuses(NatRefused::Full))), 3);
+    assert_eq!(count(&bench, |notice| *notice == Notice::NatWorks), 3);
+    // A refusal that could not be told at first is told when it lasts.
+    bench.nat = Nat::Refuses(NatRefused::Full);
+    for n in [121, 179, 180, 240] {
+        outcome(&mut bench, at(n), &map(600, data(1, 80, 0), &[]));
+    }
+    assert_eq!(count(&bench, |notice| matches!(notice, Notice::NatRefuses(_))), 4);
+}
+
+/// Mappings that end all at once are closed a number at a time, so that requests have their turn in between.
+#[test]
+fn many_ends_at_once() {
+    let mut bench = hesitating().set(|config| config.rate = None);
+    for port in 1..=200 {
+        bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, port, 0), &[]).to_bytes());
+        bench.nat_answers_all(at(0));
+    }
+    assert_eq!((bench.server.mapping_count(), bench.server.subscriber_count()), (200, 1));
+    for closed in [64, 128, 192, 200] {
+        assert!(bench.server.next_timeout().is_some_and(|due| due <= at(600)));
+        bench.server.handle_timeout(at(600));
+        bench.perform(at(600));
+        assert_eq!(bench.tickets.len(), closed);
+    }
+    assert_eq!(bench.server.next_timeout(), Some(at(605)));
+    bench.nat_answers_all(at(601));
+    assert_eq!((bench.server.mapping_count(), bench.server.subscriber_count()), (0, 0));
+}
+
+/// The same for PEER that wants one address and any of its ports: the tries have an end.
+#[test]
+fn a_peer_whose_ports_are_taken() {
+    let mut bench = server();
+    bench.nat = Nat::Refuses(NatRefused::Taken);
+    for (port, result, changes) in
+        [(0, ResultCode::NO_RESOURCES, 9), (9090, ResultCode::CANNOT_PROVIDE_EXTERNAL, 1)]
+    {
+        let wanted = PeerData {
+            external_addr: EXTERNAL.to_ipv6_mapped(),
+            external_port: port,
+            ..peer_data(1, 80, 443)
+        };
+        let request = Request { body: Body::Peer(wanted), ..map(600, data(1, 1, 1), &[]) };
+        let before = bench.changes;
+        assert_eq!(ask(&mut bench, at(0), &request).result, result);
+        assert_eq!(bench.changes - before, changes);
+    }
+}
