@@ -10,7 +10,7 @@
 //! | client | version | licence | from |
 //! |---|---|---|---|
 //! | natpmpc (NAT-PMP) | Debian's | BSD-3-Clause | Debian: natpmpc |
-//! | crab_nat (PCP, NAT-PMP) | 0.8 | MIT | crates.io, by `lab-crab-nat` |
+//! | crab_nat (PCP, NAT-PMP) | 0.8 | MIT | cargo, by `lab-crab-nat` |
 //! | libtorrent-rasterbar (PCP) | Debian's 2.0 | BSD-3-Clause | Debian: python3-libtorrent |
 
 mod common;
@@ -394,6 +394,28 @@ fn our_client_stays() {
     assert!(keeping.wait(10 * SECOND).success(), "{}", keeping.log());
     assert_eq!(server.mappings(), [] as [Value; 0]);
     reaches_nobody(&network, TCP, 7000);
+}
+
+/// A port that a program of the server's own machine listens at goes to nobody, for its packets would.
+#[test]
+fn a_port_of_the_machine_itself_goes_to_nobody() {
+    let Some((program, network)) = laboratory() else { return };
+    let server = PcpServer::start(&network, &program, SUBSCRIBERS_ONLY, "");
+    let pcp = Pcp::new(&network, &program);
+    let own = listener(&network, Host::Provider, TCP, 8080);
+    let strict = pcp.json_of(Host::Router, "map tcp 8080 8080 --prefer-failure");
+    assert_eq!(strict["exit_code"], REFUSED, "{strict:#}");
+    assert_eq!(strict["result"]["name"], "CANNOT_PROVIDE_EXTERNAL", "{strict:#}");
+    let map = pcp.json_of(Host::Router, "map tcp 8080 8080");
+    let port = map["mapping"]["external"]["port"].as_u64().expect("a port");
+    assert_ne!(port, 8080, "{map:#}");
+    let _listener = listener(&network, Host::Router, TCP, 8080);
+    reaches(&network, TCP, u16::try_from(port).expect("a port"), "router");
+    // Over UDP it is nobody's.
+    let map = pcp.json_of(Host::Router, "map udp 8080 8080");
+    assert_eq!(map["mapping"]["external"]["port"], 8080, "{map:#}");
+    assert_eq!(server.mappings().len(), 2);
+    drop(own);
 }
 
 // ── What no client sends ───────────────────────────────────────────────────────────────────────────────────────────

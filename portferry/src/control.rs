@@ -300,12 +300,12 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
     stream.read_to_string(&mut text).map_err(failed)?;
     if text.starts_with("{\"error\"") {
         return Err(Failure::unavailable(format!(
-            "{}: the gateway does not know that question; is it older?",
+            "{}: what answers there does not know that question; is it older, or the PCP server's?",
             path.display()
         )));
     }
     if text.is_empty() {
-        return Err(Failure::unavailable(format!("{}: the gateway is stopping", path.display())));
+        return Err(Failure::unavailable(format!("{}: what answers there is stopping", path.display())));
     }
     Ok(text)
 }

@@ -233,7 +233,7 @@ impl Shell {
             }
         }
         while self.perform_some().await {}
-        let count = self.server.mappings().count();
+        let count = self.server.mapping_count();
         if self.config.state.keep_on_stop {
             tracing::info!(
                 "stopping; mappings that stay open (state.keep_on_stop) and are stored for the next start: {count}"
@@ -510,7 +510,10 @@ impl Shell {
         let json = match question {
             Question::Status => serde_json::to_string(&self.status()),
             Question::Mappings => serde_json::to_string(&report::mappings(now(), &self.server)),
-            Question::Release(_) => Ok(r#"{"error":"that is a question to the gateway"}"#.to_owned()),
+            Question::Release(_) => {
+                Ok(r#"{"error":"the PCP server does not know that question; it is one to portferry run"}"#
+                    .to_owned())
+            }
         };
         json.expect("plain values become JSON")
     }
@@ -518,7 +521,6 @@ impl Shell {
     fn status(&self) -> StatusReport {
         let counters = self.server.counters();
         let refused = Reason::ALL.iter().map(|&reason| (reason.to_string(), counters.refusals(reason)));
-        let subscribers: BTreeSet<_> = self.server.mappings().map(|mapping| mapping.subscriber).collect();
         let refused = refused.chain([("too much waiting".to_owned(), self.waiting.dropped())]);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -533,8 +535,8 @@ impl Shell {
             listening: self.sockets.addresses().map(|place| (place.interface.clone(), place.addr)).collect(),
             external: self.server.config().pool.iter().copied().map(IpAddr::V4).collect(),
             epoch: self.server.epoch(now()),
-            mappings: self.server.mappings().count(),
-            subscribers: subscribers.len(),
+            mappings: self.server.mapping_count(),
+            subscribers: self.server.subscriber_count(),
             received: self.received,
             sent: counters.sent,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
