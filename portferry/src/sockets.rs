@@ -93,7 +93,7 @@ pub fn announcements(interface: &str, index: u32) -> io::Result<UdpSocket> {
     nonblocking(socket)
 }
 
-/// The same for a server that speaks IPv6: it announces itself to [ff02::1] (RFC 6887 §14.1.3).
+/// The same for a server that speaks IPv6: it announces itself to `ff02::1` (RFC 6887 §14.1.3).
 pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;

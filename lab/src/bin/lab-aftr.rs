@@ -10,7 +10,7 @@
 //! | `--lifetimes SHORTEST-LONGEST` | what it grants, in seconds |
 //! | `--quota PORTS` | what one subscriber may have |
 //! | `--list` | GET and NEXT: clients may ask which mappings they have |
-//! | `--link INTERFACE` | subscribers are on this interface: it announces itself to [ff02::1] there |
+//! | `--link INTERFACE` | subscribers are on this interface: it announces itself to `ff02::1` there |
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
