@@ -20,6 +20,8 @@ mod pcp_client;
 pub mod pcp_server;
 pub mod resolve;
 pub mod run;
+#[cfg(test)]
+mod scratch;
 pub mod sockets;
 pub mod state;
 pub mod store;

@@ -290,10 +290,10 @@ fn key(mapping: &Mapping) -> (u8, u16) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
     use crate::journal_file::{Contents as _, HISTORY};
+    use crate::scratch::Directory;
 
     fn mapping(port: u16, lease_left: Option<u64>) -> StoredMapping {
         StoredMapping {
@@ -310,31 +310,14 @@ mod tests {
         }
     }
 
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("portferry-store-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn load(&self) -> Loaded {
-            Store::open(&self.0).unwrap().1
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn load(directory: &Directory) -> Loaded {
+        Store::open(&directory.0).unwrap().1
     }
 
     /// R-10, D-4: also after a second start.
     #[test]
     fn what_was_stored_comes_back() {
-        let directory = Directory::new("back");
+        let directory = Directory::new("store-back");
         let (mut store, loaded) = Store::open(&directory.0).unwrap();
         assert_eq!(loaded, Loaded::default());
         for record in [
@@ -348,7 +331,7 @@ mod tests {
             store.append(&record).unwrap();
         }
         for _ in 0..2 {
-            let loaded = directory.load();
+            let loaded = load(&directory);
             assert_eq!(loaded.mappings[1], mapping(1, None));
             assert_eq!(loaded.mappings[0].external.port(), 3, "the newest first");
             let left = loaded.mappings[0].lease_left.unwrap().as_secs();
@@ -360,7 +343,7 @@ mod tests {
     /// R-10, decision 16: a power cut leaves any prefix of the file; whatever was synced before is there, and nothing else.
     #[test]
     fn every_prefix_of_the_file_is_good() {
-        let directory = Directory::new("torn");
+        let directory = Directory::new("store-torn");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         let path = directory.0.join(FILE);
         let mut ends = vec![0];
@@ -371,7 +354,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let loaded = directory.load();
+            let loaded = load(&directory);
             // A line without its line feed is whole all the same.
             let stored =
                 ends.iter().filter(|&&end| end > 0 && u64::try_from(cut).unwrap() + 1 >= end).count();
@@ -380,7 +363,7 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[20] ^= 1;
         std::fs::write(&path, &damaged).unwrap();
-        let loaded = directory.load();
+        let loaded = load(&directory);
         assert_eq!((loaded.mappings.len(), loaded.damaged), (4, 1));
     }
 
@@ -396,7 +379,7 @@ mod tests {
     #[test]
     fn what_could_not_be_written_follows() {
         for torn in ["", "5fd924d6 {\"put\":{\"proto"] {
-            let directory = Directory::new("behind");
+            let directory = Directory::new("store-behind");
             let (mut store, _) = Store::open(&directory.0).unwrap();
             for port in [1, 2] {
                 store.append(&Record::Put(mapping(port, None))).unwrap();
@@ -416,14 +399,14 @@ mod tests {
             store.sync().unwrap();
             let left = std::fs::read(directory.0.join(FILE)).unwrap();
             std::fs::remove_dir(directory.0.join("mappings.journal.new")).unwrap();
-            assert_eq!(ports(&directory.load()), [1, 2]);
+            assert_eq!(ports(&load(&directory)), [1, 2]);
             std::fs::write(directory.0.join(FILE), left).unwrap();
             // It was tried a moment ago, and whether that is a second by now is nobody's business here.
             let _ = store.append(&Record::Put(mapping(4, None)));
             store.catch_up().unwrap();
             assert!(!store.is_behind());
             store.append(&Record::Put(mapping(5, None))).unwrap();
-            let loaded = directory.load();
+            let loaded = load(&directory);
             assert_eq!((ports(&loaded), loaded.damaged), (vec![2, 3, 4, 5], 0));
         }
     }
@@ -431,21 +414,21 @@ mod tests {
     /// What is stopped leaves nothing behind, also where there is no room for another file.
     #[test]
     fn everything_can_be_given_up_on_a_full_disk() {
-        let directory = Directory::new("clear");
+        let directory = Directory::new("store-clear");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         store.append(&Record::Put(mapping(1, None))).unwrap();
         store.append(&Record::Probe(Nonce([4; 12]))).unwrap();
         std::fs::create_dir(directory.0.join("mappings.journal.new")).unwrap();
         store.append(&Record::Clear).unwrap();
         std::fs::remove_dir(directory.0.join("mappings.journal.new")).unwrap();
-        let loaded = directory.load();
+        let loaded = load(&directory);
         assert_eq!((loaded.mappings, loaded.probe), (vec![], Some(Nonce([4; 12]))));
     }
 
     /// A mapping that the provider moved is stored under one port or the other, wherever the power was cut.
     #[test]
     fn a_moved_mapping_is_never_lost() {
-        let directory = Directory::new("moved");
+        let directory = Directory::new("store-moved");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         let path = directory.0.join(FILE);
         store.append(&Record::Put(mapping(1, None))).unwrap();
@@ -454,17 +437,17 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for cut in usize::try_from(before).unwrap()..=whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let ports = ports(&directory.load());
+            let ports = ports(&load(&directory));
             assert!(ports == [1] || ports == [2], "{ports:?} after {cut} octets");
         }
         std::fs::write(&path, &whole).unwrap();
-        assert_eq!(ports(&directory.load()), [2]);
+        assert_eq!(ports(&load(&directory)), [2]);
     }
 
     /// RFC 6887 §13.3: filters are remembered for two days, and no more than whoever uses them can use.
     #[test]
     fn filters_are_remembered_for_a_while() {
-        let directory = Directory::new("filters");
+        let directory = Directory::new("store-filters");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         let client = |port| Filtered {
             source: Some(IpAddr::from([100, 64, 0, 2])),
@@ -476,7 +459,7 @@ mod tests {
             store.append(&Record::Filtered(client(port))).unwrap();
         }
         store.append(&Record::Clear).unwrap();
-        assert_eq!(directory.load().filtered, [client(1), client(2)]);
+        assert_eq!(load(&directory).filtered, [client(1), client(2)]);
         let mut contents = Contents::default();
         let now = Stamp::now();
         let older = |by: u64| Stamp { boot: 0, at: now.at - by, ..now };
@@ -518,7 +501,7 @@ mod tests {
     /// Short leases that end by themselves leave nothing in memory, and in the file no more than its history.
     #[test]
     fn ended_leases_are_left_out() {
-        let directory = Directory::new("ended");
+        let directory = Directory::new("store-ended");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         store.append(&Record::Put(mapping(7, None))).unwrap();
         for n in 0..2 * HISTORY {
@@ -530,14 +513,14 @@ mod tests {
         assert!(store.0.lines() <= HISTORY + 4, "{}", store.0.lines());
         drop(store);
         assert!(
-            directory.load().mappings.len() <= HISTORY + 4,
+            load(&directory).mappings.len() <= HISTORY + 4,
             "those not rewritten yet, until their leases end"
         );
     }
 
     #[test]
     fn history_is_bounded() {
-        let directory = Directory::new("history");
+        let directory = Directory::new("store-history");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         for n in 0..5 * HISTORY {
             let record =
@@ -547,6 +530,6 @@ mod tests {
         assert!(
             std::fs::metadata(directory.0.join(FILE)).unwrap().len() < 400 * u64::try_from(HISTORY).unwrap()
         );
-        assert_eq!(directory.load().mappings, []);
+        assert_eq!(load(&directory).mappings, []);
     }
 }

@@ -293,6 +293,7 @@ impl Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Directory;
 
     fn mapping(port: u16) -> StoredMapping {
         let inside = Inside { softwire: None, addr: IpAddr::from([10, 8, 0, 2]) };
@@ -313,31 +314,14 @@ mod tests {
         }
     }
 
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new(name: &str) -> Self {
-            let name = format!("portferry-provider-store-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            let _ = std::fs::remove_dir_all(&path);
-            Self(path)
-        }
-
-        fn load(&self) -> Loaded {
-            Store::open(&self.0).unwrap().1
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn load(directory: &Directory) -> Loaded {
+        Store::open(&directory.0).unwrap().1
     }
 
     /// RFC 6887 §8.5: what comes back whole goes on counting.
     #[test]
     fn what_was_stored_comes_back_with_its_epoch() {
-        let directory = Directory::new("back");
+        let directory = Directory::new("provider-store-back");
         let (mut store, loaded) = Store::open(&directory.0).unwrap();
         assert_eq!((loaded.mappings.len(), loaded.epoch), (0, None), "nothing is known of an earlier life");
         let peer = Some(SocketAddr::from(([203, 0, 113, 9], 443)));
@@ -357,7 +341,7 @@ mod tests {
             store.append(&record).unwrap();
         }
         store.sync().unwrap();
-        let loaded = directory.load();
+        let loaded = load(&directory);
         let about = |left: Duration| (3598..=3600).contains(&left.as_secs());
         assert!(loaded.mappings.iter().all(|stored| about(stored.left)));
         let same: Vec<StoredMapping> = loaded
@@ -372,7 +356,7 @@ mod tests {
     /// A line that cannot be read is a mapping that is lost; so is one that a full disk has refused.
     #[test]
     fn an_epoch_ends_with_what_is_lost() {
-        let directory = Directory::new("lost");
+        let directory = Directory::new("provider-store-lost");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         store.append(&Record::Epoch).unwrap();
         store.append(&Record::Put(mapping(1))).unwrap();
@@ -382,12 +366,12 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[20] ^= 1;
         std::fs::write(&path, &damaged).unwrap();
-        let loaded = directory.load();
+        let loaded = load(&directory);
         assert_eq!((loaded.mappings.len(), loaded.epoch, loaded.damaged), (1, None, 1));
-        assert_eq!(directory.load().epoch, None, "it is not forgotten with the line");
+        assert_eq!(load(&directory).epoch, None, "it is not forgotten with the line");
         std::fs::write(directory.0.join(EPOCH), r#"{"began":{"at":1800000000}}"#).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(directory.load().epoch, None, "everything was lost");
+        assert_eq!(load(&directory).epoch, None, "everything was lost");
         std::fs::write(directory.0.join(EPOCH), serde_json::to_vec(&store.epoch).unwrap()).unwrap();
 
         std::fs::write(&path, &whole).unwrap();
@@ -398,9 +382,9 @@ mod tests {
         store.append(&Record::Put(mapping(3))).unwrap_err();
         assert!(store.is_behind());
         std::fs::remove_dir(directory.0.join("provider.journal.new")).unwrap();
-        assert_eq!(directory.load().epoch, None, "3 was answered and is not stored");
+        assert_eq!(load(&directory).epoch, None, "3 was answered and is not stored");
         store.catch_up().unwrap();
-        let loaded = directory.load();
+        let loaded = load(&directory);
         assert_eq!((loaded.mappings.len(), loaded.epoch.is_some()), (3, true));
         // Also when it is the next change that finds room.
         store.journal.fall_behind();
