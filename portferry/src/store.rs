@@ -290,7 +290,6 @@ fn key(mapping: &Mapping) -> (u8, u16) {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::journal_file::{Contents as _, HISTORY};
     use crate::scratch::Directory;
