@@ -4,20 +4,20 @@
 //! told, and its [`Output`]s into what happens. Nothing else is decided here.
 
 pub mod config;
+mod inside;
+mod outside;
 pub mod plane;
 pub mod report;
+pub mod served;
 pub mod sockets;
 pub mod store;
 pub mod waiting;
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use engine::notice::Level;
-use engine::provider::{
-    Arrival, NatChange, Output, Prefix, Reason, Record, Server, ServerConfig, StoredMapping, Ticket,
-};
+use engine::provider::{Arrival, NatChange, Output, Reason, Record, Server, ServerConfig, Ticket};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -30,7 +30,9 @@ use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
 use crate::nft;
 use crate::run::{runtime, watch};
-use config::{Config, PrefixText};
+use config::Config;
+use inside::{Link, is_subscriber, links};
+use outside::{addresses_of, await_address, external, listed, told};
 use plane::Plane;
 use report::StatusReport;
 use sockets::{Datagram, Sockets};
@@ -124,7 +126,7 @@ impl Shell {
         asked: mpsc::Receiver<Asked>,
     ) -> Result<Self, Failure> {
         let mut netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
-        let snapshot = netlink
+        let mut snapshot = netlink
             .snapshot()
             .await
             .map_err(|error| Failure::system(format!("cannot read the interfaces: {error}")))?;
@@ -154,7 +156,7 @@ impl Shell {
             }
         }
         let mut pool = external(&config, &snapshot);
-        let found = !pool.is_empty();
+        let mut found = !pool.is_empty();
         let directory = &config.state.directory;
         let (store, loaded) = Store::open(directory).map_err(|error| {
             Failure::cannot_create(format!(
@@ -166,9 +168,23 @@ impl Shell {
         if damaged > 0 {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
         }
-        if !found && config.outside.public.is_empty() {
-            // It may be on its way still, and most probably is the same.
-            pool = addresses_of(&mappings).into_iter().map(|addr| (addr, addr)).collect();
+        let mut moves = false;
+        if config.outside.public.is_empty() {
+            // Stored mappings stand where they stood. What is missing there may be on its way still; if another address has come
+            // instead, they follow it as if they had seen it come.
+            let stood = addresses_of(&mappings);
+            if !stood.iter().all(|addr| told(&pool).contains(addr)) {
+                moves = found;
+                pool = stood.into_iter().map(|addr| (addr, addr)).collect();
+            }
+        } else if !found && !mappings.is_empty() {
+            // What a cloud translates cannot be guessed.
+            tracing::warn!(
+                "the outside interface has no address yet; it is waited for {} s, for the sake of stored mappings ([outside])",
+                ADDRESSLESS.as_secs()
+            );
+            (snapshot, pool) = await_address(&config, &mut netlink, snapshot).await;
+            found = !pool.is_empty();
         }
         if pool.is_empty() {
             tracing::warn!(
@@ -208,7 +224,7 @@ impl Shell {
             netlink,
             pool,
             addressless: (!found).then(|| now() + ADDRESSLESS),
-            retry: None,
+            retry: moves.then(now),
             sockets,
             datagrams,
             waiting: Waiting::default(),
@@ -232,7 +248,7 @@ impl Shell {
                 break;
             }
         }
-        while self.perform_some().await {}
+        self.perform_all().await;
         let count = self.server.mapping_count();
         if self.config.state.keep_on_stop {
             tracing::info!(
@@ -314,7 +330,11 @@ impl Shell {
 
     fn queue(&mut self, datagram: Datagram) {
         self.received += 1;
-        self.waiting.push(datagram, self.config.access.ipv6_subscriber_bits.0);
+        if self.is_inside(&datagram) {
+            self.waiting.push(datagram, self.config.access.ipv6_subscriber_bits.0);
+        } else {
+            self.take_in(&datagram); // counted at once, in nobody's place
+        }
     }
 
     /// Some of those that have come, but all of them are seen: what is left in the sockets' buffers is nobody's turn.
@@ -328,12 +348,20 @@ impl Shell {
         }
     }
 
+    fn is_inside(&self, Datagram { place, from, .. }: &Datagram) -> bool {
+        is_subscriber(from.ip().to_canonical(), place.index, &self.config.inside.prefixes, &self.links)
+    }
+
     fn take_in(&mut self, datagram: &Datagram) {
         let Datagram { place, from, bytes } = datagram;
-        let inside =
-            is_subscriber(from.ip().to_canonical(), place.index, &self.config.inside.prefixes, &self.links);
+        let inside = self.is_inside(datagram);
         let arrival = Arrival { from: *from, to: place.addr, softwire: None, interface: place.index, inside };
         self.server.handle_datagram(now(), &arrival, bytes);
+    }
+
+    /// The same until nothing is left.
+    async fn perform_all(&mut self) {
+        while self.perform_some().await {}
     }
 
     /// Does what the server wants done, in its order; changes of the NAT that stand together go together. True when there may be
@@ -367,7 +395,7 @@ impl Shell {
 
     async fn change_nat(&mut self, changes: Vec<(Ticket, NatChange)>) {
         let (tickets, steps): (Vec<Ticket>, Vec<NatChange>) = changes.into_iter().unzip();
-        let outcomes = self.plane.apply(&steps).await;
+        let outcomes = self.plane.apply(&steps, self.server.is_restoring()).await;
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             self.server.handle_nat(now(), ticket, outcome);
         }
@@ -467,7 +495,7 @@ impl Shell {
         if self.plane.stands_elsewhere(&pool) {
             // What the clients know stays the same, and leads nowhere: all of it goes, and they ask again.
             self.server.reconfigure(now(), self.config.engine(Vec::new()));
-            while self.perform_some().await {}
+            self.perform_all().await;
         }
         if !self.plane.reconfigure(&self.config, pool.clone()).await {
             self.retry = Some(now() + RETRY);
@@ -555,16 +583,6 @@ fn follow(
     sockets.follow(&names, &config.inside.addresses, snapshot, queue)
 }
 
-/// The external addresses, as clients are told and as packets have them: those of the configuration, or those that the
-/// outside interfaces have.
-fn external(config: &Config, snapshot: &Snapshot) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let own = own_external(config, snapshot);
-    match &config.outside.public[..] {
-        [] => own.into_iter().map(|addr| (addr, addr)).collect(),
-        public => public.iter().copied().zip(own).collect(),
-    }
-}
-
 /// What the engine is told.
 fn settings(config: &Config, pool: &[(Ipv4Addr, Ipv4Addr)], snapshot: &Snapshot) -> ServerConfig {
     let own =
@@ -572,123 +590,7 @@ fn settings(config: &Config, pool: &[(Ipv4Addr, Ipv4Addr)], snapshot: &Snapshot)
     ServerConfig { own: own.collect(), ..config.engine(told(pool)) }
 }
 
-/// The IPv4 ones outside, each once.
-fn addresses_of(mappings: &[StoredMapping]) -> Vec<Ipv4Addr> {
-    let outside = mappings.iter().filter_map(|stored| match stored.external.ip() {
-        IpAddr::V4(addr) => Some(addr),
-        IpAddr::V6(_) => None,
-    });
-    outside.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-fn told(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
-    pool.iter().map(|&(told, _)| told).collect()
-}
-
-fn own_external(config: &Config, snapshot: &Snapshot) -> Vec<Ipv4Addr> {
-    if !config.outside.addresses.is_empty() {
-        return config.outside.addresses.clone();
-    }
-    let outside = |name: &str| config.outside.interfaces.0.iter().any(|one| one.0 == name);
-    // Also while there is no carrier: an address that comes back was never another one.
-    let interfaces = snapshot.interfaces.iter().filter(|interface| outside(&interface.name));
-    let addresses = interfaces.flat_map(|interface| interface.addresses.iter());
-    let mut found: Vec<Ipv4Addr> = Vec::new();
-    for (addr, _) in addresses {
-        match addr {
-            IpAddr::V4(v4) if !v4.is_link_local() && !found.contains(v4) => found.push(*v4),
-            _ => {}
-        }
-    }
-    found
-}
-
 /// Whether this machine is a router at all; where that cannot be told it is taken for one.
 fn forwards() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").map_or(true, |text| text.trim() != "0")
-}
-
-fn listed(addresses: &[Ipv4Addr]) -> String {
-    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
-}
-
-/// A prefix on the link of an inside interface.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Link {
-    /// The interface.
-    index: u32,
-    /// The server's own address there.
-    own: IpAddr,
-    prefix: Prefix,
-}
-
-fn links(config: &Config, snapshot: &Snapshot) -> Vec<Link> {
-    let inside = |name: &str| config.inside.interfaces.0.iter().any(|one| one.0 == name);
-    let interfaces = snapshot.interfaces.iter().filter(|interface| inside(&interface.name));
-    let link = |index, &(own, len): &(IpAddr, u8)| Link { index, own, prefix: Prefix::new(own, len) };
-    interfaces.flat_map(|one| one.addresses.iter().map(move |address| link(one.index, address))).collect()
-}
-
-/// Whether a packet from `source` that came by this interface is a subscriber's: nobody's own address, nor one that is on the
-/// link of another inside interface, nor outside of the prefixes that subscribers have.
-fn is_subscriber(source: IpAddr, index: u32, prefixes: &[PrefixText], links: &[Link]) -> bool {
-    if !sockets::is_unicast(source) || source.is_loopback() || links.iter().any(|link| link.own == source) {
-        return false;
-    }
-    if is_link_local(source) {
-        return true; // each link has its own
-    }
-    let on_link =
-        links.iter().filter(|link| link.prefix.contains(source)).max_by_key(|link| link.prefix.bits());
-    let here = on_link
-        .is_none_or(|longest| links.iter().any(|link| link.index == index && link.prefix == longest.prefix));
-    here && (prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.0.contains(source)))
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Security policy: the source is on-link there, unicast, not our own address; an address of another interface's link is
-    /// a made-up one.
-    #[test]
-    fn who_is_a_subscriber() {
-        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
-        let link = |index, own: &str, on: &str| Link { index, own: own.parse().unwrap(), prefix: prefix(on) };
-        let links = [
-            link(2, "10.8.0.1", "10.8.0.0/24"),
-            link(3, "10.9.0.1", "10.9.0.0/24"),
-            link(4, "10.9.0.129", "10.9.0.128/25"),
-            link(2, "fe80::1", "fe80::/64"),
-        ];
-        let named = [PrefixText(prefix("10.8.0.0/16")), PrefixText(prefix("192.168.0.0/16"))];
-        for (source, index, prefixes, wanted) in [
-            ("10.8.0.2", 2, &[][..], true),
-            ("10.8.0.2", 3, &[], false),
-            ("10.9.0.2", 3, &[], true),
-            ("10.9.0.200", 3, &[], false),
-            ("10.9.0.200", 4, &[], true),
-            ("10.8.0.1", 2, &[], false),
-            ("10.9.0.1", 2, &[], false),
-            ("192.168.7.7", 2, &[], true),
-            ("192.168.7.7", 2, &named, true),
-            ("172.16.0.1", 2, &named, false),
-            ("10.9.0.2", 3, &named, false),
-            ("fe80::2", 3, &named, true),
-            ("224.0.0.1", 2, &[], false),
-            ("127.0.0.1", 2, &[], false),
-            ("0.0.0.0", 2, &[], false),
-        ] {
-            let found = is_subscriber(source.parse().unwrap(), index, prefixes, &links);
-            assert_eq!(found, wanted, "{source} by {index}");
-        }
-    }
 }

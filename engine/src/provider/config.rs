@@ -154,13 +154,23 @@ impl ServerConfig {
         allowed
     }
 
+    /// Whether the rules leave `client` all ports, also those that are given to nobody one by one.
+    pub(super) fn allows_everything(&self, client: IpAddr, protocol: Protocol) -> bool {
+        let mut all = super::runs::Runs::default();
+        all.add(1, u16::MAX);
+        self.restrict(&mut all, client, protocol);
+        all.contains(1, u16::MAX)
+    }
+
     /// Leaves of `ports` what the rules allow `client`.
     pub(super) fn restrict(&self, ports: &mut super::runs::Runs, client: IpAddr, protocol: Protocol) {
         // What no rule before has decided.
         let mut open = super::runs::Runs::default();
         open.add(0, u16::MAX);
         for rule in &self.acl {
-            let fits = rule.client.contains(client) && rule.protocol.is_none_or(|named| named == protocol);
+            // Who has every protocol has the one that is denied, too.
+            let concerns = |named| named == protocol || protocol == Protocol::ALL && !rule.allow;
+            let fits = rule.client.contains(client) && rule.protocol.is_none_or(concerns);
             if !fits || rule.ports.is_empty() {
                 continue;
             }

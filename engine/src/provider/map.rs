@@ -354,9 +354,11 @@ impl Server {
             return Ok(Place::fixed(SocketAddr::new(addr, port), ports));
         }
         want.allowed = self.config.allowed(asks, want.endpoint.protocol);
-        let everything =
-            || want.allowed.contains((*self.config.ports.start()).max(1), *self.config.ports.end());
-        let is_allowed = if port == 0 { everything() } else { want.allowed.first_in(0, u16::MAX).is_some() };
+        let is_allowed = if port == 0 {
+            self.config.allows_everything(asks, want.endpoint.protocol)
+        } else {
+            want.allowed.first_in(0, u16::MAX).is_some()
+        };
         if !is_allowed {
             return Err(Reason::NotAllowed.into());
         }

@@ -138,11 +138,15 @@ impl Server {
         self.asked -= usize::from(asker.is_some());
         self.tell_of_nat(now, outcome);
         self.table.change(&key, |mapping| mapping.busy = None);
+        // What cannot be closed is tried again after a while, also when its place is gone.
+        let stays = outcome.is_err() && matches!(doing, Doing::Close);
         match outcome {
             Ok(()) => self.done(now, key, doing, asker.as_ref()),
             Err(refused) => self.not_done(now, key, doing, asker, refused),
         }
-        self.settle(now, key);
+        if !stays {
+            self.settle(now, key);
+        }
         for (arrival, payload) in self.waiting.remove(&key).unwrap_or_default() {
             self.handle_again(now, &arrival, &payload);
         }

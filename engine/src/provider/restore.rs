@@ -144,6 +144,12 @@ impl Server {
         self.restoring_goes_on(now);
     }
 
+    /// Whether stored mappings wait for the data plane still ([`restore`](Self::restore)).
+    #[must_use]
+    pub fn is_restoring(&self) -> bool {
+        self.restoring.left > 0
+    }
+
     fn restoring_goes_on(&mut self, now: Instant) {
         self.restoring.left = self.restoring.left.saturating_sub(1);
         if self.restoring.left > 0 {

@@ -431,12 +431,19 @@ impl Config {
                 return Some((key, format!("expected addresses that can be reached, got {addr}")));
             }
         }
-        if !public.is_empty() && !addresses.is_empty() && public.len() != addresses.len() {
+        // One alone may belong to whatever address there is; of several, the order says which is which.
+        if public.len() != addresses.len()
+            && (public.len() > 1 || !public.is_empty() && !addresses.is_empty())
+        {
             let message = format!(
                 "expected one for each of outside.addresses, {}, got {}",
                 addresses.len(),
                 public.len()
             );
+            return Some(("outside.public", message));
+        }
+        if self.nat.plane == Plane::Memory && !public.is_empty() {
+            let message = "expected none: nat.plane = \"memory\" listens at the address itself".to_owned();
             return Some(("outside.public", message));
         }
         if public.iter().collect::<BTreeSet<_>>().len() != public.len() {
@@ -626,8 +633,18 @@ mod tests {
             "s.toml, line 6, outside.public: expected one for each of outside.addresses, 2, got 1"
         );
         assert_eq!(
-            outside("public = [\"203.0.113.1\", \"203.0.113.1\"]\n"),
-            "s.toml, line 5, outside.public: expected different addresses"
+            outside("public = [\"203.0.113.1\", \"203.0.113.2\"]\n"),
+            "s.toml, line 5, outside.public: expected one for each of outside.addresses, 0, got 2"
+        );
+        assert_eq!(
+            outside(
+                "addresses = [\"10.0.0.5\", \"10.0.0.6\"]\npublic = [\"203.0.113.1\", \"203.0.113.1\"]\n"
+            ),
+            "s.toml, line 6, outside.public: expected different addresses"
+        );
+        assert_eq!(
+            outside("public = [\"203.0.113.1\"]\n[nat]\nplane = \"memory\"\n"),
+            "s.toml, line 5, outside.public: expected none: nat.plane = \"memory\" listens at the address itself"
         );
         let same = GOOD.replace("eth0", "tun0");
         assert_eq!(

@@ -6,9 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use engine::provider::{Binding, NatChange, NatRefused};
 
 use super::config::{self, Config};
+use super::served::is_served;
 use crate::exit::Failure;
 use crate::memory_nat::MemoryPlane;
-use crate::nft::{port_is_free, provider as nft};
+use crate::nft::provider as nft;
 
 /// See the module's description.
 pub enum Plane {
@@ -45,8 +46,8 @@ impl Plane {
         })
     }
 
-    /// Carries out `changes` in order; what became of each.
-    pub async fn apply(&mut self, changes: &[NatChange]) -> Vec<Result<(), NatRefused>> {
+    /// Carries out `changes` in order; what became of each. `again`: they were all there before, so nobody else's ports are taken.
+    pub async fn apply(&mut self, changes: &[NatChange], again: bool) -> Vec<Result<(), NatRefused>> {
         match self {
             Self::Memory(plane) => {
                 let mut outcomes = Vec::with_capacity(changes.len());
@@ -60,7 +61,7 @@ impl Plane {
             Self::Nftables(kernel) => {
                 let Kernel { nat, pool } = &mut **kernel;
                 let steps: Vec<nft::Change> = changes.iter().map(|change| step(change, pool)).collect();
-                let taken: Vec<bool> = steps.iter().map(is_taken).collect();
+                let taken: Vec<bool> = steps.iter().map(|step| !again && is_taken(step)).collect();
                 if !taken.contains(&true) {
                     match nat.change(&steps).await {
                         Ok(()) => return vec![Ok(()); changes.len()],
@@ -176,8 +177,7 @@ fn is_taken(change: &nft::Change) -> bool {
     };
     let first = external.port();
     first != 0
-        && (first..=first.saturating_add(ports - 1))
-            .any(|port| !port_is_free(*protocol, *external.ip(), port))
+        && (first..=first.saturating_add(ports - 1)).any(|port| is_served(*protocol, *external.ip(), port))
 }
 
 fn refused(what: &str, error: &io::Error) -> NatRefused {

@@ -136,7 +136,8 @@ impl Store {
         let done = match record {
             Record::Epoch => {
                 (self.epoch, self.unwritten) = (Some(Epoch { began: Stamp::now() }), true);
-                Ok(())
+                // The old one is over also where there is no room for the new one.
+                take_away(&self.directory)
             }
             Record::Clear => {
                 self.journal.change(|contents| contents.0.clear());
@@ -316,6 +317,23 @@ mod tests {
 
     fn load(directory: &Directory) -> Loaded {
         Store::open(&directory.0).unwrap().1
+    }
+
+    /// RFC 6887 §8.5: an epoch that is over is over also where there is no room to say when the new one began.
+    #[test]
+    fn no_old_epoch_outlives_a_new_one() {
+        let directory = Directory::new("provider-store-over");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        store.append(&Record::Epoch).unwrap();
+        store.append(&Record::Put(mapping(1))).unwrap();
+        store.sync().unwrap();
+        assert!(directory.0.join(EPOCH).exists());
+        let obstacle = directory.0.join(format!("{EPOCH}.new"));
+        std::fs::create_dir(&obstacle).unwrap();
+        store.append(&Record::Epoch).unwrap_err();
+        std::fs::remove_dir(&obstacle).unwrap();
+        let loaded = load(&directory);
+        assert_eq!((loaded.mappings.len(), loaded.epoch), (1, None));
     }
 
     /// RFC 6887 §8.5: what comes back whole goes on counting.

@@ -28,6 +28,7 @@ impl Waiting {
     pub fn push(&mut self, datagram: Datagram, bits: u8) {
         let source = match datagram.from.ip().to_canonical() {
             IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => v6.into(),
             IpAddr::V6(v6) => {
                 let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
                 Ipv6Addr::from(u128::from(v6) & mask).into()
@@ -129,5 +130,9 @@ mod tests {
         assert_eq!(waiting.by_source.len(), 1);
         waiting.push(datagram(IpAddr::V6("2001:db8:0:1::1".parse().unwrap()), 0), 64);
         assert_eq!(waiting.by_source.len(), 2);
+        for host in ["fe80::1", "fe80::2"] {
+            waiting.push(datagram(IpAddr::V6(host.parse().unwrap()), 0), 64);
+        }
+        assert_eq!(waiting.by_source.len(), 4, "on the link each host is one");
     }
 }

@@ -47,6 +47,34 @@ fn capacity() {
 
 /// The first rule that fits decides. No port at all is NOT_AUTHORIZED; only another than the suggested one is that one, or
 /// CANNOT_PROVIDE_EXTERNAL where none but the suggestion is wanted.
+/// Who has all of an address has what is denied, too: then nobody has all of it.
+#[test]
+fn a_denied_port_is_no_part_of_everything() {
+    for (what, ports, denied) in [
+        ("nothing", 0..=0, None),
+        ("below the ports that are given out", 22..=22, Some(Protocol::TCP)),
+        ("among them", 51820..=51820, Some(Protocol::UDP)),
+        ("of any protocol", 22..=22, None),
+    ] {
+        let client = "0.0.0.0/0".parse().expect("a prefix");
+        let acl = vec![AclRule { allow: false, client, ports: ports.clone(), protocol: denied }];
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ALL] {
+            let acl = acl.clone();
+            let mut bench =
+                Bench::new(ServerConfig { all_ports: true, all_protocols: true, acl, ..config() });
+            let wanted = MapData { protocol, ..data(1, 0, 0) };
+            let harmless = *ports.end() == 0
+                || denied.is_some_and(|denied| ![denied, Protocol::ALL].contains(&protocol));
+            let expected = if harmless { ResultCode::SUCCESS } else { ResultCode::NOT_AUTHORIZED };
+            assert_eq!(
+                outcome(&mut bench, at(0), &map(600, wanted, &[])).0,
+                expected,
+                "{what}, {protocol:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn rules() {
     let rule = |allow, client: &str, ports, protocol| AclRule {

@@ -145,6 +145,23 @@ fn an_end_that_is_refused() {
     assert_eq!(bench.mappings()[0].ends, at(1901));
 }
 
+/// The same where there is no external address any more: the data plane is asked once, and again after a while, not all the time.
+#[test]
+fn an_end_without_a_place_that_is_refused() {
+    let mut bench = server();
+    outcome(&mut bench, at(0), &map(600, data(1, 80, 9090), &[]));
+    bench.nat = Nat::Refuses(NatRefused::Full);
+    bench.config_mut().pool.clear();
+    bench.apply_settings(at(10));
+    assert_eq!((bench.bindings.len(), bench.server.counters().nat_refusals), (1, 1));
+    assert_eq!(bench.server.next_timeout(), Some(at(10)));
+    bench.timeout(at(10));
+    assert_eq!((bench.server.counters().nat_refusals, bench.server.next_timeout()), (2, Some(at(15))));
+    bench.nat = Nat::Obeys;
+    bench.timeout(at(15));
+    assert_eq!((bench.bindings.len(), bench.mappings().len()), (0, 0));
+}
+
 /// A request about a mapping that is just ending waits, and has a new one with its old port.
 #[test]
 fn a_renewal_that_is_late() {
