@@ -137,14 +137,16 @@ fn a_quota_is_kept(deployment: Deployment) {
     }
     assert_eq!(bench.held().len(), 2);
     bench.other_takes(TCP, 7004);
-    // What is given back can be had again.
+    // What is given back can be had again; as long as it is held for that, it counts.
     assert_eq!(callers[0].delete(TCP, 7000), Told::done());
     bench.asked_once();
-    let _listener = bench.listeners(&[Host::Lan1], TCP, 7005);
-    let told = callers[0].add(TCP, 7005, SocketAddrV4::new(LAN1, 7005), 0, "");
+    assert_eq!(add(&mut callers[0], Host::Lan1, TCP, 7005, ""), Told::Refused(501));
+    assert_eq!(bench.asked_once().result(), USER_EX_QUOTA);
+    let _listener = bench.listeners(&[Host::Lan1], TCP, 7000);
+    let told = callers[0].add(TCP, 7000, SocketAddrV4::new(LAN1, 7000), 0, "");
     assert_eq!(told, Told::done());
     assert_eq!(bench.asked_once().result(), SUCCESS);
-    reaches(&bench.network, TCP, 7005, "lan1");
+    reaches(&bench.network, TCP, 7000, "lan1");
 }
 
 /// D-16, R-41: USER_EX_QUOTA is 501 to WANIPConnection:1 and 728 to version 2; at an AFTR.
