@@ -9,7 +9,7 @@ use super::config::{self, Config};
 use super::served::is_served;
 use crate::exit::Failure;
 use crate::memory_nat::MemoryPlane;
-use crate::nft::provider as nft;
+use crate::nft::{port_is_free, provider as nft};
 
 /// See the module's description.
 pub enum Plane {
@@ -163,7 +163,8 @@ fn is_about_one(kind: ErrorKind) -> bool {
 }
 
 /// Whether a program of this machine has one of the ports that are to lead inside: its packets would not reach it any more. Of
-/// all ports at once nobody asks that, for they are meant to be all.
+/// all ports at once nobody asks that, for they are meant to be all. Most ports can be bound, which is told in no time; the
+/// kernel's list of sockets takes milliseconds.
 fn is_taken(change: &nft::Change) -> bool {
     let nft::Change::Open(nft::Binding {
         protocol: protocol @ (6 | 17),
@@ -177,7 +178,9 @@ fn is_taken(change: &nft::Change) -> bool {
     };
     let first = external.port();
     first != 0
-        && (first..=first.saturating_add(ports - 1)).any(|port| is_served(*protocol, *external.ip(), port))
+        && (first..=first.saturating_add(ports - 1)).any(|port| {
+            !port_is_free(*protocol, *external.ip(), port) && is_served(*protocol, *external.ip(), port)
+        })
 }
 
 fn refused(what: &str, error: &io::Error) -> NatRefused {
