@@ -288,7 +288,7 @@ impl Shell {
             },
             Some(Asked { question, reply }) = self.asked.recv() => {
                 // Whoever asked may have hung up.
-                let _ = reply.send(self.report(question));
+                let _ = reply.send(self.report(question).await);
             }
             // While a retry is due anyway, a lasting error must not be heard again and again.
             changed = self.netlink.changed(), if self.retry.is_none() => match changed {
@@ -534,9 +534,9 @@ impl Shell {
         self.refresh().await;
     }
 
-    fn report(&self, question: Question) -> String {
+    async fn report(&mut self, question: Question) -> String {
         let json = match question {
-            Question::Status => serde_json::to_string(&self.status()),
+            Question::Status => serde_json::to_string(&self.status().await),
             Question::Mappings => serde_json::to_string(&report::mappings(now(), &self.server)),
             Question::Release(_) => {
                 Ok(r#"{"error":"the PCP server does not know that question; it is one to portferry run"}"#
@@ -546,10 +546,14 @@ impl Shell {
         json.expect("plain values become JSON")
     }
 
-    fn status(&self) -> StatusReport {
+    async fn status(&mut self) -> StatusReport {
+        let strangers = self.plane.strangers().await;
         let counters = self.server.counters();
         let refused = Reason::ALL.iter().map(|&reason| (reason.to_string(), counters.refusals(reason)));
-        let refused = refused.chain([("too much waiting".to_owned(), self.waiting.dropped())]);
+        let refused = refused.chain([
+            ("too much waiting".to_owned(), self.waiting.dropped()),
+            ("by an outside interface".to_owned(), strangers),
+        ]);
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             plane: match self.plane {
@@ -565,7 +569,7 @@ impl Shell {
             epoch: self.server.epoch(now()),
             mappings: self.server.mapping_count(),
             subscribers: self.server.subscriber_count(),
-            received: self.received,
+            received: self.received + strangers,
             sent: counters.sent,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
             store_error: self.store_error.clone(),

@@ -16,6 +16,8 @@ use portferry::nft::provider::{Binding, Change, Filter, Pair, Prefix, ProviderCo
 
 /// External addresses that are routed to the provider's router, and no interface's.
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The provider's router, inside.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const OTHER_EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const DEFAULT_EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 2);
@@ -672,6 +674,56 @@ fn a_flushed_table_is_made_anew() {
         run("nft", &["delete element inet portferry-provider ports { tcp . 203.0.113.1 . 81 }"]);
         nat.apply(&[Change::Close(ours)]).await.unwrap();
         assert_eq!((elements("ports"), elements("mapped4-ports"), nat.bindings().count()), (602, 602, 602));
+    });
+}
+
+/// The PCP server is no server to the Internet: what comes there from outside is dropped and counted; a mapping of the same
+/// port is a mapping like any other.
+#[test]
+fn strangers_to_the_pcp_server_are_counted() {
+    in_router("strangers_to_the_pcp_server_are_counted", async |world| {
+        provided(world);
+        let own = ProviderConfig { pool: vec![WAN, EXTERNAL], default_external: Some(WAN), ..config() };
+        let mut nat = ProviderNat::open(own.clone()).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        // Somebody who listens everywhere would hear them.
+        let everywhere = tokio::net::UdpSocket::bind("[::]:5351").await.unwrap();
+        let remote = wan.udp(REMOTE, 0);
+        let hears = async || {
+            let mut bytes = [0; 16];
+            let heard = tokio::time::timeout(Duration::from_millis(300), everywhere.recv(&mut bytes)).await;
+            heard.ok().map(|len| String::from_utf8_lossy(&bytes[..len.unwrap()]).into_owned())
+        };
+        for _ in 0..3 {
+            wan.send_to(remote, WAN, 5351, "stranger");
+        }
+        assert_eq!(hears().await, None);
+        assert_eq!(nat.strangers().await, 3);
+        // By another port the same router is reached.
+        let other = tokio::net::UdpSocket::bind("0.0.0.0:5352").await.unwrap();
+        wan.send_to(remote, WAN, 5352, "guest");
+        let mut bytes = [0; 16];
+        let heard = tokio::time::timeout(Duration::from_secs(5), other.recv(&mut bytes)).await;
+        assert_eq!(heard.unwrap().unwrap(), 5);
+
+        // A table that is made anew goes on counting.
+        nat.reconfigure(ProviderConfig { ipv6_firewall: false, ..own }).await.unwrap();
+        assert_eq!(nat.strangers().await, 3);
+        wan.send_to(remote, WAN, 5351, "stranger");
+        assert_eq!(hears().await, None);
+        assert_eq!(nat.strangers().await, 4);
+
+        // Mappings of the port lead to a host, or to a program of this router.
+        let host = lan.udp(HOST, 5351);
+        open(&mut nat, &[&binding(UDP, (WAN, 5351), (HOST, 5351))]).await;
+        wan.send_to(remote, WAN, 5351, "mapped");
+        assert_eq!(lan.recv_from(host).unwrap().0, "mapped");
+        open(&mut nat, &[&binding(UDP, (EXTERNAL, 7), (ROUTER, 5351))]).await;
+        for word in ["first", "second"] {
+            wan.send_to(remote, EXTERNAL, 7, word);
+            assert_eq!(hears().await.as_deref(), Some(word));
+        }
+        assert_eq!(nat.strangers().await, 4);
     });
 }
 

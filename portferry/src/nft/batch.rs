@@ -12,7 +12,7 @@ use netlink_bindings::{
 };
 
 /// Address family `inet`: IPv4 and IPv6 in one table (`NFPROTO_INET`).
-const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_INET: u8 = 1;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;

@@ -42,6 +42,18 @@ impl Link {
         Ok(())
     }
 
+    /// Asks the kernel something; `what` says what for.
+    pub(super) async fn ask<T>(
+        &mut self,
+        what: &str,
+        work: impl AsyncFnOnce(&mut NetlinkSocket) -> Result<T, ReplyError>,
+    ) -> io::Result<T> {
+        let mut socket = self.socket.take().unwrap_or_default();
+        let answer = within(what, work(&mut socket)).await?;
+        self.socket = Some(socket);
+        Ok(answer)
+    }
+
     /// Never fails as a whole: the table has changed already.
     pub(super) async fn end_flows(
         &mut self,
@@ -60,9 +72,9 @@ impl Link {
 }
 
 /// Waits for the kernel, and says what for when it refuses.
-async fn within(what: &str, work: impl Future<Output = Result<(), ReplyError>>) -> io::Result<()> {
+async fn within<T>(what: &str, work: impl Future<Output = Result<T, ReplyError>>) -> io::Result<T> {
     match tokio::time::timeout(REPLY_TIMEOUT, work).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(e)) => Err(io::Error::new(e.as_io_error().kind(), format!("{what}: {e}"))),
         Err(_) => Err(io::Error::new(ErrorKind::TimedOut, format!("{what}: the kernel does not answer"))),
     }

@@ -31,6 +31,7 @@
 
 mod batch;
 mod conntrack;
+mod counter;
 mod link;
 pub mod provider;
 mod rule;

@@ -104,6 +104,14 @@ impl Plane {
         }
     }
 
+    /// Datagrams for the PCP server that have come from outside and were dropped.
+    pub async fn strangers(&mut self) -> u64 {
+        match self {
+            Self::Nftables(kernel) => kernel.nat.strangers().await,
+            Self::Memory(_) => 0, // it has no outside interface
+        }
+    }
+
     /// Looks whether it is still there.
     pub async fn heal(&mut self) {
         if let Self::Nftables(kernel) = self

@@ -17,7 +17,8 @@
 //!   chain prerouting   dnat, for what comes from outside and for what comes from inside (hairpin)
 //!   chain postrouting  snat: by the mapping, else to the subscriber's external address
 //!   chain forward      from outside to inside only mappings, and of those with filters only what these let in
-//!   chain input        the filters of mappings whose internal host is this router
+//!   chain input        the filters of mappings whose internal host is this router; from outside nothing to the PCP server
+//!   chain strangers    counts and drops that
 //!   chain hairpin      filters for subscribers, as whom they come out; and no dynamic flow on a mapped port
 //! }
 //! ```
@@ -67,7 +68,7 @@ use std::{
 };
 
 use super::link::Link;
-use super::{invalid, plain_name, rule};
+use super::{counter, invalid, plain_name, rule};
 use flows::Scopes;
 use state::{State, Step};
 
@@ -181,6 +182,16 @@ pub struct ProviderNat {
     doomed: Scopes,
     /// The last transaction's outcome isn't known, or the table is known to differ from `state`.
     unsure: bool,
+    strangers: Strangers,
+}
+
+/// Datagrams from outside to the PCP server.
+#[derive(Default)]
+struct Strangers {
+    /// By the counter of this table, when it was last read.
+    here: u64,
+    /// By the counters of the tables before.
+    before: u64,
 }
 
 impl ProviderNat {
@@ -203,6 +214,7 @@ impl ProviderNat {
             kernel_filters: true,
             doomed: Scopes::default(),
             unsure: true,
+            strangers: Strangers::default(),
         };
         nat.rebuild().await?;
         Ok(nat)
@@ -339,6 +351,7 @@ impl ProviderNat {
         for binding in self.state.bindings() {
             config.check_binding(binding)?;
         }
+        self.strangers().await;
         let renamed = config.name != self.config.name;
         let old = std::mem::replace(&mut self.config, config);
         self.unsure = true;
@@ -366,6 +379,18 @@ impl ProviderNat {
         Ok(())
     }
 
+    /// How many datagrams have come by the outside interfaces for the PCP server, since [`ProviderNat::open`]: they are dropped
+    /// (RFC 6887 §18.1.1). Those that a table has counted since the last call are lost with it when somebody else deletes it.
+    pub async fn strangers(&mut self) -> u64 {
+        let name = &self.config.name;
+        let work = async |socket: &mut _| counter::packets(socket, name, ruleset::STRANGERS).await;
+        match self.link.ask("reading a counter", work).await {
+            Ok(packets) => self.strangers.here = packets,
+            Err(e) => tracing::debug!("{e}"),
+        }
+        self.strangers.before + self.strangers.here
+    }
+
     /// What [`ProviderNat::open`] or [`ProviderNat::reconfigure`] was given.
     pub fn config(&self) -> &ProviderConfig {
         &self.config
@@ -388,6 +413,7 @@ impl ProviderNat {
             state::write(batch, name, first);
         };
         self.link.transact("creating the table", create).await?;
+        self.strangers = Strangers { here: 0, before: self.strangers.before + self.strangers.here };
         for part in parts {
             self.link.transact("filling the table", |batch| state::write(batch, name, part)).await?;
         }

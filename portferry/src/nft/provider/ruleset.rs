@@ -33,6 +33,8 @@ const PREROUTING: &str = "prerouting";
 const DESTINATION: &str = "destination";
 const FORWARD: &str = "forward";
 const INPUT: &str = "input";
+/// Counts what comes to the PCP server from outside.
+pub(super) const STRANGERS: &str = "strangers";
 const POSTROUTING: &str = "postrouting";
 const TRANSLATE: &str = "translate";
 const HAIRPIN: &str = "hairpin";
@@ -435,6 +437,10 @@ fn forward(batch: &mut Batch, t: &str, config: &ProviderConfig) {
     translated(Rule::new().arriving_from_any(OUTSIDE).ct(CtKeys::State, CT_STATE_NEW))
         .jump(&check_chain(Family::V4))
         .append(batch, t, INPUT);
+    plain_chain(batch, t, STRANGERS);
+    dropped(Rule::new()).append(batch, t, STRANGERS);
+    translated(Rule::new().arriving_from_any(OUTSIDE)).verdict(VerdictCode::Accept).append(batch, t, INPUT);
+    Rule::new().arriving_from_any(OUTSIDE).udp_to_port(SERVER_PORT).goto(STRANGERS).append(batch, t, INPUT);
 }
 
 /// SNAT.
