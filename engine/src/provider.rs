@@ -53,7 +53,7 @@ pub use config::{
     ThirdParty,
 };
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
-pub use journal::{MappingKey, Record, StoredMapping};
+pub use journal::{MappingKey, Record, StoredHold, StoredMapping};
 pub use notice::{NewEpoch, Notice};
 pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping};
 pub use prefix::{NotAPrefix, Prefix};

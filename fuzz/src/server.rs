@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use engine::provider::{
     AclRule, Arrival, Binding, Description, Inside, MappingKey, NatChange, NatRefused, Output, PreferFailure,
-    Prefix, Rate, Record, Server, ServerConfig, StaticMapping, StoredMapping, ThirdParty, Ticket,
+    Prefix, Rate, Record, Server, ServerConfig, StaticMapping, StoredHold, StoredMapping, ThirdParty, Ticket,
 };
 use engine::time::{Duration, Instant};
 use wire::pcp::{self, Prefix64, Protocol};
@@ -45,6 +45,7 @@ struct Run<'a> {
     tickets: VecDeque<(Ticket, NatChange)>,
     bindings: Vec<Binding>,
     store: BTreeMap<MappingKey, (Instant, StoredMapping)>,
+    holds: Vec<(Instant, StoredHold)>,
     epoch_began: Instant,
     /// The data plane does at once what it is told.
     obeys: bool,
@@ -62,6 +63,7 @@ pub fn server_events(data: &[u8]) {
         tickets: VecDeque::new(),
         bindings: Vec::new(),
         store: BTreeMap::new(),
+        holds: Vec::new(),
         epoch_began: now,
         obeys: true,
     };
@@ -251,6 +253,12 @@ impl Run<'_> {
         self.store = stored.iter().map(|one| (one.key, (self.now, one.clone()))).collect();
         self.server = Server::new(self.now, self.server.config().clone(), self.epoch_began);
         self.server.restore(self.now, stored);
+        self.holds.retain(|(at, hold)| *at + hold.left > self.now);
+        let left = |(at, hold): &(Instant, StoredHold)| StoredHold {
+            left: (*at + hold.left) - self.now,
+            ..hold.clone()
+        };
+        self.server.restore_holds(self.now, self.holds.iter().map(left).collect());
         self.server.announce(self.now);
     }
 
@@ -273,7 +281,11 @@ impl Run<'_> {
                     }
                 }
                 Output::Store(Record::Epoch) => self.epoch_began = self.now,
-                Output::Store(Record::Clear) => self.store.clear(),
+                Output::Store(Record::Clear) => {
+                    self.store.clear();
+                    self.holds.clear();
+                }
+                Output::Store(Record::Hold(hold)) => self.holds.push((self.now, hold)),
                 Output::Store(Record::Put(stored)) => {
                     self.store.insert(stored.key, (self.now, stored));
                 }

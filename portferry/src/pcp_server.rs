@@ -164,7 +164,7 @@ impl Shell {
                 directory.display()
             ))
         })?;
-        let Loaded { mappings, epoch, damaged } = loaded;
+        let Loaded { mappings, holds, epoch, damaged } = loaded;
         if damaged > 0 {
             tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
         }
@@ -207,6 +207,7 @@ impl Shell {
         let mut server =
             Server::with_age(now(), settings(&config, &pool, &snapshot), epoch.unwrap_or_default());
         server.restore(now(), mappings);
+        server.restore_holds(now(), holds);
         server.announce(now());
         Ok(Self {
             path: path.to_owned(),

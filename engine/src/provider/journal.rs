@@ -6,9 +6,10 @@
 //! that makes the lifetime much shorter.
 //! The price is paid after a restart alone: a mapping whose client has gone may stand for one lifetime more.
 //!
-//! What was held back after it was freed is not stored. After a restart a freed port may go to another client at once.
+//! What is held back after it was freed is stored, too, as one record that ends by itself: a restart gives nobody a port to
+//! which packets for its last owner may be on their way still.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{Filter, Nonce, Protocol};
 
@@ -83,6 +84,23 @@ pub struct StoredMapping {
     pub left: Duration,
 }
 
+/// Freed ports that go to nobody but their last owner.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredHold {
+    /// The owner's internal endpoint, which has a port. An older hold of exactly the same external ports is replaced.
+    pub key: MappingKey,
+    /// Address and first port outside.
+    pub external: SocketAddrV4,
+    /// How many of them in a row.
+    pub ports: u16,
+    /// What its owner proves to be it with.
+    pub nonce: Option<Nonce>,
+    /// Whose quota they count in.
+    pub requester: Requester,
+    /// How long, from the moment it is stored.
+    pub left: Duration,
+}
+
 /// One change of what is stored. Whoever stores them writes down when: `left` counts from there, and so does the epoch.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Record {
@@ -91,10 +109,12 @@ pub enum Record {
     /// A server whose store is whole after a restart begins with the age of the last one of these; without it, with a new
     /// epoch. A server that begins with a new epoch says so by this record.
     Epoch,
-    /// No mapping stands any more.
+    /// No mapping stands any more, and nothing is held.
     Clear,
     /// This mapping stands.
     Put(StoredMapping),
     /// The mapping with this key is gone.
     Remove(MappingKey),
+    /// These ports are held, until that is over or a mapping has them.
+    Hold(StoredHold),
 }

@@ -13,10 +13,10 @@ use wire::pcp::{
 use super::Server;
 use super::admission::{Client, Served};
 use super::interface::{Arrival, NatChange, NatRefused, Output, Ticket};
-use super::journal::{MappingKey, Record, StoredMapping};
+use super::journal::{MappingKey, Record, StoredHold, StoredMapping};
 use super::map::{Place, Realm};
 use super::notice::Notice;
-use super::pool::{Endpoint, Freed, Want};
+use super::pool::{Endpoint, Freed, Use, Want};
 use super::reason::{Kind, Reason, Refused};
 use super::table::{LastAsked, ServerMapping};
 use crate::time::{Duration, Instant};
@@ -177,8 +177,9 @@ impl Server {
                 self.has_moved(now, key);
             }
             Doing::Close => {
-                let ports = self.forget(now, &key).map_or(1, |mapping| mapping.ports);
+                // Its removal is stored first: what stands is not held.
                 self.outputs.push_back(Output::Store(Record::Remove(key)));
+                let ports = self.forget(now, &key).map_or(1, |mapping| mapping.ports);
                 match asker {
                     Some(asker) => self.answer_deleted(now, asker, key.port, ports),
                     None => self.counters.ended += 1,
@@ -389,7 +390,13 @@ impl Server {
             if let Some(told) = self.used_up.get_mut(of.external.ip()) {
                 told.ends();
             }
-            self.pool.give_back(now, first, freed);
+            let held = self.pool.give_back(now, first, freed);
+            if let (true, Freed::Held(nonce, left)) = (held, freed) {
+                let key = MappingKey::new(first.inside, first.protocol, first.port, None);
+                let Use { external, ports, .. } = of;
+                let hold = StoredHold { key, external, ports, nonce, requester: mapping.requester, left };
+                self.outputs.push_back(Output::Store(Record::Hold(hold)));
+            }
         }
         if self.table.len() < self.config.capacity - self.config.capacity / 10 {
             self.table_full.ends();

@@ -71,10 +71,10 @@ struct Held {
 
 /// Who may have held ports again.
 #[derive(Clone, Copy, Debug)]
-struct Owner {
-    endpoint: Endpoint,
-    nonce: Option<Nonce>,
-    subscriber: Subscriber,
+pub(super) struct Owner {
+    pub(super) endpoint: Endpoint,
+    pub(super) nonce: Option<Nonce>,
+    pub(super) subscriber: Subscriber,
 }
 
 impl Held {
@@ -219,6 +219,24 @@ impl Space {
         (port - first < ports).then_some(endpoint)
     }
 
+    /// Ports that nobody uses, and that are neither held nor kept for another host than the owner's.
+    fn not_anothers(&self, first: u16, last: u16, owner: Option<Owner>) -> Vec<(u16, u16)> {
+        let mut left = Runs::default();
+        self.base.within(first, last).for_each(|(first, last)| left.add(first, last));
+        let used = self.used.range(..=last).rev().map(|(&port, &(_, ports))| (port, ports));
+        let held = self.held.range(..=last).rev().map(|(&port, held)| (port, held.ports));
+        let reaches = |&(port, ports): &(u16, u16)| port + (ports - 1) >= first;
+        for (port, ports) in used.take_while(reaches).chain(held.take_while(reaches)) {
+            left.cut(port, port + (ports - 1));
+        }
+        for (&port, (inside, _)) in self.reserved.range(first..=last) {
+            if owner.is_none_or(|owner| owner.endpoint.inside != *inside) {
+                left.cut(port, port);
+            }
+        }
+        left.within(first, last).collect()
+    }
+
     /// How many ports from `port` on `want` can have.
     fn in_a_row(&self, port: u16, want: &Want) -> u16 {
         let own = self.hold_of(port).filter(|&(first, held)| first == port && held.is_of(want));
@@ -338,17 +356,7 @@ impl Pool {
         for (addr, address) in old.addresses {
             for (protocol, space) in address.spaces {
                 for (first, held) in space.held {
-                    let last = first + (held.ports - 1);
-                    let known = self.addresses.get_mut(&addr).and_then(|new| new.spaces.get_mut(&protocol));
-                    if let Some(new) = known
-                        && new.free.contains(first, last)
-                    {
-                        new.has_tenant(held.subscriber());
-                        self.charges.add(held.subscriber(), held.ports);
-                        new.held.insert(first, held);
-                        self.hold_ends.set((addr, protocol, first), held.until);
-                        self.addresses.entry(addr).or_default().cut(protocol, first, last);
-                    }
+                    self.hold_again(addr, protocol, first, held);
                 }
             }
         }
@@ -607,12 +615,36 @@ impl Pool {
         self.by_load.insert((address.subscribers, addr));
     }
 
-    /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes.
-    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, freed: Freed) {
-        let Some(of) = self.uses.get_mut(&endpoint) else { return };
+    /// Holds ports for who had them before a restart, as far as nobody has them.
+    pub(super) fn hold(&mut self, external: SocketAddrV4, ports: u16, owner: Owner, until: Instant) {
+        let held = Held { owner: Some(owner), ports, until };
+        self.hold_again(*external.ip(), owner.endpoint.protocol, external.port(), held);
+    }
+
+    fn hold_again(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
+        let space = self.addresses.get(&addr).and_then(|address| address.spaces.get(&protocol));
+        let Some(space) = space.filter(|_| held.ports > 0) else { return };
+        for (first, last) in space.not_anothers(first, first.saturating_add(held.ports - 1), held.owner) {
+            self.keep_back(addr, protocol, first, Held { ports: last - first + 1, ..held });
+        }
+    }
+
+    fn keep_back(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
+        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        let Some(space) = address.spaces.get_mut(&protocol) else { return };
+        space.has_tenant(held.subscriber());
+        space.held.insert(first, held);
+        address.cut(protocol, first, first + (held.ports - 1));
+        self.charges.add(held.subscriber(), held.ports);
+        self.hold_ends.set((addr, protocol, first), held.until);
+    }
+
+    /// One mapping of the internal endpoint has gone. With the last one its external endpoint goes; true if its ports are held.
+    pub(super) fn give_back(&mut self, now: Instant, endpoint: Endpoint, freed: Freed) -> bool {
+        let Some(of) = self.uses.get_mut(&endpoint) else { return false };
         of.users -= 1;
         if of.users > 0 {
-            return;
+            return false;
         }
         let of = *of;
         self.uses.remove(&endpoint);
@@ -625,12 +657,12 @@ impl Pool {
                 self.load(addr, -1);
             }
         }
-        let Some(address) = self.addresses.get_mut(&addr) else { return };
+        let Some(address) = self.addresses.get_mut(&addr) else { return false };
         if endpoint.port == 0 {
             address.wildcards.remove(&endpoint.protocol);
-            return;
+            return false;
         }
-        let Some(space) = address.spaces.get_mut(&endpoint.protocol) else { return };
+        let Some(space) = address.spaces.get_mut(&endpoint.protocol) else { return false };
         space.used.remove(&port);
         space.loses_tenant(of.subscriber);
         let (owner, hold) = match freed {
@@ -641,15 +673,12 @@ impl Pool {
         if hold.is_zero() {
             address.free(endpoint.protocol, port, port + (of.ports - 1));
         } else {
-            let held = Held { owner, ports: of.ports, until: now + hold };
-            space.has_tenant(held.subscriber());
-            space.held.insert(port, held);
-            self.charges.add(held.subscriber(), held.ports);
-            self.hold_ends.set((addr, endpoint.protocol, port), held.until);
+            self.keep_back(addr, endpoint.protocol, port, Held { owner, ports: of.ports, until: now + hold });
         }
         if of.companion {
             self.release_companion(addr, endpoint.protocol, port);
         }
+        !hold.is_zero()
     }
 
     /// Holds that are over are forgotten, a few with each datagram: no single one has to clear a pile away. Returns how many.
@@ -774,6 +803,17 @@ impl Pool {
         let spaces = self.addresses.values().flat_map(|address| address.spaces.values());
         let held = spaces.flat_map(|space| space.held.values());
         held.filter(|held| held.subscriber() == Some(subscriber)).map(|held| u32::from(held.ports)).sum()
+    }
+
+    /// Who has what held until when.
+    pub(super) fn owned_holds(&self) -> Vec<String> {
+        let spaces = self.addresses.iter().flat_map(|(addr, address)| {
+            address.spaces.iter().map(move |(protocol, space)| (addr, protocol, space))
+        });
+        let held = spaces.flat_map(|(addr, protocol, space)| {
+            space.held.iter().map(move |(port, held)| (addr, protocol, port, held))
+        });
+        held.filter(|one| one.3.owner.is_some()).map(|one| format!("{one:?}")).collect()
     }
 
     /// How many holds there are.

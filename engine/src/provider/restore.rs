@@ -2,11 +2,11 @@
 
 use super::Server;
 use super::interface::{Output, Subscriber};
-use super::journal::{Record, StoredMapping};
+use super::journal::{Record, StoredHold, StoredMapping};
 use super::map::Realm;
 use super::nat::endpoint;
 use super::notice::{NewEpoch, Notice};
-use super::pool::Want;
+use super::pool::{Owner, Want};
 use super::runs::Runs;
 use super::table::ServerMapping;
 use crate::time::{Duration, Instant};
@@ -51,6 +51,26 @@ impl Server {
             }
         }
         self.restoring_goes_on(now);
+    }
+
+    /// What was held back, after [`restore`](Self::restore): as far as no mapping has it, it is held for as long as it would have
+    /// been, and no longer than the settings say.
+    pub fn restore_holds(&mut self, now: Instant, mut holds: Vec<StoredHold>) {
+        // Of two, one of which has a part of the other's ports, the later one counts there.
+        holds.sort_by_key(|stored| std::cmp::Reverse(stored.left));
+        for StoredHold { key, external, ports, nonce, requester, left } in holds {
+            let left = left.min(self.config.hold);
+            if key.port == 0 || left.is_zero() || external.port() == 0 || ports == 0 {
+                continue;
+            }
+            let subscriber = Subscriber::of(requester, &self.config);
+            self.pool.hold(
+                external,
+                ports,
+                Owner { endpoint: endpoint(&key), nonce, subscriber },
+                now + left,
+            );
+        }
     }
 
     /// The mapping, its external endpoint taken; `None` if that cannot be had.

@@ -67,6 +67,7 @@ struct Bench {
     sent: VecDeque<(SocketAddr, IpAddr, Option<Ipv6Addr>, Vec<u8>)>,
     multicasts: Vec<(Instant, SocketAddr, Vec<u8>)>,
     store: BTreeMap<MappingKey, (Instant, StoredMapping)>,
+    held: Vec<(Instant, StoredHold)>,
     epoch_began: Option<Instant>,
     records: usize,
     notices: Vec<Notice>,
@@ -89,6 +90,7 @@ impl Bench {
             sent: VecDeque::new(),
             multicasts: Vec::new(),
             store: BTreeMap::new(),
+            held: Vec::new(),
             epoch_began: None,
             records: 0,
             notices: Vec::new(),
@@ -165,9 +167,17 @@ impl Bench {
                     self.records += 1;
                     match record {
                         Record::Epoch => self.epoch_began = Some(now),
-                        Record::Clear => self.store.clear(),
+                        Record::Clear => {
+                            self.store.clear();
+                            self.held.clear();
+                        }
                         Record::Put(stored) => drop(self.store.insert(stored.key, (now, stored))),
                         Record::Remove(key) => drop(self.store.remove(&key)),
+                        Record::Hold(hold) => {
+                            let ports = |hold: &StoredHold| (hold.external, hold.key.protocol, hold.ports);
+                            self.held.retain(|(_, old)| ports(old) != ports(&hold));
+                            self.held.push((now, hold));
+                        }
                     }
                 }
                 Output::Notice(notice) => {
@@ -194,6 +204,18 @@ impl Bench {
             }
         }
         self.server.handle_nat(now, ticket, Ok(()));
+    }
+
+    /// What the store has at `now`, as it reads it: what is over is not there.
+    fn stored(&self, now: Instant) -> (Vec<StoredMapping>, Vec<StoredHold>) {
+        let left = |at: Instant, left: Duration| Some((at + left) - now).filter(|left| !left.is_zero());
+        let mapping = |(at, stored): &(Instant, StoredMapping)| {
+            Some(StoredMapping { left: left(*at, stored.left)?, ..stored.clone() })
+        };
+        let hold = |(at, stored): &(Instant, StoredHold)| {
+            Some(StoredHold { left: left(*at, stored.left)?, ..stored.clone() })
+        };
+        (self.store.values().filter_map(mapping).collect(), self.held.iter().filter_map(hold).collect())
     }
 
     /// All that wait have their answer.

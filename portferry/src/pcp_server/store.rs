@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use engine::provider::{Inside, MappingKey, Record, Requester, StoredMapping};
+use engine::provider::{Inside, MappingKey, Record, Requester, StoredHold, StoredMapping};
 use engine::time::Duration;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
@@ -25,6 +25,7 @@ const EPOCH: &str = "epoch.json";
 enum Line {
     Put(Mapping),
     Remove(Key),
+    Hold(Hold),
 }
 
 /// What tells mappings apart.
@@ -62,8 +63,29 @@ struct Mapping {
     written: Stamp,
 }
 
+/// Freed ports as they stand in the file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Hold {
+    #[serde(flatten)]
+    key: Key,
+    external: SocketAddrV4,
+    ports: u16,
+    nonce: Option<[u8; 12]>,
+    requester: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    requester_softwire: Option<Ipv6Addr>,
+    /// Seconds that were left when it was written.
+    left: u64,
+    #[serde(flatten)]
+    written: Stamp,
+}
+
 #[derive(Debug, Default)]
-struct Contents(BTreeMap<Key, Mapping>);
+struct Contents {
+    mappings: BTreeMap<Key, Mapping>,
+    /// By external address and first port, how many ports, and protocol.
+    holds: BTreeMap<(SocketAddrV4, u16, u8), Hold>,
+}
 
 /// Since when nothing was lost.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -87,6 +109,8 @@ pub struct Store {
 pub struct Loaded {
     /// Mappings that have not ended since.
     pub mappings: Vec<StoredMapping>,
+    /// Freed ports that are held still.
+    pub holds: Vec<StoredHold>,
     /// The age of the epoch, if nothing was lost since it began.
     pub epoch: Option<Duration>,
     /// Lines that made no sense.
@@ -110,7 +134,7 @@ impl Store {
         take_away(directory)?;
         let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
         let now = Stamp::now();
-        let mappings = &journal.contents().0;
+        let Contents { mappings, holds } = journal.contents();
         // A clock that does not know how long ago that was does not tell how old the epoch is.
         let known = |epoch: &Epoch| {
             now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
@@ -118,6 +142,7 @@ impl Store {
         let epoch = epoch.filter(|epoch| whole && damaged == 0 && known(epoch));
         let loaded = Loaded {
             mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
+            holds: holds.values().map(|hold| hold.stored(now)).collect(),
             epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
             damaged,
         };
@@ -140,11 +165,12 @@ impl Store {
                 take_away(&self.directory)
             }
             Record::Clear => {
-                self.journal.change(|contents| contents.0.clear());
+                self.journal.change(|contents| *contents = Contents::default());
                 self.journal.shrink()
             }
             Record::Put(stored) => self.journal.append(Line::Put(Mapping::new(stored, Stamp::now()))),
             Record::Remove(key) => self.journal.append(Line::Remove(Key::new(key))),
+            Record::Hold(stored) => self.journal.append(Line::Hold(Hold::new(stored, Stamp::now()))),
         };
         self.honestly(done)
     }
@@ -216,22 +242,28 @@ impl journal_file::Contents for Contents {
 
     fn apply(&mut self, _number: usize, line: Line) -> Option<Line> {
         match &line {
-            Line::Put(mapping) => drop(self.0.insert(mapping.key.clone(), mapping.clone())),
-            Line::Remove(key) => drop(self.0.remove(key)?),
+            Line::Put(mapping) => drop(self.mappings.insert(mapping.key.clone(), mapping.clone())),
+            Line::Remove(key) => drop(self.mappings.remove(key)?),
+            Line::Hold(hold) => {
+                let ports = (hold.external, hold.ports, hold.key.protocol);
+                self.holds.insert(ports, hold.clone());
+            }
         }
         Some(line)
     }
 
     fn forget_what_is_over(&mut self, now: Stamp) {
-        self.0.retain(|_, mapping| mapping.left_at(now) > 0);
+        self.mappings.retain(|_, mapping| left_at(mapping.left, mapping.written, now) > 0);
+        self.holds.retain(|_, hold| left_at(hold.left, hold.written, now) > 0);
     }
 
     fn lines(&self) -> Vec<Line> {
-        self.0.values().cloned().map(Line::Put).collect()
+        let holds = self.holds.values().cloned().map(Line::Hold);
+        self.mappings.values().cloned().map(Line::Put).chain(holds).collect()
     }
 
     fn line_count(&self) -> usize {
-        self.0.len()
+        self.mappings.len() + self.holds.len()
     }
 }
 
@@ -244,6 +276,42 @@ impl Key {
             protocol: key.protocol().0,
             internal_port: key.internal_port(),
             peer: key.peer(),
+        }
+    }
+
+    fn stored(&self) -> MappingKey {
+        let Self { addr, softwire, protocol, internal_port, peer } = *self;
+        MappingKey::new(Inside { softwire, addr }, Protocol(protocol), internal_port, peer)
+    }
+}
+
+/// Of so many seconds.
+fn left_at(left: u64, written: Stamp, now: Stamp) -> u64 {
+    left.saturating_sub(now.since(written))
+}
+
+impl Hold {
+    fn new(stored: &StoredHold, written: Stamp) -> Self {
+        Self {
+            key: Key::new(&stored.key),
+            external: stored.external,
+            ports: stored.ports,
+            nonce: stored.nonce.map(|nonce| nonce.0),
+            requester: stored.requester.addr,
+            requester_softwire: stored.requester.softwire,
+            left: stored.left.as_secs().max(1),
+            written,
+        }
+    }
+
+    fn stored(&self, now: Stamp) -> StoredHold {
+        StoredHold {
+            key: self.key.stored(),
+            external: self.external,
+            ports: self.ports,
+            nonce: self.nonce.map(Nonce),
+            requester: Requester { addr: self.requester, softwire: self.requester_softwire },
+            left: Duration::from_secs(left_at(self.left, self.written, now)),
         }
     }
 }
@@ -266,19 +334,14 @@ impl Mapping {
         }
     }
 
-    fn left_at(&self, now: Stamp) -> u64 {
-        self.left.saturating_sub(now.since(self.written))
-    }
-
     fn stored(&self, now: Stamp) -> StoredMapping {
-        let Key { addr, softwire, protocol, internal_port, peer } = self.key.clone();
         let filter = |&(prefix_len, remote_port, remote_addr): &(u8, u16, Ipv6Addr)| Filter {
             prefix_len,
             remote_port,
             remote_addr,
         };
         StoredMapping {
-            key: MappingKey::new(Inside { softwire, addr }, Protocol(protocol), internal_port, peer),
+            key: self.key.stored(),
             external: self.external,
             ports: self.ports,
             nonce: self.nonce.map(Nonce),
@@ -286,7 +349,7 @@ impl Mapping {
             requester: Requester { addr: self.requester, softwire: self.requester_softwire },
             filters: self.filters.iter().map(filter).collect(),
             description: self.description.clone(),
-            left: Duration::from_secs(self.left_at(now)),
+            left: Duration::from_secs(left_at(self.left, self.written, now)),
         }
     }
 }
@@ -313,6 +376,12 @@ mod tests {
             description: Some("a game\n".to_owned()),
             left: Duration::from_secs(3600),
         }
+    }
+
+    fn hold(port: u16, ports: u16) -> StoredHold {
+        let StoredMapping { key, nonce, requester, .. } = mapping(port);
+        let external = SocketAddrV4::new([198, 51, 100, 7].into(), port);
+        StoredHold { key, external, ports, nonce, requester, left: Duration::from_secs(120) }
     }
 
     fn load(directory: &Directory) -> Loaded {
@@ -355,6 +424,9 @@ mod tests {
             Record::Put(mapping(2)),
             Record::Put(by_peer.clone()),
             Record::Remove(mapping(2).key),
+            Record::Hold(hold(2, 1)),
+            Record::Hold(hold(2, 8)),
+            Record::Hold(hold(2, 1)),
         ] {
             store.append(&record).unwrap();
         }
@@ -368,6 +440,13 @@ mod tests {
             .map(|stored| StoredMapping { left: Duration::from_secs(3600), ..stored })
             .collect();
         assert_eq!(same, [mapping(1), by_peer]);
+        assert!(loaded.holds.iter().all(|held| (118..=120).contains(&held.left.as_secs())));
+        let held = loaded.holds.into_iter().map(|held| StoredHold { left: Duration::from_secs(120), ..held });
+        assert_eq!(
+            held.collect::<Vec<_>>(),
+            [hold(2, 1), hold(2, 8)],
+            "a later one of the same ports counts"
+        );
         assert!(loaded.epoch.is_some_and(|age| age < Duration::from_secs(3)));
     }
 
@@ -418,6 +497,6 @@ mod tests {
         let later = |seconds| Stamp { up: now.up + seconds, ..now };
         let stored = Mapping::new(&mapping(1), now);
         assert_eq!(stored.stored(later(3000)).left, Duration::from_secs(600));
-        assert_eq!(stored.left_at(later(3600)), 0);
+        assert_eq!(left_at(stored.left, stored.written, later(3600)), 0);
     }
 }

@@ -254,15 +254,14 @@ fn natpmp_request(dice: &mut Dice, bench: &mut Bench, now: Instant, model: &mut 
 fn restart(bench: &mut Bench, now: Instant) {
     let began = bench.epoch_began.expect("it is stored");
     let mut server = Server::new(now, bench.server.config().clone(), began);
-    let stored = bench.store.values().filter_map(|(at, stored)| {
-        let left = (*at + stored.left) - now;
-        (!left.is_zero()).then(|| StoredMapping { left, ..stored.clone() })
-    });
-    let stored: Vec<StoredMapping> = stored.collect();
-    bench.store = stored.iter().map(|one| (one.key, (now, one.clone()))).collect();
-    server.restore(now, stored);
+    let (mappings, holds) = bench.stored(now);
+    bench.store = mappings.iter().map(|one| (one.key, (now, one.clone()))).collect();
+    server.restore(now, mappings);
+    server.restore_holds(now, holds);
     let lost: Vec<_> = server.outputs.iter().filter(|output| matches!(output, Output::Store(_))).collect();
     assert!(lost.is_empty(), "{lost:?}");
+    bench.server.pool.end_holds(now, usize::MAX);
+    assert_eq!(server.pool.owned_holds(), bench.server.pool.owned_holds());
     bench.server = server;
     bench.bindings.clear();
     bench.perform(now);

@@ -2,22 +2,16 @@
 
 use super::*;
 
-/// What the store has at `now`, as it reads it: what is over is not there.
-fn stored(bench: &Bench, now: Instant) -> Vec<StoredMapping> {
-    let left = |(at, stored): &(Instant, StoredMapping)| StoredMapping {
-        left: (*at + stored.left) - now,
-        ..stored.clone()
-    };
-    bench.store.values().map(left).filter(|stored| !stored.left.is_zero()).collect()
-}
-
 /// The server is started again, with what the store has.
 fn restarted(old: &Bench, now: Instant) -> Bench {
     let epoch_began = old.epoch_began.expect("it is stored");
     let mut bench = Bench::started(now, old.config.clone(), epoch_began);
     bench.store = old.store.clone();
     bench.epoch_began = old.epoch_began;
-    bench.server.restore(now, stored(old, now));
+    bench.held = old.held.clone();
+    let (mappings, holds) = old.stored(now);
+    bench.server.restore(now, mappings);
+    bench.server.restore_holds(now, holds);
     bench.perform(now);
     bench
 }
@@ -75,13 +69,40 @@ fn nothing_is_lost() {
     );
 }
 
+/// D-15: what was freed is held over a restart for as long as it would have been, and no longer than the settings say.
+#[test]
+fn holds_outlive_a_restart() {
+    let strict = [PcpOption::PreferFailure];
+    let mut bench = server();
+    for (nonce, internal, external) in [(1, 80, 9090), (2, 81, 9091), (3, 82, 9092)] {
+        outcome(&mut bench, at(0), &map(3600, data(nonce, internal, external), &strict));
+        outcome(&mut bench, at(10), &map(0, data(nonce, internal, 0), &[]));
+    }
+    // One of them has it again.
+    outcome(&mut bench, at(20), &map(3600, data(3, 82, 9092), &strict));
+    let taken = (ResultCode::CANNOT_PROVIDE_EXTERNAL, 30, 9090);
+    let mut again = restarted(&bench, at(100));
+    assert_eq!(outcome(&mut again, at(129), &map(600, data(9, 90, 9090), &strict)), taken);
+    assert_eq!(outcome(&mut again, at(129), &map(600, data(1, 80, 9090), &strict)).0, ResultCode::SUCCESS);
+    let quota = again.server.pool.held_by(again.mappings()[0].subscriber);
+    assert_eq!(quota, 1, "9091 counts for who had it");
+    assert_eq!(outcome(&mut again, at(130), &map(600, data(9, 90, 9091), &strict)).0, ResultCode::SUCCESS);
+    let (mappings, holds) = bench.stored(at(129));
+    assert_eq!((mappings.len(), holds.len(), bench.stored(at(130)).1.len()), (1, 3, 0));
+
+    let change = |config: &mut ServerConfig| config.hold = Duration::from_secs(5);
+    let mut shorter = restarted(&bench.set(change), at(100));
+    assert_eq!(outcome(&mut shorter, at(104), &map(600, data(9, 90, 9090), &strict)), taken);
+    assert_eq!(outcome(&mut shorter, at(105), &map(600, data(9, 90, 9090), &strict)).0, ResultCode::SUCCESS);
+}
+
 /// What cannot be set up again is lost, and then the epoch must not go on (RFC 6887 §8.5).
 #[test]
 fn what_is_lost_begins_a_new_epoch() {
     let mut bench = server();
     outcome(&mut bench, at(0), &map(3600, data(1, 80, 9090), &[]));
     outcome(&mut bench, at(0), &map(3600, data(2, 81, 9091), &[]));
-    let all = stored(&bench, at(100));
+    let all = bench.stored(at(100)).0;
     let with = |change: &dyn Fn(&mut StoredMapping)| {
         let mut all = all.clone();
         change(&mut all[1]);
@@ -144,7 +165,7 @@ fn a_restored_mapping_waits_for_the_data_plane() {
         let mut again = Bench::started(at(100), bench.config.clone(), at(0));
         again.store = bench.store.clone();
         again.nat = Nat::Hesitates;
-        again.server.restore(at(100), stored(&bench, at(100)));
+        again.server.restore(at(100), bench.stored(at(100)).0);
         again.perform(at(100));
         let request = map(600, data(1, 80, 0), &[]);
         again.datagram(at(101), &arrival(CLIENT), &request.to_bytes());
@@ -178,7 +199,11 @@ fn renewals_are_seldom_stored() {
     outcome(&mut bench, at(37_000), &map(3600, data(1, 80, 9090), &[text(b"web")]));
     assert_eq!(bench.records - before, 1);
     bench.timeout(at(50_000));
-    assert_eq!((bench.records - before, bench.store.len()), (2, 0));
+    assert_eq!(
+        (bench.records - before, bench.store.len(), bench.held.len()),
+        (3, 0, 1),
+        "it goes, and is held"
+    );
     // A clock that began later than the epoch did.
     let server = Server::with_age(Instant::from_secs(5), config(), Duration::from_secs(1_000_000));
     assert_eq!(server.epoch(Instant::from_secs(7)), 1_000_002);
@@ -203,7 +228,7 @@ fn the_epoch_is_stored_before_a_loss() {
         }
         records
     };
-    let all = stored(&bench, at(100));
+    let all = bench.stored(at(100)).0;
     let mut again = Server::new(at(100), config(), at(0));
     again.restore(at(100), all.clone());
     let lost = |n: usize| Record::Remove(all[n].key);
