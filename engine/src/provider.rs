@@ -3,7 +3,8 @@
 //!
 //! Datagrams come in as [`Arrival`]s, what is to be done comes out as [`Output`]s, in their order. The NAT itself is the
 //! caller's: each change of it is an [`Output::Nat`], the answer to the client waits for its outcome
-//! ([`Server::handle_nat`]), and when it is refused nothing has changed. What is answered is stored first ([`Record`]), so
+//! ([`Server::handle_nat`]), and when it is refused nothing has changed. Which flows go through it by themselves it is asked by
+//! [`Output::Flow`]. What is answered is stored first ([`Record`]), so
 //! that the epoch goes on counting over a restart that has lost nothing, and begins anew over any other.
 //!
 //! # Who may do what
@@ -27,6 +28,7 @@ use crate::time::{Duration, Instant};
 mod admission;
 mod announce;
 mod config;
+mod flows;
 mod interface;
 mod journal;
 mod limits;
@@ -52,6 +54,7 @@ pub use config::{
     AclRule, Description, MAX_FILTERS, MAX_PORT_SET, PreferFailure, Rate, ServerConfig, StaticMapping,
     ThirdParty,
 };
+pub use flows::FlowQuery;
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
 pub use journal::{MappingKey, Record, StoredHold, StoredMapping};
 pub use notice::{NewEpoch, Notice};
@@ -61,6 +64,7 @@ pub use reason::{Counters, Kind, Reason};
 pub use table::ServerMapping;
 
 use announce::Announcements;
+use flows::Flows;
 use limits::Limits;
 use nat::{Batch, Pending};
 use notice::Told;
@@ -90,6 +94,7 @@ pub struct Server {
     /// Requests about mappings that are being changed, in the order in which they came.
     waiting: BTreeMap<MappingKey, VecDeque<(Arrival, Vec<u8>)>>,
     batches: BTreeMap<u64, Batch>,
+    flows: Flows,
     next_number: u64,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -123,6 +128,7 @@ impl Server {
             asked: 0,
             waiting: BTreeMap::new(),
             batches: BTreeMap::new(),
+            flows: Flows::default(),
             next_number: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -230,6 +236,7 @@ impl Server {
         self.asked = 0;
         self.waiting.clear();
         self.batches.clear();
+        self.flows = Flows::default();
         self.restoring = Restoring::default();
         self.updates = Updates::default();
         for mapping in table.all() {

@@ -6,7 +6,7 @@
 //! stands again after a restart.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use engine::provider::{
     AclRule, Arrival, Binding, Description, Inside, MappingKey, NatChange, NatRefused, Output, PreferFailure,
@@ -77,8 +77,12 @@ pub fn server_events(data: &[u8]) {
     run.check();
 }
 
+fn pool() -> [Ipv4Addr; 2] {
+    [Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(198, 51, 100, 8)]
+}
+
 fn config(octets: &mut Octets<'_>) -> ServerConfig {
-    let pool = [Ipv4Addr::new(198, 51, 100, 7), Ipv4Addr::new(198, 51, 100, 8)];
+    let pool = pool();
     let flags = octets.next();
     let on = |bit: u8| flags & (1 << bit) != 0;
     let more = octets.next();
@@ -279,6 +283,10 @@ impl Run<'_> {
                     if self.obeys {
                         self.outcome(0);
                     }
+                }
+                Output::Flow { ticket, flow } => {
+                    let external = flow.remote.map(|remote| SocketAddrV4::new(pool()[0], remote.port()));
+                    self.server.handle_flow(self.now, ticket, external);
                 }
                 Output::Store(Record::Epoch) => self.epoch_began = self.now,
                 Output::Store(Record::Clear) => {

@@ -244,6 +244,10 @@ impl<P: DataPlane> Carrier<P> {
                     // In the way is what is there from the start; another port may do.
                     self.server.handle_nat(now, ticket, outcome.map_err(|Taken| NatRefused::Taken));
                 }
+                Output::Flow { ticket, flow } => {
+                    let external = self.plane.nat().goes_out(flow.inside, flow.protocol, flow.internal_port);
+                    self.server.handle_flow(now, ticket, external);
+                }
                 // Nothing outlives the program, and the epoch says so.
                 Output::Store(_) => {}
                 Output::Notice(notice) => self.words.push_back(notice.to_string()),

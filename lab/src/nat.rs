@@ -117,6 +117,12 @@ impl Nat {
         self.pool.contains(&addr)
     }
 
+    /// Where an internal endpoint goes out that has sent something by itself.
+    #[must_use]
+    pub fn goes_out(&self, inside: Inside, protocol: Protocol, port: u16) -> Option<SocketAddrV4> {
+        self.dynamic.get(&(inside, protocol, port)).map(|dynamic| dynamic.external)
+    }
+
     /// Lets a binding in from now on.
     ///
     /// # Errors

@@ -320,11 +320,17 @@ fn our_client_with_every_option() {
     );
     let port = peer["mapping"]["external"]["port"].as_u64().expect("a number");
     let mut internet = listener(&network, Host::Internet, UDP, 7500);
-    let mut blast = network.command(Host::Other, PROBE);
-    blast.args(["udp-blast", &format!("{OTHER}:7500"), &format!("{INTERNET}:7500")]).stdin(Stdio::piped());
-    let mut blast = blast.spawn().expect("it runs");
-    blast.stdin.take().expect("piped above").write_all(b"6869\n").expect("it reads");
-    assert!(blast.wait().expect("it ends").success());
+    let says = |from: u16, word: &str| {
+        let mut blast = network.command(Host::Other, PROBE);
+        blast
+            .args(["udp-blast", &format!("{OTHER}:{from}"), &format!("{INTERNET}:7500")])
+            .stdin(Stdio::piped());
+        let mut blast = blast.spawn().expect("it runs");
+        let line = format!("{}\n", hex(word.as_bytes()));
+        blast.stdin.take().expect("piped above").write_all(line.as_bytes()).expect("it reads");
+        assert!(blast.wait().expect("it ends").success());
+    };
+    says(7500, "hi");
     internet.await_log(&format!("{EXTERNAL}:{port} hi"), 5 * SECOND);
 
     // Wrong nonce, wrong client address; then everything goes, and nothing gets in.
@@ -357,6 +363,16 @@ fn our_client_with_every_option() {
         assert_eq!(other(&format!("{line} --nonce {NONCE}"))["outcome"], "deleted");
         reaches_nobody(&network, protocol, 7400);
     }
+
+    // A flow that was there first, by a port of its own, since another has this one: PEER and MAP tell where it is (§11.3, §12.3).
+    let taken = pcp.json_of(Host::Router, "map udp 7600 7600 --prefer-failure --lifetime 600");
+    assert_eq!(taken["outcome"], "granted");
+    says(7600, "first");
+    let peer = other(&format!("peer udp 7600 {INTERNET}:7500 9999 --nonce {NONCE} --lifetime 600"));
+    let port = peer["mapping"]["external"]["port"].as_u64().expect("a number");
+    internet.await_log(&format!("{EXTERNAL}:{port} first"), 5 * SECOND);
+    let map = other(&format!("map udp 7600 --nonce {NONCE} --lifetime 600"));
+    assert_eq!(map["mapping"]["external"]["port"], port);
 }
 
 /// `--keep` renews and deletes; `listen` hears a server that starts (RFC 6887 §14.1), and NAT-PMP's announcement beside it (N-13).

@@ -116,6 +116,8 @@ impl MemoryNat {
                 });
                 self.server.handle_nat(now(), ticket, outcome);
             }
+            // Nobody is translated but by a mapping.
+            Output::Flow { ticket, .. } => self.server.handle_flow(now(), ticket, None),
             // Everybody is on this machine and has just been started; nothing outlives it.
             Output::Multicast { .. } | Output::Store(_) | Output::Notice(_) => {}
         }

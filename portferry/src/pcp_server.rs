@@ -52,7 +52,7 @@ const ADDRESSLESS: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Ports whose changes of the NAT go together; a transaction has a size of its own, and costs much the same whatever is in it.
 const BATCH: usize = nft::provider::MAX_PORTS;
-/// Transactions before anything else gets its turn.
+/// Transactions, and questions, before anything else gets its turn.
 const TRANSACTIONS: usize = 4;
 /// Datagrams that are taken in before anything else gets its turn.
 const DATAGRAMS: usize = 64;
@@ -369,9 +369,13 @@ impl Shell {
     /// more: the mappings of a whole town want to stand again after a restart, and others have questions meanwhile.
     async fn perform_some(&mut self) -> bool {
         for _ in 0..TRANSACTIONS {
-            let (mut changes, mut ports) = (Vec::new(), 0);
+            let (mut changes, mut ports, mut question) = (Vec::new(), 0, None);
             loop {
                 match self.next.take().or_else(|| self.server.poll_output()) {
+                    Some(Output::Flow { ticket, flow }) if changes.is_empty() => {
+                        question = Some((ticket, flow));
+                        break;
+                    }
                     Some(Output::Nat { ticket, change })
                         if changes.is_empty() || ports + plane::ports(&change) <= BATCH =>
                     {
@@ -386,10 +390,14 @@ impl Shell {
                 }
             }
             self.send_all();
-            if changes.is_empty() {
+            if let Some((ticket, flow)) = question {
+                let external = self.plane.flow(&flow).await;
+                self.server.handle_flow(now(), ticket, external);
+            } else if changes.is_empty() {
                 return false;
+            } else {
+                self.change_nat(changes).await;
             }
-            self.change_nat(changes).await;
         }
         true
     }
@@ -410,7 +418,7 @@ impl Shell {
                 let level = if notice.is_warning() { Level::Warning } else { Level::Info };
                 self.notices.line(now(), level, &notice);
             }
-            Output::Nat { .. } => {} // taken out above
+            Output::Nat { .. } | Output::Flow { .. } => {} // taken out above
         }
     }
 
@@ -423,7 +431,8 @@ impl Shell {
                     self.sockets.send(interface, from, to, &bytes);
                 }
                 Output::Multicast { group, bytes } => self.sockets.multicast(group, &bytes),
-                Output::Store(_) | Output::Notice(_) | Output::Nat { .. } => {} // done in its turn
+                // Done in its turn.
+                Output::Store(_) | Output::Notice(_) | Output::Nat { .. } | Output::Flow { .. } => {}
             }
         }
     }

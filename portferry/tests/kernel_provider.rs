@@ -677,6 +677,50 @@ fn a_flushed_table_is_made_anew() {
     });
 }
 
+/// RFC 6887 §11.3, §12.3: where a host's own flows go out, so that a mapping can be there.
+#[test]
+fn flows_are_found() {
+    in_router("flows_are_found", async |world| {
+        provided(world);
+        let mut nat = ProviderNat::open(config()).await.unwrap();
+        // Somebody else's mapping of the port number, so that the flow gets another one.
+        let others = binding(UDP, (OTHER_EXTERNAL, 6000), (OTHER_HOST, 6000));
+        open(&mut nat, &[&others]).await;
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (udp, remote, second) = (lan.udp(HOST, 6000), wan.udp(REMOTE, 7000), wan.udp(OTHER_REMOTE, 7000));
+        let internal = std::net::SocketAddrV4::new(HOST, 6000);
+        assert_eq!(nat.flow(UDP, internal, None).await.unwrap(), None, "before the first packet");
+        lan.send_to(udp, REMOTE, 7000, "hello");
+        let (_, seen) = wan.recv_from(remote).unwrap();
+        let to = |addr: Ipv4Addr, port: u16| Some(SocketAddr::from((addr, port)));
+        for (what, found) in [
+            ("to anybody", nat.flow(UDP, internal, None).await.unwrap()),
+            ("to whom it sends", nat.flow(UDP, internal, to(REMOTE, 7000)).await.unwrap()),
+        ] {
+            assert_eq!(found.map(SocketAddr::from), Some(seen), "{what}");
+        }
+        assert_ne!(seen.port(), 6000);
+        for (protocol, internal, remote) in [
+            (TCP, internal, None),
+            (UDP, std::net::SocketAddrV4::new(HOST, 6001), None),
+            (UDP, std::net::SocketAddrV4::new(OTHER_HOST, 6000), None),
+            (UDP, internal, to(REMOTE, 7001)),
+            (UDP, internal, to(OTHER_REMOTE, 7000)),
+        ] {
+            assert_eq!(nat.flow(protocol, internal, remote).await.unwrap(), None);
+        }
+        // A mapping there: the flow goes on as it is, and others reach the host at the same place.
+        open(&mut nat, &[&binding(UDP, (DEFAULT_EXTERNAL, seen.port()), (HOST, 6000))]).await;
+        lan.send_to(udp, REMOTE, 7000, "still");
+        assert_eq!(wan.recv_from(remote).unwrap(), ("still".to_owned(), seen));
+        lan.send_to(udp, OTHER_REMOTE, 7000, "new");
+        assert_eq!(wan.recv_from(second).unwrap(), ("new".to_owned(), seen));
+        let third = wan.udp(OTHER_REMOTE, 7001);
+        wan.send_to(third, DEFAULT_EXTERNAL, seen.port(), "called");
+        assert_eq!(lan.recv_from(udp).unwrap().0, "called");
+    });
+}
+
 /// The PCP server is no server to the Internet: what comes there from outside is dropped and counted; a mapping of the same
 /// port is a mapping like any other.
 #[test]

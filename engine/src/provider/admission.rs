@@ -246,7 +246,7 @@ impl Server {
         Ok(inside)
     }
 
-    /// A request about a mapping that is being changed waits until that is done. One that is the same as what is being done is
+    /// A request about a mapping that is being changed, or about whose flow the data plane is asked, waits until that is done. One that is the same as what is being done is
     /// answered with it.
     pub(super) fn wait(
         &mut self,
@@ -257,12 +257,12 @@ impl Server {
         let busy = self.table.get(&key).and_then(|mapping| mapping.busy);
         let asker =
             busy.and_then(|ticket| self.pending.get(&ticket)).and_then(|pending| pending.asker.as_ref());
+        let first =
+            asker.map(|asker| (&asker.arrival, &asker.payload[..])).or_else(|| self.flows.asker(&key));
         let waiting = self.waiting.entry(key).or_default();
         let same =
             |(arrival, bytes): &(Arrival, Vec<u8>)| (arrival, &bytes[..]) == (&client.arrival, payload);
-        if asker.is_some_and(|asker| asker.arrival == client.arrival && asker.payload == payload)
-            || waiting.iter().any(same)
-        {
+        if first == Some((&client.arrival, payload)) || waiting.iter().any(same) {
             return Err(Reason::Retransmission.into());
         }
         if waiting.len() >= nat::MAX_WAITING {

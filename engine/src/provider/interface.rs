@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use wire::pcp::{Filter, Protocol};
 
+use super::flows::FlowQuery;
 use super::journal::Record;
 use super::notice::Notice;
 
@@ -88,7 +89,7 @@ pub enum NatChange {
     Close(Binding),
 }
 
-/// Names one [`NatChange`] until its outcome is told.
+/// Names one [`NatChange`] until its outcome is told, or one [`FlowQuery`] until its answer is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Ticket(pub(super) u64);
 
@@ -136,6 +137,13 @@ pub enum Output {
         ticket: Ticket,
         /// What.
         change: NatChange,
+    },
+    /// A question that [`Server::handle_flow`](super::Server::handle_flow) is told the answer to; a client waits for it.
+    Flow {
+        /// Names it.
+        ticket: Ticket,
+        /// What is asked.
+        flow: FlowQuery,
     },
     /// To be stored before anything behind it is done.
     Store(Record),

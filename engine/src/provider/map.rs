@@ -7,6 +7,7 @@ use wire::pcp::{CLIENT_PORT, MapData, Protocol, Request, ResultCode, SERVER_PORT
 
 use super::admission::{Client, Served};
 use super::config::MAX_ELEMENTS;
+use super::flows::Known;
 use super::interface::Inside;
 use super::journal::MappingKey;
 use super::nat::{Asked, Asker, Elsewhere, Renewal, endpoint};
@@ -203,13 +204,23 @@ impl Server {
         self.may_begin(&map.client)?;
         let filters = self.filters(map, Vec::new(), 1)?;
         let realm = self.realm(&inside, map.data.external_addr.to_canonical())?;
+        let leaves_it_to_us = map.data.external_port == 0 && map.wants(self.config.most_ports()) == 1;
+        let flow = match realm {
+            Realm::Pool if leaves_it_to_us => self.flow(key, &map.client, map.payload)?,
+            _ => Known::Is(None),
+        };
+        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
+        let suggested = flow.map_or_else(
+            || self.suggestion(map.data.external_addr, map.data.external_port, map.options.strict),
+            |external| (Some(*external.ip()), external.port()),
+        );
         let parity = map.options.port_set.is_some_and(|set| set.parity);
         let most_ports = u16::try_from(MAX_ELEMENTS / (1 + filters.len())).unwrap_or(u16::MAX);
         let want = Want {
             endpoint: endpoint(&key),
             subscriber: map.client.subscriber,
             nonce: Some(map.data.nonce),
-            suggested: self.suggestion(map.data.external_addr, map.data.external_port, map.options.strict),
+            suggested,
             strict: map.options.strict,
             // The more filters, the fewer ports a set has.
             ports: map.wants(self.config.most_ports()).min(most_ports),

@@ -8,6 +8,7 @@ use wire::pcp::{NO_ADDR_V4, Protocol};
 
 use super::Server;
 use super::admission::{Client, Served};
+use super::flows::Known;
 use super::journal::MappingKey;
 use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Batch, Renewal, endpoint};
@@ -169,11 +170,19 @@ impl Server {
             return Ok(Served::Waits);
         }
         self.may_begin(client)?;
+        let flow = match asks.external_port {
+            0 => self.flow(key, client, &asker.payload)?,
+            _ => Known::Is(None),
+        };
+        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
         let want = Want {
             endpoint: endpoint(&key),
             subscriber: client.subscriber,
             nonce: None,
-            suggested: self.suggestion(NO_ADDR_V4, asks.external_port, false),
+            suggested: flow.map_or_else(
+                || self.suggestion(NO_ADDR_V4, asks.external_port, false),
+                |external| (Some(*external.ip()), external.port()),
+            ),
             strict: false,
             ports: 1,
             parity: None,

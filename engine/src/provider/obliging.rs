@@ -228,6 +228,8 @@ impl Provider {
                     }
                     self.server.handle_nat(now, ticket, Ok(()));
                 }
+                // Its NAT is the mappings alone.
+                Output::Flow { ticket, .. } => self.server.handle_flow(now, ticket, None),
                 Output::Store(_) | Output::Notice(_) => {}
             }
         }

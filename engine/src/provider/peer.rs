@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use wire::pcp::{self, PeerData, Protocol, Request};
 
 use super::admission::{Client, Served, is_host};
+use super::flows::Known;
 use super::journal::MappingKey;
-use super::map::Place;
+use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Renewal, endpoint};
 use super::pool::Want;
 use super::reason::{Reason, Refused};
@@ -88,12 +89,22 @@ impl Server {
         // What is mapped for everybody is mapped for this one: where, is told whatever was suggested.
         let is_mapped = !self.table.overlapping(inside, data.protocol, data.internal_port, 1).is_empty();
         let has_wish = unless_unspecified(data.external_addr).is_some() || data.external_port != 0;
+        let flow = match realm {
+            Realm::Pool => self.flow(key, client, payload)?,
+            Realm::Pinhole => Known::Is(None),
+        };
+        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
+        // What a flow has it keeps, whatever was suggested.
+        let place = flow.map_or_else(
+            || self.suggestion(data.external_addr, data.external_port, has_wish),
+            |external| (Some(*external.ip()), external.port()),
+        );
         let want = Want {
             endpoint: endpoint(&inbound),
             subscriber: client.subscriber,
             nonce: Some(data.nonce),
-            suggested: self.suggestion(data.external_addr, data.external_port, has_wish),
-            strict: has_wish && !is_mapped,
+            suggested: place,
+            strict: flow.is_some() || has_wish && !is_mapped,
             ports: 1,
             parity: None,
             companion: false,

@@ -1,7 +1,7 @@
 //! The server in virtual time: RFC 6887's server half and RFC 6886's, row by row. After every datagram the table, its indexes, the
 //! pool of ports and what the data plane was told are compared.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddrV4};
 
 use wire::pcp::{
     Body, Filter, MapData, NO_ADDR_V4, Nonce, OptionCode, PcpOption, PeerData, PortSet, Protocol, Request,
@@ -13,6 +13,7 @@ use super::*;
 mod announcements;
 mod checks;
 mod deployments;
+mod flows;
 mod holds;
 mod large;
 mod limits;
@@ -64,6 +65,12 @@ struct Bench {
     /// Of what it was told, it has not said what became of it.
     tickets: VecDeque<(Ticket, NatChange)>,
     changes: usize,
+    /// Flows that hosts have begun by themselves: from where, to where, and where they go out.
+    flows: Vec<((IpAddr, u16), SocketAddr, SocketAddrV4)>,
+    questions: VecDeque<(Ticket, FlowQuery)>,
+    /// They are not answered at once.
+    ponders: bool,
+    asked: usize,
     sent: VecDeque<(SocketAddr, IpAddr, Option<Ipv6Addr>, Vec<u8>)>,
     multicasts: Vec<(Instant, SocketAddr, Vec<u8>)>,
     store: BTreeMap<MappingKey, (Instant, StoredMapping)>,
@@ -87,6 +94,10 @@ impl Bench {
             bindings: Vec::new(),
             tickets: VecDeque::new(),
             changes: 0,
+            flows: Vec::new(),
+            questions: VecDeque::new(),
+            ponders: false,
+            asked: 0,
             sent: VecDeque::new(),
             multicasts: Vec::new(),
             store: BTreeMap::new(),
@@ -163,6 +174,12 @@ impl Bench {
                         self.nat_answers(now);
                     }
                 }
+                Output::Flow { ticket, flow } => {
+                    self.questions.push_back((ticket, flow));
+                    if !self.ponders {
+                        self.flow_answers(now);
+                    }
+                }
                 Output::Store(record) => {
                     self.records += 1;
                     match record {
@@ -187,6 +204,18 @@ impl Bench {
             }
         }
         self.check();
+    }
+
+    /// The data plane says where a flow goes out that it was asked for.
+    fn flow_answers(&mut self, now: Instant) {
+        let (ticket, flow) = self.questions.pop_front().expect("there is one");
+        self.asked += 1;
+        let FlowQuery { inside, protocol, internal_port, remote } = flow;
+        let is_it = |(from, to, _): &&((IpAddr, u16), SocketAddr, SocketAddrV4)| {
+            *from == (inside.addr, internal_port) && remote.is_none_or(|remote| remote == *to)
+        };
+        let found = self.flows.iter().find(is_it).filter(|_| protocol == Protocol::TCP);
+        self.server.handle_flow(now, ticket, found.map(|&(.., external)| external));
     }
 
     /// The data plane says what became of the oldest change that it was told.
@@ -251,7 +280,7 @@ impl Bench {
         self.server.pool.check();
         let asked = self.server.pending.values().filter(|pending| pending.asker.is_some()).count();
         assert_eq!(self.server.asked, asked);
-        if self.server.pending.is_empty() && self.nat != Nat::Hesitates {
+        if self.server.pending.is_empty() && self.nat != Nat::Hesitates && !self.ponders {
             let mut table: Vec<String> =
                 self.server.mappings().map(|mapping| format!("{:?}", mapping.binding())).collect();
             let mut there: Vec<String> = self.bindings.iter().map(|b| format!("{b:?}")).collect();

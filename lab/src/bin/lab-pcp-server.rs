@@ -79,6 +79,7 @@ fn perform(server: &mut Server, socket: &UdpSocket, now: impl Fn() -> Instant) -
                 });
                 server.handle_nat(now(), ticket, outcome);
             }
+            Output::Flow { ticket, .. } => server.handle_flow(now(), ticket, None),
             Output::Multicast { .. } | Output::Store(_) | Output::Notice(_) => {}
         }
     }

@@ -117,6 +117,45 @@ pub(super) async fn end_each(
     sweep(socket, &request, family, |attrs| flow(attrs).is_some_and(|flow| doomed(&flow))).await
 }
 
+/// The endpoint that answers come to of a flow from `internal` to `remote`, or to anybody, where that is another one than its own.
+pub(super) async fn translated(
+    socket: &mut NetlinkSocket,
+    protocol: u8,
+    internal: SocketAddrV4,
+    remote: Option<SocketAddr>,
+) -> Result<Option<SocketAddrV4>, ReplyError> {
+    let mut request = conntrack::Request::new().op_get_dump(&header(AF_INET));
+    request
+        .encode()
+        .nested_tuple_orig()
+        .nested_tuple_ip()
+        .push_ip_v4_src(*internal.ip())
+        .end_nested()
+        .nested_tuple_proto()
+        .push_proto_num(protocol)
+        .push_proto_src_port(internal.port())
+        .end_nested()
+        .end_nested()
+        .nested_filter()
+        .push_orig_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT)
+        .push_reply_flags(0);
+    let mut found = None;
+    let mut replies = socket.request(&request).await?;
+    while let Some(reply) = replies.recv().await {
+        let (_, attrs) = reply?;
+        let is_it = |flow: &Flow| {
+            // Older kernels list more than they were asked for.
+            (flow.protocol, flow.source) == (protocol, internal.into())
+                && flow.status & NfCtStatus::SrcNat as u32 != 0
+                && remote.is_none_or(|remote| remote == flow.destination)
+        };
+        if let Some(Flow { reply_destination: SocketAddr::V4(external), .. }) = flow(&attrs).filter(is_it) {
+            found = found.or(Some(external));
+        }
+    }
+    Ok(found)
+}
+
 /// Deletes all flows `towards` whose status has these bits of a mask. The kernel does it (Linux 6.10 and later; others
 /// refuse with EINVAL or EOPNOTSUPP), some ten times faster than it lists: it locks no empty bucket.
 pub(super) async fn end_all(

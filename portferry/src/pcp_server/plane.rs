@@ -1,9 +1,9 @@
 //! What carries mappings out: the kernel's nftables, or sockets of the server itself.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use engine::provider::{Binding, NatChange, NatRefused};
+use engine::provider::{Binding, FlowQuery, Inside, NatChange, NatRefused};
 
 use super::config::{self, Config};
 use super::served::is_served;
@@ -90,6 +90,25 @@ impl Plane {
                 outcomes
             }
         }
+    }
+
+    /// Where a flow goes out that a host has begun by itself, as clients are told; `None`: there is none, or it is not known.
+    pub async fn flow(&mut self, flow: &FlowQuery) -> Option<SocketAddrV4> {
+        // The memory plane translates nobody but by a mapping.
+        let Self::Nftables(kernel) = self else { return None };
+        let FlowQuery { inside: Inside { softwire: None, addr: IpAddr::V4(addr) }, .. } = *flow else {
+            return None;
+        };
+        let internal = SocketAddrV4::new(addr, flow.internal_port);
+        let external = match kernel.nat.flow(flow.protocol.0, internal, flow.remote).await {
+            Ok(external) => external?,
+            Err(error) => {
+                tracing::debug!("where {internal} goes out: {error}");
+                return None;
+            }
+        };
+        let told = kernel.pool.iter().find(|pair| pair.1 == *external.ip())?.0;
+        Some(SocketAddrV4::new(told, external.port()))
     }
 
     /// Whether there are flows to look at that ended mappings have left.

@@ -12,6 +12,7 @@ fn oblige(server: &mut Server, now: Instant, mut store: impl FnMut(Record)) -> O
     while let Some(output) = server.poll_output() {
         match output {
             Output::Nat { ticket, .. } => server.handle_nat(now, ticket, Ok(())),
+            Output::Flow { ticket, .. } => server.handle_flow(now, ticket, None),
             Output::Send { bytes, .. } => answer = Some(bytes),
             Output::Store(record) => store(record),
             Output::Multicast { .. } | Output::Notice(_) => {}
