@@ -117,7 +117,7 @@ fn of_host(server: &PcpServer<'_>, host: IpAddr) -> BTreeMap<(String, u16), u16>
 }
 
 /// RFC 6887 §17.2 wants that a server's limits are each subscriber's own: one floods in its own name, then under the addresses of
-/// two thousand neighbours, then from each network of its IPv6 prefix, while another maps, renews, is reached and deletes.
+/// two thousand neighbours, from each network of its IPv6 prefix, and under addresses that nobody has, while another maps, renews, is reached and deletes.
 #[test]
 fn a_flood_starves_nobody() {
     let Some((program, network)) = laboratory() else { return };
@@ -153,6 +153,7 @@ fn a_flood_starves_nobody() {
             "[2001:db8:1::1]".to_owned(),
             "2001:db8:2::9/48".to_owned(),
         ),
+        ("2,048 addresses that are no subscriber's", PROVIDER.to_string(), "100.65.8.0/21".to_owned()),
     ] {
         let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
         let received = server.status()["received"].as_u64().expect("a number");
@@ -222,6 +223,14 @@ fn a_flood_starves_nobody() {
     let status = server.status();
     assert!(status["refused"]["too many requests"].as_u64().is_some_and(|count| count > 0), "{status:#}");
     assert_eq!(status["store_error"], Value::Null);
+    // Strangers take nobody's place: each that the socket had room for is counted.
+    let strangers = server.refused("not from a subscriber");
+    assert!(strangers > ROUND / 10, "{strangers} strangers were heard");
+    let of_strangers = server
+        .mappings()
+        .into_iter()
+        .filter(|one| one["requester"].as_str().is_some_and(|from| from.starts_with("100.65.")));
+    assert_eq!(of_strangers.count(), 0);
     let pcp = Pcp::new(&network, &program);
     let announce = pcp.json_of(Host::Other, "announce --wait 20");
     assert_eq!(announce["outcome"], "alive", "{announce:#}");

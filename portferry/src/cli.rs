@@ -191,7 +191,7 @@ fn show(
     }
     let table = format(&text).map_err(|error| {
         Failure::unavailable(format!(
-            "{}: the gateway's answer makes no sense ({error}); is it another version than {}?",
+            "{}: what answers there is not what was asked for ({error}); `portferry status` and `portferry pcp-server status` have a socket each (--socket), or is it another version than {}?",
             ask.socket.display(),
             env!("CARGO_PKG_VERSION")
         ))
