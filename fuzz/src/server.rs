@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use engine::provider::{
-    AclRule, Arrival, Binding, Description, Inside, MappingKey, NatChange, NatRefused, Output, PreferFailure,
-    Prefix, Rate, Record, Server, ServerConfig, StaticMapping, StoredHold, StoredMapping, ThirdParty, Ticket,
+    AclRule, Arrival, Binding, Description, FlowQuery, Inside, MappingKey, NatChange, NatRefused, Output,
+    PreferFailure, Prefix, Rate, Record, Server, ServerConfig, StaticMapping, StoredHold, StoredMapping,
+    ThirdParty, Ticket,
 };
 use engine::time::{Duration, Instant};
 use wire::pcp::{self, Prefix64, Protocol};
@@ -43,6 +44,7 @@ struct Run<'a> {
     server: Server,
     now: Instant,
     tickets: VecDeque<(Ticket, NatChange)>,
+    questions: VecDeque<(Ticket, FlowQuery)>,
     bindings: Vec<Binding>,
     store: BTreeMap<MappingKey, (Instant, StoredMapping)>,
     holds: Vec<(Instant, StoredHold)>,
@@ -61,6 +63,7 @@ pub fn server_events(data: &[u8]) {
         server: Server::new(now, config, now),
         now,
         tickets: VecDeque::new(),
+        questions: VecDeque::new(),
         bindings: Vec::new(),
         store: BTreeMap::new(),
         holds: Vec::new(),
@@ -210,8 +213,20 @@ impl Run<'_> {
         assert!(arrival.inside || self.server.counters().sent == before, "an answer to who is outside");
     }
 
-    /// The data plane says what became of the oldest change; false if there is none.
+    /// The data plane answers the oldest question, or says what became of the oldest change; false if there is neither.
     fn outcome(&mut self, how: u8) -> bool {
+        if let Some((ticket, flow)) = self.questions.pop_front() {
+            let [addr, other] = pool();
+            let external = match how {
+                0 => flow.remote.map(|remote| SocketAddrV4::new(addr, remote.port())),
+                1..=4 => Some(SocketAddrV4::new(other, flow.internal_port)),
+                5..=8 => Some(SocketAddrV4::new(addr, 2000 + u16::from(how))),
+                _ => None,
+            };
+            self.server.handle_flow(self.now, ticket, external);
+            self.perform();
+            return true;
+        }
         let Some((ticket, change)) = self.tickets.pop_front() else { return false };
         let refused = match how {
             1 => Some(NatRefused::Failed),
@@ -256,13 +271,12 @@ impl Run<'_> {
         let stored: Vec<StoredMapping> = stored.collect();
         self.store = stored.iter().map(|one| (one.key, (self.now, one.clone()))).collect();
         self.server = Server::new(self.now, self.server.config().clone(), self.epoch_began);
-        self.server.restore(self.now, stored);
         self.holds.retain(|(at, hold)| *at + hold.left > self.now);
         let left = |(at, hold): &(Instant, StoredHold)| StoredHold {
             left: (*at + hold.left) - self.now,
             ..hold.clone()
         };
-        self.server.restore_holds(self.now, self.holds.iter().map(left).collect());
+        self.server.restore(self.now, stored, self.holds.iter().map(left).collect());
         self.server.announce(self.now);
     }
 
@@ -285,8 +299,10 @@ impl Run<'_> {
                     }
                 }
                 Output::Flow { ticket, flow } => {
-                    let external = flow.remote.map(|remote| SocketAddrV4::new(pool()[0], remote.port()));
-                    self.server.handle_flow(self.now, ticket, external);
+                    self.questions.push_back((ticket, flow));
+                    if self.obeys {
+                        self.outcome(0);
+                    }
                 }
                 Output::Store(Record::Epoch) => self.epoch_began = self.now,
                 Output::Store(Record::Clear) => {

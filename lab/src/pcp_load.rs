@@ -130,7 +130,9 @@ pub fn flood(dice: &mut Dice, client: IpAddr) -> Vec<u8> {
     let garbage: Vec<u8> = (0..=octet(255)).map(|_| octet(256)).collect();
     let wish = |lifetime| map(client, Wish { protocol, internal_port: port, suggested: port, lifetime });
     match kind {
-        0..=4 => wish(600),
+        0..=2 => wish(600),
+        // Of which the NAT is asked whether it has a flow.
+        3 | 4 => map(client, Wish { protocol, internal_port: port, suggested: 0, lifetime: 600 }),
         5 => wish(u32::MAX),
         6 => wish(0),
         7 => header(ANNOUNCE, 0, client),

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use engine::notice::Level;
-use engine::provider::{Arrival, NatChange, Output, Reason, Record, Server, ServerConfig, Ticket};
+use engine::provider::{Arrival, FlowQuery, NatChange, Output, Reason, Record, Server, ServerConfig, Ticket};
 use engine::time::{Duration, Instant};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -52,7 +52,7 @@ const ADDRESSLESS: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Ports whose changes of the NAT go together; a transaction has a size of its own, and costs much the same whatever is in it.
 const BATCH: usize = nft::provider::MAX_PORTS;
-/// Transactions, and questions, before anything else gets its turn.
+/// Transactions, and turns of questions, before anything else gets its turn.
 const TRANSACTIONS: usize = 4;
 /// Datagrams that are taken in before anything else gets its turn.
 const DATAGRAMS: usize = 64;
@@ -158,7 +158,7 @@ impl Shell {
         let mut pool = external(&config, &snapshot);
         let mut found = !pool.is_empty();
         let directory = &config.state.directory;
-        let (store, loaded) = Store::open(directory).map_err(|error| {
+        let (store, loaded) = Store::open(directory, config.hold()).map_err(|error| {
             Failure::cannot_create(format!(
                 "cannot keep mappings in {}: {error}; portferry has to be able to write there ([state] directory)",
                 directory.display()
@@ -206,8 +206,7 @@ impl Shell {
         let behind = store.is_behind();
         let mut server =
             Server::with_age(now(), settings(&config, &pool, &snapshot), epoch.unwrap_or_default());
-        server.restore(now(), mappings);
-        server.restore_holds(now(), holds);
+        server.restore(now(), mappings, holds);
         server.announce(now());
         Ok(Self {
             path: path.to_owned(),
@@ -369,13 +368,11 @@ impl Shell {
     /// more: the mappings of a whole town want to stand again after a restart, and others have questions meanwhile.
     async fn perform_some(&mut self) -> bool {
         for _ in 0..TRANSACTIONS {
-            let (mut changes, mut ports, mut question) = (Vec::new(), 0, None);
+            let (mut changes, mut ports, mut questions) = (Vec::new(), 0, Vec::new());
             loop {
                 match self.next.take().or_else(|| self.server.poll_output()) {
-                    Some(Output::Flow { ticket, flow }) if changes.is_empty() => {
-                        question = Some((ticket, flow));
-                        break;
-                    }
+                    // Nothing depends on when it is answered, so all are answered together.
+                    Some(Output::Flow { ticket, flow }) => questions.push((ticket, flow)),
                     Some(Output::Nat { ticket, change })
                         if changes.is_empty() || ports + plane::ports(&change) <= BATCH =>
                     {
@@ -390,16 +387,25 @@ impl Shell {
                 }
             }
             self.send_all();
-            if let Some((ticket, flow)) = question {
-                let external = self.plane.flow(&flow).await;
-                self.server.handle_flow(now(), ticket, external);
-            } else if changes.is_empty() {
+            if changes.is_empty() && questions.is_empty() {
                 return false;
-            } else {
+            }
+            if !changes.is_empty() {
                 self.change_nat(changes).await;
+            }
+            if !questions.is_empty() {
+                self.answer_questions(questions).await;
             }
         }
         true
+    }
+
+    async fn answer_questions(&mut self, questions: Vec<(Ticket, FlowQuery)>) {
+        let (tickets, flows): (Vec<Ticket>, Vec<FlowQuery>) = questions.into_iter().unzip();
+        let places = self.plane.flows(&flows).await;
+        for (ticket, place) in tickets.into_iter().zip(places) {
+            self.server.handle_flow(now(), ticket, place);
+        }
     }
 
     async fn change_nat(&mut self, changes: Vec<(Ticket, NatChange)>) {

@@ -12,7 +12,9 @@ use std::{
 };
 
 use common::{HOST, OTHER_HOST, OTHER_REMOTE, REMOTE, TCP, UDP, WAN, World, in_router, run};
-use portferry::nft::provider::{Binding, Change, Filter, Pair, Prefix, ProviderConfig, ProviderNat};
+use portferry::nft::provider::{
+    Binding, Change, Filter, FlowFrom, Pair, Prefix, ProviderConfig, ProviderNat,
+};
 
 /// External addresses that are routed to the provider's router, and no interface's.
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -689,26 +691,44 @@ fn flows_are_found() {
         let (lan, wan) = (&mut world.lan, &mut world.wan);
         let (udp, remote, second) = (lan.udp(HOST, 6000), wan.udp(REMOTE, 7000), wan.udp(OTHER_REMOTE, 7000));
         let internal = std::net::SocketAddrV4::new(HOST, 6000);
-        assert_eq!(nat.flow(UDP, internal, None).await.unwrap(), None, "before the first packet");
+        let from = |protocol, internal: std::net::SocketAddrV4, remote| FlowFrom {
+            protocol,
+            internal: internal.into(),
+            remote,
+        };
+        assert_eq!(nat.flows(&[from(UDP, internal, None)]).await.unwrap(), [None], "before the first packet");
         lan.send_to(udp, REMOTE, 7000, "hello");
         let (_, seen) = wan.recv_from(remote).unwrap();
         let to = |addr: Ipv4Addr, port: u16| Some(SocketAddr::from((addr, port)));
-        for (what, found) in [
-            ("to anybody", nat.flow(UDP, internal, None).await.unwrap()),
-            ("to whom it sends", nat.flow(UDP, internal, to(REMOTE, 7000)).await.unwrap()),
-        ] {
-            assert_eq!(found.map(SocketAddr::from), Some(seen), "{what}");
-        }
         assert_ne!(seen.port(), 6000);
-        for (protocol, internal, remote) in [
-            (TCP, internal, None),
-            (UDP, std::net::SocketAddrV4::new(HOST, 6001), None),
-            (UDP, std::net::SocketAddrV4::new(OTHER_HOST, 6000), None),
-            (UDP, internal, to(REMOTE, 7001)),
-            (UDP, internal, to(OTHER_REMOTE, 7000)),
-        ] {
-            assert_eq!(nat.flow(protocol, internal, remote).await.unwrap(), None);
+        let found = [from(UDP, internal, None), from(UDP, internal, to(REMOTE, 7000))];
+        let others = [
+            from(TCP, internal, None),
+            from(UDP, std::net::SocketAddrV4::new(HOST, 6001), None),
+            from(UDP, std::net::SocketAddrV4::new(OTHER_HOST, 6000), None),
+            from(UDP, internal, to(REMOTE, 7001)),
+            from(UDP, internal, to(OTHER_REMOTE, 7000)),
+        ];
+        let all: Vec<_> = found.into_iter().chain(others).collect();
+        let mut places = Vec::new();
+        for one in &all {
+            places.extend(nat.flows(std::slice::from_ref(one)).await.unwrap());
         }
+        assert_eq!(nat.flows(&all).await.unwrap(), places, "one by one and together");
+        let (found, others) = places.split_at(2);
+        assert!(found.iter().all(|place| place.map(SocketAddr::from) == Some(seen)), "{found:?} {seen}");
+        assert!(others.iter().all(Option::is_none), "{others:?}");
+        // Not by an address that is none of the pool's.
+        let mut elsewhere = ProviderNat::open(ProviderConfig {
+            name: "elsewhere".to_owned(),
+            pool: vec![WAN],
+            default_external: None,
+            ..config()
+        })
+        .await
+        .unwrap();
+        assert_eq!(elsewhere.flows(&all).await.unwrap(), vec![None; 7]);
+        elsewhere.clear().await.unwrap();
         // A mapping there: the flow goes on as it is, and others reach the host at the same place.
         open(&mut nat, &[&binding(UDP, (DEFAULT_EXTERNAL, seen.port()), (HOST, 6000))]).await;
         lan.send_to(udp, REMOTE, 7000, "still");
@@ -767,7 +787,24 @@ fn strangers_to_the_pcp_server_are_counted() {
             wan.send_to(remote, EXTERNAL, 7, word);
             assert_eq!(hears().await.as_deref(), Some(word));
         }
-        assert_eq!(nat.strangers().await, 4);
+        // So do answers to a program that asks from there, and what comes by IPv6 is no other.
+        let answering = wan.udp(REMOTE, 7100);
+        everywhere.send_to(b"question", (REMOTE.to_ipv6_mapped(), 7100)).await.unwrap();
+        let (_, asker) = wan.recv_from(answering).unwrap();
+        wan.send_to(answering, WAN, asker.port(), "answer");
+        assert_eq!(hears().await.as_deref(), Some("answer"));
+        let remote6 = wan.udp(REMOTE6, 0);
+        wan.send_to(remote6, "2001:db8:51::1".parse::<Ipv6Addr>().unwrap(), 5351, "stranger");
+        assert_eq!(hears().await, None);
+        assert_eq!(nat.strangers().await, 5);
+        // Nor does the number go back when somebody else takes the table away.
+        run("nft", &["delete table inet portferry-provider"]);
+        assert_eq!(nat.strangers().await, 5);
+        assert!(nat.heal().await.unwrap());
+        assert_eq!(nat.strangers().await, 5);
+        wan.send_to(remote6, "2001:db8:51::1".parse::<Ipv6Addr>().unwrap(), 5351, "stranger");
+        assert_eq!(hears().await, None);
+        assert_eq!(nat.strangers().await, 6);
     });
 }
 

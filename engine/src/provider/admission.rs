@@ -246,8 +246,8 @@ impl Server {
         Ok(inside)
     }
 
-    /// A request about a mapping that is being changed, or about whose flow the data plane is asked, waits until that is done. One that is the same as what is being done is
-    /// answered with it.
+    /// A request about a mapping that is being changed, or about whose flow the data plane is asked, waits until that is done. One
+    /// that is the same as what is being done is answered with it.
     pub(super) fn wait(
         &mut self,
         key: MappingKey,

@@ -168,6 +168,18 @@ impl Requester {
     }
 }
 
+impl Subscriber {
+    /// A requester that is this subscriber.
+    pub(super) fn as_requester(self) -> Requester {
+        match self {
+            Self::V4(addr) => Requester { addr: addr.into(), softwire: None },
+            Self::Softwire(b4) => Requester { addr: b4.into(), softwire: Some(b4) },
+            Self::V6(first) => Requester { addr: first.into(), softwire: None },
+            Self::OnLink { addr, .. } => Requester { addr, softwire: None },
+        }
+    }
+}
+
 /// Who shares a quota and an external address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Subscriber {

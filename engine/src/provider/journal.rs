@@ -95,7 +95,7 @@ pub struct StoredHold {
     pub ports: u16,
     /// What its owner proves to be it with.
     pub nonce: Option<Nonce>,
-    /// Whose quota they count in.
+    /// Whose quota they count in: somebody of that subscriber.
     pub requester: Requester,
     /// How long, from the moment it is stored.
     pub left: Duration,

@@ -7,7 +7,6 @@ use wire::pcp::{CLIENT_PORT, MapData, Protocol, Request, ResultCode, SERVER_PORT
 
 use super::admission::{Client, Served};
 use super::config::MAX_ELEMENTS;
-use super::flows::Known;
 use super::interface::Inside;
 use super::journal::MappingKey;
 use super::nat::{Asked, Asker, Elsewhere, Renewal, endpoint};
@@ -82,8 +81,11 @@ impl Server {
             self.realm(&map.options.inside, map.data.external_addr.to_canonical())?;
         }
         let most = self.config.most_ports();
-        let found =
-            self.table.overlapping(map.options.inside, data.protocol, data.internal_port, map.wants(most));
+        let wants = map.wants(most);
+        if let Some(key) = self.flows.first_in(map.options.inside, data.protocol, data.internal_port, wants) {
+            return self.wait(key, client, payload);
+        }
+        let found = self.table.overlapping(map.options.inside, data.protocol, data.internal_port, wants);
         match found[..] {
             [] => self.map_what_is_not_there(now, &map),
             [key] => self.map_what_is_there(now, &map, key),
@@ -204,30 +206,27 @@ impl Server {
         self.may_begin(&map.client)?;
         let filters = self.filters(map, Vec::new(), 1)?;
         let realm = self.realm(&inside, map.data.external_addr.to_canonical())?;
-        let leaves_it_to_us = map.data.external_port == 0 && map.wants(self.config.most_ports()) == 1;
-        let flow = match realm {
-            Realm::Pool if leaves_it_to_us => self.flow(key, &map.client, map.payload)?,
-            _ => Known::Is(None),
-        };
-        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
-        let suggested = flow.map_or_else(
-            || self.suggestion(map.data.external_addr, map.data.external_port, map.options.strict),
-            |external| (Some(*external.ip()), external.port()),
-        );
         let parity = map.options.port_set.is_some_and(|set| set.parity);
         let most_ports = u16::try_from(MAX_ELEMENTS / (1 + filters.len())).unwrap_or(u16::MAX);
-        let want = Want {
+        let mut want = Want {
             endpoint: endpoint(&key),
             subscriber: map.client.subscriber,
             nonce: Some(map.data.nonce),
-            suggested,
+            suggested: self.suggestion(map.data.external_addr, map.data.external_port, map.options.strict),
             strict: map.options.strict,
             // The more filters, the fewer ports a set has.
             ports: map.wants(self.config.most_ports()).min(most_ports),
             parity: parity.then_some(map.data.internal_port % 2),
             companion: false,
+            has_flow: false,
             allowed: Runs::default(),
         };
+        if realm == Realm::Pool
+            && (map.data.external_port, want.ports) == (0, 1)
+            && !self.join_flow(now, &map.client, map.payload, key, &mut want)?
+        {
+            return Ok(Served::Waits);
+        }
         let Place { external, ports, elsewhere } =
             self.assign(now, &map.client, realm, want, map.data.external_addr.to_canonical())?;
         let granted = self.config.granted(map.lifetime);
@@ -323,12 +322,7 @@ impl Server {
         suggested: IpAddr,
     ) -> Result<Place, Refused> {
         let wanted = want.clone();
-        let mut has = self.charged(client);
-        if has >= self.config.quota {
-            // Holds that are over count no more.
-            self.pool.end_holds(now, usize::MAX);
-            has = self.charged(client);
-        }
+        let has = self.charged(now, client);
         let quota = self.config.quota;
         let most = |back: u16| quota.saturating_add(back.into()).saturating_sub(has);
         let left = most(self.pool.suggested_hold(&want));
@@ -364,15 +358,10 @@ impl Server {
             }
             return Ok(Place::fixed(SocketAddr::new(addr, port), ports));
         }
-        want.allowed = self.config.allowed(asks, want.endpoint.protocol);
-        let is_allowed = if port == 0 {
-            self.config.allows_everything(asks, want.endpoint.protocol)
-        } else {
-            want.allowed.first_in(0, u16::MAX).is_some()
-        };
-        if !is_allowed {
+        if !self.may_have(client, &want) {
             return Err(Reason::NotAllowed.into());
         }
+        want.allowed = self.config.allowed(asks, want.endpoint.protocol);
         // An outbound mapping has an external endpoint already, which the new one shares.
         if let Some((first, of)) = self.pool.of(want.endpoint) {
             let port = if first.port == 0 { 0 } else { of.external.port() + (port - first.port) };
@@ -415,8 +404,28 @@ impl Server {
 
     /// What counts in a subscriber's quota. What is held for it is in it: else who makes and deletes has the whole pool in the
     /// end.
-    fn charged(&self, client: &Client) -> u32 {
-        self.table.account(client.subscriber).ports.saturating_add(self.pool.charged(client.subscriber))
+    fn charged(&mut self, now: Instant, client: &Client) -> u32 {
+        let of = client.subscriber;
+        let ports = self.table.account(of).ports;
+        if ports.saturating_add(self.pool.charged(of)) >= self.config.quota {
+            // Holds that are over count no more.
+            self.pool.end_holds(now, usize::MAX);
+        }
+        ports.saturating_add(self.pool.charged(of))
+    }
+
+    /// Whether there is no room for one more mapping of this client.
+    pub(super) fn is_full(&mut self, now: Instant, client: &Client) -> bool {
+        self.charged(now, client) >= self.config.quota || self.table.len() >= self.config.capacity
+    }
+
+    /// Whether the rules leave an external port, or all of them where that is asked for.
+    pub(super) fn may_have(&self, client: &Client, want: &Want) -> bool {
+        let (asks, protocol) = (client.requester.client(), want.endpoint.protocol);
+        match want.endpoint.port {
+            0 => self.config.allows_everything(asks, protocol),
+            _ => self.config.allowed(asks, protocol).first_in(0, u16::MAX).is_some(),
+        }
     }
 
     /// How long the mapping lasts that has the suggested port.

@@ -23,7 +23,7 @@ use crate::time::{Duration, Instant};
 
 /// Requests about one mapping that wait while it is being changed.
 pub(super) const MAX_WAITING: usize = 4;
-/// Changes of one subscriber that the data plane has not answered yet; what is above it is met with silence.
+/// Changes and questions of one subscriber that the data plane has not answered yet; what is above it is met with silence.
 const MAX_BUSY: usize = 64;
 /// The same of all subscribers together.
 const MAX_PENDING: usize = 4096;
@@ -329,7 +329,8 @@ impl Server {
     /// Whether a request of this client may still wait for the data plane.
     pub(super) fn may_begin(&self, client: &Client) -> Result<(), Refused> {
         let busy = self.table.account(client.subscriber).busy;
-        if busy >= MAX_BUSY || self.asked >= MAX_PENDING {
+        let asked = self.flows.of(client.subscriber);
+        if busy + asked >= MAX_BUSY || self.asked + self.flows.len() >= MAX_PENDING {
             return Err(Reason::Busy.into());
         }
         Ok(())
@@ -393,8 +394,9 @@ impl Server {
             let held = self.pool.give_back(now, first, freed);
             if let (true, Freed::Held(nonce, left)) = (held, freed) {
                 let key = MappingKey::new(first.inside, first.protocol, first.port, None);
-                let Use { external, ports, .. } = of;
-                let hold = StoredHold { key, external, ports, nonce, requester: mapping.requester, left };
+                let Use { external, ports, subscriber, .. } = of;
+                let hold =
+                    StoredHold { key, external, ports, nonce, requester: subscriber.as_requester(), left };
                 self.outputs.push_back(Output::Store(Record::Hold(hold)));
             }
         }

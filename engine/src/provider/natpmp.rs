@@ -8,7 +8,6 @@ use wire::pcp::{NO_ADDR_V4, Protocol};
 
 use super::Server;
 use super::admission::{Client, Served};
-use super::flows::Known;
 use super::journal::MappingKey;
 use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Batch, Renewal, endpoint};
@@ -94,6 +93,9 @@ impl Server {
         if let Some(&(busy, ..)) = ours.iter().find(|&&(_, busy, _)| busy) {
             return self.wait(busy, client, &request.to_bytes());
         }
+        if let Some(asked) = self.flows.first_in(client.host(), protocol.into(), 0, u16::MAX) {
+            return self.wait(asked, client, &request.to_bytes());
+        }
         let fixed = self.statics.range(key(0)..=key(u16::MAX)).next().map(|_| Reason::IsStatic);
         let failed = fixed.or(others.first().map(|_| Reason::IsAnothers));
         let number = self.number();
@@ -116,6 +118,9 @@ impl Server {
         asker: Asker,
     ) -> Result<Served, Refused> {
         let key = MappingKey::new(client.host(), asks.protocol, asks.internal_port, None);
+        if self.flows.asker(&key).is_some() {
+            return self.wait(key, client, &asker.payload);
+        }
         let found = self.table.overlapping(client.host(), asks.protocol, asks.internal_port, 1);
         match found.first().and_then(|key| self.table.get(key)) {
             Some(mapping) if mapping.nonce.is_some() => return Err(Reason::IsAnothers.into()),
@@ -147,6 +152,10 @@ impl Server {
             suggested: (std::net::Ipv4Addr::UNSPECIFIED.into(), asks.external_port),
         };
         self.is_mappable(asks.protocol, asks.internal_port)?;
+        let key = MappingKey::new(host, asks.protocol, asks.internal_port, None);
+        if self.flows.asker(&key).is_some() {
+            return self.wait(key, client, &asker.payload);
+        }
         let found = self.table.overlapping(host, asks.protocol, asks.internal_port, 1);
         if let Some(mapping) = found.first().and_then(|key| self.table.get(key)) {
             let key = mapping.key();
@@ -164,31 +173,26 @@ impl Server {
             self.change(now, key, renewal, asker);
             return Ok(Served::Waits);
         }
-        let key = MappingKey::new(host, asks.protocol, asks.internal_port, None);
         if let Some(&external) = self.statics.get(&key) {
             self.answer_with(now, &asker, external, asks.internal_port, 1, asks.lifetime);
             return Ok(Served::Waits);
         }
         self.may_begin(client)?;
-        let flow = match asks.external_port {
-            0 => self.flow(key, client, &asker.payload)?,
-            _ => Known::Is(None),
-        };
-        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
-        let want = Want {
+        let mut want = Want {
             endpoint: endpoint(&key),
             subscriber: client.subscriber,
             nonce: None,
-            suggested: flow.map_or_else(
-                || self.suggestion(NO_ADDR_V4, asks.external_port, false),
-                |external| (Some(*external.ip()), external.port()),
-            ),
+            suggested: self.suggestion(NO_ADDR_V4, asks.external_port, false),
             strict: false,
             ports: 1,
             parity: None,
             companion: true,
+            has_flow: false,
             allowed: Runs::default(),
         };
+        if asks.external_port == 0 && !self.join_flow(now, client, &asker.payload, key, &mut want)? {
+            return Ok(Served::Waits);
+        }
         let Place { external, ports, elsewhere } =
             self.assign(now, client, Realm::Pool, want, NO_ADDR_V4.to_canonical())?;
         let mapping = ServerMapping {

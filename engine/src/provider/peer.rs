@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use wire::pcp::{self, PeerData, Protocol, Request};
 
 use super::admission::{Client, Served, is_host};
-use super::flows::Known;
 use super::journal::MappingKey;
 use super::map::{Place, Realm};
 use super::nat::{Asked, Asker, Renewal, endpoint};
@@ -89,27 +88,21 @@ impl Server {
         // What is mapped for everybody is mapped for this one: where, is told whatever was suggested.
         let is_mapped = !self.table.overlapping(inside, data.protocol, data.internal_port, 1).is_empty();
         let has_wish = unless_unspecified(data.external_addr).is_some() || data.external_port != 0;
-        let flow = match realm {
-            Realm::Pool => self.flow(key, client, payload)?,
-            Realm::Pinhole => Known::Is(None),
-        };
-        let Known::Is(flow) = flow else { return Ok(Served::Waits) };
-        // What a flow has it keeps, whatever was suggested.
-        let place = flow.map_or_else(
-            || self.suggestion(data.external_addr, data.external_port, has_wish),
-            |external| (Some(*external.ip()), external.port()),
-        );
-        let want = Want {
+        let mut want = Want {
             endpoint: endpoint(&inbound),
             subscriber: client.subscriber,
             nonce: Some(data.nonce),
-            suggested: place,
-            strict: flow.is_some() || has_wish && !is_mapped,
+            suggested: self.suggestion(data.external_addr, data.external_port, has_wish),
+            strict: has_wish && !is_mapped,
             ports: 1,
             parity: None,
             companion: false,
+            has_flow: false,
             allowed: Runs::default(),
         };
+        if realm == Realm::Pool && !self.join_flow(now, client, payload, key, &mut want)? {
+            return Ok(Served::Waits);
+        }
         let Place { external, ports, elsewhere } = self.assign(now, client, realm, want, suggested)?;
         let mapping = ServerMapping {
             protocol: data.protocol,

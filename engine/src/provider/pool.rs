@@ -43,6 +43,8 @@ pub(super) struct Want {
     pub(super) ports: u16,
     /// The parity that the first of them must have.
     pub(super) parity: Option<u16>,
+    /// A flow of the same internal endpoint has the suggested place: what is held for that endpoint is its own, by whatever nonce.
+    pub(super) has_flow: bool,
     /// The same port of TCP and UDP shall be kept for the same host (N-6).
     pub(super) companion: bool,
     /// The ports that the rules allow.
@@ -54,7 +56,7 @@ pub(super) struct Want {
 pub(super) struct Use {
     pub(super) external: SocketAddrV4,
     pub(super) ports: u16,
-    subscriber: Subscriber,
+    pub(super) subscriber: Subscriber,
     /// Mappings that share it.
     users: usize,
     companion: bool,
@@ -79,7 +81,8 @@ pub(super) struct Owner {
 
 impl Held {
     fn is_of(&self, want: &Want) -> bool {
-        self.owner.is_some_and(|owner| (owner.endpoint, owner.nonce) == (want.endpoint, want.nonce))
+        let same = |nonce: Option<Nonce>| nonce == want.nonce || want.has_flow;
+        self.owner.is_some_and(|owner| owner.endpoint == want.endpoint && same(owner.nonce))
     }
 
     fn is_of_host(&self, inside: Inside) -> bool {
@@ -220,7 +223,7 @@ impl Space {
     }
 
     /// Ports that nobody uses, and that are neither held nor kept for another host than the owner's.
-    fn not_anothers(&self, first: u16, last: u16, owner: Option<Owner>) -> Vec<(u16, u16)> {
+    fn free_for(&self, first: u16, last: u16, owner: Option<Owner>) -> Vec<(u16, u16)> {
         let mut left = Runs::default();
         self.base.within(first, last).for_each(|(first, last)| left.add(first, last));
         let used = self.used.range(..=last).rev().map(|(&port, &(_, ports))| (port, ports));
@@ -356,7 +359,7 @@ impl Pool {
         for (addr, address) in old.addresses {
             for (protocol, space) in address.spaces {
                 for (first, held) in space.held {
-                    self.hold_again(addr, protocol, first, held);
+                    self.hold_what_is_free(addr, protocol, first, held);
                 }
             }
         }
@@ -371,6 +374,7 @@ impl Pool {
                 ports: of.ports,
                 parity: None,
                 companion: of.companion,
+                has_flow: false,
                 allowed: allowed(endpoint),
             };
             let found = self.find(now, &want).ok().filter(|&(_, ports)| ports == of.ports);
@@ -616,20 +620,20 @@ impl Pool {
     }
 
     /// Holds ports for who had them before a restart, as far as nobody has them.
-    pub(super) fn hold(&mut self, external: SocketAddrV4, ports: u16, owner: Owner, until: Instant) {
+    pub(super) fn restore_hold(&mut self, external: SocketAddrV4, ports: u16, owner: Owner, until: Instant) {
         let held = Held { owner: Some(owner), ports, until };
-        self.hold_again(*external.ip(), owner.endpoint.protocol, external.port(), held);
+        self.hold_what_is_free(*external.ip(), owner.endpoint.protocol, external.port(), held);
     }
 
-    fn hold_again(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
+    fn hold_what_is_free(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
         let space = self.addresses.get(&addr).and_then(|address| address.spaces.get(&protocol));
         let Some(space) = space.filter(|_| held.ports > 0) else { return };
-        for (first, last) in space.not_anothers(first, first.saturating_add(held.ports - 1), held.owner) {
-            self.keep_back(addr, protocol, first, Held { ports: last - first + 1, ..held });
+        for (first, last) in space.free_for(first, first.saturating_add(held.ports - 1), held.owner) {
+            self.insert_hold(addr, protocol, first, Held { ports: last - first + 1, ..held });
         }
     }
 
-    fn keep_back(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
+    fn insert_hold(&mut self, addr: Ipv4Addr, protocol: Protocol, first: u16, held: Held) {
         let Some(address) = self.addresses.get_mut(&addr) else { return };
         let Some(space) = address.spaces.get_mut(&protocol) else { return };
         space.has_tenant(held.subscriber());
@@ -673,7 +677,12 @@ impl Pool {
         if hold.is_zero() {
             address.free(endpoint.protocol, port, port + (of.ports - 1));
         } else {
-            self.keep_back(addr, endpoint.protocol, port, Held { owner, ports: of.ports, until: now + hold });
+            self.insert_hold(
+                addr,
+                endpoint.protocol,
+                port,
+                Held { owner, ports: of.ports, until: now + hold },
+            );
         }
         if of.companion {
             self.release_companion(addr, endpoint.protocol, port);

@@ -25,7 +25,10 @@ impl Server {
     ///
     /// One that cannot be, because its external port is not there any more, is another's, or is refused by the data plane,
     /// is lost: the epoch begins anew, and that is announced.
-    pub fn restore(&mut self, now: Instant, mut mappings: Vec<StoredMapping>) {
+    ///
+    /// What was held goes on being held, as far as no mapping has it, for as long as it would have been, and no longer than the
+    /// settings say.
+    pub fn restore(&mut self, now: Instant, mut mappings: Vec<StoredMapping>, holds: Vec<StoredHold>) {
         // What PEER made may have its place within a set.
         mappings.sort_by_key(|stored| stored.key.peer.is_some());
         // Until all have been looked at, so that nothing is told early.
@@ -44,6 +47,8 @@ impl Server {
                 }
             }
         }
+        // No companion takes what is held for another.
+        self.restore_holds(now, holds);
         // Some had a companion that was another's already.
         for endpoint in accompanied {
             if let Some((first, _)) = self.pool.of(endpoint) {
@@ -53,9 +58,7 @@ impl Server {
         self.restoring_goes_on(now);
     }
 
-    /// What was held back, after [`restore`](Self::restore): as far as no mapping has it, it is held for as long as it would have
-    /// been, and no longer than the settings say.
-    pub fn restore_holds(&mut self, now: Instant, mut holds: Vec<StoredHold>) {
+    fn restore_holds(&mut self, now: Instant, mut holds: Vec<StoredHold>) {
         // Of two, one of which has a part of the other's ports, the later one counts there.
         holds.sort_by_key(|stored| std::cmp::Reverse(stored.left));
         for StoredHold { key, external, ports, nonce, requester, left } in holds {
@@ -64,7 +67,7 @@ impl Server {
                 continue;
             }
             let subscriber = Subscriber::of(requester, &self.config);
-            self.pool.hold(
+            self.pool.restore_hold(
                 external,
                 ports,
                 Owner { endpoint: endpoint(&key), nonce, subscriber },
@@ -115,6 +118,7 @@ impl Server {
                         ports,
                         parity: None,
                         companion: false,
+                        has_flow: false,
                         allowed,
                     };
                     let found = self.pool.find(now, &want).ok()?;

@@ -2,7 +2,7 @@
 //! never reaches a flow that exists.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
 };
@@ -117,17 +117,95 @@ pub(super) async fn end_each(
     sweep(socket, &request, family, |attrs| flow(attrs).is_some_and(|flow| doomed(&flow))).await
 }
 
-/// The endpoint that answers come to of a flow from `internal` to `remote`, or to anybody, where that is another one than its own.
-pub(super) async fn translated(
+/// A flow that is looked for, by where it comes from as its host sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlowFrom {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The host and its port. Of IPv6 none is found, for it is not translated.
+    pub internal: SocketAddr,
+    /// Whom it goes to; `None`: any flow from there.
+    pub remote: Option<SocketAddr>,
+}
+
+/// Where these flows go out, if that is one of `addresses`.
+pub(super) async fn places(
+    socket: &mut NetlinkSocket,
+    asked: &[FlowFrom],
+    addresses: &[Ipv4Addr],
+) -> Result<Vec<Option<SocketAddrV4>>, ReplyError> {
+    let place = |flow: &Flow| match flow.reply_destination {
+        SocketAddr::V4(place)
+            if flow.status & NfCtStatus::SrcNat as u32 != 0 && addresses.contains(place.ip()) =>
+        {
+            Some(place)
+        }
+        _ => None,
+    };
+    let mut places = vec![None; asked.len()];
+    let mut to_anybody: BTreeMap<(u8, SocketAddr), Vec<usize>> = BTreeMap::new();
+    for (n, one) in asked.iter().enumerate() {
+        match (one.internal, one.remote) {
+            (SocketAddr::V4(internal), Some(SocketAddr::V4(remote))) => {
+                places[n] = exact(socket, one.protocol, internal, remote).await?.as_ref().and_then(place);
+            }
+            (internal, _) => to_anybody.entry((one.protocol, internal)).or_default().push(n),
+        }
+    }
+    if to_anybody.is_empty() {
+        return Ok(places);
+    }
+    let mut request = conntrack::Request::new().op_get_dump(&header(AF_INET));
+    if let (1, Some((&(protocol, SocketAddr::V4(internal)), _))) =
+        (to_anybody.len(), to_anybody.first_key_value())
+    {
+        source(request.encode().nested_tuple_orig(), protocol, internal)
+            .nested_filter()
+            .push_orig_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT)
+            .push_reply_flags(0);
+    }
+    let mut replies = socket.request(&request).await?;
+    while let Some(reply) = replies.recv().await {
+        // Kernels before 5.8 list all in any case.
+        let (_, attrs) = reply?;
+        let Some(flow) = flow(&attrs) else { continue };
+        for &n in to_anybody.get(&(flow.protocol, flow.source)).into_iter().flatten() {
+            places[n] = places[n].or_else(|| place(&flow));
+        }
+    }
+    Ok(places)
+}
+
+/// One flow, which the kernel finds without looking at others.
+async fn exact(
     socket: &mut NetlinkSocket,
     protocol: u8,
     internal: SocketAddrV4,
-    remote: Option<SocketAddr>,
-) -> Result<Option<SocketAddrV4>, ReplyError> {
-    let mut request = conntrack::Request::new().op_get_dump(&header(AF_INET));
+    remote: SocketAddrV4,
+) -> Result<Option<Flow>, ReplyError> {
+    let mut request = conntrack::Request::new().op_get_do(&header(AF_INET));
     request
         .encode()
         .nested_tuple_orig()
+        .nested_tuple_ip()
+        .push_ip_v4_src(*internal.ip())
+        .push_ip_v4_dst(*remote.ip())
+        .end_nested()
+        .nested_tuple_proto()
+        .push_proto_num(protocol)
+        .push_proto_src_port(internal.port())
+        .push_proto_dst_port(remote.port())
+        .end_nested()
+        .end_nested();
+    match socket.request(&request).await?.recv_one().await {
+        Ok((_, attrs)) => Ok(flow(&attrs)),
+        Err(e) if e.as_io_error().kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn source<P: Pusher>(tuple: PushTupleAttrs<P>, protocol: u8, internal: SocketAddrV4) -> P {
+    tuple
         .nested_tuple_ip()
         .push_ip_v4_src(*internal.ip())
         .end_nested()
@@ -136,24 +214,6 @@ pub(super) async fn translated(
         .push_proto_src_port(internal.port())
         .end_nested()
         .end_nested()
-        .nested_filter()
-        .push_orig_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT)
-        .push_reply_flags(0);
-    let mut found = None;
-    let mut replies = socket.request(&request).await?;
-    while let Some(reply) = replies.recv().await {
-        let (_, attrs) = reply?;
-        let is_it = |flow: &Flow| {
-            // Older kernels list more than they were asked for.
-            (flow.protocol, flow.source) == (protocol, internal.into())
-                && flow.status & NfCtStatus::SrcNat as u32 != 0
-                && remote.is_none_or(|remote| remote == flow.destination)
-        };
-        if let Some(Flow { reply_destination: SocketAddr::V4(external), .. }) = flow(&attrs).filter(is_it) {
-            found = found.or(Some(external));
-        }
-    }
-    Ok(found)
 }
 
 /// Deletes all flows `towards` whose status has these bits of a mask. The kernel does it (Linux 6.10 and later; others

@@ -241,6 +241,9 @@ impl Default for Control {
     }
 }
 
+/// Three hours, in seconds: of `mappings.hold`.
+pub const LONGEST_HOLD: u32 = 10_800;
+
 checked!(
     /// An address or a prefix.
     PrefixText(Prefix) from String, |text| {
@@ -271,10 +274,10 @@ checked!(
 );
 
 checked!(
-    /// Seconds, to three hours.
+    /// Seconds, none to the longest.
     Hold(u32) from i64, |n| match u32::try_from(n) {
-        Ok(seconds @ 0..=10_800) => Ok(seconds),
-        _ => Err(format!("expected seconds from 0 to 10800, got {n}")),
+        Ok(seconds @ 0..=LONGEST_HOLD) => Ok(seconds),
+        _ => Err(format!("expected seconds from 0 to {LONGEST_HOLD}, got {n}")),
     }
 );
 
@@ -474,6 +477,11 @@ impl Config {
         None
     }
 
+    /// How long a freed port goes to nobody but who had it.
+    pub fn hold(&self) -> Duration {
+        Duration::from_secs(self.mappings.hold.0.into())
+    }
+
     /// What the engine needs of it, with these external addresses.
     pub fn engine(&self, pool: Vec<Ipv4Addr>) -> ServerConfig {
         let Mappings { ports, protocols, all_ports, all_protocols, .. } = &self.mappings;
@@ -486,7 +494,7 @@ impl Config {
             firewall: self.nat.ipv6_firewall,
             shortest: self.mappings.min_lifetime.0,
             longest: self.mappings.max_lifetime.0,
-            hold: Duration::from_secs(self.mappings.hold.0.into()),
+            hold: self.hold(),
             third_party: self.access.third_party.iter().map(|allowed| allowed.0.clone()).collect(),
             subscriber_bits: self.access.ipv6_subscriber_bits.0,
             quota: self.mappings.per_subscriber.0,

@@ -1,9 +1,9 @@
 //! What carries mappings out: the kernel's nftables, or sockets of the server itself.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use engine::provider::{Binding, FlowQuery, Inside, NatChange, NatRefused};
+use engine::provider::{Binding, FlowQuery, NatChange, NatRefused};
 
 use super::config::{self, Config};
 use super::served::is_served;
@@ -92,23 +92,19 @@ impl Plane {
         }
     }
 
-    /// Where a flow goes out that a host has begun by itself, as clients are told; `None`: there is none, or it is not known.
-    pub async fn flow(&mut self, flow: &FlowQuery) -> Option<SocketAddrV4> {
+    /// Where flows go out that hosts have begun by themselves, as clients are told; `None`: there is none, or it is not known.
+    pub async fn flows(&mut self, flows: &[FlowQuery]) -> Vec<Option<SocketAddrV4>> {
+        let unknown = vec![None; flows.len()];
         // The memory plane translates nobody but by a mapping.
-        let Self::Nftables(kernel) = self else { return None };
-        let FlowQuery { inside: Inside { softwire: None, addr: IpAddr::V4(addr) }, .. } = *flow else {
-            return None;
-        };
-        let internal = SocketAddrV4::new(addr, flow.internal_port);
-        let external = match kernel.nat.flow(flow.protocol.0, internal, flow.remote).await {
-            Ok(external) => external?,
+        let Self::Nftables(kernel) = self else { return unknown };
+        let questions: Vec<nft::FlowFrom> = flows.iter().map(flow_from).collect();
+        match kernel.nat.flows(&questions).await {
+            Ok(places) => places.into_iter().map(|place| told(&kernel.pool, place?)).collect(),
             Err(error) => {
-                tracing::debug!("where {internal} goes out: {error}");
-                return None;
+                tracing::debug!("where flows go out: {error}");
+                unknown
             }
-        };
-        let told = kernel.pool.iter().find(|pair| pair.1 == *external.ip())?.0;
-        Some(SocketAddrV4::new(told, external.port()))
+        }
     }
 
     /// Whether there are flows to look at that ended mappings have left.
@@ -226,6 +222,19 @@ fn on_the_wire(pool: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<Ipv4Addr> {
 
 fn on_the_wire_of(pool: &[(Ipv4Addr, Ipv4Addr)], told: Ipv4Addr) -> Ipv4Addr {
     pool.iter().find(|pair| pair.0 == told).map_or(told, |pair| pair.1)
+}
+
+fn told(pool: &[(Ipv4Addr, Ipv4Addr)], place: SocketAddrV4) -> Option<SocketAddrV4> {
+    let told = pool.iter().find(|pair| pair.1 == *place.ip())?.0;
+    Some(SocketAddrV4::new(told, place.port()))
+}
+
+fn flow_from(flow: &FlowQuery) -> nft::FlowFrom {
+    nft::FlowFrom {
+        protocol: flow.protocol.0,
+        internal: (flow.inside.addr, flow.internal_port).into(),
+        remote: flow.remote,
+    }
 }
 
 fn step(change: &NatChange, pool: &[(Ipv4Addr, Ipv4Addr)]) -> nft::Change {

@@ -14,6 +14,7 @@ use engine::time::Duration;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
 
+use super::config::LONGEST_HOLD;
 use crate::journal_file::{self, JournalFile, Stamp, write_anew};
 
 const FILE: &str = "provider.journal";
@@ -74,8 +75,12 @@ struct Hold {
     requester: IpAddr,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requester_softwire: Option<Ipv6Addr>,
-    /// Seconds that were left when it was written.
-    left: u64,
+    /// Seconds from when it was written until they were freed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    freed_after: u64,
+    /// For how many seconds they are held from then on; `None`: for as long as the settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<u64>,
     #[serde(flatten)]
     written: Stamp,
 }
@@ -118,11 +123,11 @@ pub struct Loaded {
 }
 
 impl Store {
-    /// Reads what is in `directory`.
+    /// Reads what is in `directory`. What has ended by itself since is held for `hold` from then on.
     ///
     /// # Errors
     /// Those of making the directory and of [`JournalFile::open`].
-    pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
+    pub fn open(directory: &Path, hold: Duration) -> io::Result<(Self, Loaded)> {
         std::fs::create_dir_all(directory)?;
         let epoch = match std::fs::read(directory.join(EPOCH)) {
             Ok(octets) => serde_json::from_slice::<Epoch>(&octets).ok(),
@@ -142,7 +147,7 @@ impl Store {
         let epoch = epoch.filter(|epoch| whole && damaged == 0 && known(epoch));
         let loaded = Loaded {
             mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
-            holds: holds.values().map(|hold| hold.stored(now)).collect(),
+            holds: holds.values().map(|held| held.stored(now, hold)).collect(),
             epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
             damaged,
         };
@@ -244,17 +249,19 @@ impl journal_file::Contents for Contents {
         match &line {
             Line::Put(mapping) => drop(self.mappings.insert(mapping.key.clone(), mapping.clone())),
             Line::Remove(key) => drop(self.mappings.remove(key)?),
-            Line::Hold(hold) => {
-                let ports = (hold.external, hold.ports, hold.key.protocol);
-                self.holds.insert(ports, hold.clone());
-            }
+            Line::Hold(hold) => drop(self.holds.insert(hold.ports(), hold.clone())),
         }
         Some(line)
     }
 
     fn forget_what_is_over(&mut self, now: Stamp) {
-        self.mappings.retain(|_, mapping| left_at(mapping.left, mapping.written, now) > 0);
-        self.holds.retain(|_, hold| left_at(hold.left, hold.written, now) > 0);
+        let over = |mapping: &Mapping| left_at(mapping.left, mapping.written, now) == 0;
+        let ended: Vec<Mapping> =
+            self.mappings.extract_if(.., |_, mapping| over(mapping)).map(|one| one.1).collect();
+        for hold in ended.into_iter().filter_map(Mapping::ended) {
+            self.holds.entry(hold.ports()).or_insert(hold);
+        }
+        self.holds.retain(|_, hold| hold.left_at(now, Duration::from_secs(LONGEST_HOLD.into())) > 0);
     }
 
     fn lines(&self) -> Vec<Line> {
@@ -285,6 +292,11 @@ impl Key {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// Of so many seconds.
 fn left_at(left: u64, written: Stamp, now: Stamp) -> u64 {
     left.saturating_sub(now.since(written))
@@ -299,19 +311,28 @@ impl Hold {
             nonce: stored.nonce.map(|nonce| nonce.0),
             requester: stored.requester.addr,
             requester_softwire: stored.requester.softwire,
-            left: stored.left.as_secs().max(1),
+            freed_after: 0,
+            held: Some(stored.left.as_secs().max(1)),
             written,
         }
     }
 
-    fn stored(&self, now: Stamp) -> StoredHold {
+    fn ports(&self) -> (SocketAddrV4, u16, u8) {
+        (self.external, self.ports, self.key.protocol)
+    }
+
+    fn left_at(&self, now: Stamp, usual: Duration) -> u64 {
+        left_at(self.freed_after + self.held.unwrap_or(usual.as_secs()), self.written, now)
+    }
+
+    fn stored(&self, now: Stamp, usual: Duration) -> StoredHold {
         StoredHold {
             key: self.key.stored(),
             external: self.external,
             ports: self.ports,
             nonce: self.nonce.map(Nonce),
             requester: Requester { addr: self.requester, softwire: self.requester_softwire },
-            left: Duration::from_secs(left_at(self.left, self.written, now)),
+            left: Duration::from_secs(self.left_at(now, usual)),
         }
     }
 }
@@ -332,6 +353,25 @@ impl Mapping {
             left: stored.left.as_secs().max(1),
             written,
         }
+    }
+
+    /// What is held of it, after it has ended by itself.
+    fn ended(self) -> Option<Hold> {
+        let SocketAddr::V4(external) = self.external else { return None };
+        let Self { mut key, ports, nonce, requester, requester_softwire, left, written, .. } = self;
+        key.peer = None; // the place of its internal endpoint
+        let is_host = key.internal_port != 0;
+        is_host.then_some(Hold {
+            key,
+            external,
+            ports,
+            nonce,
+            requester,
+            requester_softwire,
+            freed_after: left,
+            held: None,
+            written,
+        })
     }
 
     fn stored(&self, now: Stamp) -> StoredMapping {
@@ -385,14 +425,14 @@ mod tests {
     }
 
     fn load(directory: &Directory) -> Loaded {
-        Store::open(&directory.0).unwrap().1
+        Store::open(&directory.0, Duration::from_secs(120)).unwrap().1
     }
 
     /// RFC 6887 §8.5: an epoch that is over is over also where there is no room to say when the new one began.
     #[test]
     fn no_old_epoch_outlives_a_new_one() {
         let directory = Directory::new("provider-store-over");
-        let (mut store, _) = Store::open(&directory.0).unwrap();
+        let (mut store, _) = Store::open(&directory.0, Duration::from_secs(120)).unwrap();
         store.append(&Record::Epoch).unwrap();
         store.append(&Record::Put(mapping(1))).unwrap();
         store.sync().unwrap();
@@ -409,7 +449,7 @@ mod tests {
     #[test]
     fn what_was_stored_comes_back_with_its_epoch() {
         let directory = Directory::new("provider-store-back");
-        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        let (mut store, loaded) = Store::open(&directory.0, Duration::from_secs(120)).unwrap();
         assert_eq!((loaded.mappings.len(), loaded.epoch), (0, None), "nothing is known of an earlier life");
         let peer = Some(SocketAddr::from(([203, 0, 113, 9], 443)));
         let by_peer = StoredMapping {
@@ -454,7 +494,7 @@ mod tests {
     #[test]
     fn an_epoch_ends_with_what_is_lost() {
         let directory = Directory::new("provider-store-lost");
-        let (mut store, _) = Store::open(&directory.0).unwrap();
+        let (mut store, _) = Store::open(&directory.0, Duration::from_secs(120)).unwrap();
         store.append(&Record::Epoch).unwrap();
         store.append(&Record::Put(mapping(1))).unwrap();
         store.append(&Record::Put(mapping(2))).unwrap();
@@ -472,7 +512,7 @@ mod tests {
         std::fs::write(directory.0.join(EPOCH), serde_json::to_vec(&store.epoch).unwrap()).unwrap();
 
         std::fs::write(&path, &whole).unwrap();
-        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        let (mut store, loaded) = Store::open(&directory.0, Duration::from_secs(120)).unwrap();
         assert!(loaded.epoch.is_some());
         store.journal.fill();
         std::fs::create_dir(directory.0.join("provider.journal.new")).unwrap();
@@ -489,6 +529,38 @@ mod tests {
         assert!(!directory.0.join(EPOCH).exists());
         store.append(&Record::Put(mapping(4))).unwrap();
         assert!(!store.is_behind() && directory.0.join(EPOCH).exists());
+    }
+
+    /// D-15: what has ended while nobody was there is held from then on.
+    #[test]
+    fn what_is_over_is_held() {
+        let now = Stamp { at: 1_800_000_000, boot: 7, up: 50 };
+        let later = |seconds| Stamp { up: now.up + seconds, ..now };
+        let usual = Duration::from_secs(120);
+        let contents_at = |seconds| {
+            let mut contents = Contents::default();
+            for mapping in [mapping(1), StoredMapping { left: Duration::from_secs(60), ..mapping(2) }] {
+                let line = Line::Put(Mapping::new(&mapping, now));
+                journal_file::Contents::apply(&mut contents, 1, line);
+            }
+            journal_file::Contents::forget_what_is_over(&mut contents, later(seconds));
+            contents
+        };
+        assert!(contents_at(59).holds.is_empty());
+        let contents = contents_at(100);
+        assert_eq!((contents.mappings.len(), contents.holds.len()), (1, 1));
+        let held = contents.holds.values().next().unwrap();
+        assert_eq!(
+            held.stored(later(100), usual),
+            StoredHold { left: Duration::from_secs(80), ..hold(2, 1) }
+        );
+        // Written anew with the rest, and read again.
+        let text = serde_json::to_string(&journal_file::Contents::lines(&contents)[1]).unwrap();
+        let Line::Hold(again) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+        assert_eq!(again.left_at(later(150), usual), 30);
+        assert_eq!(again.left_at(later(180), usual), 0);
+        let late = contents_at(60 + u64::from(LONGEST_HOLD));
+        assert!(late.holds.values().all(|held| held.external.port() == 1), "{late:?}");
     }
 
     #[test]

@@ -38,7 +38,22 @@ fn peer_tells_where_its_flow_is() {
     assert_eq!(place(&mut bench, at(1), &peer(wanted)), (0, EXTERNAL, 50_000));
     assert_eq!(place(&mut bench, at(1), &peer(peer_data(2, 80, 80))), (0, EXTERNAL, 50_000));
     assert_eq!(place(&mut bench, at(1), &map(600, data(3, 80, 0), &[])), (0, EXTERNAL, 50_000));
-    assert_eq!(bench.asked, 2);
+    assert_eq!(bench.asked, 3, "another five-tuple has a flow of its own");
+    // A suggestion is ignored where the flow is there, whatever made its place; where the place is another one, nothing is told
+    // that is not so.
+    let mut bench = with_flow();
+    outcome(&mut bench, at(0), &map(600, data(3, 80, 50_000), &[]));
+    assert_eq!(place(&mut bench, at(0), &peer(wanted)), (0, EXTERNAL, 50_000));
+    let mut bench = with_flow();
+    outcome(&mut bench, at(0), &map(600, data(3, 80, 9090), &[]));
+    let conflict = ResultCode::CANNOT_PROVIDE_EXTERNAL.0;
+    assert_eq!(place(&mut bench, at(0), &peer(wanted)).0, conflict);
+    assert_eq!(place(&mut bench, at(0), &peer(peer_data(1, 80, 80))), (0, EXTERNAL, 9090), "no flow");
+    // What was freed a moment ago is held for this internal endpoint, and the flow is there still.
+    let mut bench = with_flow();
+    outcome(&mut bench, at(0), &map(600, data(3, 80, 50_000), &[]));
+    outcome(&mut bench, at(1), &map(0, data(3, 80, 0), &[]));
+    assert_eq!(place(&mut bench, at(2), &peer(wanted)), (0, EXTERNAL, 50_000));
     // Where the port is not one that may be had, there is no mapping that would say something else.
     let mut bench = with_flow().set(|config| config.ports = 1024..=40_000);
     bench.apply_settings(at(0));
@@ -96,19 +111,51 @@ fn requests_wait_for_the_answer() {
     assert_eq!(results(&mut bench), [ResultCode::NOT_AUTHORIZED.0, 0]);
     assert_eq!(bench.mappings()[0].external.port(), 50_000);
 
-    // Too many questions are met with silence, and what is lost meanwhile is nobody's.
+    // A delete comes after what it deletes, in whatever words; so does whoever suggests a port, or wants a set.
+    for (what, then) in [
+        ("PCP", map(0, data(1, 80, 0), &[]).to_bytes()),
+        ("NAT-PMP", hex("00020000 00500000 00000000")),
+        ("NAT-PMP, all", hex("00020000 00000000 00000000")),
+        ("a suggestion", map(600, data(2, 80, 9090), &[]).to_bytes()),
+        ("NAT-PMP with a suggestion", hex("00020000 00502382 00000e10")),
+        ("a set", map(600, data(2, 79, 9090), &[port_set(8, 79, false)]).to_bytes()),
+    ] {
+        let mut bench = with_flow();
+        bench.ponders = true;
+        for request in [&first, &then] {
+            assert_eq!(bench.answer(at(0), &arrival(CLIENT), request), None, "{what}");
+        }
+        assert_eq!((bench.questions.len(), bench.tickets.len(), bench.changes), (1, 0, 0), "{what}");
+        bench.flow_answers(at(1));
+        bench.perform(at(1));
+        bench.ponders = false;
+        let left: Vec<u16> = bench.mappings().iter().map(|mapping| mapping.external.port()).collect();
+        let deleted = what == "PCP";
+        assert_eq!(left, if deleted { vec![] } else { vec![50_000] }, "{what}");
+        assert_eq!(bench.sent.len(), 2, "{what}: each has its answer");
+    }
+
+    // Too many questions are met with silence, each subscriber's by themselves, and what is lost meanwhile is nobody's.
     let mut bench = with_flow();
     bench.ponders = true;
     for port in 1000..1300 {
         assert_eq!(bench.answer(at(0), &arrival(CLIENT), &map(600, data(1, port, 0), &[]).to_bytes()), None);
     }
-    assert_eq!((bench.questions.len(), bench.refusals(Reason::Busy)), (256, 44));
+    assert_eq!((bench.questions.len(), bench.refusals(Reason::Busy)), (64, 236));
+    let others = by(OTHER, map(600, data(1, 80, 0), &[]));
+    assert_eq!(bench.answer(at(0), &arrival(OTHER), &others.to_bytes()), None);
+    assert_eq!(bench.questions.len(), 65);
     bench.server.lose_state(at(1));
-    for _ in 0..256 {
+    for _ in 0..65 {
         bench.flow_answers(at(2));
     }
     bench.perform(at(2));
     assert_eq!((results(&mut bench), bench.tickets.len()), (vec![], 0));
     assert_eq!(bench.answer(at(3), &arrival(CLIENT), &map(600, data(1, 1000, 0), &[]).to_bytes()), None);
     assert_eq!(bench.questions.len(), 1, "it is asked again");
+    // Who has no room for a mapping is not asked about.
+    let mut bench = with_flow().set(|config| config.quota = 1);
+    outcome(&mut bench, at(0), &map(600, data(1, 81, 9090), &[]));
+    assert_eq!(outcome(&mut bench, at(0), &map(600, data(2, 80, 0), &[])).0, ResultCode::USER_EX_QUOTA);
+    assert_eq!(bench.asked, 0);
 }

@@ -47,7 +47,7 @@ fn all_the_ports_there_are() {
     server.table.check();
     server.pool.check();
     let mut again = Server::new(at(2), config, at(0));
-    again.restore(at(2), store.values().cloned().collect());
+    again.restore(at(2), store.values().cloned().collect(), Vec::new());
     oblige(&mut again, at(2), |record| panic!("nothing is to be stored: {record:?}"));
     assert_eq!(again.epoch(at(100)), 100);
     for server in [&mut server, &mut again] {

@@ -128,6 +128,9 @@ fn run(seed: u64) {
             7 => Nat::Refuses(NatRefused::Unfit),
             _ => Nat::Obeys,
         };
+        if dice.one_in(8) {
+            host_begins_a_flow(&mut dice, &mut bench);
+        }
         match dice.roll(20) {
             0 => bench.timeout(now),
             1 => {
@@ -154,6 +157,15 @@ fn run(seed: u64) {
 
 fn client(dice: &mut Dice) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 10 + u8::try_from(dice.roll(4)).expect("few"))
+}
+
+/// By a port of the pool, or by one that is nobody's to have.
+fn host_begins_a_flow(dice: &mut Dice, bench: &mut Bench) {
+    let from = (IpAddr::from(client(dice)), 80 + dice.roll(8));
+    let remote = SocketAddr::from(([203, 0, 113, 9], 443 + dice.roll(3)));
+    let addr = if dice.one_in(2) { EXTERNAL } else { EXTERNAL_2 };
+    bench.flows.retain(|(other, to, _)| (*other, *to) != (from, remote));
+    bench.flows.push((from, remote, SocketAddrV4::new(addr, 1998 + dice.roll(44))));
 }
 
 fn map_request(dice: &mut Dice, bench: &mut Bench, now: Instant, model: &mut Model) {
@@ -256,8 +268,7 @@ fn restart(bench: &mut Bench, now: Instant) {
     let mut server = Server::new(now, bench.server.config().clone(), began);
     let (mappings, holds) = bench.stored(now);
     bench.store = mappings.iter().map(|one| (one.key, (now, one.clone()))).collect();
-    server.restore(now, mappings);
-    server.restore_holds(now, holds);
+    server.restore(now, mappings, holds);
     let lost: Vec<_> = server.outputs.iter().filter(|output| matches!(output, Output::Store(_))).collect();
     assert!(lost.is_empty(), "{lost:?}");
     bench.server.pool.end_holds(now, usize::MAX);

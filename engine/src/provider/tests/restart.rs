@@ -10,8 +10,7 @@ fn restarted(old: &Bench, now: Instant) -> Bench {
     bench.epoch_began = old.epoch_began;
     bench.held = old.held.clone();
     let (mappings, holds) = old.stored(now);
-    bench.server.restore(now, mappings);
-    bench.server.restore_holds(now, holds);
+    bench.server.restore(now, mappings, holds);
     bench.perform(now);
     bench
 }
@@ -131,7 +130,7 @@ fn what_is_lost_begins_a_new_epoch() {
         let lost = mappings.len() - stands;
         let mut again = Bench::started(at(100), config, at(0));
         again.store = mappings.iter().map(|one| (one.key, (at(100), one.clone()))).collect();
-        again.server.restore(at(100), mappings);
+        again.server.restore(at(100), mappings, Vec::new());
         // A line that is there twice in a list is one line of the store.
         if what == "twice" {
             again.store.clear();
@@ -165,7 +164,7 @@ fn a_restored_mapping_waits_for_the_data_plane() {
         let mut again = Bench::started(at(100), bench.config.clone(), at(0));
         again.store = bench.store.clone();
         again.nat = Nat::Hesitates;
-        again.server.restore(at(100), bench.stored(at(100)).0);
+        again.server.restore(at(100), bench.stored(at(100)).0, Vec::new());
         again.perform(at(100));
         let request = map(600, data(1, 80, 0), &[]);
         again.datagram(at(101), &arrival(CLIENT), &request.to_bytes());
@@ -230,13 +229,13 @@ fn the_epoch_is_stored_before_a_loss() {
     };
     let all = bench.stored(at(100)).0;
     let mut again = Server::new(at(100), config(), at(0));
-    again.restore(at(100), all.clone());
+    again.restore(at(100), all.clone(), Vec::new());
     let lost = |n: usize| Record::Remove(all[n].key);
     assert_eq!(records(&mut again), [Record::Epoch, lost(0), lost(1), lost(2)]);
     assert_eq!(again.epoch(at(111)), 10);
     let other_pool = ServerConfig { pool: vec![EXTERNAL_2], ..config() };
     let mut again = Server::new(at(100), other_pool, at(0));
-    again.restore(at(100), all.clone());
+    again.restore(at(100), all.clone(), Vec::new());
     assert_eq!(records(&mut again), [Record::Epoch, lost(0), lost(1), lost(2)]);
     again.lose_state(at(200));
     assert_eq!(records(&mut again), [Record::Epoch, Record::Clear]);

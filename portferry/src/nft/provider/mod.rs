@@ -53,7 +53,7 @@
 //! decision. DCCP needs a kernel whose connection tracking knows it, which recent ones no longer do; those translate its
 //! address only.
 //!
-//! **Cost of finding and ending flows.** The kernel (Linux 6.10 and later) selects them itself, walking its flow table once or twice
+//! **Cost of ending flows.** The kernel (Linux 6.10 and later) selects them itself, walking its flow table once or twice
 //! for each change: some 0.1 ms for 250,000 empty buckets, and more the more flows there are. A narrower filter, a
 //! mapping of all ports, or more than eight mapped ports at once need a list of the flows, which takes it some 20 ms.
 
@@ -67,6 +67,7 @@ use std::{
     ops::RangeInclusive,
 };
 
+pub use super::conntrack::FlowFrom;
 use super::link::Link;
 use super::{conntrack, counter, invalid, plain_name, rule};
 use flows::Scopes;
@@ -194,6 +195,16 @@ struct Strangers {
     before: u64,
 }
 
+impl Strangers {
+    fn read(&mut self, packets: u64) {
+        if packets < self.here {
+            // It is another table's, or was set back.
+            self.before += self.here;
+        }
+        self.here = packets;
+    }
+}
+
 impl ProviderNat {
     /// Creates the table; one of the same name, left by an earlier run, is deleted in the same transaction. Flows that
     /// run through it go on.
@@ -302,20 +313,15 @@ impl ProviderNat {
         Ok(())
     }
 
-    /// The external endpoint that a tracked flow from `internal` has, to `remote` or to anybody; `None` if there is none that is
-    /// translated. It takes the kernel a walk of its flow table (see the module's description).
+    /// The external endpoints that tracked flows have, of the pool; `None` for one that is not there. Where the remote peer is known
+    /// that takes the kernel a look; for all others together, one walk of its flow table.
     ///
     /// # Errors
-    /// [`ErrorKind::PermissionDenied`] without CAP_NET_ADMIN; [`ErrorKind::TimedOut`] without an answer within 5 s; others where the
-    /// kernel cannot select flows (Linux 5.8 and later can).
-    pub async fn flow(
-        &mut self,
-        protocol: u8,
-        internal: SocketAddrV4,
-        remote: Option<SocketAddr>,
-    ) -> io::Result<Option<SocketAddrV4>> {
-        let work = async |socket: &mut _| conntrack::translated(socket, protocol, internal, remote).await;
-        self.link.ask("looking for a flow", work).await
+    /// [`ErrorKind::PermissionDenied`] without CAP_NET_ADMIN; [`ErrorKind::TimedOut`] without an answer within 5 s.
+    pub async fn flows(&mut self, asked: &[FlowFrom]) -> io::Result<Vec<Option<SocketAddrV4>>> {
+        let pool = &self.config.pool;
+        let work = async |socket: &mut _| conntrack::places(socket, asked, pool).await;
+        self.link.ask("looking for flows", work).await
     }
 
     /// Whether there are flows to look at that [`ProviderNat::change`] has left.
@@ -395,13 +401,13 @@ impl ProviderNat {
         Ok(())
     }
 
-    /// How many datagrams have come by the outside interfaces for the PCP server, since [`ProviderNat::open`]: they are dropped
-    /// (RFC 6887 §18.1.1). Those that a table has counted since the last call are lost with it when somebody else deletes it.
+    /// How many datagrams have come by the outside interfaces for the PCP server, since [`ProviderNat::open`]: they are dropped.
+    /// Those that a table has counted since the last call are lost with it when somebody else deletes it.
     pub async fn strangers(&mut self) -> u64 {
         let name = &self.config.name;
         let work = async |socket: &mut _| counter::packets(socket, name, ruleset::STRANGERS).await;
         match self.link.ask("reading a counter", work).await {
-            Ok(packets) => self.strangers.here = packets,
+            Ok(packets) => self.strangers.read(packets),
             Err(e) => tracing::debug!("{e}"),
         }
         self.strangers.before + self.strangers.here
@@ -419,6 +425,7 @@ impl ProviderNat {
 
     /// The table with everything in it: one transaction unless it is large, then its mappings come in several.
     async fn rebuild(&mut self) -> io::Result<()> {
+        self.strangers().await;
         let all = self.state.everything();
         let (config, name) = (&self.config, &self.config.name);
         let mut parts = all.elements.chunks(ELEMENTS_PER_TRANSACTION);
@@ -429,7 +436,7 @@ impl ProviderNat {
             state::write(batch, name, first);
         };
         self.link.transact("creating the table", create).await?;
-        self.strangers = Strangers { here: 0, before: self.strangers.before + self.strangers.here };
+        self.strangers.read(0);
         for part in parts {
             self.link.transact("filling the table", |batch| state::write(batch, name, part)).await?;
         }

@@ -440,6 +440,11 @@ fn forward(batch: &mut Batch, t: &str, config: &ProviderConfig) {
     plain_chain(batch, t, STRANGERS);
     dropped(Rule::new()).append(batch, t, STRANGERS);
     translated(Rule::new().arriving_from_any(OUTSIDE)).verdict(VerdictCode::Accept).append(batch, t, INPUT);
+    // Answers to a program of this machine that has asked from there.
+    Rule::new()
+        .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
+        .verdict(VerdictCode::Accept)
+        .append(batch, t, INPUT);
     Rule::new().arriving_from_any(OUTSIDE).udp_to_port(SERVER_PORT).goto(STRANGERS).append(batch, t, INPUT);
 }
 
