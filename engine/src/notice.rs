@@ -10,6 +10,7 @@ use crate::policy::Denied;
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::Duration;
+use crate::uplink::UplinkProtocol;
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -100,6 +101,8 @@ pub enum Notice {
     StateLost(SocketAddr, usize),
     /// It speaks another version.
     VersionRefused(SocketAddr, u8),
+    /// It speaks this protocol, and is asked by that from now on.
+    Speaks(SocketAddr, UplinkProtocol),
     /// It refuses even the mapping that tells the external address.
     ProbeRefused(SocketAddr, ResultCode, Duration),
     /// It gives an external address that nobody can reach.
@@ -195,6 +198,7 @@ impl Notice {
             | Notice::NotListed(..)
             | Notice::Restored(_)
             | Notice::ExternalAddress(_)
+            | Notice::Speaks(..)
             | Notice::Answering(_) => Level::Info,
             _ => Level::Warning,
         }
@@ -321,6 +325,12 @@ impl fmt::Display for Notice {
                 f,
                 "PCP server {server} speaks version {version} only, portferry speaks version 2; trying again later"
             ),
+            Notice::Speaks(server, UplinkProtocol::Pcp) => {
+                write!(f, "{server} speaks PCP now; every mapping is asked for anew")
+            }
+            Notice::Speaks(server, UplinkProtocol::NatPmp) => {
+                write!(f, "{server} does not speak PCP, but NAT-PMP, and is asked by that")
+            }
             Notice::ProbeRefused(server, result, wait) => write!(
                 f,
                 "PCP server {server} answers {result} to the mapping that tells the external address; trying again in {} s",

@@ -58,7 +58,7 @@ pub use flows::FlowQuery;
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};
 pub use journal::{MappingKey, Record, StoredHold, StoredMapping};
 pub use notice::{NewEpoch, Notice};
-pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping};
+pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping, Speaks};
 pub use prefix::{NotAPrefix, Prefix};
 pub use reason::{Counters, Kind, Reason};
 pub use table::ServerMapping;

@@ -6,6 +6,7 @@ use wire::pcp::Protocol;
 
 use crate::table::Health;
 use crate::time::Duration;
+use crate::uplink::UplinkProtocol;
 
 /// The gateway at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +19,10 @@ pub struct Status {
     pub wan: String,
     /// Its IPv4 addresses.
     pub wan_addresses: Vec<Ipv4Addr>,
-    /// The PCP server in use.
+    /// The server in use.
     pub server: Option<SocketAddr>,
+    /// How it is asked, once there is a way to it.
+    pub protocol: Option<UplinkProtocol>,
     /// Whether it answers; `None` before the first answer or silence.
     pub answering: Option<bool>,
     /// How long ago it last answered.

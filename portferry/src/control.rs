@@ -69,8 +69,11 @@ pub struct StatusReport {
     pub lan: Vec<InterfaceReport>,
     /// The WAN interface with its IPv4 addresses.
     pub wan: InterfaceReport,
-    /// The PCP server.
+    /// The provider's server.
     pub server: Option<SocketAddr>,
+    /// How it is asked: "PCP" or "NAT-PMP".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// "unknown", "answering" or "silent".
     pub uplink: String,
     /// Seconds since it last answered.
@@ -156,6 +159,7 @@ impl From<Status> for StatusReport {
                 .collect(),
             wan: InterfaceReport { name: status.wan, addresses: status.wan_addresses },
             server: status.server,
+            protocol: status.protocol.map(|protocol| protocol.to_string()),
             uplink: match status.answering {
                 None => "unknown",
                 Some(true) => "answering",

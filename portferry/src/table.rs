@@ -36,7 +36,10 @@ pub fn status(report: &StatusReport) -> String {
         .map(|error| ("storage", format!("cannot be written, so new mappings are refused: {error}")));
     let rows = [
         ("external address", external),
-        ("PCP server", uplink),
+        (
+            if report.protocol.as_deref() == Some("NAT-PMP") { "NAT-PMP gateway" } else { "PCP server" },
+            uplink,
+        ),
         ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
         ("own NAT", own_nat.to_owned()),
         ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),

@@ -71,6 +71,19 @@ impl From<Transport> for pcp::Protocol {
     }
 }
 
+/// Fails for what NAT-PMP cannot map.
+impl TryFrom<pcp::Protocol> for Transport {
+    type Error = Malformed;
+
+    fn try_from(protocol: pcp::Protocol) -> Result<Self, Malformed> {
+        match protocol {
+            pcp::Protocol::UDP => Ok(Self::Udp),
+            pcp::Protocol::TCP => Ok(Self::Tcp),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 /// `UDP`, `TCP`.
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -52,7 +52,8 @@ impl Probe {
 impl Gateway {
     /// Starts, keeps or lets go of the probe, as it is needed; whether there was something to do.
     pub(super) fn tend_probe(&mut self, now: Instant) -> bool {
-        let wanted = self.config.external_address_probe && self.uplink.is_some() && !self.stopping;
+        let told_by_mapping = self.uplink.as_ref().is_some_and(|uplink| uplink.needs_probe());
+        let wanted = self.config.external_address_probe && told_by_mapping && !self.stopping;
         let needed = !self.table.tells_address();
         match self.probe.flow {
             Some(flow) if self.probe.lapsing == needed => {
@@ -111,6 +112,15 @@ impl Gateway {
         self.end_probe(now);
         self.forget_external();
         self.pause_probe(now, UNUSABLE_RETRY);
+    }
+
+    /// The uplink tells it by itself.
+    pub(super) fn on_external_told(&mut self, now: Instant, server: SocketAddr, addr: Ipv4Addr) {
+        if is_usable_external(addr) {
+            return self.learn_external(now, addr);
+        }
+        self.notice(Notice::UnusableExternal(server, addr));
+        self.forget_external();
     }
 
     pub(super) fn on_probe_refused(

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use wire::error::UpnpError;
 use wire::pcp::SERVER_PORT;
 
-use super::{Alarm, Config, Effect, Gateway, Wan, WhenUnreachable};
+use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
-use crate::uplink::{Input, Output, PcpClient};
+use crate::uplink::{Input, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
@@ -114,46 +114,70 @@ impl Gateway {
                 self.recall_external(now);
             }
         } else {
-            // Another server knows none of our mappings: the old one's lapse, the new one is asked for each.
             self.refuse_all_pending(now);
-            self.release_all(now);
-            self.abandon_deletes(now);
-            self.refusals.forget();
-            self.strays.clear();
-            self.forget_probe();
-            let mut client = PcpClient::new(server, source, self.config.recovery_wait);
-            let restored = std::mem::take(&mut self.restored);
-            for (want, nonce) in restored.nonces {
-                client.remember(&want, nonce);
-            }
-            let before = self.uplink.take().map(PcpClient::into_filters);
-            client.set_filters(before.unwrap_or(restored.filters));
-            self.uplink = Some(client);
-            let mappings: Vec<_> = self
-                .table
-                .iter()
-                .map(|mapping| {
-                    (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping), mapping.asked_at)
-                })
-                .collect();
-            // The whole town comes back at the same moment (D-9); a list is asked for then, too.
-            let spread = restored.any || self.config.list_mappings;
-            let wait = if spread { self.config.service_wait } else { Duration::ZERO };
-            let due = now + self.entropy.up_to(wait);
-            self.input(now, Input::TurnsFrom(due));
-            if self.config.list_mappings {
-                self.input(now, Input::List(due));
-            }
-            self.doubt_all(|mapping| mapping.confirmed = false);
-            for (flow, lifetime_ends, want, asked_at) in mappings {
-                self.timers.cancel(Alarm::Again(flow));
-                self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
-                self.input(now, Input::AskInTurn(flow, want, asked_at));
-            }
-            self.ask_again(now);
-            self.stop_if_done(now);
+            self.serve_by(now, Box::new(self.pcp_client(server, source)));
         }
         self.probe_without_pause();
+    }
+
+    fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
+        let client = PcpClient::new(server, source, self.config.recovery_wait);
+        // NAT-PMP maps to the packet's own source alone, which is this router.
+        if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
+    }
+
+    /// The server speaks another protocol than it was asked by (decision 20): everything is asked for anew, also what waits.
+    fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
+        let Some(before) = &self.uplink else { return };
+        let (server, source, wait) = (before.server(), before.source(), self.config.recovery_wait);
+        self.notice(Notice::Speaks(server, protocol));
+        self.refuse_half_done(now);
+        let client: Box<dyn Uplink> = match protocol {
+            UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
+            UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
+        };
+        self.serve_by(now, client);
+        self.probe_without_pause();
+    }
+
+    /// Another server, or the same one in another protocol, knows none of our mappings: the old one's lapse, the new one is asked
+    /// for each.
+    fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
+        self.release_all(now);
+        self.abandon_deletes(now);
+        self.refusals.forget();
+        self.strays.clear();
+        self.forget_probe();
+        let restored = std::mem::take(&mut self.restored);
+        for (want, nonce) in restored.nonces {
+            client.remember(&want, nonce);
+        }
+        let before = self.uplink.take().map(|mut before| before.take_filters());
+        client.set_filters(before.unwrap_or(restored.filters));
+        self.uplink = Some(client);
+        let mappings: Vec<_> = self
+            .table
+            .iter()
+            .map(|mapping| {
+                (mapping.flow, mapping.lifetime_ends, self.want_to_keep(mapping), mapping.asked_at)
+            })
+            .collect();
+        // The whole town comes back at the same moment (D-9); a list is asked for then, too.
+        let spread = restored.any || self.config.list_mappings;
+        let wait = if spread { self.config.service_wait } else { Duration::ZERO };
+        let due = now + self.entropy.up_to(wait);
+        self.input(now, Input::TurnsFrom(due));
+        if self.config.list_mappings {
+            self.input(now, Input::List(due));
+        }
+        self.doubt_all(|mapping| mapping.confirmed = false);
+        for (flow, lifetime_ends, want, asked_at) in mappings {
+            self.timers.cancel(Alarm::Again(flow));
+            self.timers.set(Alarm::Lifetime(flow), lifetime_ends);
+            self.input(now, Input::AskInTurn(flow, want, asked_at));
+        }
+        self.ask_again(now);
+        self.stop_if_done(now);
     }
 
     pub(super) fn on_uplink_datagram(
@@ -178,7 +202,7 @@ impl Gateway {
 
     /// Acts on everything that the PCP client wants done or known.
     pub(super) fn drain_uplink(&mut self, now: Instant) {
-        while let Some(output) = self.uplink.as_mut().and_then(PcpClient::poll_output) {
+        while let Some(output) = self.uplink.as_mut().and_then(|client| client.poll_output()) {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
             match output {
                 Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
@@ -219,6 +243,9 @@ impl Gateway {
                 Output::Listed(unknown) => self.adopt(now, unknown),
                 Output::NotListed(result) => self.notice(Notice::NotListed(server, result)),
                 Output::Lacks(option) => self.notice(Notice::Lacks(server, option)),
+                Output::Speaks(protocol) => self.change_protocol(now, protocol),
+                Output::External(Some(addr)) => self.on_external_told(now, server, addr),
+                Output::External(None) => self.forget_external(),
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }
         }

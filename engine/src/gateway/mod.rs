@@ -44,7 +44,7 @@ use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
-use crate::uplink::{Filtered, FlowId, PcpClient};
+use crate::uplink::{Filtered, FlowId, Uplink};
 
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
@@ -340,7 +340,7 @@ pub struct Gateway {
     devices: Devices,
     lan: Vec<LanInterface>,
     wan: Wan,
-    uplink: Option<PcpClient>,
+    uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
     external: Option<Ipv4Addr>,
@@ -514,7 +514,7 @@ impl Gateway {
         if self.said_stopped {
             return None;
         }
-        let uplink = self.uplink.as_ref().and_then(PcpClient::next_timeout);
+        let uplink = self.uplink.as_ref().and_then(|client| client.next_timeout());
         let subscriptions = self.subscriptions.next_timeout();
         [self.timers.next(), uplink, self.ssdp.next_timeout(), subscriptions].into_iter().flatten().min()
     }
@@ -559,15 +559,16 @@ impl Gateway {
             wan: self.wan.name.clone(),
             wan_addresses: self.wan.addresses.clone(),
             server: self.server(),
-            answering: uplink.and_then(PcpClient::is_answering),
-            last_heard: uplink.and_then(PcpClient::last_heard).map(|then| now - then),
-            epoch: uplink.and_then(PcpClient::server_epoch),
+            protocol: uplink.map(|client| client.protocol()),
+            answering: uplink.and_then(|client| client.is_answering()),
+            last_heard: uplink.and_then(|client| client.last_heard()).map(|then| now - then),
+            epoch: uplink.and_then(|client| client.server_epoch()),
             external: self.external,
             uptime: self.is_connected().then_some(self.connected_since).flatten().map(|then| now - then),
             mappings: self.table.len(),
             held: self.held.len(),
             store_error: self.store_error.clone(),
-            ignored_upstream: uplink.map_or(0, PcpClient::ignored),
+            ignored_upstream: uplink.map_or(0, |client| client.ignored()),
             ignored_ssdp: self.ssdp.ignored(),
             system_update_id: self.system_update_id,
         }

@@ -16,7 +16,7 @@ use crate::policy::is_usable_external;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, PcpClient, Terms, Want};
+use crate::uplink::{FlowId, Grant, Input, Terms, Want};
 
 /// Requested Lifetime, in seconds, of what may turn out to be another port than the one that is wanted (decision 5).
 const SHORTENED: u32 = 60;
@@ -151,7 +151,7 @@ impl Gateway {
 
     /// Decision 5, for the server in use: one that does not know PREFER_FAILURE is served by `hold`.
     fn strategy(&self) -> AddPortMapping {
-        let knows = self.uplink.as_ref().is_none_or(PcpClient::takes_prefer_failure);
+        let knows = self.uplink.as_ref().is_none_or(|client| client.takes_prefer_failure());
         if knows { self.config.add_port_mapping } else { AddPortMapping::Hold }
     }
 
@@ -235,7 +235,7 @@ impl Gateway {
     /// The server gave another port than the only one that is wanted (spec T-6, K-17): the control point hears 718, and
     /// the port goes back, or is held for it (decision 5).
     fn on_other_port(&mut self, now: Instant, flow: FlowId, wanted: u16, grant: Grant, hold: bool) {
-        let server = self.uplink.as_ref().map(PcpClient::server).expect("it has granted something");
+        let server = self.uplink.as_ref().map(|client| client.server()).expect("it has granted something");
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
         let (protocol, from) = (pending.request.protocol, pending.from);
         if !hold || pending.purpose == Purpose::Restore {
@@ -422,9 +422,23 @@ impl Gateway {
         }
     }
 
-    /// Asks a new server for everything that is pending still.
+    /// What an earlier uplink has answered already is not carried over to another one.
+    pub(super) fn refuse_half_done(&mut self, now: Instant) {
+        let asks = |stage| matches!(stage, Stage::Reserving | Stage::Asking | Stage::Pausing);
+        let half_done = |pending: &Pending| !asks(pending.stage) && pending.purpose != Purpose::Restore;
+        let flows: Vec<FlowId> =
+            self.pending.iter().filter(|(_, pending)| half_done(pending)).map(|(&flow, _)| flow).collect();
+        for flow in flows {
+            self.fail(now, flow, Refusal::NoAnswer);
+        }
+    }
+
+    /// Asks a new server for everything that is pending still, unless the router's own NAT is asked first.
     pub(super) fn ask_again(&mut self, now: Instant) {
-        for flow in self.pending.keys().copied().collect::<Vec<_>>() {
+        let asks = |pending: &Pending| pending.stage != Stage::Reserving;
+        let flows: Vec<FlowId> =
+            self.pending.iter().filter(|(_, pending)| asks(pending)).map(|(&flow, _)| flow).collect();
+        for flow in flows {
             self.ask(now, flow);
         }
     }

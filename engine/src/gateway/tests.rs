@@ -9,6 +9,7 @@ mod eventing;
 mod life;
 mod links;
 mod names;
+mod nat_pmp;
 mod orphans;
 mod restart;
 mod specific;
@@ -28,7 +29,7 @@ use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
 use crate::nat::NatRule;
 use crate::policy::Policy;
-use crate::provider::{Provider, ProviderConfig, ProviderMapping};
+use crate::provider::{Provider, ProviderConfig, ProviderMapping, Speaks};
 
 /// The router's WAN address.
 const W: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -384,6 +385,9 @@ impl Lab {
             return None;
         }
         let provider = self.providers.get_mut(&to)?;
+        if bytes.first() == Some(&wire::natpmp::VERSION) || provider.config_mut().speaks != Speaks::Pcp {
+            return provider.handle_datagram(now, from, bytes);
+        }
         let request = Request::parse(bytes).expect("we send well-formed requests");
         if !matches!(request.body, Body::Map(_)) {
             return provider.handle_datagram(now, from, bytes);
@@ -549,7 +553,7 @@ impl Lab {
 
     fn all_sent(&self) -> Vec<(u64, Request)> {
         let request = |(at, effect): &(u64, Effect)| match effect {
-            Effect::Send { bytes, .. } => Some((*at, Request::parse(bytes).unwrap())),
+            Effect::Send { bytes, .. } => Request::parse(bytes).ok().map(|request| (*at, request)),
             _ => None,
         };
         let is_map = |(_, request): &(u64, Request)| matches!(request.body, Body::Map(_));

@@ -11,7 +11,7 @@ use crate::nat::NatChange;
 use crate::notice::Notice;
 use crate::table::{Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, PcpClient};
+use crate::uplink::FlowId;
 
 /// What the router's own NAT may take, so that the answer is there before the control point gives up.
 const KERNEL: Duration = Duration::from_millis(250);
@@ -19,7 +19,7 @@ const KERNEL: Duration = Duration::from_millis(250);
 impl Gateway {
     /// Whether a control point that asks now gets what this router alone can give.
     pub(super) fn is_unreachable(&self) -> bool {
-        let silent = self.uplink.as_ref().and_then(PcpClient::is_answering) == Some(false);
+        let silent = self.uplink.as_ref().and_then(|client| client.is_answering()) == Some(false);
         self.config.when_unreachable == WhenUnreachable::Local && silent
     }
 

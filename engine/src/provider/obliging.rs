@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Filter, Protocol};
+use wire::natpmp;
+use wire::pcp::{self, Filter, Protocol};
 
 use super::Server;
 use super::config::{Description, PreferFailure, ServerConfig, ThirdParty};
@@ -13,8 +14,21 @@ use super::prefix::Prefix;
 use super::table::ServerMapping;
 use crate::time::{Duration, Instant};
 
-/// What of a [`ServerConfig`] can be set here; the rest is as in [`ServerConfig::new`], but there is neither PEER nor PORT_SET
-/// nor NAT-PMP, and nobody asks too often.
+/// By which protocols a [`Provider`] is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Speaks {
+    /// PCP alone; NAT-PMP is answered with PCP's version.
+    Pcp,
+    /// Both.
+    Both,
+    /// NAT-PMP alone, as gateways from before PCP do: PCP is answered with NAT-PMP's version (RFC 6886 §3.5).
+    NatPmp,
+    /// The same, but PCP is met with silence.
+    NatPmpSilently,
+}
+
+/// What of a [`ServerConfig`] can be set here; the rest is as in [`ServerConfig::new`], but there is neither PEER nor PORT_SET,
+/// and nobody asks too often.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProviderConfig {
     /// The external address of all mappings.
@@ -37,6 +51,8 @@ pub struct ProviderConfig {
     pub conflict_lifetime: Option<u32>,
     /// [`ServerConfig::query`].
     pub query: bool,
+    /// See there.
+    pub speaks: Speaks,
 }
 
 impl ProviderConfig {
@@ -54,6 +70,7 @@ impl ProviderConfig {
             description: Description::Ignored,
             conflict_lifetime: server.conflict_lifetime,
             query: server.query,
+            speaks: Speaks::Pcp,
         }
     }
 }
@@ -75,7 +92,7 @@ impl From<&ProviderConfig> for ServerConfig {
             rate: None,
             peer: false,
             port_set: 1,
-            natpmp: false,
+            natpmp: config.speaks != Speaks::Pcp,
             announcements: 1,
             updates: false,
             ..Self::new(vec![config.external])
@@ -193,6 +210,14 @@ impl Provider {
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
         self.apply_settings(now);
         self.handle_timeout(now);
+        if payload.first() == Some(&pcp::VERSION) {
+            let refusal = natpmp::Response::UnsupportedVersion { opcode: 0, epoch: self.server.epoch(now) };
+            match self.config.speaks {
+                Speaks::Pcp | Speaks::Both => {}
+                Speaks::NatPmp => return Some(refusal.to_bytes()),
+                Speaks::NatPmpSilently => return None,
+            }
+        }
         let to = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let arrival = Arrival { from, to, softwire: None, interface: 0, inside: true };
         self.server.handle_datagram(now, &arrival, payload);

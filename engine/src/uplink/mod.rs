@@ -1,11 +1,13 @@
-//! The side that faces the provider: the PCP client and its clocks.
+//! The side that faces the provider: one [`Uplink`] for each protocol, and their clocks.
 //!
-//! Nothing here knows a control point, a mapping table or a router's own NAT; a *flow* is one mapping that the PCP
+//! Nothing here knows a control point, a mapping table or a router's own NAT; a *flow* is one mapping that the
 //! server is asked for, kept alive or told to drop.
 
 mod epoch;
 mod filters;
 mod flow;
+mod interface;
+mod nat_pmp_client;
 mod nonces;
 mod pcp_client;
 mod query;
@@ -16,7 +18,9 @@ mod turns;
 pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
-pub use pcp_client::{Input, Output, PcpClient};
+pub use interface::{Input, Output, Uplink, UplinkProtocol};
+pub use nat_pmp_client::NatPmpClient;
+pub use pcp_client::PcpClient;
 pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
+use wire::natpmp;
 use wire::pcp::{
     self, Body, Filter, MapData, NO_ADDR_V4, NextMapping, Nonce, OptionCode, PcpOption, Protocol, Response,
     ResultCode,
@@ -16,6 +17,7 @@ use super::filters::{Filtered, Filters};
 use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
 };
+use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::nonces::Client;
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
@@ -42,85 +44,6 @@ const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
 const MOST_NONCES: usize = 4096;
 /// How long a delete is repeated when it is not known what the server holds.
 const BLIND_DELETE: Duration = Duration::from_secs(30);
-
-/// What happens to the client.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// Get and keep a mapping.
-    Ask(FlowId, Want),
-    /// Get and keep a mapping that stood before, when its turn comes; its owner last asked at that time.
-    AskInTurn(FlowId, Want, Instant),
-    /// The server may hold this mapping from before; nothing is asked.
-    Assume(FlowId, Want),
-    /// The turns of those begin at this time, and not before.
-    TurnsFrom(Instant),
-    /// Somebody waits for a mapping that was asked for a while ago: repeat the request as if it were new.
-    Hurry(FlowId),
-    /// Its owner asked again for a kept mapping: these are the terms now.
-    Extend(FlowId, Terms),
-    /// Somebody waits for the server to confirm a mapping that it has given before.
-    Confirm(FlowId),
-    /// Another remote peer is let in to a kept mapping, and nobody else; `None` for everybody.
-    Filter(FlowId, Option<Ipv4Addr>),
-    /// Drop the mapping at the server.
-    Delete(FlowId),
-    /// Drop the mapping at the server, when its turn comes.
-    DeleteInTurn(FlowId),
-    /// Take over a mapping that the server turned out to hold; it stands until then, and is not renewed.
-    Adopt(FlowId, Unknown, Instant),
-    /// Ask the server which mappings it holds for us (GET and NEXT), from this time on.
-    List(Instant),
-    /// Stop caring about the flow; nothing is sent.
-    Forget(FlowId),
-    /// A datagram on the socket that is connected to the server.
-    Datagram(SocketAddr, &'a [u8]),
-    /// A datagram on the multicast group for announcements (RFC 6887 §14.1).
-    Multicast(SocketAddr, &'a [u8]),
-    /// There is a new socket, whose own address is this. If it is another one, what the server knows of us is lost
-    ///
-    Source(IpAddr),
-    /// The socket is closed: nothing is sent, and nobody's silence means anything, until there is a new one.
-    Closed,
-    /// An alarm is due.
-    Timeout,
-}
-
-/// What the client wants done or known.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Output {
-    /// Send this to the server.
-    Transmit(Vec<u8>),
-    /// What is sent next may leave filters at the server, for the next life to know.
-    Filtered(Filtered),
-    /// The mapping stands; comes again after every renewal.
-    Granted(FlowId, Grant),
-    /// The first request was refused, for so long; the flow is gone.
-    Refused(FlowId, ResultCode, Duration),
-    /// A kept mapping's renewal was not answered; it is sent again.
-    Unrenewed(FlowId),
-    /// A kept mapping was not renewed; it stands until its lifetime ends, and is asked for again.
-    RenewalRefused(FlowId, ResultCode),
-    /// A kept mapping has ended or was taken away. The flow is gone, or what the server may still hold is being deleted.
-    Lost(FlowId),
-    /// The delete is confirmed, or the lifetime is over; the flow is gone.
-    Deleted(FlowId),
-    /// The server refuses to delete; the flow is kept as before.
-    DeleteRefused(FlowId, ResultCode),
-    /// The server has lost its state; every mapping is being asked for again.
-    StateLost,
-    /// The server answers (again).
-    Answering,
-    /// The server has not answered the last datagrams.
-    Silent,
-    /// The server speaks this version and not ours; PCP is tried again later (decision 20).
-    VersionRefused(u8),
-    /// The server holds these for us as well, and there is no flow for them. It comes once, after [`Input::List`].
-    Listed(Vec<Unknown>),
-    /// The server does not tell what it holds, or for this reason.
-    NotListed(Option<ResultCode>),
-    /// The server does without this option: what it refused with it, it gave without.
-    Lacks(OptionCode),
-}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -157,128 +80,29 @@ pub struct PcpClient {
     /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
     hold: Option<(Instant, ResultCode)>,
     ignored: u64,
+    /// A server that speaks NAT-PMP instead is of use.
+    fallback: bool,
     outputs: VecDeque<Output>,
 }
 
-impl PcpClient {
-    /// A client for the server at `server`, sending from `source`.
-    pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
-        Self {
-            server,
-            source,
-            open: true,
-            recovery_wait,
-            flows: BTreeMap::new(),
-            by_nonce: BTreeMap::new(),
-            nonces: Remembered::new(MOST_NONCES),
-            filters: Filters::default(),
-            deleting: BTreeMap::new(),
-            behind: BTreeMap::new(),
-            unblocked: VecDeque::new(),
-            timers: Timers::default(),
-            turns: Turns::default(),
-            query: None,
-            epoch: EpochClock::default(),
-            recovered: None,
-            lacks: Omitted::default(),
-            repeats_filters: false,
-            unanswered: 0,
-            unanswered_since: None,
-            answering: None,
-            last_heard: None,
-            hold: None,
-            ignored: 0,
-            outputs: VecDeque::new(),
-        }
+impl Uplink for PcpClient {
+    fn protocol(&self) -> UplinkProtocol {
+        UplinkProtocol::Pcp
     }
 
-    /// From now on mappings are asked for again within this time after the server lost its state.
-    pub fn set_recovery_wait(&mut self, wait: Duration) {
-        self.recovery_wait = wait;
+    fn needs_probe(&self) -> bool {
+        true
     }
 
-    /// The server's address and port.
-    pub fn server(&self) -> SocketAddr {
+    fn server(&self) -> SocketAddr {
         self.server
     }
 
-    /// `None` before the first answer or silence.
-    pub fn is_answering(&self) -> Option<bool> {
-        self.answering
-    }
-
-    /// When the server last answered.
-    pub fn last_heard(&self) -> Option<Instant> {
-        self.last_heard
-    }
-
-    /// The server's last Epoch Time.
-    pub fn server_epoch(&self) -> Option<u32> {
-        self.epoch.last()
-    }
-
-    /// Datagrams that were not believed: foreign, malformed, or not an answer to anything asked.
-    pub fn ignored(&self) -> u64 {
-        self.ignored
-    }
-
-    /// What the server knows the owner of `flow` by.
-    pub fn nonce(&self, flow: FlowId) -> Option<Nonce> {
-        self.flows.get(&flow).map(|flow| flow.nonce)
-    }
-
-    /// What the server would know the owner of such a mapping by, were it asked for.
-    pub fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        let kept = self.nonces.peek(client(want)).copied();
-        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
-    }
-
-    /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
-    pub fn remember(&mut self, want: &Want, nonce: Nonce) {
-        self.nonces.keep(client(want), nonce);
-    }
-
-    /// The server may have filters for these.
-    pub fn set_filters(&mut self, filters: Filters) {
-        self.filters = filters;
-    }
-
-    /// What is to be told to the client of the next server, which may be the same machine.
-    pub fn into_filters(self) -> Filters {
-        self.filters
-    }
-
-    fn filtered(&self, want: &Want) -> Filtered {
-        Filtered::new(self.source, client(want))
-    }
-
-    /// What stands for `flow`, if anything.
-    pub fn grant(&self, flow: FlowId) -> Option<Grant> {
-        self.flows.get(&flow)?.grant
-    }
-
-    /// Whether the server is believed to know PREFER_FAILURE.
-    pub fn takes_prefer_failure(&self) -> bool {
-        !self.lacks.prefer_failure
-    }
-
-    /// Whether the server has confirmed the mapping of this flow, and nothing has put that in doubt since.
-    pub fn holds(&self, flow: FlowId) -> bool {
-        self.flows.get(&flow).is_some_and(|flow| matches!(flow.phase, Phase::Held { .. }))
-    }
-
-    /// The address that requests come from.
-    pub fn source(&self) -> IpAddr {
+    fn source(&self) -> IpAddr {
         self.source
     }
 
-    /// Whether there is such a flow, in whatever phase.
-    pub fn has(&self, flow: FlowId) -> bool {
-        self.flows.contains_key(&flow) || self.behind.values().any(|(waiting, _)| *waiting == flow)
-    }
-
-    /// Takes in one event; the outputs come from [`poll_output`](Self::poll_output).
-    pub fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
+    fn handle_input(&mut self, now: Instant, input: Input<'_>, entropy: &mut dyn Entropy) {
         match input {
             Input::Ask(id, want) => {
                 if self.add_flow(now, id, want, entropy) {
@@ -321,6 +145,11 @@ impl PcpClient {
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
             // Some other host, or another port of the server: silence (RFC 6887 §8.3).
             Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
+            Input::Unreachable => {
+                if self.unanswered > 0 {
+                    self.is_silent();
+                }
+            }
             Input::Closed => self.open = false,
             Input::Source(source) => {
                 self.open = true;
@@ -357,15 +186,120 @@ impl PcpClient {
         self.go_on_with_query(now, entropy);
     }
 
-    /// The next thing to do or know; call until `None`.
-    pub fn poll_output(&mut self) -> Option<Output> {
+    fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`Input::Timeout`] is due.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    fn next_timeout(&self) -> Option<Instant> {
         let query = self.query.as_ref().map(Query::next_timeout);
         [self.timers.next(), self.turns.next_timeout(), query].into_iter().flatten().min()
+    }
+
+    fn is_answering(&self) -> Option<bool> {
+        self.answering
+    }
+
+    fn last_heard(&self) -> Option<Instant> {
+        self.last_heard
+    }
+
+    fn server_epoch(&self) -> Option<u32> {
+        self.epoch.last()
+    }
+
+    fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    fn grant(&self, flow: FlowId) -> Option<Grant> {
+        self.flows.get(&flow)?.grant
+    }
+
+    fn holds(&self, flow: FlowId) -> bool {
+        self.flows.get(&flow).is_some_and(|flow| matches!(flow.phase, Phase::Held { .. }))
+    }
+
+    fn has(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow) || self.behind.values().any(|(waiting, _)| *waiting == flow)
+    }
+
+    fn set_recovery_wait(&mut self, wait: Duration) {
+        self.recovery_wait = wait;
+    }
+
+    fn takes_prefer_failure(&self) -> bool {
+        !self.lacks.prefer_failure
+    }
+
+    fn nonce(&self, flow: FlowId) -> Option<Nonce> {
+        self.flows.get(&flow).map(|flow| flow.nonce)
+    }
+
+    fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
+        let kept = self.nonces.peek(client(want)).copied();
+        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
+    }
+
+    fn remember(&mut self, want: &Want, nonce: Nonce) {
+        self.nonces.keep(client(want), nonce);
+    }
+
+    fn set_filters(&mut self, filters: Filters) {
+        self.filters = filters;
+    }
+
+    fn take_filters(&mut self) -> Filters {
+        std::mem::take(&mut self.filters)
+    }
+}
+
+impl PcpClient {
+    /// A client for the server at `server`, sending from `source`.
+    pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
+        Self {
+            server,
+            source,
+            open: true,
+            recovery_wait,
+            flows: BTreeMap::new(),
+            by_nonce: BTreeMap::new(),
+            nonces: Remembered::new(MOST_NONCES),
+            filters: Filters::default(),
+            deleting: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            unblocked: VecDeque::new(),
+            timers: Timers::default(),
+            turns: Turns::default(),
+            query: None,
+            epoch: EpochClock::default(),
+            recovered: None,
+            lacks: Omitted::default(),
+            repeats_filters: false,
+            unanswered: 0,
+            unanswered_since: None,
+            answering: None,
+            last_heard: None,
+            hold: None,
+            ignored: 0,
+            fallback: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The same, of which it is known that it speaks PCP: its word for another protocol is not believed for a while.
+    #[must_use]
+    pub fn that_has_spoken(self, now: Instant) -> Self {
+        Self { last_heard: Some(now), ..self }
+    }
+
+    /// The same, which finds out whether a server that does not speak PCP speaks NAT-PMP (RFC 6887 §9, appendix A).
+    #[must_use]
+    pub fn with_fallback(self) -> Self {
+        Self { fallback: self.server.is_ipv4(), ..self }
+    }
+
+    fn filtered(&self, want: &Want) -> Filtered {
+        Filtered::new(self.source, client(want))
     }
 
     /// Takes in a flow that nothing has been sent for yet; false when the server asked to be left alone.
@@ -668,8 +602,17 @@ impl PcpClient {
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
         self.unanswered += 1;
         let since = *self.unanswered_since.get_or_insert(now);
-        let silent = self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR;
-        if silent && self.answering != Some(false) {
+        if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
+            self.is_silent();
+        }
+        if self.fallback && self.last_heard.is_none() && self.unanswered > 1 {
+            // Some gateways are silent about a version that they do not know.
+            self.outputs.push_back(Output::Transmit(natpmp::Request::ExternalAddress.to_bytes()));
+        }
+    }
+
+    fn is_silent(&mut self) {
+        if self.answering != Some(false) {
             self.answering = Some(false);
             self.outputs.push_back(Output::Silent);
         }

@@ -487,6 +487,7 @@ fn status() {
         wan: "wan0".into(),
         wan_addresses: vec![W],
         server: Some(server()),
+        protocol: Some(crate::uplink::UplinkProtocol::Pcp),
         answering: Some(true),
         last_heard: Some(Duration::from_secs(60)),
         epoch: Some(10),

@@ -114,6 +114,6 @@ fn a_server_that_does_not_list() {
 }
 
 fn is_get(effect: &Effect) -> bool {
-    let get = |bytes: &[u8]| matches!(Request::parse(bytes).unwrap().body, Body::Get(_));
+    let get = |bytes: &[u8]| Request::parse(bytes).is_ok_and(|request| matches!(request.body, Body::Get(_)));
     matches!(effect, Effect::Send { bytes, .. } if get(bytes))
 }

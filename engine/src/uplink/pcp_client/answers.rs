@@ -4,6 +4,9 @@ use super::*;
 
 impl PcpClient {
     pub(super) fn on_datagram(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
+        if self.fallback && self.last_heard.is_none() && speaks_nat_pmp(bytes) {
+            return self.outputs.push_back(Output::Speaks(UplinkProtocol::NatPmp));
+        }
         if let Some(refusal) = pcp::version_refusal(bytes) {
             return self.on_version_refused(now, refusal.version, refusal.lifetime);
         }
@@ -294,6 +297,9 @@ impl PcpClient {
         }
         self.unanswered = 0;
         self.unanswered_since = None;
+        if version == natpmp::VERSION && self.fallback {
+            return self.outputs.push_back(Output::Speaks(UplinkProtocol::NatPmp));
+        }
         // RFC 6887 §9: no common version; log, and try again after the lifetime, at most 30 minutes.
         let wait = Duration::from_secs(u64::from(lifetime.clamp(30, MAX_ERROR_LIFETIME)));
         self.hold = Some((now + wait, ResultCode::UNSUPP_VERSION));
@@ -306,6 +312,11 @@ impl PcpClient {
         }
         self.outputs.push_back(Output::VersionRefused(version));
     }
+}
+
+/// Whether it answers the question for the external address, well or not.
+fn speaks_nat_pmp(bytes: &[u8]) -> bool {
+    matches!(natpmp::Response::parse(bytes), Ok(natpmp::Response::ExternalAddress { .. }))
 }
 
 fn filter(option: &PcpOption) -> Option<Filter> {
