@@ -145,6 +145,16 @@ pub fn is_usable_external(addr: Ipv4Addr) -> bool {
     !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
 }
 
+/// Whether a router has such an address only behind another NAT: what is for private, shared and link-local use, for benchmarks
+/// and for nobody. Addresses of documentation are none of these; no NAT has them but a laboratory's.
+pub fn is_of_another_nat(addr: Ipv4Addr) -> bool {
+    let [a, b, c, _] = addr.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let benchmarks = a == 198 && matches!(b, 18 | 19);
+    let assignments = (a, b, c) == (192, 0, 0);
+    a == 0 || shared || benchmarks || assignments || addr.is_private() || addr.is_link_local()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddrV4;
@@ -152,6 +162,31 @@ mod tests {
     use wire::pcp::Protocol;
 
     use super::*;
+
+    #[test]
+    fn addresses_behind_another_nat() {
+        for (addr, behind) in [
+            ("0.1.2.3", true),
+            ("10.0.0.1", true),
+            ("100.63.255.255", false),
+            ("100.64.0.1", true),
+            ("100.127.255.255", true),
+            ("100.128.0.0", false),
+            ("169.254.1.1", true),
+            ("172.15.0.1", false),
+            ("172.16.0.1", true),
+            ("172.32.0.0", false),
+            ("192.0.0.8", true),
+            ("192.168.178.1", true),
+            ("198.17.255.255", false),
+            ("198.18.0.1", true),
+            ("198.19.255.255", true),
+            ("198.51.100.7", false),
+            ("203.0.114.1", false),
+        ] {
+            assert_eq!(is_of_another_nat(addr.parse().unwrap()), behind, "{addr}");
+        }
+    }
 
     fn request(host: [u8; 4], internal: u16, external: Option<u16>) -> MappingRequest {
         MappingRequest {

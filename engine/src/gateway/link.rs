@@ -105,7 +105,8 @@ impl Gateway {
         }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
-        if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
+        // What was asked by UPnP may speak something better here.
+        if !self.asks_isp_router() && self.uplink.as_ref().is_some_and(|client| client.server() == server) {
             let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
             if moved {
@@ -135,6 +136,8 @@ impl Gateway {
         let client: Box<dyn Uplink> = match protocol {
             UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
+            // It takes more than an address, see `ask_isp_router`.
+            UplinkProtocol::Igd => return,
         };
         self.serve_by(now, client);
         self.probe_without_pause();
@@ -142,12 +145,13 @@ impl Gateway {
 
     /// Another server, or the same one in another protocol, knows none of our mappings: the old one's lapse, the new one is asked
     /// for each.
-    fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
+    pub(super) fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
         self.release_all(now);
         self.abandon_deletes(now);
         self.refusals.forget();
         self.strays.clear();
         self.forget_probe();
+        self.forget_isp_router();
         let restored = std::mem::take(&mut self.restored);
         for (want, nonce) in restored.nonces {
             client.remember(&want, nonce);
@@ -204,6 +208,7 @@ impl Gateway {
     pub(super) fn drain_uplink(&mut self, now: Instant) {
         while let Some(output) = self.uplink.as_mut().and_then(|client| client.poll_output()) {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
+            let Some(output) = self.of_isp_router(now, output) else { continue };
             match output {
                 Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
                 Output::Filtered(filtered) => {
@@ -246,6 +251,8 @@ impl Gateway {
                 Output::Speaks(protocol) => self.change_protocol(now, protocol),
                 Output::External(Some(addr)) => self.on_external_told(now, server, addr),
                 Output::External(None) => self.forget_external(),
+                // Only routers that speak UPnP have these.
+                Output::Http(_) | Output::NatAbove(_) => {}
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }
         }

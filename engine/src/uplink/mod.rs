@@ -6,7 +6,11 @@
 mod epoch;
 mod filters;
 mod flow;
+mod http;
+mod igd_client;
+mod igd_finder;
 mod interface;
+mod line;
 mod nat_pmp_client;
 mod nonces;
 mod pcp_client;
@@ -18,10 +22,15 @@ mod turns;
 pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
+pub use http::{HttpId, HttpOutcome, HttpRequest, MAX_HTTP_BODY};
+pub use igd_client::IgdClient;
+pub use igd_finder::{Finding, FoundIgd, IgdFinder};
 pub use interface::{Input, Output, Uplink, UplinkProtocol};
 pub use nat_pmp_client::NatPmpClient;
 pub use pcp_client::PcpClient;
 pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
 
+#[cfg(test)]
+pub(crate) mod igd_model;
 #[cfg(test)]
 mod tests;

@@ -488,6 +488,7 @@ fn status() {
         wan_addresses: vec![W],
         server: Some(server()),
         protocol: Some(crate::uplink::UplinkProtocol::Pcp),
+        nat_above: None,
         answering: Some(true),
         last_heard: Some(Duration::from_secs(60)),
         epoch: Some(10),
