@@ -345,12 +345,12 @@ impl IgdClient {
         }
         let external = self.external;
         let Some(flow) = self.flows.get_mut(&id) else { return false };
-        let is_new = flow.looked != Looked::Ours;
         flow.unanswered = false;
         flow.permanent = lease == 0;
         flow.seen_at = now;
         flow.phase = Phase::Held { attempts: 0 };
-        let seconds = if lease == 0 { LEASE } else { lease };
+        // What has no end there has one here.
+        let seconds = if lease == 0 { lifetime_to_ask(now, &flow.want.terms).min(LEASE) } else { lease };
         let grant = Grant {
             external: SocketAddrV4::new(external.unwrap_or(Ipv4Addr::UNSPECIFIED), port),
             lifetime: Duration::from_secs(seconds.into()),
@@ -369,9 +369,8 @@ impl IgdClient {
         }
         self.schedule_renewal(now, id, entropy);
         self.outputs.push_back(Output::Granted(id, grant));
-        if is_new {
-            self.line.join(Rank::Renewal, What::Look(id));
-        }
+        // Is it true, and for how long?
+        self.line.join(Rank::Renewal, What::Look(id));
         false
     }
 

@@ -98,7 +98,7 @@ fn leases_without_end() {
         // Looked after by the hour, and gone when the lease of its owner is over.
         rig.run(7_100_000);
         assert_eq!(rig.model.ports(), [8080]);
-        rig.run(7_200_000);
+        rig.run(7_201_000);
         assert!(rig.take().contains(&Output::Lost(FLOW)));
         assert_eq!(rig.model.ports(), []);
     }
@@ -162,10 +162,10 @@ fn renewed_from_half_the_lease_on() {
     // For what is left of a lease.
     let mut rig = Rig::new(2);
     rig.input(Input::Ask(FLOW, want(8080)));
-    rig.run(7_200_000);
+    rig.run(7_201_000); // in whole seconds
     assert_eq!(rig.take().last(), Some(&Output::Lost(FLOW)));
     assert_eq!((rig.client.has(FLOW), rig.model.ports().len()), (false, 1), "it ends by itself");
-    rig.model.answer(Instant::from_millis(7_201_000), HERE, &status_request());
+    rig.model.answer(Instant::from_millis(7_202_000), HERE, &status_request());
     assert_eq!(rig.model.ports(), []);
 }
 
