@@ -493,6 +493,8 @@ impl Run<'_> {
                 self.requests.truncate(REMEMBERED);
                 return self.open.then_some(request);
             }
+            Effect::Search { bytes, .. } => assert!(ssdp::parse(&bytes).is_ok()),
+            Effect::EndSearch | Effect::Http(_) => {}
             Effect::Ssdp { bytes, .. } => {
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
             }

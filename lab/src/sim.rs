@@ -489,6 +489,8 @@ impl World {
                 (self.open, self.opening) = (false, false);
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
+            // No router of these networks speaks UPnP.
+            Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) => {}
             // Announcements come all day long, and are for the engine's own tests to read.
             Effect::Ssdp { to, bytes, .. } if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
             Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {

@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod event_loop;
 pub mod exit;
 pub mod http;
+pub mod isp_router;
 pub mod journal_file;
 pub mod log;
 pub mod memory_nat;
