@@ -17,6 +17,7 @@ use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::{InterfaceAddress, Policy};
 use engine::table::Health;
 use engine::time::{Duration, Instant};
+use engine::uplink::{HttpId, HttpOutcome};
 use wire::description::Uuid;
 use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
@@ -71,6 +72,8 @@ struct Run<'a> {
     counting: BTreeSet<RequestId>,
     /// Names that are being looked up.
     lookups: Vec<LookupId>,
+    /// Exchanges of HTTP on their way.
+    exchanges: Vec<HttpId>,
     subscribing: Option<RequestId>,
     sids: Vec<Uuid>,
     /// Events on their way.
@@ -123,6 +126,7 @@ pub fn gateway_events(data: &[u8]) {
         asked: BTreeMap::new(),
         counting: BTreeSet::new(),
         lookups: Vec::new(),
+        exchanges: Vec::new(),
         subscribing: None,
         sids: Vec::new(),
         notified: BTreeSet::new(),
@@ -163,6 +167,13 @@ impl Run<'_> {
                 let length = usize::from(self.octets.next());
                 let bytes = self.octets.take(length);
                 self.handle(Event::Uplink { from: self.server, bytes });
+                // So does the provider's router, where it is looked for or asked.
+                let from = SocketAddr::new(self.server.ip(), ssdp::PORT);
+                self.handle(Event::SearchAnswer { from, bytes });
+                if let Some(id) = self.exchanges.pop() {
+                    let outcome = HttpOutcome::Answer { status: 200, body: bytes.to_vec() };
+                    self.handle(Event::Http { id, outcome });
+                }
             }
             9 => {
                 let epoch = u32::from(self.octets.next());
@@ -494,7 +505,11 @@ impl Run<'_> {
                 return self.open.then_some(request);
             }
             Effect::Search { bytes, .. } => assert!(ssdp::parse(&bytes).is_ok()),
-            Effect::EndSearch | Effect::Http(_) => {}
+            Effect::EndSearch => {}
+            Effect::Http(request) => {
+                assert_eq!(IpAddr::V4(*request.to.ip()), self.server.ip());
+                self.exchanges.push(request.id);
+            }
             Effect::Ssdp { bytes, .. } => {
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
             }

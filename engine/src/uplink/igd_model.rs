@@ -40,6 +40,8 @@ pub(crate) struct IgdModel {
     /// The longest lease that it keeps, whatever was asked.
     pub(crate) longest: u32,
     pub(crate) began: Instant,
+    /// It always says that it has just begun.
+    pub(crate) never_counts: bool,
     pub(crate) entries: BTreeMap<(String, u16), Entry>,
     /// The actions that were called, with their external port.
     pub(crate) calls: Vec<String>,
@@ -58,6 +60,7 @@ impl IgdModel {
             lies: false,
             longest: u32::MAX,
             began: Instant::default(),
+            never_counts: false,
             entries: BTreeMap::new(),
             calls: Vec::new(),
         }
@@ -123,6 +126,7 @@ impl IgdModel {
             "GetExternalIPAddress" => Ok(vec![self.external.into()]),
             "GetStatusInfo" => {
                 let uptime = u32::try_from((now - self.began).as_secs()).expect("it fits");
+                let uptime = if self.never_counts { 0 } else { uptime };
                 Ok(vec!["Connected".into(), "ERROR_NONE".into(), uptime.into()])
             }
             "GetSpecificPortMappingEntry" => {

@@ -209,7 +209,8 @@ impl IgdClient {
     fn on_uptime(&mut self, now: Instant, uptime: Option<u32>) {
         let before = std::mem::replace(&mut self.uptime, uptime.map(|uptime| (now, uptime)));
         let (Some((then, before)), Some(uptime)) = (before, uptime) else { return };
-        if u64::from(uptime) + 2 < u64::from(before) + (now - then).as_secs() * 7 / 8 {
+        // Some never count it.
+        if uptime != before && u64::from(uptime) + 2 < u64::from(before) + (now - then).as_secs() * 7 / 8 {
             self.knock(now); // it may be another program now
             self.line.join(Rank::Address, What::Address);
             self.look_at_all(now);

@@ -8,6 +8,7 @@ use wire::foreign::Url;
 
 mod hostile;
 mod mapping;
+mod random;
 
 const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 178, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 178, 66);

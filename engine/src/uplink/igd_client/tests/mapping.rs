@@ -136,6 +136,13 @@ fn other_faults_of_real_routers() {
     let outputs = rig.take();
     assert!(!outputs.contains(&Output::StateLost) && outputs.contains(&Output::Deleted(FLOW)));
     assert_eq!(rig.model.ports(), []);
+    // An uptime that says nothing: it is not taken for restarts.
+    let mut rig = Rig::new(1);
+    rig.model.never_counts = true;
+    rig.input(Input::Ask(FLOW, want(8080)));
+    rig.calls();
+    rig.run(590_000);
+    assert_eq!(rig.calls(), Vec::<String>::new());
     // A shorter lease than was asked for, which only the entry tells.
     let mut rig = Rig::new(1);
     rig.model.longest = 600;
