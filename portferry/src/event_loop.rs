@@ -482,6 +482,7 @@ impl Shell {
             addresses,
             addresses_v6,
             router: router.map(|(_, gateway)| gateway),
+            offered: Vec::new(),
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed
                 .and_then(|text| text.trim().parse::<u64>().ok())
