@@ -101,6 +101,15 @@ pub enum Notice {
     StateLost(SocketAddr, usize),
     /// It speaks another version.
     VersionRefused(SocketAddr, u8),
+    /// The first does not answer, or is less preferred than the second, which does.
+    OtherServer {
+        /// The one so far.
+        from: SocketAddr,
+        /// The one from now on.
+        to: SocketAddr,
+        /// The second one is preferred.
+        preferred: bool,
+    },
     /// It speaks this protocol, and is asked by that from now on.
     Speaks(SocketAddr, UplinkProtocol),
     /// It refuses even the mapping that tells the external address.
@@ -325,6 +334,18 @@ impl fmt::Display for Notice {
                 f,
                 "PCP server {server} speaks version {version} only, portferry speaks version 2; trying again later"
             ),
+            Notice::OtherServer { from, to, preferred: false } => {
+                write!(
+                    f,
+                    "{to} takes the place of {from}, which does not answer; every mapping is asked for there"
+                )
+            }
+            Notice::OtherServer { from, to, preferred: true } => {
+                write!(
+                    f,
+                    "{to} answers again and takes the place of {from}; every mapping is asked for there"
+                )
+            }
             Notice::Speaks(server, UplinkProtocol::Pcp) => {
                 write!(f, "{server} speaks PCP now; every mapping is asked for anew")
             }

@@ -23,6 +23,8 @@ pub struct Status {
     pub offered: Vec<Vec<IpAddr>>,
     /// The server in use.
     pub server: Option<SocketAddr>,
+    /// All that may be asked, the best first.
+    pub servers: Vec<SocketAddr>,
     /// How it is asked, once there is a way to it.
     pub protocol: Option<UplinkProtocol>,
     /// Whether it answers; `None` before the first answer or silence.

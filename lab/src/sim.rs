@@ -24,6 +24,7 @@ use engine::provider::{Provider, ProviderConfig};
 use engine::time::{Duration, Instant};
 use wire::description::Uuid;
 use wire::error::UpnpError;
+use wire::natpmp;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
@@ -394,10 +395,11 @@ impl World {
             Parcel::ToServer { sent, socket, from, bytes } => self.on_arrival(sent, socket, from, &bytes),
             Parcel::ToGateway { issued, socket, bytes } => {
                 let response = pcp::Response::parse(&bytes);
-                let line = response
-                    .as_ref()
-                    .map_or_else(|_| format!("<- {bytes:?}"), |response| format!("<- {response}"));
-                self.note(line);
+                match (&response, natpmp::Response::parse(&bytes)) {
+                    (Ok(response), _) => self.note(format!("<- {response}")),
+                    (Err(_), Ok(response)) => self.note(format!("<- {response}")),
+                    _ => self.note(format!("<- {bytes:?}")),
+                }
                 if self.open && socket == self.socket {
                     if let Ok(response) = response {
                         self.answers.push(Answered { issued, at: self.now, response });
@@ -489,6 +491,8 @@ impl World {
                 (self.open, self.opening) = (false, false);
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
+            // There is one server.
+            Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
             // Announcements come all day long, and are for the engine's own tests to read.
             Effect::Ssdp { to, bytes, .. } if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
             Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {

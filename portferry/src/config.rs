@@ -82,8 +82,10 @@ pub enum NatMode {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Uplink {
-    /// PCP servers; the first is used. Empty: the WAN interface's default router.
+    /// The provider's servers, the best first. Empty: those that are found.
     pub servers: Vec<Server>,
+    /// Of those that are found, the anycast addresses of RFC 7723 are the last.
+    pub anycast: bool,
     /// A control point hears "501 Action Failed" after so many seconds without an answer from the provider.
     pub answer_within: Seconds,
     /// Mappings are asked for again within so many seconds after the provider lost its state.
@@ -104,6 +106,7 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            anycast: true,
             answer_within: Seconds(3.5),
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
@@ -459,6 +462,7 @@ impl Config {
                 NatMode::None => engine::gateway::NatMode::None,
             },
             servers: self.uplink.servers.iter().map(|server| server.0).collect(),
+            anycast: self.uplink.anycast,
             answer_within: self.uplink.answer_within.duration(),
             recovery_wait: self.uplink.recovery_wait.duration(),
             service_wait: self.uplink.service_wait.duration(),

@@ -71,6 +71,9 @@ pub struct StatusReport {
     pub wan: InterfaceReport,
     /// The provider's server.
     pub server: Option<SocketAddr>,
+    /// All servers that may be asked, the best first.
+    #[serde(default)]
+    pub servers: Vec<SocketAddr>,
     /// How it is asked: "PCP" or "NAT-PMP".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
@@ -159,6 +162,7 @@ impl From<Status> for StatusReport {
                 .collect(),
             wan: InterfaceReport { name: status.wan, addresses: status.wan_addresses },
             server: status.server,
+            servers: status.servers,
             protocol: status.protocol.map(|protocol| protocol.to_string()),
             uplink: match status.answering {
                 None => "unknown",

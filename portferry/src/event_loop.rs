@@ -51,6 +51,8 @@ pub enum Stop {
 enum Datagram {
     Ssdp { interface: u32, from: SocketAddr, bytes: Vec<u8> },
     Uplink { from: SocketAddr, bytes: Vec<u8> },
+    UplinkUnreachable(SocketAddr),
+    Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
 }
 
@@ -68,6 +70,7 @@ enum Outcome {
     Counters(RequestId, Option<Counters>),
     UplinkOpened(SocketAddr, IpAddr),
     UplinkFailed(SocketAddr, String),
+    UplinkUnreachable(SocketAddr),
     StoreFailed(String),
     StoreWorks,
 }
@@ -159,6 +162,8 @@ pub struct Shell {
     retry: Option<Instant>,
     nft: Option<Nft>,
     uplink: Option<Reading>,
+    /// What looks at other servers, by whether they have IPv6 addresses.
+    scouts: BTreeMap<bool, Reading>,
     /// The WAN interface that announcements are to be heard on, and what hears them.
     announcements: Option<(u32, Announcements)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
@@ -209,6 +214,7 @@ impl Shell {
             retry: None,
             nft: None,
             uplink: None,
+            scouts: BTreeMap::new(),
             announcements: None,
             waiting: BTreeMap::new(),
             subscribing: BTreeMap::new(),
@@ -363,6 +369,8 @@ impl Shell {
                         Event::Ssdp { interface: *interface, from: *from, bytes }
                     }
                     Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
+                    Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
+                    Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                 };
                 gateway.handle(now(), event);
@@ -643,15 +651,22 @@ impl Shell {
                 self.outcomes.push_back(Outcome::Counters(request, counters));
             }
             Effect::OpenUplink { server } => self.open_uplink(server),
-            Effect::CloseUplink => self.uplink = None,
+            Effect::CloseUplink => {
+                self.uplink = None;
+                self.scouts.clear();
+            }
             Effect::Send { to, bytes } => {
                 if let Some(uplink) = &self.uplink
                     && let Err(error) = uplink.sender.send(&bytes)
                 {
-                    // As if lost on the way: it is sent again.
+                    // As if lost on the way: it is sent again. The error may be that of the last one.
                     tracing::debug!("to {to}: {error}");
+                    if sockets::is_refused(&error) {
+                        self.outcomes.push_back(Outcome::UplinkUnreachable(to));
+                    }
                 }
             }
+            Effect::Scout { to, bytes } => self.scout(to, &bytes),
             Effect::Ssdp { interface, to, bytes } => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
                 if let Some((_, sockets)) = sockets
@@ -697,16 +712,41 @@ impl Shell {
         }
     }
 
-    fn open_uplink(&mut self, server: SocketAddr) {
-        self.uplink = None;
-        let from = match &self.links {
+    /// Another source address than the system's choice.
+    fn fixed_source(&self) -> Option<IpAddr> {
+        match &self.links {
             Links::Kernel(_) => None,
             Links::Fixed(_, from) => Some(*from),
-        };
+        }
+    }
+
+    fn scout(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let family = to.is_ipv6();
+        if !self.scouts.contains_key(&family) {
+            let wrap = |from, bytes| Datagram::Scouted { from, bytes };
+            let opened = sockets::scout(&self.config.wan.interface.0, self.fixed_source(), to)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            match opened {
+                Ok(reading) => drop(self.scouts.insert(family, reading)),
+                Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
+            }
+        }
+        if let Some(Err(error)) = self.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
+            // It is looked at again; the interface may be another one by then.
+            tracing::debug!("to {to}: {error}");
+            self.scouts.remove(&family);
+        }
+    }
+
+    fn open_uplink(&mut self, server: SocketAddr) {
+        self.uplink = None;
+        let from = self.fixed_source();
         let wrap = |from, bytes| Datagram::Uplink { from, bytes };
         let opened =
             sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
-                Reading::start(socket, self.datagrams.0.clone(), wrap).map(|reading| (reading, source))
+                let refused = move || Some(Datagram::UplinkUnreachable(server));
+                Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
+                    .map(|reading| (reading, source))
             });
         let outcome = match opened {
             Ok((reading, source)) => {
@@ -822,6 +862,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::Counters(request, counters) => Event::Counters { request, counters },
         Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
         Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
+        Outcome::UplinkUnreachable(server) => Event::UplinkUnreachable(server),
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,
     }

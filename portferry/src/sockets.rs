@@ -32,6 +32,16 @@ impl Reading {
         queue: mpsc::Sender<T>,
         wrap: impl Fn(SocketAddr, Vec<u8>) -> T + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_with(socket, queue, wrap, || None)
+    }
+
+    /// The same, of a connected socket; `refused` says what to send when nobody listens at the other end, as ICMP has told.
+    pub fn start_with<T: Send + 'static>(
+        socket: UdpSocket,
+        queue: mpsc::Sender<T>,
+        wrap: impl Fn(SocketAddr, Vec<u8>) -> T + Send + 'static,
+        refused: impl Fn() -> Option<T> + Send + 'static,
+    ) -> io::Result<Self> {
         let sender = socket.try_clone()?;
         let reader = tokio::net::UdpSocket::from_std(socket)?;
         let task = tokio::spawn(async move {
@@ -45,12 +55,24 @@ impl Reading {
                     }
                     // "Connection refused" after a datagram to a closed port, "network down": nothing is lost by
                     // going on, and yielding keeps a lasting error from eating the processor.
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                    Err(error) => {
+                        if let Some(news) = refused().filter(|_| is_refused(&error))
+                            && queue.send(news).await.is_err()
+                        {
+                            return;
+                        }
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
                 }
             }
         });
         Ok(Self { sender, task })
     }
+}
+
+/// Whether an error of a connected socket means that nobody is there (RFC 7488 §3: a hard ICMP error).
+pub fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable)
 }
 
 /// A socket on SSDP's port that hears only `interface`, the group and unicast alike, and sends by it.
@@ -78,6 +100,15 @@ pub fn uplink(interface: &str, from: Option<IpAddr>, server: SocketAddr) -> io::
     socket.connect(&server.into())?;
     let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((nonblocking(socket)?, own.ip()))
+}
+
+/// A socket for questions to servers that may be there, from a random port, by the WAN interface.
+pub fn scout(interface: &str, from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    socket.bind(&SocketAddr::new(from.unwrap_or(any), 0).into())?;
+    nonblocking(socket)
 }
 
 /// A socket that hears the announcements of a PCP server that speaks IPv4, on the WAN interface (RFC 6887 §14.1.3).

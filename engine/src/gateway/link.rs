@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wire::error::UpnpError;
-use wire::pcp::SERVER_PORT;
 
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
 use crate::journal::Record;
@@ -21,10 +20,11 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 const STOP_LIMIT: Duration = Duration::from_secs(75);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
-        let before = (self.ways_out(), self.wan.router, self.wan.up);
+        let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
         let first = self.wan.name.is_empty();
         self.wan = wan;
-        if before == (self.ways_out(), self.wan.router, self.wan.up) && !first {
+        self.list_servers_again(now);
+        if before == (self.server(), self.ways_out(), self.wan.router, self.wan.up) && !first {
             return;
         }
         self.find_way_out(now);
@@ -54,6 +54,7 @@ impl Gateway {
         if let Some(client) = &mut self.uplink {
             client.set_recovery_wait(self.config.recovery_wait);
         }
+        self.list_servers_again(now);
         if self.server() != before {
             self.find_way_out(now);
         }
@@ -62,16 +63,17 @@ impl Gateway {
         }
     }
 
-    /// The PCP server to use (decision 19, R-5): configured, else the default router of the WAN.
-    pub(super) fn server(&self) -> Option<SocketAddr> {
-        let configured = self.config.servers.first().copied();
-        configured.or_else(|| self.wan.router.map(|router| SocketAddr::new(router, SERVER_PORT)))
-    }
-
     /// The WAN's addresses of the server's family: without one there is no way to it. With DS-Lite the server is
     /// reached by IPv6, and the WAN has no IPv4 address at all (decision 22).
     fn ways_out(&self) -> Vec<IpAddr> {
-        if self.server().is_some_and(|server| server.is_ipv6()) {
+        match self.server() {
+            Some(server) => self.ways_to(server),
+            None => self.wan.addresses.iter().copied().map(IpAddr::V4).collect(),
+        }
+    }
+
+    pub(super) fn ways_to(&self, server: SocketAddr) -> Vec<IpAddr> {
+        if server.is_ipv6() {
             self.wan.addresses_v6.iter().copied().map(IpAddr::V6).collect()
         } else {
             self.wan.addresses.iter().copied().map(IpAddr::V4).collect()
@@ -97,6 +99,14 @@ impl Gateway {
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
         self.notice(Notice::UplinkFailed(server, error));
+        self.on_server_silent(now);
+    }
+
+    /// The machine is there, and nobody on it who could answer.
+    pub(super) fn on_unreachable(&mut self, now: Instant, server: SocketAddr) {
+        if self.uplink_open && self.server() == Some(server) {
+            self.input(now, Input::Unreachable);
+        }
     }
 
     pub(super) fn on_uplink_opened(&mut self, now: Instant, server: SocketAddr, source: IpAddr) {
@@ -105,6 +115,7 @@ impl Gateway {
         }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
+        self.await_server(now);
         if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
             let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
@@ -114,7 +125,12 @@ impl Gateway {
                 self.recall_external(now);
             }
         } else {
-            self.refuse_all_pending(now);
+            // Who waits for one that has never answered may wait for this one instead.
+            if self.uplink.as_ref().is_some_and(|before| before.last_heard().is_some()) {
+                self.refuse_all_pending(now);
+            } else {
+                self.refuse_half_done(now);
+            }
             self.serve_by(now, Box::new(self.pcp_client(server, source)));
         }
         self.probe_without_pause();
@@ -164,7 +180,11 @@ impl Gateway {
             .collect();
         // The whole town comes back at the same moment (D-9); a list is asked for then, too.
         let spread = restored.any || self.config.list_mappings;
-        let wait = if spread { self.config.service_wait } else { Duration::ZERO };
+        let wait = match (spread, self.servers.has_failed_over()) {
+            (true, _) => self.config.service_wait,
+            (false, true) => self.config.recovery_wait,
+            (false, false) => Duration::ZERO,
+        };
         let due = now + self.entropy.up_to(wait);
         self.input(now, Input::TurnsFrom(due));
         if self.config.list_mappings {
@@ -231,6 +251,7 @@ impl Gateway {
                     self.notice(Notice::StateLost(server, mappings));
                 }
                 Output::Answering => {
+                    self.on_server_answers(now);
                     self.notice(Notice::Answering(server));
                     self.note_connection(now);
                 }
@@ -239,6 +260,7 @@ impl Gateway {
                     self.notice(Notice::Silent(server, local));
                     self.map_all_locally();
                     self.note_connection(now);
+                    self.on_server_silent(now);
                 }
                 Output::Listed(unknown) => self.adopt(now, unknown),
                 Output::NotListed(result) => self.notice(Notice::NotListed(server, result)),

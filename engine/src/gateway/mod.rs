@@ -16,6 +16,7 @@ mod own_nat;
 mod pending;
 mod refusals;
 mod restore;
+mod servers;
 mod settings;
 mod specific;
 mod unreachable;
@@ -174,6 +175,15 @@ pub enum Event<'a> {
         /// Its content.
         bytes: &'a [u8],
     },
+    /// A datagram came from where an [`Effect::Scout`] was sent to.
+    Scouted {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// Nobody listens at the server's port, says the machine that it is on (an ICMP error).
+    UplinkUnreachable(SocketAddr),
     /// A datagram came to the multicast group for PCP announcements, on the WAN interface.
     Announcement {
         /// Its source.
@@ -284,6 +294,13 @@ pub enum Effect {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Send this on the WAN interface, from a random port that is not the uplink's; answers are [`Event::Scouted`].
+    Scout {
+        /// A server that may be there.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
     /// Send this from SSDP's port by this interface.
     Ssdp {
         /// The kernel's number of the interface.
@@ -330,6 +347,8 @@ enum Alarm {
     Remove,
     /// Try the uplink's socket again.
     Uplink,
+    /// Look at other servers.
+    Scout,
     /// Ask again for the mapping that tells the external address.
     Probe,
     /// Stop waiting for the last deletes.
@@ -343,6 +362,7 @@ pub struct Gateway {
     devices: Devices,
     lan: Vec<LanInterface>,
     wan: Wan,
+    servers: servers::Servers,
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
@@ -400,12 +420,13 @@ impl Gateway {
     pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
         let devices = Devices::new(&config.device);
         let ssdp = SsdpServer::new(&devices, &config.device);
-        Self {
+        let mut new = Self {
             config,
             entropy,
             devices,
             lan: Vec::new(),
             wan: Wan::default(),
+            servers: servers::Servers::default(),
             uplink: None,
             uplink_open: false,
             external: None,
@@ -443,7 +464,9 @@ impl Gateway {
             evented: events::Evented::default(),
             timers: Timers::default(),
             effects: VecDeque::new(),
-        }
+        };
+        new.list_servers();
+        new
     }
 
     /// What the HTTP server serves.
@@ -477,6 +500,8 @@ impl Gateway {
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
+            Event::UplinkUnreachable(server) => self.on_unreachable(now, server),
+            Event::Scouted { from, bytes } => self.on_scouted(now, from, bytes),
             Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
             Event::Counters { request, counters } => self.on_counters(request, counters),
@@ -534,6 +559,7 @@ impl Gateway {
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Remove => self.remove_again(),
                 Alarm::Uplink => self.open_uplink(),
+                Alarm::Scout => self.scout(now),
                 Alarm::Probe => self.probe_without_pause(),
                 Alarm::Stop => self.finish_stop(),
             }
@@ -563,6 +589,7 @@ impl Gateway {
             wan_addresses: self.wan.addresses.clone(),
             offered: self.wan.offered.clone(),
             server: self.server(),
+            servers: self.servers.all().collect(),
             protocol: uplink.map(|client| client.protocol()),
             answering: uplink.and_then(|client| client.is_answering()),
             last_heard: uplink.and_then(|client| client.last_heard()).map(|then| now - then),

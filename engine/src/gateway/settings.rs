@@ -56,8 +56,10 @@ pub enum WhenUnreachable {
 pub struct Config {
     /// See [`NatMode`].
     pub nat: NatMode,
-    /// PCP servers; the first is used. Empty: the WAN's default router.
+    /// PCP servers, the best first. Empty: those that are found.
     pub servers: Vec<SocketAddr>,
+    /// The anycast addresses of RFC 7723 are tried after the WAN's default router.
+    pub anycast: bool,
     /// A control point hears 501 after this time without an answer from upstream.
     pub answer_within: Duration,
     /// Mappings are asked for again within this time after the server lost its state.
@@ -93,6 +95,7 @@ impl Config {
         Self {
             nat: NatMode::Own,
             servers: Vec::new(),
+            anycast: true,
             answer_within: Duration::from_millis(3500),
             recovery_wait: Duration::from_secs(5),
             service_wait: Duration::from_secs(30),

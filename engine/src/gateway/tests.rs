@@ -12,6 +12,7 @@ mod names;
 mod nat_pmp;
 mod orphans;
 mod restart;
+mod servers;
 mod specific;
 mod strategies;
 mod trouble;
@@ -97,6 +98,7 @@ enum Next {
     Nat(NatTicket, Result<(), NatFailure>),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SocketAddr),
+    Scouted(SocketAddr, Vec<u8>),
     Counters(RequestId),
 }
 
@@ -242,6 +244,7 @@ impl Lab {
             match &next {
                 Next::Nat(ticket, outcome) => Event::Nat { ticket: *ticket, outcome: outcome.clone() },
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
+                Next::Scouted(from, bytes) => Event::Scouted { from: *from, bytes },
                 Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
             },
@@ -273,6 +276,10 @@ impl Lab {
                         Some(answer) => queue.push_back(Next::Datagram(to, answer)),
                         None => {}
                     }
+                }
+                Effect::Scout { to, bytes } => {
+                    let answer = self.serve(to, &bytes);
+                    queue.extend(answer.map(|answer| Next::Scouted(to, answer)));
                 }
                 Effect::Nat { ticket, change } => {
                     let next = Next::Nat(ticket, self.change_nat(change));

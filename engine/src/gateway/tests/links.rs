@@ -314,7 +314,7 @@ fn another_server_during_a_restoration() {
 /// decision 19: without a configured server, the WAN's default router; without either, 501.
 #[test]
 fn the_default_router_is_the_server() {
-    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    let mut lab = Lab::new(Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) });
     lab.event(Event::Lan(lan()));
     lab.event(Event::Wan(Wan { router: None, ..wan(&[W]) }));
     assert_eq!(lab.seen(), []);
@@ -499,6 +499,7 @@ fn status() {
         wan_addresses: vec![W],
         offered: Vec::new(),
         server: Some(server()),
+        servers: vec![server()],
         protocol: Some(crate::uplink::UplinkProtocol::Pcp),
         answering: Some(true),
         last_heard: Some(Duration::from_secs(60)),
