@@ -3,6 +3,7 @@
 
 mod actions;
 mod arguments;
+mod changes;
 mod crossings;
 mod deployments;
 mod eventing;
@@ -150,6 +151,7 @@ struct Lab {
     /// Events that were sent, and when.
     events: Vec<(u64, Notification)>,
     next_id: u64,
+    follower: changes::Follower,
 }
 
 impl Lab {
@@ -191,6 +193,7 @@ impl Lab {
             subscribed: BTreeMap::new(),
             events: Vec::new(),
             next_id: 0,
+            follower: changes::Follower::default(),
         }
     }
 
@@ -287,10 +290,12 @@ impl Lab {
                 }
                 Effect::Notify(event) => self.events.push((self.now, event)),
                 Effect::Store(record) => self.stored(record),
+                Effect::Changed(change) => self.follower.follow(change),
                 Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
         }
+        self.follower.check(&self.gateway, self.instant());
     }
 
     /// The answer arrives later than others, twice, or never.
@@ -528,9 +533,10 @@ impl Lab {
 
     // What is to be seen
 
-    /// What the gateway wanted since the last look, without notices and SSDP.
+    /// What the gateway wanted since the last look, without notices, SSDP and what followers are told.
     fn seen(&mut self) -> Vec<Effect> {
-        let quiet = |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Ssdp { .. });
+        let quiet =
+            |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. });
         self.effects.drain(..).map(|(_, effect)| effect).filter(|effect| !quiet(effect)).collect()
     }
 
