@@ -28,6 +28,8 @@ pub enum Level {
 pub enum Cause {
     /// Its owner deleted it.
     Deleted,
+    /// Its owner asked for another one in its place.
+    Replaced,
     /// The lease that its owner asked for is over.
     LeaseEnded,
     /// The PCP server did not renew it, or took it away.
@@ -197,7 +199,10 @@ impl Notice {
             | Notice::Changed(_)
             | Notice::MappedLocally(_)
             | Notice::Readmitted(_)
-            | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Released | Cause::Stopping)
+            | Notice::Removed(
+                _,
+                Cause::Deleted | Cause::Replaced | Cause::LeaseEnded | Cause::Released | Cause::Stopping,
+            )
             | Notice::Moved(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
@@ -234,6 +239,7 @@ impl fmt::Display for Notice {
                 write!(f, "no longer mapped: {}: ", Described(m))?;
                 match cause {
                     Cause::Deleted => write!(f, "its owner deleted it"),
+                    Cause::Replaced => write!(f, "its owner asked for another one in its place"),
                     Cause::LeaseEnded => write!(f, "its lease has ended"),
                     Cause::LostUpstream => write!(
                         f,

@@ -473,7 +473,7 @@ impl Run<'_> {
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
             Effect::Resolve { lookup, .. } => self.lookups.push(lookup),
-            Effect::Store(_) => {}
+            Effect::Store(_) | Effect::Changed(_) => {}
             Effect::Subscribed { request, answer } => {
                 assert_eq!(self.subscribing.take(), Some(request));
                 if let Ok(Some((sid, _))) = answer {

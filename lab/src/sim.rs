@@ -5,6 +5,7 @@
 //! request, a rule installed twice, a timer that never moves on) is collected in [`World::violations`].
 
 mod disk;
+mod follower;
 mod hosts;
 mod nat;
 mod subscribers;
@@ -29,6 +30,7 @@ use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
 use disk::{Disk, Installation};
+use follower::Follower;
 pub use hosts::{Heard, Reply};
 pub use nat::Nat;
 use nat::{described, outcome_words};
@@ -185,6 +187,8 @@ pub struct World {
     nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     subscriptions: BTreeMap<Uuid, Subscription>,
     gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
+    /// Who knows nothing but what the gateway tells of changes.
+    follower: Follower,
     stopped: bool,
     entropy: SeededEntropy,
     trace: Vec<(Instant, String)>,
@@ -240,6 +244,7 @@ impl World {
             nat_refusals: VecDeque::new(),
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
+            follower: Follower::default(),
             stopped: false,
             entropy: SeededEntropy::new(seed ^ 0x5eed),
             trace: Vec::new(),
@@ -456,6 +461,9 @@ impl World {
             }
             self.perform(effect);
         }
+        if let Some(wrong) = self.follower.error(&self.gateway, self.now) {
+            self.violation(format!("who follows the mappings is wrong: {wrong}"));
+        }
         if std::mem::take(&mut self.store_failed) {
             return self.handle(Event::StoreFailed("no space left".to_owned()));
         }
@@ -523,6 +531,11 @@ impl World {
             }
             Effect::Notify(event) => self.on_notify(event),
             Effect::Store(record) => self.store(record),
+            Effect::Changed(change) => {
+                if let Some(wrong) = self.follower.follow(change) {
+                    self.violation(format!("who follows the mappings is told of {wrong}"));
+                }
+            }
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);

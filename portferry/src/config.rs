@@ -40,6 +40,9 @@ pub struct Config {
     /// The local control socket.
     #[serde(default)]
     pub control: Control,
+    /// What is run when mappings change.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// Logging.
     #[serde(default)]
     pub log: Log,
@@ -252,6 +255,22 @@ impl Default for Control {
     }
 }
 
+/// `[hooks]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// The program that is told of every change, and its arguments; none when empty.
+    pub on_change: Argv,
+    /// It is killed after so many seconds.
+    pub timeout: Seconds,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { on_change: Argv(Vec::new()), timeout: Seconds(10.0) }
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -371,6 +390,19 @@ checked!(
         toml::Value::String(text) => Err(format!("expected \"auto\", 1 or 2, got {text:?}")),
         toml::Value::Integer(number) => Err(format!("expected \"auto\", 1 or 2, got {number}")),
         other => Err(format!("expected \"auto\", 1 or 2, got a {}", other.type_str())),
+    }
+);
+
+checked!(
+    /// A program by its full path, and its arguments; empty for none.
+    Argv(Vec<String>) from Vec<String>, |argv| match argv.first() {
+        Some(program) if !program.starts_with('/') => {
+            Err(format!("expected the full path of a program, then its arguments, got {program:?}"))
+        }
+        _ if argv.iter().any(|argument| argument.contains('\0')) => {
+            Err("expected arguments without a zero octet".to_owned())
+        }
+        _ => Ok(argv),
     }
 );
 
@@ -511,6 +543,7 @@ impl Config {
         self.uplink = new.uplink;
         self.policy = new.policy;
         self.state.keep_on_stop = new.state.keep_on_stop;
+        self.hooks = new.hooks;
         // What descriptions say of the gateway stays.
         let Igd { version, friendly_name, .. } = std::mem::take(&mut self.igd);
         self.igd = Igd { version, friendly_name, ..new.igd };
@@ -662,6 +695,14 @@ mod tests {
                 "nat = \"none\"\n[uplink]\nwhen_unreachable = \"local\"\n",
                 "pf.toml, line 7, uplink.when_unreachable: expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give",
             ),
+            (
+                "[hooks]\non_change = [\"hook.sh\"]\n",
+                "pf.toml, line 6, hooks.on_change: expected the full path of a program, then its arguments, got \"hook.sh\"",
+            ),
+            (
+                "[hooks]\ntimeout = 3600\n",
+                "pf.toml, line 6, hooks.timeout: expected seconds from 0.1 to 600, got 3600",
+            ),
             ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
         ] {
             assert_eq!(with(more), wanted);
@@ -687,7 +728,7 @@ mod tests {
         assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
         assert_eq!(running, parse(GOOD));
         let more = parse(&format!(
-            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n",
+            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n[hooks]\non_change = [\"/bin/true\", \"x\"]\ntimeout = 1\n",
             GOOD.replace("\"br-lan\"", "\"br-lan\", \"br1\"")
         ));
         assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
@@ -755,6 +796,8 @@ mod tests {
             "directory",
             "keep_on_stop",
             "socket",
+            "on_change",
+            "timeout",
             "level",
         ] {
             assert!(all.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key)), "{key}");

@@ -25,6 +25,7 @@ use crate::clock::now;
 use crate::config::{Config, NatMode};
 use crate::control::{Asked, MappingReport, Question, ReleaseReport, StatusReport};
 use crate::exit::Failure;
+use crate::hooks::Hooks;
 use crate::http::{self, What};
 use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
@@ -171,6 +172,7 @@ pub struct Shell {
     next_request: u64,
     outcomes: VecDeque<Outcome>,
     notices: Notices,
+    hooks: Hooks,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Uuid, Delivery)>,
@@ -201,6 +203,7 @@ impl Shell {
             connections: Mutex::default(),
         };
         Self {
+            hooks: Hooks::new(config.hooks.clone()),
             config,
             device,
             reload,
@@ -245,6 +248,7 @@ impl Shell {
 
     /// Runs until told to stop.
     pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
+        self.hooks.start();
         self.refresh(gateway, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
@@ -682,6 +686,7 @@ impl Shell {
             Effect::Store(record) => {
                 self.write(|store| store.append(&record));
             }
+            Effect::Changed(change) => self.hooks.tell(change),
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
         }
@@ -812,6 +817,7 @@ impl Shell {
         while let Some(effect) = gateway.poll_effect() {
             self.perform(effect).await;
         }
+        self.hooks.configure(self.config.hooks.clone(), gateway.standing(now()));
         if let Err(failure) = self.refresh(gateway, false).await {
             tracing::warn!("{failure}");
         }
@@ -825,6 +831,7 @@ impl Shell {
         {
             tracing::warn!("the table of this router's NAT could not be deleted: {error}");
         }
+        self.hooks.finish().await;
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;
     }

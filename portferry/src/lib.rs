@@ -9,6 +9,7 @@ pub mod demo;
 pub mod entropy;
 pub mod event_loop;
 pub mod exit;
+pub mod hooks;
 pub mod http;
 pub mod journal_file;
 pub mod log;

@@ -5,6 +5,7 @@
 //! all of that is its caller's.
 
 mod admission;
+mod changes;
 mod control;
 mod events;
 mod external;
@@ -47,6 +48,7 @@ use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{Filtered, FlowId, Uplink};
 
+pub use changes::{Change, What};
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
 
@@ -321,6 +323,8 @@ pub enum Effect {
     /// on it. When that fails, whoever would hear of success by a later effect of the same turn hears 501 instead, and
     /// [`Event::StoreFailed`] comes next.
     Store(Record),
+    /// Tell who follows the mappings: once for each change, at the end of the turn that brought it.
+    Changed(Change),
     /// Tell the person who runs the router.
     Notice(Notice),
     /// Everything is taken back: the caller may end.
@@ -369,6 +373,8 @@ pub struct Gateway {
     external: Option<Ipv4Addr>,
     /// The last one that was known.
     told_external: Option<Ipv4Addr>,
+    /// The one that the last [`Change`] told.
+    changed_external: Option<Ipv4Addr>,
     connected_since: Option<Instant>,
     probe: external::Probe,
     table: MappingTable,
@@ -431,6 +437,7 @@ impl Gateway {
             uplink_open: false,
             external: None,
             told_external: None,
+            changed_external: None,
             connected_since: None,
             probe: external::Probe::default(),
             table: MappingTable::default(),
@@ -481,6 +488,7 @@ impl Gateway {
             return;
         }
         let stood = std::mem::take(&mut self.stood);
+        let began = if matches!(event, Event::Restore { .. }) { What::Present } else { What::Began };
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
@@ -522,6 +530,7 @@ impl Gateway {
             self.drain_uplink(now);
         }
         self.tell_subscribers(now);
+        self.tell_changes(now, began);
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             self.effects.push_back(Effect::Ssdp { interface, to, bytes });
         }
@@ -607,19 +616,7 @@ impl Gateway {
 
     /// All mappings at this moment, by protocol and external port.
     pub fn mappings(&self, now: Instant) -> impl Iterator<Item = MappingStatus> {
-        self.table.iter().map(move |mapping: &Mapping| MappingStatus {
-            protocol: mapping.protocol,
-            external: mapping.external,
-            nat_port: mapping.nat_port,
-            internal: mapping.internal,
-            remote_peer: mapping.remote_peer,
-            remote_name: mapping.remote_name.clone(),
-            description: mapping.description.clone(),
-            age: now - mapping.created,
-            lease_left: mapping.lease_ends.map(|end| end - now),
-            lifetime_left: mapping.lifetime_ends - now,
-            health: mapping.health,
-        })
+        self.table.iter().map(move |mapping: &Mapping| mapping.status(now))
     }
 
     /// How many ports of the router's own NAT are taken; for simulations, which see that none is lost.

@@ -3,6 +3,7 @@
 
 mod actions;
 mod arguments;
+mod changes;
 mod crossings;
 mod deployments;
 mod eventing;
@@ -154,6 +155,7 @@ struct Lab {
     /// Events that were sent, and when.
     events: Vec<(u64, Notification)>,
     next_id: u64,
+    follower: changes::Follower,
 }
 
 impl Lab {
@@ -195,6 +197,7 @@ impl Lab {
             subscribed: BTreeMap::new(),
             events: Vec::new(),
             next_id: 0,
+            follower: changes::Follower::default(),
         }
     }
 
@@ -296,10 +299,12 @@ impl Lab {
                 }
                 Effect::Notify(event) => self.events.push((self.now, event)),
                 Effect::Store(record) => self.stored(record),
+                Effect::Changed(change) => self.follower.follow(change),
                 Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
                 Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
             }
         }
+        self.follower.check(&self.gateway, self.instant());
     }
 
     /// The answer arrives later than others, twice, or never.
@@ -540,9 +545,10 @@ impl Lab {
 
     // What is to be seen
 
-    /// What the gateway wanted since the last look, without notices and SSDP.
+    /// What the gateway wanted since the last look, without notices, SSDP and what followers are told.
     fn seen(&mut self) -> Vec<Effect> {
-        let quiet = |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Ssdp { .. });
+        let quiet =
+            |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. });
         self.effects.drain(..).map(|(_, effect)| effect).filter(|effect| !quiet(effect)).collect()
     }
 

@@ -8,6 +8,7 @@ impl Lab {
     pub(super) fn crash(&mut self, config: Config, seed: u64, down_for: u64) {
         self.now += down_for;
         self.gateway = Gateway::new(config, Box::new(SeededEntropy::new(seed)));
+        self.follower = changes::Follower::default();
         self.rules.clear();
         self.socket = None;
         let now = self.now;
