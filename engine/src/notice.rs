@@ -112,6 +112,8 @@ pub enum Notice {
         /// The second one is preferred.
         preferred: bool,
     },
+    /// Where nobody was so far, there is a server.
+    Found(SocketAddr),
     /// It speaks this protocol, and is asked by that from now on.
     Speaks(SocketAddr, UplinkProtocol),
     /// It refuses even the mapping that tells the external address.
@@ -213,6 +215,7 @@ impl Notice {
             | Notice::Restored(_)
             | Notice::ExternalAddress(_)
             | Notice::Speaks(..)
+            | Notice::Found(_)
             | Notice::Answering(_) => Level::Info,
             _ => Level::Warning,
         }
@@ -352,6 +355,10 @@ impl fmt::Display for Notice {
                     "{to} answers again and takes the place of {from}; every mapping is asked for there"
                 )
             }
+            Notice::Found(server) => write!(f, "there is a server at {server}; every mapping is asked for there"),
+            Notice::Speaks(_, UplinkProtocol::Local) => f.write_str(
+                "no server of the provider's was found; until there is one, mappings are those of this router's own NAT",
+            ),
             Notice::Speaks(server, UplinkProtocol::Pcp) => {
                 write!(f, "{server} speaks PCP now; every mapping is asked for anew")
             }

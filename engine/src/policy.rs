@@ -145,6 +145,19 @@ pub fn is_usable_external(addr: Ipv4Addr) -> bool {
     !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
 }
 
+/// Whether nobody in the Internet can reach this address, so that there is a NAT between it and them: RFC 1918, RFC 6598, RFC 3927,
+/// and others of RFC 6890.
+pub fn is_behind_nat(addr: Ipv4Addr) -> bool {
+    let [first, second, third, _] = addr.octets();
+    addr.is_private()
+        || addr.is_link_local()
+        || addr.is_loopback()
+        || first == 0
+        || first == 100 && (64..128).contains(&second)
+        || (first, second, third) == (192, 0, 0)
+        || first == 198 && (18..20).contains(&second)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddrV4;

@@ -99,6 +99,8 @@ pub struct Uplink {
     pub external_address_probe: bool,
     /// What an application hears when the provider's server is silent.
     pub when_unreachable: WhenUnreachable,
+    /// What an application hears when no server of the provider's was found.
+    pub when_none_found: WhenNoneFound,
     /// Tell the provider what applications call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask the provider's server at the start which mappings it holds for us.
@@ -115,6 +117,7 @@ impl Default for Uplink {
             service_wait: Seconds(30.0),
             external_address_probe: true,
             when_unreachable: WhenUnreachable::default(),
+            when_none_found: WhenNoneFound::default(),
             send_descriptions: true,
             list_mappings: false,
         }
@@ -130,6 +133,17 @@ pub enum WhenUnreachable {
     Refuse,
     /// A mapping of this router's own NAT, which is carried to the provider once it answers.
     Local,
+}
+
+/// `uplink.when_none_found`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNoneFound {
+    /// A mapping of this router's own NAT.
+    #[default]
+    Local,
+    /// "501 Action Failed".
+    Refuse,
 }
 
 /// `[nat]`
@@ -507,6 +521,10 @@ impl Config {
             get_specific: match self.igd.get_specific {
                 GetSpecific::Probe => engine::gateway::GetSpecific::Probe,
                 GetSpecific::Local => engine::gateway::GetSpecific::Local,
+            },
+            when_none_found: match self.uplink.when_none_found {
+                WhenNoneFound::Local => engine::gateway::WhenNoneFound::Local,
+                WhenNoneFound::Refuse => engine::gateway::WhenNoneFound::Refuse,
             },
             when_unreachable: match self.uplink.when_unreachable {
                 WhenUnreachable::Refuse => engine::gateway::WhenUnreachable::Refuse,

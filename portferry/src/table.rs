@@ -34,12 +34,14 @@ pub fn status(report: &StatusReport) -> String {
         .store_error
         .as_ref()
         .map(|error| ("storage", format!("cannot be written, so new mappings are refused: {error}")));
+    let server = match report.protocol.as_deref() {
+        Some("none") => ("server", "none found; mappings are this router's own".to_owned()),
+        Some("NAT-PMP") => ("NAT-PMP gateway", uplink),
+        _ => ("PCP server", uplink),
+    };
     let rows = [
         ("external address", external),
-        (
-            if report.protocol.as_deref() == Some("NAT-PMP") { "NAT-PMP gateway" } else { "PCP server" },
-            uplink,
-        ),
+        server,
         ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
         ("own NAT", own_nat.to_owned()),
         ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),

@@ -10,7 +10,7 @@ use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
-use crate::uplink::{Input, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
+use crate::uplink::{Input, LocalNat, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
@@ -116,7 +116,9 @@ impl Gateway {
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
         self.await_server(now);
-        if self.uplink.as_ref().is_some_and(|client| client.server() == server) {
+        let same =
+            |client: &dyn Uplink| client.server() == server && client.protocol() != UplinkProtocol::Local;
+        if self.uplink.as_ref().is_some_and(|client| same(&**client)) {
             let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
             if moved {
@@ -137,19 +139,24 @@ impl Gateway {
     }
 
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
-        let client = PcpClient::new(server, source, self.config.recovery_wait);
+        let client =
+            PcpClient::new(server, source, self.config.recovery_wait).known_as(self.identity(server));
         // NAT-PMP maps to the packet's own source alone, which is this router.
         if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
     }
 
     /// The server speaks another protocol than it was asked by (decision 20): everything is asked for anew, also what waits.
-    fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
+    pub(super) fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
         let Some(before) = &self.uplink else { return };
         let (server, source, wait) = (before.server(), before.source(), self.config.recovery_wait);
         self.notice(Notice::Speaks(server, protocol));
         self.refuse_half_done(now);
         let client: Box<dyn Uplink> = match protocol {
             UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
+            UplinkProtocol::Local => match self.wan.addresses.first() {
+                Some(&addr) => Box::new(LocalNat::new(now, server, addr)),
+                None => return,
+            },
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
         };
         self.serve_by(now, client);
@@ -251,8 +258,10 @@ impl Gateway {
                     self.notice(Notice::StateLost(server, mappings));
                 }
                 Output::Answering => {
-                    self.on_server_answers(now);
-                    self.notice(Notice::Answering(server));
+                    if !self.is_alone() {
+                        self.on_server_answers(now);
+                        self.notice(Notice::Answering(server));
+                    }
                     self.note_connection(now);
                 }
                 Output::Silent => {

@@ -50,7 +50,7 @@ use crate::uplink::{Filtered, FlowId, Uplink};
 
 pub use changes::{Change, What};
 pub use names::LookupId;
-pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
+pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
 
 use control::Counting;
 use mappings::DeleteJob;
@@ -353,6 +353,8 @@ enum Alarm {
     Uplink,
     /// Look at other servers.
     Scout,
+    /// Nobody has been found.
+    Alone,
     /// Ask again for the mapping that tells the external address.
     Probe,
     /// Stop waiting for the last deletes.
@@ -569,6 +571,7 @@ impl Gateway {
                 Alarm::Remove => self.remove_again(),
                 Alarm::Uplink => self.open_uplink(),
                 Alarm::Scout => self.scout(now),
+                Alarm::Alone => self.go_alone(now),
                 Alarm::Probe => self.probe_without_pause(),
                 Alarm::Stop => self.finish_stop(),
             }

@@ -11,9 +11,11 @@ use std::net::{IpAddr, SocketAddr};
 use wire::natpmp;
 use wire::pcp::{self, Body, SERVER_PORT};
 
-use super::{Alarm, Effect, Gateway, NatMode};
+use super::{Alarm, Effect, Gateway, NatMode, WhenNoneFound};
 use crate::notice::Notice;
+use crate::policy::is_behind_nat;
 use crate::time::{Duration, Instant};
+use crate::uplink::UplinkProtocol;
 
 /// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
@@ -27,6 +29,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 const FIRST_GAP: Duration = Duration::from_secs(3);
 /// Also how often a preferred one is looked at while another one serves, and each of several that are configured.
 const GAP: Duration = Duration::from_secs(60);
+/// Nobody has named a server, and so long nobody was found.
+const NOBODY: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is one now (RFC 7488 §3).
+const GAP_ALONE: Duration = Duration::from_secs(15 * 60);
 /// So many looks in a row have to be answered before a preferred server is gone back to, or unanswered before one that is
 /// configured among several counts as silent.
 const IN_A_ROW: u32 = 3;
@@ -122,6 +128,16 @@ impl Gateway {
         }
     }
 
+    /// The first address that the server is known by: DHCP names one server by several.
+    pub(super) fn identity(&self, server: SocketAddr) -> IpAddr {
+        let of_it = self.wan.offered.iter().find(|addresses| addresses.contains(&server.ip()));
+        of_it
+            .filter(|_| self.config.servers.is_empty())
+            .and_then(|addresses| addresses.first())
+            .copied()
+            .unwrap_or(server.ip())
+    }
+
     fn server_list(&self) -> Vec<SocketAddr> {
         let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
         let mut list = if self.config.servers.is_empty() {
@@ -148,6 +164,33 @@ impl Gateway {
         self.servers.gap = FIRST_GAP;
         if self.servers.candidates.len() > 1 {
             self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
+        }
+        if self.may_go_alone() {
+            self.timers.set(Alarm::Alone, now + NOBODY);
+        }
+    }
+
+    /// Whether no server is known: nobody has named one, and those that are guessed at may not be there (decision 21).
+    fn may_go_alone(&self) -> bool {
+        let named = !self.config.servers.is_empty() || !self.wan.offered.is_empty();
+        let of_its_own = self.wan.addresses.first().is_some_and(|&addr| !is_behind_nat(addr));
+        self.config.nat == NatMode::Own
+            && self.config.when_none_found == WhenNoneFound::Local
+            && !named
+            && of_its_own
+            && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
+    }
+
+    /// Whether this router's own NAT counts as the last one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.protocol() == UplinkProtocol::Local)
+    }
+
+    /// Nobody has been found: until somebody is, this is an ordinary gateway.
+    pub(super) fn go_alone(&mut self, now: Instant) {
+        if self.uplink_open && self.may_go_alone() && !self.is_alone() && !self.stopping {
+            self.change_protocol(now, UplinkProtocol::Local);
+            self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
     }
 
@@ -180,7 +223,9 @@ impl Gateway {
     /// Looks at those that might serve instead.
     pub(super) fn scout(&mut self, now: Instant) {
         let Some(current) = self.servers.current.filter(|_| !self.stopping) else { return };
-        let answering = self.uplink_open
+        let alone = self.is_alone();
+        let answering = !alone
+            && self.uplink_open
             && self.uplink.as_ref().is_some_and(|uplink| uplink.is_answering() == Some(true));
         let place = self.servers.place(current).unwrap_or(0);
         // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
@@ -191,7 +236,7 @@ impl Gateway {
             if silent {
                 (candidate.answered, candidate.unanswered) = (0, candidate.unanswered.saturating_add(1));
             }
-            if n < place || all && (answering || n != place) {
+            if n < place || all && (answering || alone || n != place) {
                 candidate.asked = true;
                 asked.push(candidate.server);
             }
@@ -203,7 +248,11 @@ impl Gateway {
         }
         if !asked.is_empty() {
             self.servers.looked_at = Some(now);
-            let gap = if answering { GAP } else { self.servers.gap };
+            let gap = match (answering, alone) {
+                (true, _) => GAP,
+                (false, true) => GAP_ALONE,
+                (false, false) => self.servers.gap,
+            };
             self.servers.gap = (self.servers.gap * 2).min(GAP);
             self.timers.set(Alarm::Scout, now + gap);
         }
@@ -229,17 +278,22 @@ impl Gateway {
         candidate.asked = false;
         (candidate.answered, candidate.unanswered) = (candidate.answered.saturating_add(1), 0);
         let stable = candidate.answered >= IN_A_ROW;
-        if from == current || self.servers.opening {
+        let alone = self.is_alone();
+        if from == current && !alone || self.servers.opening {
             return;
         }
         let uplink = self.uplink.as_ref().filter(|uplink| self.uplink_open && uplink.server() == current);
-        let answering = uplink.is_some_and(|uplink| uplink.is_answering() == Some(true));
+        let answering = !alone && uplink.is_some_and(|uplink| uplink.is_answering() == Some(true));
         let has_served = uplink.is_some_and(|uplink| uplink.last_heard().is_some());
         let silent_for = self.servers.silent_since.map_or(Duration::ZERO, |since| now - since);
         let preferred = self.servers.place(from) < self.servers.place(current);
         let gone = silent_for >= SILENCE || self.servers.given_up;
         if gone || !answering && !has_served || answering && preferred && stable {
-            self.notice(Notice::OtherServer { from: current, to: from, preferred: answering && !gone });
+            if alone {
+                self.notice(Notice::Found(from));
+            } else {
+                self.notice(Notice::OtherServer { from: current, to: from, preferred: answering && !gone });
+            }
             self.servers.current = Some(from);
             (self.servers.silent_since, self.servers.given_up) = (None, false);
             (self.servers.failed_over, self.servers.opening) = (true, true);

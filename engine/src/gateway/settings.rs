@@ -51,6 +51,16 @@ pub enum WhenUnreachable {
     Local,
 }
 
+/// What a control point hears when no server of the provider's was found at all (decision 21).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum WhenNoneFound {
+    /// The router is an ordinary gateway of its own NAT, if that has an address of its own in the Internet.
+    #[default]
+    Local,
+    /// 501.
+    Refuse,
+}
+
 /// What an administrator may set, and what the installation is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -74,6 +84,8 @@ pub struct Config {
     pub get_specific: GetSpecific,
     /// See [`WhenUnreachable`].
     pub when_unreachable: WhenUnreachable,
+    /// See [`WhenNoneFound`].
+    pub when_none_found: WhenNoneFound,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
@@ -103,6 +115,7 @@ impl Config {
             add_port_mapping: AddPortMapping::default(),
             get_specific: GetSpecific::default(),
             when_unreachable: WhenUnreachable::default(),
+            when_none_found: WhenNoneFound::default(),
             send_descriptions: true,
             list_mappings: false,
             optimistic_delete: false,

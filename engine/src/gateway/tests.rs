@@ -2,6 +2,7 @@
 //! router's kernel in between, all of them simulated by [`Lab`].
 
 mod actions;
+mod alone;
 mod arguments;
 mod changes;
 mod crossings;

@@ -17,6 +17,8 @@ pub enum UplinkProtocol {
     Pcp,
     /// RFC 6886.
     NatPmp,
+    /// Nobody is asked: this router's own NAT is the last one.
+    Local,
 }
 
 impl fmt::Display for UplinkProtocol {
@@ -24,6 +26,7 @@ impl fmt::Display for UplinkProtocol {
         f.write_str(match self {
             Self::Pcp => "PCP",
             Self::NatPmp => "NAT-PMP",
+            Self::Local => "none",
         })
     }
 }

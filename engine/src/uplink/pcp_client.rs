@@ -49,6 +49,8 @@ const BLIND_DELETE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct PcpClient {
     server: SocketAddr,
+    /// By what nonces are derived.
+    identity: IpAddr,
     source: IpAddr,
     open: bool,
     recovery_wait: Duration,
@@ -237,7 +239,7 @@ impl Uplink for PcpClient {
 
     fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
         let kept = self.nonces.peek(client(want)).copied();
-        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
+        kept.unwrap_or_else(|| super::nonces::derived(self.identity, client(want), entropy))
     }
 
     fn remember(&mut self, want: &Want, nonce: Nonce) {
@@ -258,6 +260,7 @@ impl PcpClient {
     pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
         Self {
             server,
+            identity: server.ip(),
             source,
             open: true,
             recovery_wait,
@@ -284,6 +287,12 @@ impl PcpClient {
             fallback: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same, of a server that has this address, too: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
+    #[must_use]
+    pub fn known_as(self, identity: IpAddr) -> Self {
+        Self { identity, ..self }
     }
 
     /// The same, of which it is known that it speaks PCP: its word for another protocol is not believed for a while.
@@ -320,7 +329,7 @@ impl PcpClient {
         let client = client(&want);
         let (nonce, derived) = match self.nonces.take(client) {
             Some(nonce) => (nonce, false),
-            None => (super::nonces::derived(self.server.ip(), client, entropy), true),
+            None => (super::nonces::derived(self.identity, client, entropy), true),
         };
         let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };

@@ -251,3 +251,23 @@ fn lists_change() {
     lab.pass(10);
     assert_eq!((lab.upstream().len(), lab.mapped().len()), (1, 1));
 }
+
+/// RFC 7488 §3: at each address of one server it is asked by the same nonces, so that what it holds is still ours.
+#[test]
+fn one_server_by_two_addresses() {
+    let mut lab = Lab::new(Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) });
+    let offered = vec![vec![server().ip(), second().ip()]];
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(Wan { offered, ..wan(&[W]) }));
+    lab.pass(10);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    // The way to its first address breaks.
+    let same = lab.providers.remove(&server()).unwrap();
+    lab.providers.insert(second(), same);
+    let asked = lab.start_add(BOB, 1, Add { lease: 0, ..port(9000) });
+    lab.pass(90);
+    assert_eq!((lab.heard(asked), lab.status().server), (Some(Err(501)), Some(second())));
+    lab.pass(10);
+    assert_eq!((lab.mapped().len(), lab.wrong_nonces), (1, 0));
+    assert_eq!(lab.add(BOB, 1, Add { lease: 0, ..port(9000) }), done());
+}
