@@ -123,6 +123,7 @@ impl Gateway {
             self.forget_probe();
             let mut client = PcpClient::new(server, source, self.config.recovery_wait);
             let restored = std::mem::take(&mut self.restored);
+            let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
             for (want, nonce) in restored.nonces {
                 client.remember(&want, nonce);
             }
@@ -137,9 +138,12 @@ impl Gateway {
                 })
                 .collect();
             // The whole town comes back at the same moment (D-9); a list is asked for then, too.
-            let spread = restored.any || self.config.list_mappings;
+            let spread = before_us || self.config.list_mappings;
             let wait = if spread { self.config.service_wait } else { Duration::ZERO };
             let due = now + self.entropy.up_to(wait);
+            if before_us {
+                self.probe_after(due, mappings_before_us);
+            }
             self.input(now, Input::TurnsFrom(due));
             if self.config.list_mappings {
                 self.input(now, Input::List(due));
@@ -153,7 +157,7 @@ impl Gateway {
             self.ask_again(now);
             self.stop_if_done(now);
         }
-        self.probe_without_pause();
+        self.probe_when_due(now);
     }
 
     pub(super) fn on_uplink_datagram(
@@ -192,11 +196,17 @@ impl Gateway {
                 Output::Refused(flow, result, wait) if self.probe.is(flow) => {
                     self.on_probe_refused(now, server, result, wait);
                 }
-                Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
+                Output::Refused(flow, result, wait) => {
+                    self.probe.step_forward();
+                    self.on_refused(now, flow, result, wait);
+                }
                 Output::Unrenewed(flow) => self.on_unrenewed(flow),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(now, flow, result),
                 Output::Lost(flow) if self.probe.is(flow) => self.on_probe_lost(),
-                Output::Lost(flow) => self.on_lost(now, flow, Cause::LostUpstream),
+                Output::Lost(flow) => {
+                    self.probe.step_forward();
+                    self.on_lost(now, flow, Cause::LostUpstream);
+                }
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
                 Output::StateLost => {
