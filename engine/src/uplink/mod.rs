@@ -16,8 +16,9 @@ mod turns;
 pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
-pub use pcp_client::{Input, Output, PcpClient};
-pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
+pub use pcp_client::{Input, NUDGE_SPREAD, Output, PcpClient, SILENT_AFTER, SILENT_FOR};
+pub use schedule::{MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
+pub use turns::IN_FLIGHT;
 
 #[cfg(test)]
 mod tests;
