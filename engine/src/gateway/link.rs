@@ -135,7 +135,7 @@ impl Gateway {
             }
             self.serve_by(now, Box::new(self.pcp_client(server, source)));
         }
-        self.probe_without_pause();
+        self.probe_when_due(now);
     }
 
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
@@ -160,7 +160,7 @@ impl Gateway {
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
         };
         self.serve_by(now, client);
-        self.probe_without_pause();
+        self.probe_when_due(now);
     }
 
     /// Another server, or the same one in another protocol, knows none of our mappings: the old one's lapse, the new one is asked
@@ -172,6 +172,7 @@ impl Gateway {
         self.strays.clear();
         self.forget_probe();
         let restored = std::mem::take(&mut self.restored);
+        let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
         for (want, nonce) in restored.nonces {
             client.remember(&want, nonce);
         }
@@ -186,13 +187,17 @@ impl Gateway {
             })
             .collect();
         // The whole town comes back at the same moment (D-9); a list is asked for then, too.
-        let spread = restored.any || self.config.list_mappings;
+        let spread = before_us || self.config.list_mappings;
         let wait = match (spread, self.servers.has_failed_over()) {
             (true, _) => self.config.service_wait,
             (false, true) => self.config.recovery_wait,
             (false, false) => Duration::ZERO,
         };
-        let due = now + self.entropy.up_to(wait);
+        // Another protocol is no reason to hurry.
+        let due = self.servers.not_before(now + self.entropy.up_to(wait));
+        if before_us {
+            self.probe_after(due, mappings_before_us);
+        }
         self.input(now, Input::TurnsFrom(due));
         if self.config.list_mappings {
             self.input(now, Input::List(due));
@@ -243,11 +248,17 @@ impl Gateway {
                 Output::Refused(flow, result, wait) if self.probe.is(flow) => {
                     self.on_probe_refused(now, server, result, wait);
                 }
-                Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
+                Output::Refused(flow, result, wait) => {
+                    self.probe.step_forward();
+                    self.on_refused(now, flow, result, wait);
+                }
                 Output::Unrenewed(flow) => self.on_unrenewed(flow),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(now, flow, result),
                 Output::Lost(flow) if self.probe.is(flow) => self.on_probe_lost(),
-                Output::Lost(flow) => self.on_lost(now, flow, Cause::LostUpstream),
+                Output::Lost(flow) => {
+                    self.probe.step_forward();
+                    self.on_lost(now, flow, Cause::LostUpstream);
+                }
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
                 Output::StateLost => {

@@ -61,6 +61,8 @@ pub(super) struct Servers {
     /// When others were last looked at, and how long until they are again.
     looked_at: Option<Instant>,
     gap: Duration,
+    /// When it is asked, or was, for mappings of before.
+    due: Instant,
     /// The socket to another one is on its way.
     opening: bool,
     /// It has taken the place of another one, as it may have done for a whole town.
@@ -79,6 +81,12 @@ impl Servers {
     /// Whether the server that is in use now was not the one before, because of that one's silence.
     pub(super) fn has_failed_over(&mut self) -> bool {
         std::mem::take(&mut self.failed_over)
+    }
+
+    /// When a server is asked again for what it may have: no sooner than was once decided.
+    pub(super) fn not_before(&mut self, due: Instant) -> Instant {
+        self.due = self.due.max(due);
+        self.due
     }
 
     fn place(&self, server: SocketAddr) -> Option<usize> {
@@ -188,6 +196,10 @@ impl Gateway {
 
     /// Nobody has been found: until somebody is, this is an ordinary gateway.
     pub(super) fn go_alone(&mut self, now: Instant) {
+        let unasked = self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
+        if unasked && self.may_go_alone() {
+            return self.timers.set(Alarm::Alone, now + NOBODY);
+        }
         if self.uplink_open && self.may_go_alone() && !self.is_alone() && !self.stopping {
             self.change_protocol(now, UplinkProtocol::Local);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
@@ -227,6 +239,14 @@ impl Gateway {
         let answering = !alone
             && self.uplink_open
             && self.uplink.as_ref().is_some_and(|uplink| uplink.is_answering() == Some(true));
+        let unasked = !alone
+            && self.uplink_open
+            && !answering
+            && self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
+        if unasked && self.servers.silent_since.is_none() {
+            // After a restart a server is not asked at once, and so is not silent.
+            return self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
+        }
         let place = self.servers.place(current).unwrap_or(0);
         // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
         let all = !answering || self.config.servers.len() > 1;

@@ -149,6 +149,9 @@ pub trait Uplink: fmt::Debug {
     /// Datagrams that were not believed: foreign, malformed, or not an answer to anything asked.
     fn ignored(&self) -> u64;
 
+    /// Datagrams in a row that were not answered.
+    fn unanswered(&self) -> u32;
+
     /// What stands for `flow`, if anything.
     fn grant(&self, flow: FlowId) -> Option<Grant>;
 

@@ -129,6 +129,10 @@ impl Uplink for LocalNat {
         0
     }
 
+    fn unanswered(&self) -> u32 {
+        0
+    }
+
     fn grant(&self, flow: FlowId) -> Option<Grant> {
         self.flows.get(&flow).copied()
     }

@@ -34,8 +34,11 @@ const MAX_LIFETIME: u32 = 24 * 3600;
 /// An error is never obeyed for longer.
 const MAX_ERROR_LIFETIME: u32 = 30 * 60;
 /// So many datagrams without any answer, the first of them so long ago, and the server counts as silent.
-const SILENT_AFTER: u32 = 4;
-const SILENT_FOR: Duration = Duration::from_secs(3);
+pub const SILENT_AFTER: u32 = 4;
+/// See [`SILENT_AFTER`].
+pub const SILENT_FOR: Duration = Duration::from_secs(3);
+/// What was asked in vain is asked again within this time once the server answers somebody, where an owner waits.
+pub const NUDGE_SPREAD: Duration = Duration::from_secs(1);
 /// State losses are recovered from at most this often: an answer with a wrong epoch must not make a storm.
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
 /// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
@@ -211,6 +214,10 @@ impl Uplink for PcpClient {
 
     fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    fn unanswered(&self) -> u32 {
+        self.unanswered
     }
 
     fn grant(&self, flow: FlowId) -> Option<Grant> {
@@ -513,7 +520,7 @@ impl PcpClient {
                 Phase::Asking { .. } | Phase::Deleting { .. } => now,
             };
             let waited_for = flow.grant.is_none() || flow.want.urgent;
-            let spread = if waited_for { Duration::from_secs(1) } else { self.recovery_wait };
+            let spread = if waited_for { NUDGE_SPREAD } else { self.recovery_wait };
             let wake = earliest + entropy.up_to(spread);
             self.timers.set(id, flow.grant.map_or(wake, |grant| wake.min(grant.ends())));
         }
