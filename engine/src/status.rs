@@ -1,6 +1,6 @@
 //! What the gateway is doing, for people and programs that look from outside: plain values, no behaviour.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
@@ -18,6 +18,8 @@ pub struct Status {
     pub wan: String,
     /// Its IPv4 addresses.
     pub wan_addresses: Vec<Ipv4Addr>,
+    /// The PCP servers that DHCP offered there, each by its addresses.
+    pub offered: Vec<Vec<IpAddr>>,
     /// The PCP server in use.
     pub server: Option<SocketAddr>,
     /// Whether it answers; `None` before the first answer or silence.

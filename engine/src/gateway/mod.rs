@@ -87,6 +87,9 @@ pub struct Wan {
     pub addresses_v6: Vec<Ipv6Addr>,
     /// The default router behind it.
     pub router: Option<IpAddr>,
+    /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
+    /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
+    pub offered: Vec<Vec<IpAddr>>,
     /// Its speed in bit/s, where the kernel knows it.
     pub bits_per_second: Option<u64>,
 }
@@ -558,6 +561,7 @@ impl Gateway {
                 .collect(),
             wan: self.wan.name.clone(),
             wan_addresses: self.wan.addresses.clone(),
+            offered: self.wan.offered.clone(),
             server: self.server(),
             answering: uplink.and_then(PcpClient::is_answering),
             last_heard: uplink.and_then(PcpClient::last_heard).map(|then| now - then),

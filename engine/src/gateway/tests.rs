@@ -72,6 +72,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         addresses_v6: Vec::new(),
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
+        offered: Vec::new(),
     }
 }
 

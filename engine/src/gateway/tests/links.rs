@@ -474,6 +474,17 @@ fn ssdp_through_the_gateway() {
     assert_eq!((sent(&lab), lab.status().ignored_ssdp), (1, 1));
 }
 
+/// what DHCP offers is shown as long as it stands (RFC 7291).
+#[test]
+fn offers_of_dhcp_are_shown() {
+    let mut lab = Lab::up(NatMode::Own);
+    let offered: Vec<Vec<IpAddr>> = vec![vec!["2001:db8::1".parse().unwrap()], vec![W.into(), E.into()]];
+    lab.event(Event::Wan(Wan { offered: offered.clone(), ..wan(&[W]) }));
+    assert_eq!(lab.status().offered, offered);
+    lab.event(Event::Wan(wan(&[W])));
+    assert_eq!(lab.status().offered, Vec::<Vec<IpAddr>>::new());
+}
+
 /// The whole of what `portferry status` shows.
 #[test]
 fn status() {
@@ -486,6 +497,7 @@ fn status() {
         lan: vec![("lan0".into(), vec![LAN])],
         wan: "wan0".into(),
         wan_addresses: vec![W],
+        offered: Vec::new(),
         server: Some(server()),
         answering: Some(true),
         last_heard: Some(Duration::from_secs(60)),
