@@ -48,7 +48,8 @@ tests() {
     rust
     if [ "$(id -u)" -eq 0 ]; then
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
-            wireguard-tools wireguard-go ufw python3 python3-libtorrent
+            wireguard-tools wireguard-go ufw python3 python3-libtorrent \
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi
@@ -64,6 +65,8 @@ check() {
     else
         say "SKIPPED formatting: rustfmt is missing"
     fi
+    command -v shellcheck >/dev/null || install shellcheck
+    shellcheck packaging/dhcp/*
     if cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy; then
         command -v c++ >/dev/null || install g++ # the fuzzing runtime
         cargo clippy --locked --workspace --all-targets -- -D warnings

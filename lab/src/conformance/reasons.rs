@@ -36,7 +36,7 @@ const fn part(rows: &'static str, text: &'static str) -> Reason {
 
 /// In the order of the page.
 pub(super) const REASONS: &[Reason] = &[
-    part("R-5", "DHCP options (decision 19)."),
+    part("R-5", "what DHCP offers is shown, and not yet used (decision 19)."),
     out_of_scope(
         "R-8",
         "steering a firewall upstream is out of the RFC's own scope ([out-of-scope.md](out-of-scope.md)).",
@@ -45,7 +45,10 @@ pub(super) const REASONS: &[Reason] = &[
     part("D-16", "OpenWrt, on which nothing has been tried."),
     part("decision 5", "NAT-PMP and IGD upstreams, to be served by `hold`."),
     part("decision 18", "hooks for DHCP servers."),
-    part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),
+    part(
+        "decision 19",
+        "the use of what DHCP offers, the anycast addresses, and failover to another server.",
+    ),
     part("decision 20", "NAT-PMP and UPnP routers upstream."),
     part("decision 21", "without an upstream, an ordinary IGD for the router's own NAT."),
     part("decision 25", "without a NAT of its own the router leaves it to the provider."),
