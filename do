@@ -56,7 +56,8 @@ tests() {
             systemctl mask --quiet transmission-daemon.service
         fi
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
-            wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox
+            wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox \
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi
@@ -72,6 +73,8 @@ check() {
     else
         say "SKIPPED formatting: rustfmt is missing"
     fi
+    command -v shellcheck >/dev/null || install shellcheck
+    shellcheck packaging/dhcp/*
     if cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy; then
         command -v c++ >/dev/null || install g++ # the fuzzing runtime
         cargo clippy --locked --workspace --all-targets -- -D warnings

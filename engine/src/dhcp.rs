@@ -351,16 +351,16 @@ impl DhcpInquiry {
     fn send(&mut self, now: Instant, version: Version, exchange: Exchange) {
         let Some(source) = self.of(version).source else { return };
         let timeout = self.timeout(version, exchange);
-        let elapsed = now - exchange.since;
+        let passed = now - exchange.since;
         let bytes = match source {
             Source::V4(client, hardware) => {
-                let secs = u16::try_from(elapsed.as_secs()).unwrap_or(u16::MAX);
+                let secs = u16::try_from(passed.as_secs()).unwrap_or(u16::MAX);
                 v4::Inform { xid: exchange.id, secs, client, hardware }.to_bytes()
             }
             Source::V6(_) => {
-                let elapsed = u16::try_from(elapsed.as_millis() / 10).unwrap_or(u16::MAX);
+                let elapsed_time = u16::try_from(passed.as_millis() / 10).unwrap_or(u16::MAX);
                 let (transaction, client) = (transaction(exchange.id), self.duid.clone());
-                v6::InformationRequest { transaction, client, elapsed }.to_bytes()
+                v6::InformationRequest { transaction, client, elapsed_time }.to_bytes()
             }
         };
         let to = match version {

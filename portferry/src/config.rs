@@ -89,6 +89,8 @@ pub struct Uplink {
     pub servers: Vec<Server>,
     /// Of those that are found, the anycast addresses of RFC 7723 are the last.
     pub anycast: bool,
+    /// How the PCP servers that DHCP offers are heard of (RFC 7291).
+    pub dhcp: DhcpMode,
     /// A control point hears "501 Action Failed" after so many seconds without an answer from the provider.
     pub answer_within: Seconds,
     /// Mappings are asked for again within so many seconds after the provider lost its state.
@@ -112,6 +114,7 @@ impl Default for Uplink {
         Self {
             servers: Vec::new(),
             anycast: true,
+            dhcp: DhcpMode::default(),
             answer_within: Seconds(3.5),
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
@@ -122,6 +125,21 @@ impl Default for Uplink {
             list_mappings: false,
         }
     }
+}
+
+/// `uplink.dhcp`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum DhcpMode {
+    /// By a DHCP client's hook; where none has spoken and no server is configured, by asking.
+    #[default]
+    Auto,
+    /// By hooks alone.
+    Hooks,
+    /// By asking alone.
+    Inform,
+    /// Not at all.
+    Off,
 }
 
 /// `uplink.when_unreachable`
@@ -310,6 +328,11 @@ fn default_http_port() -> Port {
     Port(5431)
 }
 
+/// Whether a network interface can have this name, and a file that is named after it lies where it should.
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/')
+}
+
 /// A text that is checked as it is read, so that an error names its line.
 macro_rules! checked {
     ($(#[$doc:meta])* $name:ident($inner:ty) from $raw:ty, $check:expr) => {
@@ -354,8 +377,7 @@ checked!(
 checked!(
     /// The name of a network interface.
     Interface(String) from String, |name| {
-        let fits = (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/');
-        if fits { Ok(name) } else { Err(format!("expected the name of a network interface, got {name:?}")) }
+        if is_interface_name(&name) { Ok(name) } else { Err(format!("expected the name of a network interface, got {name:?}")) }
     }
 );
 

@@ -23,12 +23,13 @@ use wire::error::UpnpError;
 
 use crate::clock::now;
 use crate::config::{Config, NatMode};
-use crate::control::{Asked, MappingReport, Question, ReleaseReport, StatusReport};
+use crate::control::{Asked, MappingReport, OfferReport, Question, ReleaseReport, StatusReport};
+use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
 use crate::hooks::Hooks;
 use crate::http::{self, What};
 use crate::log::Notices;
-use crate::netlink::{Netlink, Snapshot};
+use crate::netlink::{Interface, Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::notify;
 use crate::resolve;
@@ -55,6 +56,13 @@ enum Datagram {
     UplinkUnreachable(SocketAddr),
     Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
+    Dhcp(dhcp::Datagram),
+}
+
+impl From<dhcp::Datagram> for Datagram {
+    fn from(datagram: dhcp::Datagram) -> Self {
+        Self::Dhcp(datagram)
+    }
 }
 
 /// What hears the PCP server's announcements (RFC 6887 §14.1.3), unless it could not be opened.
@@ -165,6 +173,8 @@ pub struct Shell {
     uplink: Option<Reading>,
     /// What looks at other servers, by whether they have IPv6 addresses.
     scouts: BTreeMap<bool, Reading>,
+    /// What finds the PCP servers that DHCP offers; not in the demonstration.
+    dhcp: Option<Dhcp>,
     /// The WAN interface that announcements are to be heard on, and what hears them.
     announcements: Option<(u32, Announcements)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
@@ -218,6 +228,7 @@ impl Shell {
             nft: None,
             uplink: None,
             scouts: BTreeMap::new(),
+            dhcp: None,
             announcements: None,
             waiting: BTreeMap::new(),
             subscribing: BTreeMap::new(),
@@ -239,6 +250,11 @@ impl Shell {
     /// Keeps what has to survive a crash in `directory`.
     pub fn with_state(self, directory: PathBuf) -> Self {
         Self { state: Some(directory), ..self }
+    }
+
+    /// Hears of the PCP servers that DHCP offers.
+    pub fn with_dhcp(self, dhcp: Dhcp) -> Self {
+        Self { dhcp: Some(dhcp), ..self }
     }
 
     /// The way to the gateway for the control socket.
@@ -321,6 +337,10 @@ impl Shell {
             self.catch_up();
             return Ok(());
         }
+        let dhcp_due = self.dhcp.as_ref().and_then(Dhcp::next_timeout);
+        if dhcp_due.is_some_and(|at| at <= now()) {
+            return self.on_dhcp(gateway, |dhcp| dhcp.handle_timeout(now())).await;
+        }
         let timeout = gateway.next_timeout();
         if timeout.is_some_and(|at| at <= now()) {
             gateway.handle(now(), Event::Timeout);
@@ -329,7 +349,7 @@ impl Shell {
             return Ok(());
         }
         let sleep = async {
-            match [timeout, self.retry, self.store_retry].into_iter().flatten().min() {
+            match [timeout, self.retry, self.store_retry, dhcp_due].into_iter().flatten().min() {
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -344,6 +364,10 @@ impl Shell {
             Some(Asked { question, reply }) = self.asked.recv() => {
                 let answer = match question {
                     Question::Release(host) => self.release(gateway, host).await,
+                    Question::DhcpServers => {
+                        self.refresh(gateway, false).await?;
+                        json(&OfferReport { offered_pcp_servers: gateway.status(now()).offered })
+                    }
                     Question::Status => json(&StatusReport::from(gateway.status(now()))),
                     Question::Mappings => {
                         json(&gateway.mappings(now()).map(MappingReport::from).collect::<Vec<_>>())
@@ -376,12 +400,38 @@ impl Shell {
                     Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
                     Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
+                    Datagram::Dhcp(datagram) => {
+                        return self.on_dhcp(gateway, |dhcp| dhcp.handle_datagram(now(), datagram)).await;
+                    }
                 };
                 gateway.handle(now(), event);
             }
             () = sleep => {} // the next turn sees what is due
         }
         Ok(())
+    }
+
+    /// What DHCP offers is another of the WAN's properties.
+    async fn on_dhcp(
+        &mut self,
+        gateway: &mut Gateway,
+        happens: impl FnOnce(&mut Dhcp),
+    ) -> Result<(), Failure> {
+        let Some(dhcp) = &mut self.dhcp else { return Ok(()) };
+        happens(dhcp);
+        if dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices) {
+            self.refresh(gateway, false).await?;
+        }
+        Ok(())
+    }
+
+    /// The PCP servers that DHCP offers on the WAN interface, as far as it is there.
+    fn offered(&mut self, found: Option<&Interface>) -> Vec<Vec<IpAddr>> {
+        let Some(dhcp) = &mut self.dhcp else { return Vec::new() };
+        let offered = dhcp.offered(now(), &self.config, found);
+        // Sockets that nobody needs any more are closed; what has changed is told by who asks here.
+        dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices);
+        offered
     }
 
     /// Everything of a LAN host goes; the answer says whether that will survive a crash.
@@ -471,6 +521,7 @@ impl Shell {
         let name = self.config.wan.interface.0.clone();
         let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
             self.wan_index = None;
+            self.offered(None);
             return Wan { name, ..Wan::default() };
         };
         self.wan_index = Some(found.index);
@@ -494,7 +545,7 @@ impl Shell {
             addresses,
             addresses_v6,
             router: router.map(|(_, gateway)| gateway),
-            offered: Vec::new(),
+            offered: self.offered(Some(found)),
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed
                 .and_then(|text| text.trim().parse::<u64>().ok())

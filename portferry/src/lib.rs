@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod dhcp;
 pub mod entropy;
 pub mod event_loop;
 pub mod exit;

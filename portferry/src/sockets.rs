@@ -137,6 +137,26 @@ pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
     nonblocking(socket)
 }
 
+/// A socket on the port of DHCP clients that asks by `interface`, from `source`. Other programs that allow it have the port, too;
+/// then the one that opened it last hears.
+pub fn dhcp(interface: &str, index: u32, source: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(source), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    match source {
+        SocketAddr::V4(_) => {
+            socket.set_broadcast(true)?;
+            socket.bind(&source.into())?;
+        }
+        SocketAddr::V6(source) => {
+            socket.set_only_v6(true)?;
+            socket.set_multicast_if_v6(index)?;
+            socket.bind(&SocketAddrV6::new(*source.ip(), source.port(), 0, index).into())?;
+        }
+    }
+    nonblocking(socket)
+}
+
 /// A listening socket for the HTTP server that accepts only what comes in by `interface`.
 pub fn http(interface: &str, addr: SocketAddrV4) -> io::Result<tokio::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;

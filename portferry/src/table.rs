@@ -30,6 +30,15 @@ pub fn status(report: &StatusReport) -> String {
         held => format!("{}, and {held} kept for a while in case an application asks", report.mappings),
     };
     let mut out = String::new();
+    let servers = |servers: &[Vec<std::net::IpAddr>]| {
+        let server = |addresses: &Vec<std::net::IpAddr>| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        servers.iter().map(server).collect::<Vec<_>>().join("; ")
+    };
+    let offered = Some(&report.wan.offered_pcp_servers)
+        .filter(|offered| !offered.is_empty())
+        .map(|offered| ("offered by DHCP", servers(offered)));
     let storage = report
         .store_error
         .as_ref()
@@ -48,7 +57,7 @@ pub fn status(report: &StatusReport) -> String {
         ("mappings", mappings),
         ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
     ];
-    for (name, value) in rows.into_iter().chain(storage) {
+    for (name, value) in rows.into_iter().chain(offered).chain(storage) {
         let _ = writeln!(out, "{name:<17} {value}");
     }
     out

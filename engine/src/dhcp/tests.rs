@@ -165,7 +165,7 @@ fn an_information_request_is_answered() {
         assert_eq!(*to, "[ff02::1:2]:547".parse().unwrap());
         assert_eq!(V6.socket(), "[fe80::2]:546".parse().unwrap());
         let question = InformationRequest::parse(bytes).unwrap();
-        assert_eq!(question.elapsed, 0);
+        assert_eq!(question.elapsed_time, 0);
         assert_eq!((question.client.len(), &question.client[..2]), (18, &[0, 4][..]), "DUID-UUID, §11.5");
         let answer = reply(bytes, &["2001:db8::1", "::ffff:192.0.2.1"]);
         let outputs = lab.answer(Version::V6, &answer.to_bytes());
@@ -193,7 +193,7 @@ fn nobody_answers_an_information_request() {
             }
             (last, elapsed) = (passed, elapsed + passed);
             let hundredths = u16::try_from(elapsed.as_millis() / 10).unwrap_or(0xffff);
-            let expected = InformationRequest { elapsed: hundredths, ..first.clone() };
+            let expected = InformationRequest { elapsed_time: hundredths, ..first.clone() };
             assert_eq!(InformationRequest::parse(&next).unwrap(), expected);
         }
         within(last, 3239.0, 3961.0);

@@ -125,8 +125,8 @@ impl Clock {
     fn is_consistent(&mut self, now: Instant, epoch: u32) -> bool {
         let before = self.last.replace((now, epoch));
         before.is_none_or(|(then, before)| {
-            let elapsed = (now - then).as_secs();
-            u64::from(epoch) + 2 >= u64::from(before) + elapsed * 7 / 8
+            let passed = (now - then).as_secs();
+            u64::from(epoch) + 2 >= u64::from(before) + passed * 7 / 8
         })
     }
 }

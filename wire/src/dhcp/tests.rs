@@ -174,7 +174,7 @@ fn what_is_no_dhcpack() {
 }
 
 fn request() -> InformationRequest {
-    InformationRequest { transaction: [1, 2, 3], client: vec![0, 4, 7, 7], elapsed: 258 }
+    InformationRequest { transaction: [1, 2, 3], client: vec![0, 4, 7, 7], elapsed_time: 258 }
 }
 
 /// RFC 8415 §18.2.6, §21.7, §21.9.

@@ -36,7 +36,7 @@ pub struct InformationRequest {
     /// The client's DUID, 3 to 130 octets (RFC 8415 §11.1).
     pub client: Vec<u8>,
     /// Hundredths of a second since the first message of this exchange; 0xffff for more (RFC 8415 §21.9).
-    pub elapsed: u16,
+    pub elapsed_time: u16,
 }
 
 impl InformationRequest {
@@ -46,7 +46,7 @@ impl InformationRequest {
         w.extend(self.transaction);
         put(&mut w, CLIENT_IDENTIFIER, &self.client);
         put(&mut w, OPTION_REQUEST, &REQUESTED.map(u16::to_be_bytes).concat());
-        put(&mut w, ELAPSED_TIME, &self.elapsed.to_be_bytes());
+        put(&mut w, ELAPSED_TIME, &self.elapsed_time.to_be_bytes());
         w
     }
 
@@ -61,11 +61,11 @@ impl InformationRequest {
         if !requested.chunks(2).any(|code| code == PCP_SERVER.to_be_bytes()) {
             return Err(Malformed);
         }
-        let elapsed = option(ELAPSED_TIME).and_then(|value| value.try_into().ok()).ok_or(Malformed)?;
+        let elapsed_time = option(ELAPSED_TIME).and_then(|value| value.try_into().ok()).ok_or(Malformed)?;
         Ok(Self {
             transaction,
             client: option(CLIENT_IDENTIFIER).ok_or(Malformed)?.to_vec(),
-            elapsed: u16::from_be_bytes(elapsed),
+            elapsed_time: u16::from_be_bytes(elapsed_time),
         })
     }
 }
