@@ -132,7 +132,8 @@ impl Gateway {
     pub(super) fn list_servers_again(&mut self, now: Instant) {
         self.list_servers();
         if self.uplink_open && self.servers.candidates.len() > 1 {
-            self.timers.set(Alarm::Scout, now + GAP);
+            let gap = if self.table.is_empty() { FIRST_GAP } else { GAP };
+            self.timers.set(Alarm::Scout, now + gap);
         }
     }
 
@@ -297,7 +298,8 @@ impl Gateway {
         let Some(candidate) = asked.filter(|_| is_answer) else { return };
         candidate.asked = false;
         (candidate.answered, candidate.unanswered) = (candidate.answered.saturating_add(1), 0);
-        let stable = candidate.answered >= IN_A_ROW;
+        // Where nothing is mapped, going to the better one costs nobody anything.
+        let stable = candidate.answered >= IN_A_ROW || self.table.is_empty();
         let alone = self.is_alone();
         if from == current && !alone || self.servers.opening {
             return;

@@ -245,6 +245,14 @@ fn lists_change() {
     assert_eq!(lab.status().server, Some(server()));
     lab.pass(250);
     assert_eq!(lab.status().server, Some(second()));
+    // At the start, with nothing mapped yet, it is used at once.
+    let mut early = Lab::new(Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) });
+    early.providers.insert(second(), Provider::new(Instant::default(), ProviderConfig::new(E)));
+    up(&mut early);
+    early.pass(2);
+    early.event(Event::Wan(with(vec![vec![second().ip()]])));
+    early.pass(4);
+    assert_eq!(early.status().server, Some(second()));
     // It is offered no more.
     lab.event(Event::Wan(with(Vec::new())));
     assert_eq!(lab.status().server, Some(server()));
