@@ -621,8 +621,10 @@ impl PcpClient {
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
             self.is_silent();
         }
-        if self.fallback && self.last_heard.is_none() && self.unanswered > 1 {
-            // Some gateways are silent about a version that they do not know.
+        let again = self.unanswered > 1 && self.unanswered.is_power_of_two();
+        if self.fallback && self.last_heard.is_none() && again {
+            // Some gateways are silent about a version that they do not know. Ever more seldom, for the server may just be drowned in
+            // requests.
             self.outputs.push_back(Output::Transmit(natpmp::Request::ExternalAddress.to_bytes()));
         }
     }
