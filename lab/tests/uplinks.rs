@@ -7,7 +7,8 @@
 mod common;
 
 use common::{
-    BOTH, CASCADED, NAT, SECOND, TCP, interworking_subject, listener, reaches, reaches_nobody, ready,
+    BOTH, CASCADED, ControlPoint, NAT, SECOND, TCP, ask_within, interworking_subject, listener, reaches,
+    reaches_nobody, ready,
 };
 use lab::netns::{EXTERNAL, Host, Network, ROUTER_WAN};
 use lab::pcp_server::PcpServer;
@@ -125,4 +126,41 @@ fn a_server_that_is_not_there_is_passed_over() {
     reaches(&network, TCP, 9090, "lan1");
     daemon.terminate(10 * SECOND);
     assert_eq!(provider.forwardings().len(), 0, "everything is given back");
+}
+
+/// Decision 21: an address of its own in the Internet, and nobody at the provider who gives mappings: an ordinary gateway.
+#[test]
+fn an_ordinary_gateway_where_there_is_no_server() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    for (host, line) in [
+        (Host::Provider, "addr add 203.0.115.1/30 dev cust0"),
+        (Host::Internet, "route add 203.0.115.0/30 via 198.51.100.1"),
+        (Host::Router, "addr flush dev wan0"),
+        (Host::Router, "addr add 203.0.115.2/30 dev wan0"),
+        (Host::Router, "route add default via 203.0.115.1"),
+    ] {
+        network.run(host, "ip", line.split(' '));
+    }
+    let mut daemon = start(&network, &subject, &[]);
+    daemon.await_log("is running", 10 * SECOND);
+    let told = eventually("an ordinary gateway", 30 * SECOND, || {
+        assert_eq!(daemon.ended(), None, "{}", daemon.log());
+        let told = status(&network, &subject);
+        (told["protocol"] == "none").then_some(told)
+    });
+    assert_eq!(told["external_address"], "203.0.115.2", "{told:#}");
+    let control_point = ControlPoint { network: &network, host: Host::Lan1, location: None };
+    let knock = |port: u16| {
+        let to = std::net::SocketAddr::from(([203, 0, 115, 2], port));
+        ask_within(SECOND, &network, Host::Internet, TCP, to, "knock")
+    };
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    assert!(knock(9090).is_err());
+    control_point.adds(8080, 9090, "TCP", 3600);
+    assert_eq!(knock(9090), Ok("lan1:knock".to_owned()));
+    assert!(control_point.upnpc(&["-s"]).contains("ExternalIPAddress = 203.0.115.2"));
+    control_point.deletes(9090, "TCP");
+    assert!(knock(9090).is_err());
+    daemon.terminate(10 * SECOND);
 }
