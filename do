@@ -11,11 +11,15 @@ MINIMUM_RUST=95 # 1.95
 
 say() { printf '%s\n' "do: $*" >&2; }
 
+is_installed() {
+    dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'
+}
+
 # install PACKAGE...: by apt, as root; otherwise the line to type.
 install() {
     local missing=()
     for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+        is_installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" -ne 0 ]; then
@@ -47,8 +51,13 @@ demo() {
 tests() {
     rust
     if [ "$(id -u)" -eq 0 ]; then
+        # The tests start their own; the package would start one for everybody.
+        if ! is_installed transmission-daemon && command -v systemctl >/dev/null; then
+            systemctl mask --quiet transmission-daemon.service
+        fi
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
-            wireguard-tools wireguard-go ufw python3 python3-libtorrent
+            wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox \
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi
@@ -64,6 +73,8 @@ check() {
     else
         say "SKIPPED formatting: rustfmt is missing"
     fi
+    command -v shellcheck >/dev/null || install shellcheck
+    shellcheck packaging/dhcp/*
     if cargo clippy --version >/dev/null 2>&1 || install rust-web-clippy; then
         command -v c++ >/dev/null || install g++ # the fuzzing runtime
         cargo clippy --locked --workspace --all-targets -- -D warnings

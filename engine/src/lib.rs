@@ -5,6 +5,7 @@
 //! NAT-PMP server, whose NAT is the caller's.
 
 pub mod device;
+pub mod dhcp;
 pub mod entropy;
 pub mod gateway;
 pub mod gena;

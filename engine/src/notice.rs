@@ -28,6 +28,8 @@ pub enum Level {
 pub enum Cause {
     /// Its owner deleted it.
     Deleted,
+    /// Its owner asked for another one in its place.
+    Replaced,
     /// The lease that its owner asked for is over.
     LeaseEnded,
     /// The PCP server did not renew it, or took it away.
@@ -114,6 +116,17 @@ pub enum Notice {
     StateLost(SocketAddr, usize),
     /// It speaks another version.
     VersionRefused(SocketAddr, u8),
+    /// The first does not answer, or is less preferred than the second, which does.
+    OtherServer {
+        /// The one so far.
+        from: SocketAddr,
+        /// The one from now on.
+        to: SocketAddr,
+        /// The second one is preferred.
+        preferred: bool,
+    },
+    /// Where nobody was so far, there is a server.
+    Found(SocketAddr),
     /// It speaks this protocol, and is asked by that from now on.
     Speaks(SocketAddr, UplinkProtocol),
     /// A router of the provider's that speaks UPnP, and what of it.
@@ -203,7 +216,10 @@ impl Notice {
             | Notice::Changed(_)
             | Notice::MappedLocally(_)
             | Notice::Readmitted(_)
-            | Notice::Removed(_, Cause::Deleted | Cause::LeaseEnded | Cause::Released | Cause::Stopping)
+            | Notice::Removed(
+                _,
+                Cause::Deleted | Cause::Replaced | Cause::LeaseEnded | Cause::Released | Cause::Stopping,
+            )
             | Notice::Moved(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
@@ -215,6 +231,7 @@ impl Notice {
             | Notice::ExternalAddress(_)
             | Notice::Speaks(..)
             | Notice::IspRouter(_, IspRouterNews::Answers)
+            | Notice::Found(_)
             | Notice::Answering(_) => Level::Info,
             _ => Level::Warning,
         }
@@ -241,6 +258,7 @@ impl fmt::Display for Notice {
                 write!(f, "no longer mapped: {}: ", Described(m))?;
                 match cause {
                     Cause::Deleted => write!(f, "its owner deleted it"),
+                    Cause::Replaced => write!(f, "its owner asked for another one in its place"),
                     Cause::LeaseEnded => write!(f, "its lease has ended"),
                     Cause::LostUpstream => write!(
                         f,
@@ -340,6 +358,22 @@ impl fmt::Display for Notice {
             Notice::VersionRefused(server, version) => write!(
                 f,
                 "PCP server {server} speaks version {version} only, portferry speaks version 2; trying again later"
+            ),
+            Notice::OtherServer { from, to, preferred: false } => {
+                write!(
+                    f,
+                    "{to} takes the place of {from}, which does not answer; every mapping is asked for there"
+                )
+            }
+            Notice::OtherServer { from, to, preferred: true } => {
+                write!(
+                    f,
+                    "{to} answers again and takes the place of {from}; every mapping is asked for there"
+                )
+            }
+            Notice::Found(server) => write!(f, "there is a server at {server}; every mapping is asked for there"),
+            Notice::Speaks(_, UplinkProtocol::Local) => f.write_str(
+                "no server of the provider's was found; until there is one, mappings are those of this router's own NAT",
             ),
             Notice::Speaks(server, UplinkProtocol::Pcp) => {
                 write!(f, "{server} speaks PCP now; every mapping is asked for anew")

@@ -145,14 +145,17 @@ pub fn is_usable_external(addr: Ipv4Addr) -> bool {
     !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
 }
 
-/// Whether a router has such an address only behind another NAT: what is for private, shared and link-local use, for benchmarks
-/// and for nobody. Addresses of documentation are none of these; no NAT has them but a laboratory's.
-pub fn is_of_another_nat(addr: Ipv4Addr) -> bool {
-    let [a, b, c, _] = addr.octets();
-    let shared = a == 100 && (64..128).contains(&b);
-    let benchmarks = a == 198 && matches!(b, 18 | 19);
-    let assignments = (a, b, c) == (192, 0, 0);
-    a == 0 || shared || benchmarks || assignments || addr.is_private() || addr.is_link_local()
+/// Whether nobody in the Internet can reach this address, so that there is a NAT between it and them: RFC 1918, RFC 6598, RFC 3927,
+/// and others of RFC 6890.
+pub fn is_behind_nat(addr: Ipv4Addr) -> bool {
+    let [first, second, third, _] = addr.octets();
+    addr.is_private()
+        || addr.is_link_local()
+        || addr.is_loopback()
+        || first == 0
+        || first == 100 && (64..128).contains(&second)
+        || (first, second, third) == (192, 0, 0)
+        || first == 198 && (18..20).contains(&second)
 }
 
 #[cfg(test)]
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_behind_another_nat() {
+    fn addresses_behind_a_nat() {
         for (addr, behind) in [
             ("0.1.2.3", true),
             ("10.0.0.1", true),
@@ -184,7 +187,7 @@ mod tests {
             ("198.51.100.7", false),
             ("203.0.114.1", false),
         ] {
-            assert_eq!(is_of_another_nat(addr.parse().unwrap()), behind, "{addr}");
+            assert_eq!(is_behind_nat(addr.parse().unwrap()), behind, "{addr}");
         }
     }
 

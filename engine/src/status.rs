@@ -1,6 +1,6 @@
 //! What the gateway is doing, for people and programs that look from outside: plain values, no behaviour.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
@@ -19,8 +19,12 @@ pub struct Status {
     pub wan: String,
     /// Its IPv4 addresses.
     pub wan_addresses: Vec<Ipv4Addr>,
+    /// The PCP servers that DHCP offered there, each by its addresses.
+    pub offered: Vec<Vec<IpAddr>>,
     /// The server in use.
     pub server: Option<SocketAddr>,
+    /// All that may be asked, the best first.
+    pub servers: Vec<SocketAddr>,
     /// How it is asked, once there is a way to it.
     pub protocol: Option<UplinkProtocol>,
     /// Whether it answers; `None` before the first answer or silence.

@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
+use crate::notice::Cause;
+use crate::status::MappingStatus;
 use crate::time::Instant;
 use crate::uplink::FlowId;
 
@@ -73,6 +75,23 @@ impl Mapping {
         Key { protocol: self.protocol, external_port: self.external.port() }
     }
 
+    /// As it is shown at this time.
+    pub fn status(&self, now: Instant) -> MappingStatus {
+        MappingStatus {
+            protocol: self.protocol,
+            external: self.external,
+            nat_port: self.nat_port,
+            internal: self.internal,
+            remote_peer: self.remote_peer,
+            remote_name: self.remote_name.clone(),
+            description: self.description.clone(),
+            age: now - self.created,
+            lease_left: self.lease_ends.map(|end| end - now),
+            lifetime_left: self.lifetime_ends - now,
+            health: self.health,
+        }
+    }
+
     fn tells_address(&self) -> bool {
         self.confirmed && self.health != Health::Deleting
     }
@@ -84,6 +103,15 @@ struct HostMappings {
     count: usize,
     /// The external address of the last answer about one of them.
     external: Ipv4Addr,
+}
+
+/// A mapping that may have changed.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// As it was before; `None`: it was not there.
+    pub before: Option<Mapping>,
+    /// Why it was taken out, if it was.
+    pub cause: Option<Cause>,
 }
 
 #[derive(Debug)]
@@ -104,6 +132,8 @@ pub struct MappingTable {
     by_internal: BTreeSet<(Protocol, SocketAddrV4, u16)>,
     /// How many tell the external address.
     telling: usize,
+    /// What may have changed since somebody last asked.
+    touched: BTreeMap<FlowId, Touched>,
 }
 
 impl MappingTable {
@@ -183,11 +213,21 @@ impl MappingTable {
         range.into_iter().flatten().map(|(_, slot)| &slot.mapping)
     }
 
+    /// What may be different from when this was last called.
+    pub fn take_touched(&mut self) -> BTreeMap<FlowId, Touched> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn touch(touched: &mut BTreeMap<FlowId, Touched>, mapping: &Mapping) {
+        touched.entry(mapping.flow).or_insert_with(|| Touched { before: Some(mapping.clone()), cause: None });
+    }
+
     /// Takes in a new mapping. Its key and its flow are free: the caller has looked.
     pub fn insert(&mut self, mapping: Mapping) {
         let key = mapping.key();
         debug_assert!(!self.by_key.contains_key(&key), "the caller looks before it inserts");
         self.by_flow.insert(mapping.flow, key);
+        self.touched.entry(mapping.flow).or_default();
         let external = *mapping.external.ip();
         let host = self.by_host.entry(*mapping.internal.ip()).or_insert(HostMappings { count: 0, external });
         host.count += 1;
@@ -203,6 +243,7 @@ impl MappingTable {
     pub fn update(&mut self, key: Key, change: impl FnOnce(&mut Mapping)) {
         if let Some(slot) = self.by_key.get_mut(&key) {
             let (flow, internal) = (slot.mapping.flow, slot.mapping.internal);
+            Self::touch(&mut self.touched, &slot.mapping);
             self.telling -= usize::from(slot.mapping.tells_address());
             change(&mut slot.mapping);
             self.telling += usize::from(slot.mapping.tells_address());
@@ -220,6 +261,7 @@ impl MappingTable {
             return false;
         }
         if let Some(mut slot) = self.by_key.remove(&key) {
+            Self::touch(&mut self.touched, &slot.mapping);
             let internal = slot.mapping.internal;
             self.by_internal.remove(&(key.protocol, internal, key.external_port));
             self.by_internal.insert((key.protocol, internal, new.external_port));
@@ -234,6 +276,7 @@ impl MappingTable {
     /// Leads a mapping to another port of the same host.
     pub fn repoint(&mut self, key: Key, internal: SocketAddrV4) {
         if let Some(slot) = self.by_key.get_mut(&key) {
+            Self::touch(&mut self.touched, &slot.mapping);
             let old = std::mem::replace(&mut slot.mapping.internal, internal);
             debug_assert_eq!(old.ip(), internal.ip(), "a mapping stays with its host");
             self.by_internal.remove(&(key.protocol, old, key.external_port));
@@ -241,9 +284,11 @@ impl MappingTable {
         }
     }
 
-    /// Takes out the mapping with this key.
-    pub fn remove(&mut self, key: Key) -> Option<Mapping> {
+    /// Takes out the mapping with this key, for this reason.
+    pub fn remove(&mut self, key: Key, cause: Cause) -> Option<Mapping> {
         let Slot { mapping, position } = self.by_key.remove(&key)?;
+        Self::touch(&mut self.touched, &mapping);
+        self.touched.entry(mapping.flow).or_default().cause = Some(cause);
         self.telling -= usize::from(mapping.tells_address());
         self.order.swap_remove(position);
         if let Some(moved) = self.order.get(position) {
@@ -314,10 +359,10 @@ mod tests {
             check(&table);
         }
         for port in [5003, 5009, 5000, 5005] {
-            assert!(table.remove(key(port)).is_some());
+            assert!(table.remove(key(port), Cause::Deleted).is_some());
             check(&table);
         }
-        assert!(table.remove(key(5003)).is_none());
+        assert!(table.remove(key(5003), Cause::Deleted).is_none());
         let mut seen: Vec<u16> = (0..6).map(|i| table.nth(i).unwrap().external.port()).collect();
         seen.sort_unstable();
         assert_eq!(seen, [5001, 5002, 5004, 5006, 5007, 5008]);

@@ -22,7 +22,7 @@ use wire::description::Uuid;
 use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
 use wire::services::{Face, Service};
-use wire::{soap, ssdp};
+use wire::{natpmp, soap, ssdp};
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(3500);
 /// So many timeouts may be due at one moment.
@@ -166,7 +166,11 @@ impl Run<'_> {
             8 => {
                 let length = usize::from(self.octets.next());
                 let bytes = self.octets.take(length);
-                self.handle(Event::Uplink { from: self.server, bytes });
+                match length % 16 {
+                    15 => self.handle(Event::UplinkUnreachable(self.server)),
+                    14 => self.handle(Event::Scouted { from: self.server, bytes }),
+                    _ => self.handle(Event::Uplink { from: self.server, bytes }),
+                }
                 // So does the provider's router, where it is looked for or asked.
                 let from = SocketAddr::new(self.server.ip(), ssdp::PORT);
                 self.handle(Event::SearchAnswer { from, bytes });
@@ -480,7 +484,7 @@ impl Run<'_> {
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
             Effect::Resolve { lookup, .. } => self.lookups.push(lookup),
-            Effect::Store(_) => {}
+            Effect::Store(_) | Effect::Changed(_) => {}
             Effect::Subscribed { request, answer } => {
                 assert_eq!(self.subscribing.take(), Some(request));
                 if let Ok(Some((sid, _))) = answer {
@@ -499,7 +503,11 @@ impl Run<'_> {
                 // While the next socket is being opened there is none: such a datagram is lost on the way.
                 assert!(self.open || self.opening.is_some(), "a datagram without a socket");
                 assert!(to == self.server && bytes.len() <= pcp::MAX_LEN);
-                let request = pcp::Request::parse(&bytes).expect("what is sent is a request");
+                let Ok(request) = pcp::Request::parse(&bytes) else {
+                    let request = natpmp::Request::parse(&bytes).expect("what is sent is a request");
+                    assert_eq!(request.to_bytes(), bytes);
+                    return None;
+                };
                 self.requests.push_front(request.clone());
                 self.requests.truncate(REMEMBERED);
                 return self.open.then_some(request);
@@ -510,6 +518,7 @@ impl Run<'_> {
                 assert_eq!(IpAddr::V4(*request.to.ip()), self.server.ip());
                 self.exchanges.push(request.id);
             }
+            Effect::Scout { bytes, .. } => assert!(bytes.len() <= pcp::HEADER_LEN),
             Effect::Ssdp { bytes, .. } => {
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
             }

@@ -13,7 +13,7 @@ use wire::description::{self, ParsedDevice};
 use wire::pcp::{self, Body, Rejection, ResultCode};
 use wire::services::{Face, Service};
 use wire::soap::{self, AnswerError, SoapError};
-use wire::{foreign, gena, listing, natpmp, ssdp};
+use wire::{dhcp, foreign, gena, listing, natpmp, ssdp};
 
 pub use gateway::gateway_events;
 pub use server::server_events;
@@ -22,12 +22,14 @@ pub use server::server_events;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 16] = [
     ("pcp_request", pcp_request),
     ("pcp_response", pcp_response),
     ("pcp_version_refusal", pcp_version_refusal),
     ("natpmp_request", natpmp_request),
     ("natpmp_response", natpmp_response),
+    ("dhcp_ack", dhcp_ack),
+    ("dhcp_reply", dhcp_reply),
     ("ssdp", ssdp),
     ("soap_request", soap_request),
     ("soap_answer", soap_answer),
@@ -93,6 +95,42 @@ pub fn pcp_response(data: &[u8]) {
             assert_eq!(again, response);
         }
     }
+}
+
+/// PCP servers of an offer.
+fn are_bounded(servers: &[dhcp::ServerAddresses], data: &[u8]) {
+    assert!(servers.len() <= dhcp::MAX_SERVERS && servers.len() <= data.len());
+    for addresses in servers {
+        assert!((1..=dhcp::MAX_ADDRESSES).contains(&addresses.len()));
+        assert!(addresses.iter().all(|addr| dhcp::is_usable(*addr)));
+    }
+}
+
+/// `dhcp::v4::Ack::parse`, and the option alone.
+pub fn dhcp_ack(data: &[u8]) {
+    if let Ok(servers) = dhcp::decode_option_158(data) {
+        are_bounded(&servers, data);
+        assert!(data.len() >= 5);
+    }
+    let Ok(ack) = dhcp::v4::Ack::parse(data) else { return };
+    if let Some(value) = &ack.pcp_servers {
+        assert!(value.len() < data.len());
+        if let Ok(servers) = dhcp::decode_option_158(value) {
+            are_bounded(&servers, value);
+        }
+    }
+    assert_eq!(dhcp::v4::Ack::parse(&ack.to_bytes()), Ok(ack));
+}
+
+/// `dhcp::v6::Reply::parse`, and the option alone.
+pub fn dhcp_reply(data: &[u8]) {
+    if let Ok(addresses) = dhcp::decode_option_86(data) {
+        assert!(data.len().is_multiple_of(16));
+        are_bounded(&dhcp::bounded([addresses]), data);
+    }
+    let Ok(reply) = dhcp::v6::Reply::parse(data) else { return };
+    assert!(reply.pcp_servers.iter().map(Vec::len).sum::<usize>() < data.len());
+    assert_eq!(dhcp::v6::Reply::parse(&reply.to_bytes()), Ok(reply));
 }
 
 /// `pcp::version_refusal`.

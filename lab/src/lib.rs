@@ -2,6 +2,7 @@
 //! `scenario`), and real ones in network namespaces, with software that nobody here wrote (the rest). Never shipped.
 
 pub mod aftr;
+pub mod avalanche;
 pub mod b4;
 pub mod capture;
 pub mod carrier;

@@ -36,10 +36,23 @@ impl<'a> PcpServer<'a> {
     #[track_caller]
     #[must_use]
     pub fn start(network: &'a Network, program: &Path, prefixes: &[&str], settings: &str) -> Self {
+        Self::start_at(network, program, prefixes, &[], settings)
+    }
+
+    /// The same, listening at these addresses, too.
+    #[track_caller]
+    #[must_use]
+    pub fn start_at(
+        network: &'a Network,
+        program: &Path,
+        prefixes: &[&str],
+        addresses: &[&str],
+        settings: &str,
+    ) -> Self {
         network.nft(Host::Provider, "table ip labnat\ndelete table ip labnat\n");
         let directory = network.directory().display();
         let configuration = format!(
-            "[inside]\ninterfaces = [\"cust0\"]\nprefixes = {prefixes:?}\n\
+            "[inside]\ninterfaces = [\"cust0\"]\nprefixes = {prefixes:?}\naddresses = {addresses:?}\n\
              [outside]\ninterfaces = [\"inet0\"]\naddresses = [\"{EXTERNAL}\"]\n\
              [state]\ndirectory = \"{directory}/pcp-server\"\n[control]\nsocket = \"{directory}/pcp-server.sock\"\n{settings}\n"
         );

@@ -5,6 +5,7 @@
 //! request, a rule installed twice, a timer that never moves on) is collected in [`World::violations`].
 
 mod disk;
+mod follower;
 mod hosts;
 mod nat;
 mod subscribers;
@@ -24,10 +25,12 @@ use engine::provider::{Provider, ProviderConfig};
 use engine::time::{Duration, Instant};
 use wire::description::Uuid;
 use wire::error::UpnpError;
+use wire::natpmp;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
 use disk::{Disk, Installation};
+use follower::Follower;
 pub use hosts::{Heard, Reply};
 pub use nat::Nat;
 use nat::{described, outcome_words};
@@ -184,6 +187,8 @@ pub struct World {
     nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     subscriptions: BTreeMap<Uuid, Subscription>,
     gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
+    /// Who knows nothing but what the gateway tells of changes.
+    follower: Follower,
     stopped: bool,
     entropy: SeededEntropy,
     trace: Vec<(Instant, String)>,
@@ -239,6 +244,7 @@ impl World {
             nat_refusals: VecDeque::new(),
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
+            follower: Follower::default(),
             stopped: false,
             entropy: SeededEntropy::new(seed ^ 0x5eed),
             trace: Vec::new(),
@@ -394,10 +400,11 @@ impl World {
             Parcel::ToServer { sent, socket, from, bytes } => self.on_arrival(sent, socket, from, &bytes),
             Parcel::ToGateway { issued, socket, bytes } => {
                 let response = pcp::Response::parse(&bytes);
-                let line = response
-                    .as_ref()
-                    .map_or_else(|_| format!("<- {bytes:?}"), |response| format!("<- {response}"));
-                self.note(line);
+                match (&response, natpmp::Response::parse(&bytes)) {
+                    (Ok(response), _) => self.note(format!("<- {response}")),
+                    (Err(_), Ok(response)) => self.note(format!("<- {response}")),
+                    _ => self.note(format!("<- {bytes:?}")),
+                }
                 if self.open && socket == self.socket {
                     if let Ok(response) = response {
                         self.answers.push(Answered { issued, at: self.now, response });
@@ -454,6 +461,9 @@ impl World {
             }
             self.perform(effect);
         }
+        if let Some(wrong) = self.follower.error(&self.gateway, self.now) {
+            self.violation(format!("who follows the mappings is wrong: {wrong}"));
+        }
         if std::mem::take(&mut self.store_failed) {
             return self.handle(Event::StoreFailed("no space left".to_owned()));
         }
@@ -491,6 +501,8 @@ impl World {
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             // No router of these networks speaks UPnP.
             Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) => {}
+            // There is one server.
+            Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
             // Announcements come all day long, and are for the engine's own tests to read.
             Effect::Ssdp { to, bytes, .. } if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
             Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {
@@ -521,6 +533,11 @@ impl World {
             }
             Effect::Notify(event) => self.on_notify(event),
             Effect::Store(record) => self.store(record),
+            Effect::Changed(change) => {
+                if let Some(wrong) = self.follower.follow(change) {
+                    self.violation(format!("who follows the mappings is told of {wrong}"));
+                }
+            }
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);

@@ -7,11 +7,13 @@
 mod common;
 
 use common::{
-    BOTH, CASCADED, NAT, SECOND, TCP, interworking_subject, listener, reaches, reaches_nobody, ready,
+    BOTH, CASCADED, ControlPoint, NAT, SECOND, TCP, ask_within, interworking_subject, listener, reaches,
+    reaches_nobody, ready,
 };
 use lab::netns::{EXTERNAL, Host, Network, ROUTER_WAN};
+use lab::pcp_server::PcpServer;
 use lab::provider::{Options, Provider};
-use lab::subject::Subject;
+use lab::subject::{self, Subject};
 use lab::wait::eventually;
 use serde_json::Value;
 
@@ -71,4 +73,94 @@ fn a_provider_that_speaks_nat_pmp_alone() {
     daemon.terminate(10 * SECOND);
     reaches_nobody(&network, TCP, 9090);
     assert_eq!(provider.forwardings().len(), 0, "everything is given back");
+}
+
+/// The router among real ones whose servers are those that it finds, or these.
+fn start(network: &Network, subject: &Subject, servers: &[&str]) -> lab::netns::Process {
+    let Subject::Portferry(program) = subject else { panic!("only portferry looks for servers") };
+    let configuration = subject::configuration(network, NAT, "");
+    let configured = configuration.lines().map(|line| {
+        if line.starts_with("servers = ") { format!("servers = {servers:?}") } else { line.to_owned() }
+    });
+    let configuration = configured.collect::<Vec<_>>().join("\n");
+    subject::run(network, Host::Router, "portferry", program, &configuration)
+}
+
+/// RFC 7723: the default router says nothing, and a server is found at the anycast address.
+#[test]
+fn anycast_is_found_where_the_router_is_silent() {
+    let Some(subject) = interworking_subject() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    let network = Network::new(CASCADED);
+    network.run(Host::Provider, "ip", ["addr", "add", "192.0.0.9/32", "dev", "lo"]);
+    network.nft(
+        Host::Provider,
+        "table inet silent {\n chain input {\n  type filter hook input priority 0\n  \
+         ip daddr 100.64.0.1 udp dport 5351 drop\n }\n}\n",
+    );
+    let server = PcpServer::start_at(&network, program, &["100.64.0.0/24"], &["192.0.0.9"], "");
+    let mut daemon = start(&network, &subject, &[]);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let told = status(&network, &subject);
+    assert_eq!((&told["server"], &told["protocol"]), (&"192.0.0.9:5351".into(), &"PCP".into()), "{told:#}");
+    assert_eq!(told["servers"], serde_json::json!(["100.64.0.1:5351", "192.0.0.9:5351"]));
+    assert!(daemon.log().contains("takes the place of 100.64.0.1:5351"), "{}", daemon.log());
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 9090, "TCP", 3600);
+    reaches(&network, TCP, 9090, "lan1");
+    control_point.deletes(9090, "TCP");
+    assert!(server.mappings().iter().all(|one| !one["external"].as_str().expect("text").ends_with(":9090")));
+}
+
+/// RFC 7488 §3: nobody listens at the first server, as its machine says; the second is asked at once.
+#[test]
+fn a_server_that_is_not_there_is_passed_over() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let provider = Provider::start(&network, Options::default());
+    let mut daemon = start(&network, &subject, &["100.64.0.3", "100.64.0.1"]);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    assert_eq!(status(&network, &subject)["server"], "100.64.0.1:5351");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 9090, "TCP", 3600);
+    reaches(&network, TCP, 9090, "lan1");
+    daemon.terminate(10 * SECOND);
+    assert_eq!(provider.forwardings().len(), 0, "everything is given back");
+}
+
+/// Decision 21: an address of its own in the Internet, and nobody at the provider who gives mappings: an ordinary gateway.
+#[test]
+fn an_ordinary_gateway_where_there_is_no_server() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    for (host, line) in [
+        (Host::Provider, "addr add 203.0.115.1/30 dev cust0"),
+        (Host::Internet, "route add 203.0.115.0/30 via 198.51.100.1"),
+        (Host::Router, "addr flush dev wan0"),
+        (Host::Router, "addr add 203.0.115.2/30 dev wan0"),
+        (Host::Router, "route add default via 203.0.115.1"),
+    ] {
+        network.run(host, "ip", line.split(' '));
+    }
+    let mut daemon = start(&network, &subject, &[]);
+    daemon.await_log("is running", 10 * SECOND);
+    let told = eventually("an ordinary gateway", 30 * SECOND, || {
+        assert_eq!(daemon.ended(), None, "{}", daemon.log());
+        let told = status(&network, &subject);
+        (told["protocol"] == "none").then_some(told)
+    });
+    assert_eq!(told["external_address"], "203.0.115.2", "{told:#}");
+    let control_point = ControlPoint { network: &network, host: Host::Lan1, location: None };
+    let knock = |port: u16| {
+        let to = std::net::SocketAddr::from(([203, 0, 115, 2], port));
+        ask_within(SECOND, &network, Host::Internet, TCP, to, "knock")
+    };
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    assert!(knock(9090).is_err());
+    control_point.adds(8080, 9090, "TCP", 3600);
+    assert_eq!(knock(9090), Ok("lan1:knock".to_owned()));
+    assert!(control_point.upnpc(&["-s"]).contains("ExternalIPAddress = 203.0.115.2"));
+    control_point.deletes(9090, "TCP");
+    assert!(knock(9090).is_err());
+    daemon.terminate(10 * SECOND);
 }

@@ -12,7 +12,7 @@ use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::pcp_server::{self, report};
-use crate::{demo, run, table};
+use crate::{demo, dhcp, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
 #[derive(Debug, Parser)]
@@ -51,6 +51,8 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Hand in the PCP servers that a DHCP client was offered (RFC 7291); for its hook
+    DhcpServers(dhcp::hook::DhcpServers),
     /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
     #[command(after_help = EXAMPLES)]
     Pcp {
@@ -154,6 +156,7 @@ fn execute(command: Command) -> Result<(), Failure> {
                 format!("mappings of {} released: {}{stored}\n", report.host, report.released)
             })
         }),
+        Command::DhcpServers(command) => dhcp::hook::run(&command),
         Command::Pcp { command } => pcp_client::run(&command),
         Command::PcpServer { config, command: None } => pcp_server::run(&config),
         Command::PcpServer { command: Some(command), .. } => match command {

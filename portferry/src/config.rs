@@ -40,6 +40,9 @@ pub struct Config {
     /// The local control socket.
     #[serde(default)]
     pub control: Control,
+    /// What is run when mappings change.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// Logging.
     #[serde(default)]
     pub log: Log,
@@ -82,8 +85,12 @@ pub enum NatMode {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Uplink {
-    /// PCP servers; the first is used. Empty: the WAN interface's default router.
+    /// The provider's servers, the best first. Empty: those that are found.
     pub servers: Vec<Server>,
+    /// Of those that are found, the anycast addresses of RFC 7723 are the last.
+    pub anycast: bool,
+    /// How the PCP servers that DHCP offers are heard of (RFC 7291).
+    pub dhcp: DhcpMode,
     /// A control point hears "501 Action Failed" after so many seconds without an answer from the provider.
     pub answer_within: Seconds,
     /// Mappings are asked for again within so many seconds after the provider lost its state.
@@ -96,6 +103,8 @@ pub struct Uplink {
     pub external_address_probe: bool,
     /// What an application hears when the provider's server is silent.
     pub when_unreachable: WhenUnreachable,
+    /// What an application hears when no server of the provider's was found.
+    pub when_none_found: WhenNoneFound,
     /// Tell the provider what applications call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask the provider's server at the start which mappings it holds for us.
@@ -106,16 +115,34 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            anycast: true,
+            dhcp: DhcpMode::default(),
             answer_within: Seconds(3.5),
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
             igd: true,
             external_address_probe: true,
             when_unreachable: WhenUnreachable::default(),
+            when_none_found: WhenNoneFound::default(),
             send_descriptions: true,
             list_mappings: false,
         }
     }
+}
+
+/// `uplink.dhcp`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum DhcpMode {
+    /// By a DHCP client's hook; where none has spoken and no server is configured, by asking.
+    #[default]
+    Auto,
+    /// By hooks alone.
+    Hooks,
+    /// By asking alone.
+    Inform,
+    /// Not at all.
+    Off,
 }
 
 /// `uplink.when_unreachable`
@@ -127,6 +154,17 @@ pub enum WhenUnreachable {
     Refuse,
     /// A mapping of this router's own NAT, which is carried to the provider once it answers.
     Local,
+}
+
+/// `uplink.when_none_found`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNoneFound {
+    /// A mapping of this router's own NAT.
+    #[default]
+    Local,
+    /// "501 Action Failed".
+    Refuse,
 }
 
 /// `[nat]`
@@ -252,6 +290,22 @@ impl Default for Control {
     }
 }
 
+/// `[hooks]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// The program that is told of every change, and its arguments; none when empty.
+    pub on_change: Argv,
+    /// It is killed after so many seconds.
+    pub timeout: Seconds,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { on_change: Argv(Vec::new()), timeout: Seconds(10.0) }
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -275,6 +329,11 @@ pub enum Level {
 
 fn default_http_port() -> Port {
     Port(5431)
+}
+
+/// Whether a network interface can have this name, and a file that is named after it lies where it should.
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/')
 }
 
 /// A text that is checked as it is read, so that an error names its line.
@@ -321,8 +380,7 @@ checked!(
 checked!(
     /// The name of a network interface.
     Interface(String) from String, |name| {
-        let fits = (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/');
-        if fits { Ok(name) } else { Err(format!("expected the name of a network interface, got {name:?}")) }
+        if is_interface_name(&name) { Ok(name) } else { Err(format!("expected the name of a network interface, got {name:?}")) }
     }
 );
 
@@ -371,6 +429,19 @@ checked!(
         toml::Value::String(text) => Err(format!("expected \"auto\", 1 or 2, got {text:?}")),
         toml::Value::Integer(number) => Err(format!("expected \"auto\", 1 or 2, got {number}")),
         other => Err(format!("expected \"auto\", 1 or 2, got a {}", other.type_str())),
+    }
+);
+
+checked!(
+    /// A program by its full path, and its arguments; empty for none.
+    Argv(Vec<String>) from Vec<String>, |argv| match argv.first() {
+        Some(program) if !program.starts_with('/') => {
+            Err(format!("expected the full path of a program, then its arguments, got {program:?}"))
+        }
+        _ if argv.iter().any(|argument| argument.contains('\0')) => {
+            Err("expected arguments without a zero octet".to_owned())
+        }
+        _ => Ok(argv),
     }
 );
 
@@ -462,6 +533,7 @@ impl Config {
                 NatMode::None => engine::gateway::NatMode::None,
             },
             servers: self.uplink.servers.iter().map(|server| server.0).collect(),
+            anycast: self.uplink.anycast,
             answer_within: self.uplink.answer_within.duration(),
             recovery_wait: self.uplink.recovery_wait.duration(),
             service_wait: self.uplink.service_wait.duration(),
@@ -475,6 +547,10 @@ impl Config {
             get_specific: match self.igd.get_specific {
                 GetSpecific::Probe => engine::gateway::GetSpecific::Probe,
                 GetSpecific::Local => engine::gateway::GetSpecific::Local,
+            },
+            when_none_found: match self.uplink.when_none_found {
+                WhenNoneFound::Local => engine::gateway::WhenNoneFound::Local,
+                WhenNoneFound::Refuse => engine::gateway::WhenNoneFound::Refuse,
             },
             when_unreachable: match self.uplink.when_unreachable {
                 WhenUnreachable::Refuse => engine::gateway::WhenUnreachable::Refuse,
@@ -511,6 +587,7 @@ impl Config {
         self.uplink = new.uplink;
         self.policy = new.policy;
         self.state.keep_on_stop = new.state.keep_on_stop;
+        self.hooks = new.hooks;
         // What descriptions say of the gateway stays.
         let Igd { version, friendly_name, .. } = std::mem::take(&mut self.igd);
         self.igd = Igd { version, friendly_name, ..new.igd };
@@ -662,6 +739,14 @@ mod tests {
                 "nat = \"none\"\n[uplink]\nwhen_unreachable = \"local\"\n",
                 "pf.toml, line 7, uplink.when_unreachable: expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give",
             ),
+            (
+                "[hooks]\non_change = [\"hook.sh\"]\n",
+                "pf.toml, line 6, hooks.on_change: expected the full path of a program, then its arguments, got \"hook.sh\"",
+            ),
+            (
+                "[hooks]\ntimeout = 3600\n",
+                "pf.toml, line 6, hooks.timeout: expected seconds from 0.1 to 600, got 3600",
+            ),
             ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
         ] {
             assert_eq!(with(more), wanted);
@@ -687,7 +772,7 @@ mod tests {
         assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
         assert_eq!(running, parse(GOOD));
         let more = parse(&format!(
-            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n",
+            "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n[hooks]\non_change = [\"/bin/true\", \"x\"]\ntimeout = 1\n",
             GOOD.replace("\"br-lan\"", "\"br-lan\", \"br1\"")
         ));
         assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
@@ -756,6 +841,8 @@ mod tests {
             "directory",
             "keep_on_stop",
             "socket",
+            "on_change",
+            "timeout",
             "level",
         ] {
             assert!(all.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key)), "{key}");

@@ -4,7 +4,7 @@
 //! matter of the socket's permissions.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub enum Question {
     Mappings,
     /// A [`ReleaseReport`], after the mappings of this LAN host are gone.
     Release(Ipv4Addr),
+    /// An [`OfferReport`], after what hooks of DHCP clients have said is read again.
+    DhcpServers,
 }
 
 impl Question {
@@ -36,6 +38,7 @@ impl Question {
             Question::Status => "status".to_owned(),
             Question::Mappings => "mappings".to_owned(),
             Question::Release(host) => format!("release {host}"),
+            Question::DhcpServers => "dhcp-servers".to_owned(),
         }
     }
 
@@ -43,6 +46,7 @@ impl Question {
         match line.split_once(' ') {
             None if line == "status" => Some(Question::Status),
             None if line == "mappings" => Some(Question::Mappings),
+            None if line == "dhcp-servers" => Some(Question::DhcpServers),
             Some(("release", host)) => host.parse().ok().map(Question::Release),
             _ => None,
         }
@@ -67,11 +71,14 @@ pub struct StatusReport {
     pub nat: String,
     /// LAN interfaces with their IPv4 addresses.
     pub lan: Vec<InterfaceReport>,
-    /// The WAN interface with its IPv4 addresses.
-    pub wan: InterfaceReport,
+    /// The WAN interface.
+    pub wan: WanReport,
     /// The provider's server.
     pub server: Option<SocketAddr>,
-    /// How it is asked: "PCP", "NAT-PMP" or "UPnP IGD".
+    /// All servers that may be asked, the best first.
+    #[serde(default)]
+    pub servers: Vec<SocketAddr>,
+    /// How it is asked: "PCP", "NAT-PMP", "UPnP IGD", or "none".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// "unknown", "answering" or "silent".
@@ -109,6 +116,25 @@ pub struct InterfaceReport {
     pub name: String,
     /// Its IPv4 addresses.
     pub addresses: Vec<Ipv4Addr>,
+}
+
+/// The WAN interface of a [`StatusReport`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WanReport {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// The PCP servers that DHCP offers there, each by its addresses, in the order in which they are tried.
+    #[serde(default)]
+    pub offered_pcp_servers: Vec<Vec<IpAddr>>,
+}
+
+/// What a hook of a DHCP client hears.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct OfferReport {
+    /// As in [`WanReport`].
+    pub offered_pcp_servers: Vec<Vec<IpAddr>>,
 }
 
 /// What `portferry release --json` prints.
@@ -160,8 +186,13 @@ impl From<Status> for StatusReport {
                 .into_iter()
                 .map(|(name, addresses)| InterfaceReport { name, addresses })
                 .collect(),
-            wan: InterfaceReport { name: status.wan, addresses: status.wan_addresses },
+            wan: WanReport {
+                name: status.wan,
+                addresses: status.wan_addresses,
+                offered_pcp_servers: status.offered,
+            },
             server: status.server,
+            servers: status.servers,
             protocol: status.protocol.map(|protocol| protocol.to_string()),
             uplink: match status.answering {
                 None => "unknown",

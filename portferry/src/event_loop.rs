@@ -24,12 +24,14 @@ use wire::error::UpnpError;
 
 use crate::clock::now;
 use crate::config::{Config, NatMode};
-use crate::control::{Asked, MappingReport, Question, ReleaseReport, StatusReport};
+use crate::control::{Asked, MappingReport, OfferReport, Question, ReleaseReport, StatusReport};
+use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
+use crate::hooks::Hooks;
 use crate::http::{self, What};
 use crate::isp_router;
 use crate::log::Notices;
-use crate::netlink::{Netlink, Snapshot};
+use crate::netlink::{Interface, Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 use crate::notify;
 use crate::resolve;
@@ -53,8 +55,17 @@ pub enum Stop {
 enum Datagram {
     Ssdp { interface: u32, from: SocketAddr, bytes: Vec<u8> },
     Uplink { from: SocketAddr, bytes: Vec<u8> },
+    UplinkUnreachable(SocketAddr),
+    Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
     SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
+    Dhcp(dhcp::Datagram),
+}
+
+impl From<dhcp::Datagram> for Datagram {
+    fn from(datagram: dhcp::Datagram) -> Self {
+        Self::Dhcp(datagram)
+    }
 }
 
 /// What hears the PCP server's announcements (RFC 6887 §14.1.3), unless it could not be opened.
@@ -71,6 +82,7 @@ enum Outcome {
     Counters(RequestId, Option<Counters>),
     UplinkOpened(SocketAddr, IpAddr),
     UplinkFailed(SocketAddr, String),
+    UplinkUnreachable(SocketAddr),
     StoreFailed(String),
     StoreWorks,
 }
@@ -164,6 +176,10 @@ pub struct Shell {
     uplink: Option<Reading>,
     /// Searches for the provider's router.
     search: Option<Reading>,
+    /// What looks at other servers, by whether they have IPv6 addresses.
+    scouts: BTreeMap<bool, Reading>,
+    /// What finds the PCP servers that DHCP offers; not in the demonstration.
+    dhcp: Option<Dhcp>,
     /// The WAN interface that announcements are to be heard on, and what hears them.
     announcements: Option<(u32, Announcements)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
@@ -171,6 +187,7 @@ pub struct Shell {
     next_request: u64,
     outcomes: VecDeque<Outcome>,
     notices: Notices,
+    hooks: Hooks,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Uuid, Delivery)>,
@@ -202,6 +219,7 @@ impl Shell {
             connections: Mutex::default(),
         };
         Self {
+            hooks: Hooks::new(config.hooks.clone()),
             config,
             device,
             reload,
@@ -216,6 +234,8 @@ impl Shell {
             nft: None,
             uplink: None,
             search: None,
+            scouts: BTreeMap::new(),
+            dhcp: None,
             announcements: None,
             waiting: BTreeMap::new(),
             subscribing: BTreeMap::new(),
@@ -240,6 +260,11 @@ impl Shell {
         Self { state: Some(directory), ..self }
     }
 
+    /// Hears of the PCP servers that DHCP offers.
+    pub fn with_dhcp(self, dhcp: Dhcp) -> Self {
+        Self { dhcp: Some(dhcp), ..self }
+    }
+
     /// The way to the gateway for the control socket.
     pub fn asked(&self) -> mpsc::Sender<Asked> {
         self.asked_sender.clone()
@@ -247,6 +272,7 @@ impl Shell {
 
     /// Runs until told to stop.
     pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
+        self.hooks.start();
         self.refresh(gateway, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
@@ -319,6 +345,10 @@ impl Shell {
             self.catch_up();
             return Ok(());
         }
+        let dhcp_due = self.dhcp.as_ref().and_then(Dhcp::next_timeout);
+        if dhcp_due.is_some_and(|at| at <= now()) {
+            return self.on_dhcp(gateway, |dhcp| dhcp.handle_timeout(now())).await;
+        }
         let timeout = gateway.next_timeout();
         if timeout.is_some_and(|at| at <= now()) {
             gateway.handle(now(), Event::Timeout);
@@ -327,7 +357,7 @@ impl Shell {
             return Ok(());
         }
         let sleep = async {
-            match [timeout, self.retry, self.store_retry].into_iter().flatten().min() {
+            match [timeout, self.retry, self.store_retry, dhcp_due].into_iter().flatten().min() {
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -342,6 +372,10 @@ impl Shell {
             Some(Asked { question, reply }) = self.asked.recv() => {
                 let answer = match question {
                     Question::Release(host) => self.release(gateway, host).await,
+                    Question::DhcpServers => {
+                        self.refresh(gateway, false).await?;
+                        json(&OfferReport { offered_pcp_servers: gateway.status(now()).offered })
+                    }
                     Question::Status => json(&StatusReport::from(gateway.status(now()))),
                     Question::Mappings => {
                         json(&gateway.mappings(now()).map(MappingReport::from).collect::<Vec<_>>())
@@ -374,14 +408,42 @@ impl Shell {
                         Event::Ssdp { interface: *interface, from: *from, bytes }
                     }
                     Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
+                    Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
+                    Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
+                    Datagram::Dhcp(datagram) => {
+                        return self.on_dhcp(gateway, |dhcp| dhcp.handle_datagram(now(), datagram)).await;
+                    }
                 };
                 gateway.handle(now(), event);
             }
             () = sleep => {} // the next turn sees what is due
         }
         Ok(())
+    }
+
+    /// What DHCP offers is another of the WAN's properties.
+    async fn on_dhcp(
+        &mut self,
+        gateway: &mut Gateway,
+        happens: impl FnOnce(&mut Dhcp),
+    ) -> Result<(), Failure> {
+        let Some(dhcp) = &mut self.dhcp else { return Ok(()) };
+        happens(dhcp);
+        if dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices) {
+            self.refresh(gateway, false).await?;
+        }
+        Ok(())
+    }
+
+    /// The PCP servers that DHCP offers on the WAN interface, as far as it is there.
+    fn offered(&mut self, found: Option<&Interface>) -> Vec<Vec<IpAddr>> {
+        let Some(dhcp) = &mut self.dhcp else { return Vec::new() };
+        let offered = dhcp.offered(now(), &self.config, found);
+        // Sockets that nobody needs any more are closed; what has changed is told by who asks here.
+        dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices);
+        offered
     }
 
     /// Everything of a LAN host goes; the answer says whether that will survive a crash.
@@ -471,6 +533,7 @@ impl Shell {
         let name = self.config.wan.interface.0.clone();
         let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
             self.wan_index = None;
+            self.offered(None);
             return Wan { name, ..Wan::default() };
         };
         self.wan_index = Some(found.index);
@@ -494,6 +557,7 @@ impl Shell {
             addresses,
             addresses_v6,
             router: router.map(|(_, gateway)| gateway),
+            offered: self.offered(Some(found)),
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed
                 .and_then(|text| text.trim().parse::<u64>().ok())
@@ -654,13 +718,19 @@ impl Shell {
                 self.outcomes.push_back(Outcome::Counters(request, counters));
             }
             Effect::OpenUplink { server } => self.open_uplink(server),
-            Effect::CloseUplink => self.uplink = None,
+            Effect::CloseUplink => {
+                self.uplink = None;
+                self.scouts.clear();
+            }
             Effect::Send { to, bytes } => {
                 if let Some(uplink) = &self.uplink
                     && let Err(error) = uplink.sender.send(&bytes)
                 {
-                    // As if lost on the way: it is sent again.
+                    // As if lost on the way: it is sent again. The error may be that of the last one.
                     tracing::debug!("to {to}: {error}");
+                    if sockets::is_refused(&error) {
+                        self.outcomes.push_back(Outcome::UplinkUnreachable(to));
+                    }
                 }
             }
             Effect::Search { to, bytes } => self.seek(to, &bytes),
@@ -673,6 +743,7 @@ impl Shell {
                     let _ = exchanged.send((request.id, outcome)).await;
                 });
             }
+            Effect::Scout { to, bytes } => self.scout(to, &bytes),
             Effect::Ssdp { interface, to, bytes } => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
                 if let Some((_, sockets)) = sockets
@@ -688,6 +759,7 @@ impl Shell {
             Effect::Store(record) => {
                 self.write(|store| store.append(&record));
             }
+            Effect::Changed(change) => self.hooks.tell(change),
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
         }
@@ -718,16 +790,41 @@ impl Shell {
         }
     }
 
-    fn open_uplink(&mut self, server: SocketAddr) {
-        self.uplink = None;
-        let from = match &self.links {
+    /// Another source address than the system's choice.
+    fn fixed_source(&self) -> Option<IpAddr> {
+        match &self.links {
             Links::Kernel(_) => None,
             Links::Fixed(_, from) => Some(*from),
-        };
+        }
+    }
+
+    fn scout(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let family = to.is_ipv6();
+        if !self.scouts.contains_key(&family) {
+            let wrap = |from, bytes| Datagram::Scouted { from, bytes };
+            let opened = sockets::scout(&self.config.wan.interface.0, self.fixed_source(), to)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            match opened {
+                Ok(reading) => drop(self.scouts.insert(family, reading)),
+                Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
+            }
+        }
+        if let Some(Err(error)) = self.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
+            // It is looked at again; the interface may be another one by then.
+            tracing::debug!("to {to}: {error}");
+            self.scouts.remove(&family);
+        }
+    }
+
+    fn open_uplink(&mut self, server: SocketAddr) {
+        self.uplink = None;
+        let from = self.fixed_source();
         let wrap = |from, bytes| Datagram::Uplink { from, bytes };
         let opened =
             sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
-                Reading::start(socket, self.datagrams.0.clone(), wrap).map(|reading| (reading, source))
+                let refused = move || Some(Datagram::UplinkUnreachable(server));
+                Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
+                    .map(|reading| (reading, source))
             });
         let outcome = match opened {
             Ok((reading, source)) => {
@@ -812,6 +909,7 @@ impl Shell {
         while let Some(effect) = gateway.poll_effect() {
             self.perform(effect).await;
         }
+        self.hooks.configure(self.config.hooks.clone(), gateway.standing(now()));
         if let Err(failure) = self.refresh(gateway, false).await {
             tracing::warn!("{failure}");
         }
@@ -825,6 +923,7 @@ impl Shell {
         {
             tracing::warn!("the table of this router's NAT could not be deleted: {error}");
         }
+        self.hooks.finish().await;
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;
     }
@@ -862,6 +961,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::Counters(request, counters) => Event::Counters { request, counters },
         Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
         Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
+        Outcome::UplinkUnreachable(server) => Event::UplinkUnreachable(server),
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,
     }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::control;
+use crate::dhcp::Dhcp;
 use crate::entropy::KernelEntropy;
 use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
@@ -69,7 +70,9 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let links = Links::Kernel(netlink);
     let socket = config.control.socket.clone();
     let state = config.state.directory.clone();
-    let shell = Shell::new(config, Some(path.to_owned()), device, links, received).with_state(state);
+    let dhcp = Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
+    let shell =
+        Shell::new(config, Some(path.to_owned()), device, links, received).with_state(state).with_dhcp(dhcp);
     let control = control::Server::start(&socket, shell.asked())?;
     shell.run(&mut gateway).await?;
     drop(control);

@@ -33,6 +33,16 @@ impl Reading {
         queue: mpsc::Sender<T>,
         wrap: impl Fn(SocketAddr, Vec<u8>) -> T + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_with(socket, queue, wrap, || None)
+    }
+
+    /// The same, of a connected socket; `refused` says what to send when nobody listens at the other end, as ICMP has told.
+    pub fn start_with<T: Send + 'static>(
+        socket: UdpSocket,
+        queue: mpsc::Sender<T>,
+        wrap: impl Fn(SocketAddr, Vec<u8>) -> T + Send + 'static,
+        refused: impl Fn() -> Option<T> + Send + 'static,
+    ) -> io::Result<Self> {
         let sender = socket.try_clone()?;
         let reader = tokio::net::UdpSocket::from_std(socket)?;
         let task = tokio::spawn(async move {
@@ -46,12 +56,24 @@ impl Reading {
                     }
                     // "Connection refused" after a datagram to a closed port, "network down": nothing is lost by
                     // going on, and yielding keeps a lasting error from eating the processor.
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                    Err(error) => {
+                        if let Some(news) = refused().filter(|_| is_refused(&error))
+                            && queue.send(news).await.is_err()
+                        {
+                            return;
+                        }
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
                 }
             }
         });
         Ok(Self { sender, task })
     }
+}
+
+/// Whether an error of a connected socket means that nobody is there (RFC 7488 §3: a hard ICMP error).
+pub fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable)
 }
 
 /// A socket on SSDP's port that hears only `interface`, the group and unicast alike, and sends by it.
@@ -90,6 +112,15 @@ pub fn uplink(interface: &str, from: Option<IpAddr>, server: SocketAddr) -> io::
     Ok((nonblocking(socket)?, own.ip()))
 }
 
+/// A socket for questions to servers that may be there, from a random port, by the WAN interface.
+pub fn scout(interface: &str, from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    socket.bind(&SocketAddr::new(from.unwrap_or(any), 0).into())?;
+    nonblocking(socket)
+}
+
 /// A socket that hears the announcements of a PCP server that speaks IPv4, on the WAN interface (RFC 6887 §14.1.3).
 pub fn announcements(interface: &str, index: u32) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
@@ -113,6 +144,26 @@ pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
     let group = wire::pcp::ANNOUNCE_GROUP_V6;
     socket.bind(&SocketAddrV6::new(group, wire::pcp::CLIENT_PORT, 0, index).into())?;
     socket.join_multicast_v6(&group, index)?;
+    nonblocking(socket)
+}
+
+/// A socket on the port of DHCP clients that asks by `interface`, from `source`. Other programs that allow it have the port, too;
+/// then the one that opened it last hears.
+pub fn dhcp(interface: &str, index: u32, source: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(source), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    match source {
+        SocketAddr::V4(_) => {
+            socket.set_broadcast(true)?;
+            socket.bind(&source.into())?;
+        }
+        SocketAddr::V6(source) => {
+            socket.set_only_v6(true)?;
+            socket.set_multicast_if_v6(index)?;
+            socket.bind(&SocketAddrV6::new(*source.ip(), source.port(), 0, index).into())?;
+        }
+    }
     nonblocking(socket)
 }
 

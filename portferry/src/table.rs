@@ -33,27 +33,35 @@ pub fn status(report: &StatusReport) -> String {
         held => format!("{}, and {held} kept for a while in case an application asks", report.mappings),
     };
     let mut out = String::new();
+    let servers = |servers: &[Vec<std::net::IpAddr>]| {
+        let server = |addresses: &Vec<std::net::IpAddr>| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        servers.iter().map(server).collect::<Vec<_>>().join("; ")
+    };
+    let offered = Some(&report.wan.offered_pcp_servers)
+        .filter(|offered| !offered.is_empty())
+        .map(|offered| ("offered by DHCP", servers(offered)));
     let storage = report
         .store_error
         .as_ref()
         .map(|error| ("storage", format!("cannot be written, so new mappings are refused: {error}")));
+    let server = match report.protocol.as_deref() {
+        Some("none") => ("server", "none found; mappings are this router's own".to_owned()),
+        Some("NAT-PMP") => ("NAT-PMP gateway", uplink),
+        Some("UPnP IGD") => ("UPnP IGD", uplink),
+        _ => ("PCP server", uplink),
+    };
     let rows = [
         ("external address", external),
-        (
-            match report.protocol.as_deref() {
-                Some("NAT-PMP") => "NAT-PMP gateway",
-                Some("UPnP IGD") => "UPnP IGD",
-                _ => "PCP server",
-            },
-            uplink,
-        ),
+        server,
         ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
         ("own NAT", own_nat.to_owned()),
         ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),
         ("mappings", mappings),
         ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
     ];
-    for (name, value) in rows.into_iter().chain(storage) {
+    for (name, value) in rows.into_iter().chain(offered).chain(storage) {
         let _ = writeln!(out, "{name:<17} {value}");
     }
     out

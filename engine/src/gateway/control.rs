@@ -26,6 +26,7 @@ const UNKNOWN_SPEED: u64 = 100_000_000;
 impl Gateway {
     pub(super) fn on_control(&mut self, now: Instant, request: ControlRequest) {
         let ControlRequest { id, from, face, request } = request;
+        self.hasten_probe(now);
         match request {
             soap::Request::Query { variable, .. } if Counters::default().value(variable.name).is_some() => {
                 self.count(now, id, Counting::Query(variable.name));

@@ -35,6 +35,10 @@ pub(super) struct Probe {
     taken: Option<u16>,
     /// The nonce that was stored.
     stored: Option<Nonce>,
+    /// After a start it is not asked for before that, unless a control point comes.
+    begins: Option<Instant>,
+    /// Mappings that were stored are asked for, and their answers will tell the address.
+    behind: bool,
 }
 
 impl Probe {
@@ -47,6 +51,11 @@ impl Probe {
     pub(super) fn restore(&mut self, nonce: Option<Nonce>) {
         self.stored = nonce;
     }
+
+    /// A mapping was refused or has gone: the address may have to be learned without any.
+    pub(super) fn step_forward(&mut self) {
+        self.behind = false;
+    }
 }
 
 impl Gateway {
@@ -55,6 +64,7 @@ impl Gateway {
         let told_by_mapping = self.uplink.as_ref().is_some_and(|uplink| uplink.needs_probe());
         let wanted = self.config.external_address_probe && told_by_mapping && !self.stopping;
         let needed = !self.table.tells_address();
+        let behind = self.probe.behind && !self.table.is_empty();
         match self.probe.flow {
             Some(flow) if self.probe.lapsing == needed => {
                 self.probe.lapsing = !needed;
@@ -62,7 +72,7 @@ impl Gateway {
                 self.input(now, Input::Extend(flow, terms));
                 true
             }
-            None if wanted && needed && !self.probe.paused => {
+            None if wanted && needed && !self.probe.paused && !behind => {
                 self.start_probe(now);
                 true
             }
@@ -90,6 +100,29 @@ impl Gateway {
         let v6 = self.uplink.as_ref().is_some_and(|client| client.server().is_ipv6());
         let mut own = self.lan.iter().flat_map(|lan| &lan.addresses).filter_map(|link| v4(link.addr));
         v6.then(|| own.next()).flatten()
+    }
+
+    /// A whole town starts at the same moment, and what every router asks for by itself is as many requests as there are
+    /// routers (D-9): the probe waits as the stored mappings do, and longer while their answers will make it needless.
+    pub(super) fn probe_after(&mut self, due: Instant, mappings: bool) {
+        self.probe.begins = Some(due);
+        self.probe.behind = mappings;
+    }
+
+    /// There is a way to the server again.
+    pub(super) fn probe_when_due(&mut self, now: Instant) {
+        match self.probe.begins {
+            Some(due) if due > now => self.pause_probe(now, due - now),
+            _ => self.probe_without_pause(),
+        }
+    }
+
+    /// A control point is there, and may want to know the address.
+    pub(super) fn hasten_probe(&mut self, now: Instant) {
+        self.probe.behind = false;
+        if self.probe.begins.take().is_some_and(|due| due > now) {
+            self.probe_without_pause();
+        }
     }
 
     /// The pause after a refusal is over.

@@ -154,12 +154,14 @@ impl Gateway {
                 IspRouterNews::NatAbove(addr)
             }
             Output::Answering => {
+                self.on_server_answers(now);
                 self.note_connection(now);
                 IspRouterNews::Answers
             }
             Output::Silent => {
                 self.map_all_locally();
                 self.note_connection(now);
+                self.on_server_silent(now);
                 IspRouterNews::Silent(self.config.when_unreachable == WhenUnreachable::Local)
             }
             Output::StateLost => {

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wire::error::UpnpError;
-use wire::pcp::SERVER_PORT;
 
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
 use crate::journal::Record;
@@ -11,7 +10,7 @@ use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
-use crate::uplink::{Input, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
+use crate::uplink::{Input, LocalNat, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
@@ -21,10 +20,11 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 const STOP_LIMIT: Duration = Duration::from_secs(75);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
-        let before = (self.ways_out(), self.wan.router, self.wan.up);
+        let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
         let first = self.wan.name.is_empty();
         self.wan = wan;
-        if before == (self.ways_out(), self.wan.router, self.wan.up) && !first {
+        self.list_servers_again(now);
+        if before == (self.server(), self.ways_out(), self.wan.router, self.wan.up) && !first {
             return;
         }
         self.find_way_out(now);
@@ -54,6 +54,7 @@ impl Gateway {
         if let Some(client) = &mut self.uplink {
             client.set_recovery_wait(self.config.recovery_wait);
         }
+        self.list_servers_again(now);
         if self.server() != before {
             self.find_way_out(now);
         }
@@ -62,16 +63,17 @@ impl Gateway {
         }
     }
 
-    /// The PCP server to use (decision 19, R-5): configured, else the default router of the WAN.
-    pub(super) fn server(&self) -> Option<SocketAddr> {
-        let configured = self.config.servers.first().copied();
-        configured.or_else(|| self.wan.router.map(|router| SocketAddr::new(router, SERVER_PORT)))
-    }
-
     /// The WAN's addresses of the server's family: without one there is no way to it. With DS-Lite the server is
     /// reached by IPv6, and the WAN has no IPv4 address at all (decision 22).
     fn ways_out(&self) -> Vec<IpAddr> {
-        if self.server().is_some_and(|server| server.is_ipv6()) {
+        match self.server() {
+            Some(server) => self.ways_to(server),
+            None => self.wan.addresses.iter().copied().map(IpAddr::V4).collect(),
+        }
+    }
+
+    pub(super) fn ways_to(&self, server: SocketAddr) -> Vec<IpAddr> {
+        if server.is_ipv6() {
             self.wan.addresses_v6.iter().copied().map(IpAddr::V6).collect()
         } else {
             self.wan.addresses.iter().copied().map(IpAddr::V4).collect()
@@ -97,6 +99,14 @@ impl Gateway {
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
         self.notice(Notice::UplinkFailed(server, error));
+        self.on_server_silent(now);
+    }
+
+    /// The machine is there, and nobody on it who could answer.
+    pub(super) fn on_unreachable(&mut self, now: Instant, server: SocketAddr) {
+        if self.uplink_open && self.server() == Some(server) {
+            self.input(now, Input::Unreachable);
+        }
     }
 
     pub(super) fn on_uplink_opened(&mut self, now: Instant, server: SocketAddr, source: IpAddr) {
@@ -105,8 +115,13 @@ impl Gateway {
         }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
-        // What was asked by UPnP may speak something better here.
-        if !self.asks_isp_router() && self.uplink.as_ref().is_some_and(|client| client.server() == server) {
+        self.await_server(now);
+        let same = |client: &dyn Uplink| {
+            client.server() == server
+                // What is asked otherwise may speak something better here.
+                && !matches!(client.protocol(), UplinkProtocol::Local | UplinkProtocol::Igd)
+        };
+        if self.uplink.as_ref().is_some_and(|client| same(&**client)) {
             let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
             if moved {
@@ -115,32 +130,42 @@ impl Gateway {
                 self.recall_external(now);
             }
         } else {
-            self.refuse_all_pending(now);
+            // Who waits for one that has never answered may wait for this one instead.
+            if self.uplink.as_ref().is_some_and(|before| before.last_heard().is_some()) {
+                self.refuse_all_pending(now);
+            } else {
+                self.refuse_half_done(now);
+            }
             self.serve_by(now, Box::new(self.pcp_client(server, source)));
         }
-        self.probe_without_pause();
+        self.probe_when_due(now);
     }
 
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
-        let client = PcpClient::new(server, source, self.config.recovery_wait);
+        let client =
+            PcpClient::new(server, source, self.config.recovery_wait).known_as(self.identity(server));
         // NAT-PMP maps to the packet's own source alone, which is this router.
         if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
     }
 
     /// The server speaks another protocol than it was asked by (decision 20): everything is asked for anew, also what waits.
-    fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
+    pub(super) fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
         let Some(before) = &self.uplink else { return };
         let (server, source, wait) = (before.server(), before.source(), self.config.recovery_wait);
         self.notice(Notice::Speaks(server, protocol));
         self.refuse_half_done(now);
         let client: Box<dyn Uplink> = match protocol {
             UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
+            UplinkProtocol::Local => match self.wan.addresses.first() {
+                Some(&addr) => Box::new(LocalNat::new(now, server, addr)),
+                None => return,
+            },
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
             // It takes more than an address, see `ask_isp_router`.
             UplinkProtocol::Igd => return,
         };
         self.serve_by(now, client);
-        self.probe_without_pause();
+        self.probe_when_due(now);
     }
 
     /// Another server, or the same one in another protocol, knows none of our mappings: the old one's lapse, the new one is asked
@@ -153,6 +178,7 @@ impl Gateway {
         self.forget_probe();
         self.forget_isp_router();
         let restored = std::mem::take(&mut self.restored);
+        let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
         for (want, nonce) in restored.nonces {
             client.remember(&want, nonce);
         }
@@ -167,9 +193,17 @@ impl Gateway {
             })
             .collect();
         // The whole town comes back at the same moment (D-9); a list is asked for then, too.
-        let spread = restored.any || self.config.list_mappings;
-        let wait = if spread { self.config.service_wait } else { Duration::ZERO };
-        let due = now + self.entropy.up_to(wait);
+        let spread = before_us || self.config.list_mappings;
+        let wait = match (spread, self.servers.has_failed_over()) {
+            (true, _) => self.config.service_wait,
+            (false, true) => self.config.recovery_wait,
+            (false, false) => Duration::ZERO,
+        };
+        // Another protocol is no reason to hurry.
+        let due = self.servers.not_before(now + self.entropy.up_to(wait));
+        if before_us {
+            self.probe_after(due, mappings_before_us);
+        }
         self.input(now, Input::TurnsFrom(due));
         if self.config.list_mappings {
             self.input(now, Input::List(due));
@@ -221,11 +255,17 @@ impl Gateway {
                 Output::Refused(flow, result, wait) if self.probe.is(flow) => {
                     self.on_probe_refused(now, server, result, wait);
                 }
-                Output::Refused(flow, result, wait) => self.on_refused(now, flow, result, wait),
+                Output::Refused(flow, result, wait) => {
+                    self.probe.step_forward();
+                    self.on_refused(now, flow, result, wait);
+                }
                 Output::Unrenewed(flow) => self.on_unrenewed(flow),
                 Output::RenewalRefused(flow, result) => self.on_renewal_refused(now, flow, result),
                 Output::Lost(flow) if self.probe.is(flow) => self.on_probe_lost(),
-                Output::Lost(flow) => self.on_lost(now, flow, Cause::LostUpstream),
+                Output::Lost(flow) => {
+                    self.probe.step_forward();
+                    self.on_lost(now, flow, Cause::LostUpstream);
+                }
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),
                 Output::StateLost => {
@@ -236,7 +276,10 @@ impl Gateway {
                     self.notice(Notice::StateLost(server, mappings));
                 }
                 Output::Answering => {
-                    self.notice(Notice::Answering(server));
+                    if !self.is_alone() {
+                        self.on_server_answers(now);
+                        self.notice(Notice::Answering(server));
+                    }
                     self.note_connection(now);
                 }
                 Output::Silent => {
@@ -244,6 +287,7 @@ impl Gateway {
                     self.notice(Notice::Silent(server, local));
                     self.map_all_locally();
                     self.note_connection(now);
+                    self.on_server_silent(now);
                 }
                 Output::Listed(unknown) => self.adopt(now, unknown),
                 Output::NotListed(result) => self.notice(Notice::NotListed(server, result)),

@@ -271,7 +271,7 @@ impl Gateway {
         if next.is_some() {
             if let Some(mapping) = self.table.find_flow(flow).cloned() {
                 self.unstore(&mapping);
-                self.take_out(&mapping);
+                self.take_out(&mapping, Cause::Replaced);
                 self.finish_deletes(flow, None);
             }
         } else if self.deletes.values().any(|job| job.left.contains(&flow)) {
@@ -346,7 +346,7 @@ impl Gateway {
     fn remove_deleted(&mut self, flow: FlowId) {
         if let Some(mapping) = self.table.find_flow(flow).cloned() {
             self.unstore(&mapping);
-            self.take_out(&mapping);
+            self.take_out(&mapping, Cause::Deleted);
             self.notice(Notice::Removed(mapping, Cause::Deleted));
         }
     }
@@ -465,7 +465,7 @@ impl Gateway {
             Cause::Stopping if mapping.health != Health::Deleting => {}
             _ => self.unstore(&mapping),
         }
-        self.take_out(&mapping);
+        self.take_out(&mapping, cause);
         match cause {
             Cause::Stopping => {
                 if mapping.health != Health::Deleting {
@@ -484,8 +484,8 @@ impl Gateway {
     }
 
     /// Forgets a mapping here.
-    pub(super) fn take_out(&mut self, mapping: &Mapping) {
-        self.table.remove(mapping.key());
+    pub(super) fn take_out(&mut self, mapping: &Mapping, cause: Cause) {
+        self.table.remove(mapping.key(), cause);
         self.timers.cancel(Alarm::Lease(mapping.flow));
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.timers.cancel(Alarm::Again(mapping.flow));

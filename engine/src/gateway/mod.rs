@@ -5,6 +5,7 @@
 //! all of that is its caller's.
 
 mod admission;
+mod changes;
 mod control;
 mod events;
 mod external;
@@ -17,6 +18,7 @@ mod own_nat;
 mod pending;
 mod refusals;
 mod restore;
+mod servers;
 mod settings;
 mod specific;
 mod unreachable;
@@ -47,8 +49,9 @@ use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{Filtered, FlowId, HttpId, HttpOutcome, HttpRequest, Uplink};
 
+pub use changes::{Change, What};
 pub use names::LookupId;
-pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenUnreachable};
+pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
 
 use control::Counting;
 use mappings::DeleteJob;
@@ -88,6 +91,9 @@ pub struct Wan {
     pub addresses_v6: Vec<Ipv6Addr>,
     /// The default router behind it.
     pub router: Option<IpAddr>,
+    /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
+    /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
+    pub offered: Vec<Vec<IpAddr>>,
     /// Its speed in bit/s, where the kernel knows it.
     pub bits_per_second: Option<u64>,
 }
@@ -172,6 +178,15 @@ pub enum Event<'a> {
         /// Its content.
         bytes: &'a [u8],
     },
+    /// A datagram came from where an [`Effect::Scout`] was sent to.
+    Scouted {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// Nobody listens at the server's port, says the machine that it is on (an ICMP error).
+    UplinkUnreachable(SocketAddr),
     /// A datagram came to the multicast group for PCP announcements, on the WAN interface.
     Announcement {
         /// Its source.
@@ -308,6 +323,13 @@ pub enum Effect {
     EndSearch,
     /// Ask this by HTTP over the WAN interface, without following a redirect. Its outcome is an [`Event::Http`].
     Http(HttpRequest),
+    /// Send this on the WAN interface, from a random port that is not the uplink's; answers are [`Event::Scouted`].
+    Scout {
+        /// A server that may be there.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
     /// Send this from SSDP's port by this interface.
     Ssdp {
         /// The kernel's number of the interface.
@@ -328,6 +350,8 @@ pub enum Effect {
     /// on it. When that fails, whoever would hear of success by a later effect of the same turn hears 501 instead, and
     /// [`Event::StoreFailed`] comes next.
     Store(Record),
+    /// Tell who follows the mappings: once for each change, at the end of the turn that brought it.
+    Changed(Change),
     /// Tell the person who runs the router.
     Notice(Notice),
     /// Everything is taken back: the caller may end.
@@ -354,6 +378,10 @@ enum Alarm {
     Remove,
     /// Try the uplink's socket again.
     Uplink,
+    /// Look at other servers.
+    Scout,
+    /// Nobody has been found.
+    Alone,
     /// Ask again for the mapping that tells the external address.
     Probe,
     /// Stop waiting for the last deletes.
@@ -367,6 +395,7 @@ pub struct Gateway {
     devices: Devices,
     lan: Vec<LanInterface>,
     wan: Wan,
+    servers: servers::Servers,
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
@@ -374,6 +403,8 @@ pub struct Gateway {
     external: Option<Ipv4Addr>,
     /// The last one that was known.
     told_external: Option<Ipv4Addr>,
+    /// The one that the last [`Change`] told.
+    changed_external: Option<Ipv4Addr>,
     connected_since: Option<Instant>,
     probe: external::Probe,
     table: MappingTable,
@@ -425,17 +456,19 @@ impl Gateway {
     pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
         let devices = Devices::new(&config.device);
         let ssdp = SsdpServer::new(&devices, &config.device);
-        Self {
+        let mut new = Self {
             config,
             entropy,
             devices,
             lan: Vec::new(),
             wan: Wan::default(),
+            servers: servers::Servers::default(),
             uplink: None,
             uplink_open: false,
             isp_router: isp_router::IspRouter::default(),
             external: None,
             told_external: None,
+            changed_external: None,
             connected_since: None,
             probe: external::Probe::default(),
             table: MappingTable::default(),
@@ -469,7 +502,9 @@ impl Gateway {
             evented: events::Evented::default(),
             timers: Timers::default(),
             effects: VecDeque::new(),
-        }
+        };
+        new.list_servers();
+        new
     }
 
     /// What the HTTP server serves.
@@ -484,6 +519,7 @@ impl Gateway {
             return;
         }
         let stood = std::mem::take(&mut self.stood);
+        let began = if matches!(event, Event::Restore { .. }) { What::Present } else { What::Began };
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
@@ -503,6 +539,8 @@ impl Gateway {
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
+            Event::UplinkUnreachable(server) => self.on_unreachable(now, server),
+            Event::Scouted { from, bytes } => self.on_scouted(now, from, bytes),
             Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
             Event::SearchAnswer { from, bytes } => self.on_search_answer(from, bytes),
             Event::Http { id, outcome } => self.on_http(now, id, &outcome),
@@ -525,6 +563,7 @@ impl Gateway {
             self.drain_uplink(now);
         }
         self.tell_subscribers(now);
+        self.tell_changes(now, began);
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             self.effects.push_back(Effect::Ssdp { interface, to, bytes });
         }
@@ -563,6 +602,8 @@ impl Gateway {
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Remove => self.remove_again(),
                 Alarm::Uplink => self.open_uplink(),
+                Alarm::Scout => self.scout(now),
+                Alarm::Alone => self.go_alone(now),
                 Alarm::Probe => self.probe_without_pause(),
                 Alarm::Stop => self.finish_stop(),
             }
@@ -590,11 +631,13 @@ impl Gateway {
                 .collect(),
             wan: self.wan.name.clone(),
             wan_addresses: self.wan.addresses.clone(),
+            offered: self.wan.offered.clone(),
             server: if self.asks_isp_router() {
                 uplink.map(|client| client.asked_at())
             } else {
                 self.server()
             },
+            servers: self.servers.all().collect(),
             protocol: uplink.map(|client| client.protocol()),
             answering: uplink.and_then(|client| client.is_answering()),
             last_heard: uplink.and_then(|client| client.last_heard()).map(|then| now - then),
@@ -613,19 +656,7 @@ impl Gateway {
 
     /// All mappings at this moment, by protocol and external port.
     pub fn mappings(&self, now: Instant) -> impl Iterator<Item = MappingStatus> {
-        self.table.iter().map(move |mapping: &Mapping| MappingStatus {
-            protocol: mapping.protocol,
-            external: mapping.external,
-            nat_port: mapping.nat_port,
-            internal: mapping.internal,
-            remote_peer: mapping.remote_peer,
-            remote_name: mapping.remote_name.clone(),
-            description: mapping.description.clone(),
-            age: now - mapping.created,
-            lease_left: mapping.lease_ends.map(|end| end - now),
-            lifetime_left: mapping.lifetime_ends - now,
-            health: mapping.health,
-        })
+        self.table.iter().map(move |mapping: &Mapping| mapping.status(now))
     }
 
     /// How many ports of the router's own NAT are taken; for simulations, which see that none is lost.

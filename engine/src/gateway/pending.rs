@@ -127,12 +127,13 @@ impl Gateway {
 
     /// Takes a port of the WAN address for a pending mapping, and asks the kernel whether it is really free.
     pub(super) fn reserve(&mut self, now: Instant, flow: FlowId) {
+        let outermost = self.config.when_unreachable == WhenUnreachable::Local || self.is_alone();
         let pending = self.pending.get_mut(&flow).expect("the caller has put it there");
         let protocol = pending.request.protocol;
         // Decision 23: the internal port, else the external one, else any.
         let mut wishes = [Some(pending.request.internal.port()), pending.request.external_port];
-        if self.config.when_unreachable == WhenUnreachable::Local {
-            wishes.reverse(); // while the provider is silent, this is the port that people come to
+        if outermost {
+            wishes.reverse(); // while nobody else translates, this is the port that people come to
         }
         let wishes: Vec<u16> = wishes.into_iter().flatten().collect();
         let tried = pending.refused_ports.len();

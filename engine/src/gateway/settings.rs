@@ -51,13 +51,25 @@ pub enum WhenUnreachable {
     Local,
 }
 
+/// What a control point hears when no server of the provider's was found at all (decision 21).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum WhenNoneFound {
+    /// The router is an ordinary gateway of its own NAT, if that has an address of its own in the Internet.
+    #[default]
+    Local,
+    /// 501.
+    Refuse,
+}
+
 /// What an administrator may set, and what the installation is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// See [`NatMode`].
     pub nat: NatMode,
-    /// PCP servers; the first is used. Empty: the WAN's default router.
+    /// PCP servers, the best first. Empty: those that are found.
     pub servers: Vec<SocketAddr>,
+    /// The anycast addresses of RFC 7723 are tried after the WAN's default router.
+    pub anycast: bool,
     /// A control point hears 501 after this time without an answer from upstream.
     pub answer_within: Duration,
     /// Mappings are asked for again within this time after the server lost its state.
@@ -74,6 +86,8 @@ pub struct Config {
     pub get_specific: GetSpecific,
     /// See [`WhenUnreachable`].
     pub when_unreachable: WhenUnreachable,
+    /// See [`WhenNoneFound`].
+    pub when_none_found: WhenNoneFound,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
@@ -95,6 +109,7 @@ impl Config {
         Self {
             nat: NatMode::Own,
             servers: Vec::new(),
+            anycast: true,
             answer_within: Duration::from_millis(3500),
             recovery_wait: Duration::from_secs(5),
             service_wait: Duration::from_secs(30),
@@ -103,6 +118,7 @@ impl Config {
             add_port_mapping: AddPortMapping::default(),
             get_specific: GetSpecific::default(),
             when_unreachable: WhenUnreachable::default(),
+            when_none_found: WhenNoneFound::default(),
             send_descriptions: true,
             list_mappings: false,
             optimistic_delete: false,

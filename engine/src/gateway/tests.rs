@@ -2,7 +2,9 @@
 //! router's kernel in between, all of them simulated by [`Lab`].
 
 mod actions;
+mod alone;
 mod arguments;
+mod changes;
 mod crossings;
 mod deployments;
 mod eventing;
@@ -13,6 +15,7 @@ mod names;
 mod nat_pmp;
 mod orphans;
 mod restart;
+mod servers;
 mod specific;
 mod strategies;
 mod trouble;
@@ -76,6 +79,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         addresses_v6: Vec::new(),
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
+        offered: Vec::new(),
     }
 }
 
@@ -99,6 +103,7 @@ enum Next {
     Nat(NatTicket, Result<(), NatFailure>),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SocketAddr),
+    Scouted(SocketAddr, Vec<u8>),
     Counters(RequestId),
     SearchAnswer(SocketAddr, Vec<u8>),
     Http(HttpId, HttpOutcome),
@@ -160,6 +165,7 @@ struct Lab {
     isp: Option<IgdModel>,
     /// Searches that went out, and where.
     sought: Vec<(SocketAddrV4, Vec<u8>)>,
+    follower: changes::Follower,
 }
 
 impl Lab {
@@ -203,6 +209,7 @@ impl Lab {
             next_id: 0,
             isp: None,
             sought: Vec::new(),
+            follower: changes::Follower::default(),
         }
     }
 
@@ -252,6 +259,7 @@ impl Lab {
             match &next {
                 Next::Nat(ticket, outcome) => Event::Nat { ticket: *ticket, outcome: outcome.clone() },
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
+                Next::Scouted(from, bytes) => Event::Scouted { from: *from, bytes },
                 Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
                 Next::SearchAnswer(from, bytes) => Event::SearchAnswer { from: *from, bytes },
                 Next::Http(id, outcome) => Event::Http { id: *id, outcome: outcome.clone() },
@@ -286,6 +294,10 @@ impl Lab {
                         None => {}
                     }
                 }
+                Effect::Scout { to, bytes } => {
+                    let answer = self.serve(to, &bytes);
+                    queue.extend(answer.map(|answer| Next::Scouted(to, answer)));
+                }
                 Effect::Nat { ticket, change } => {
                     let next = Next::Nat(ticket, self.change_nat(change));
                     if self.slow_nat { self.held.push(next) } else { queue.push_back(next) }
@@ -301,6 +313,7 @@ impl Lab {
                 }
                 Effect::Notify(event) => self.events.push((self.now, event)),
                 Effect::Store(record) => self.stored(record),
+                Effect::Changed(change) => self.follower.follow(change),
                 Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
                 Effect::Search { to, bytes } => self.seek(to, bytes, queue),
                 Effect::Http(request) => self.asked(&request, queue),
@@ -308,6 +321,7 @@ impl Lab {
                 }
             }
         }
+        self.follower.check(&self.gateway, self.instant());
     }
 
     /// The router in front answers a search that it is meant by.
@@ -571,9 +585,10 @@ impl Lab {
 
     // What is to be seen
 
-    /// What the gateway wanted since the last look, without notices and SSDP.
+    /// What the gateway wanted since the last look, without notices, SSDP and what followers are told.
     fn seen(&mut self) -> Vec<Effect> {
-        let quiet = |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Ssdp { .. });
+        let quiet =
+            |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. });
         self.effects.drain(..).map(|(_, effect)| effect).filter(|effect| !quiet(effect)).collect()
     }
 

@@ -659,6 +659,10 @@ impl Uplink for IgdClient {
         self.ignored
     }
 
+    fn unanswered(&self) -> u32 {
+        self.failures
+    }
+
     fn grant(&self, flow: FlowId) -> Option<Grant> {
         self.flows.get(&flow)?.grant
     }

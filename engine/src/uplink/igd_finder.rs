@@ -12,7 +12,7 @@ use wire::soap::{AnswerError, decode_answer_to};
 use wire::ssdp::{self, Message, Target};
 
 use super::http::{GRACE, HttpId, HttpOutcome, HttpRequest};
-use crate::policy::{is_of_another_nat, is_usable_external};
+use crate::policy::{is_behind_nat, is_usable_external};
 use crate::time::{Duration, Instant};
 
 /// The search is repeated after this time, for datagrams are lost.
@@ -156,11 +156,12 @@ impl IgdFinder {
             }
             State::Asking { id: own, connection, .. } if own == id => {
                 match external(outcome) {
-                    Some(Some(external)) if is_of_another_nat(external) => {
-                        self.second_best.get_or_insert(FoundIgd { connection, external });
-                    }
                     Some(Some(external)) if is_usable_external(external) => {
-                        return self.finish(Some(FoundIgd { connection, external }));
+                        let found = FoundIgd { connection, external };
+                        if !is_behind_nat(external) {
+                            return self.finish(Some(found));
+                        }
+                        self.second_best.get_or_insert(found);
                     }
                     Some(None) => {}
                     Some(Some(_)) | None => self.ignored += 1,

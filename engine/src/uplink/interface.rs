@@ -20,6 +20,8 @@ pub enum UplinkProtocol {
     NatPmp,
     /// A router of the provider's in front of us, as a control point asks it.
     Igd,
+    /// Nobody is asked: this router's own NAT is the last one.
+    Local,
 }
 
 impl fmt::Display for UplinkProtocol {
@@ -28,6 +30,7 @@ impl fmt::Display for UplinkProtocol {
             Self::Pcp => "PCP",
             Self::NatPmp => "NAT-PMP",
             Self::Igd => "UPnP IGD",
+            Self::Local => "none",
         })
     }
 }
@@ -160,6 +163,9 @@ pub trait Uplink: fmt::Debug {
 
     /// Datagrams that were not believed: foreign, malformed, or not an answer to anything asked.
     fn ignored(&self) -> u64;
+
+    /// Datagrams in a row that were not answered.
+    fn unanswered(&self) -> u32;
 
     /// What stands for `flow`, if anything.
     fn grant(&self, flow: FlowId) -> Option<Grant>;

@@ -11,6 +11,7 @@ mod igd_client;
 mod igd_finder;
 mod interface;
 mod line;
+mod local_nat;
 mod nat_pmp_client;
 mod nonces;
 mod pcp_client;
@@ -26,9 +27,11 @@ pub use http::{HttpId, HttpOutcome, HttpRequest, MAX_HTTP_BODY};
 pub use igd_client::IgdClient;
 pub use igd_finder::{Finding, FoundIgd, IgdFinder};
 pub use interface::{Input, Output, Uplink, UplinkProtocol};
+pub use local_nat::LocalNat;
 pub use nat_pmp_client::NatPmpClient;
-pub use pcp_client::PcpClient;
-pub use schedule::{MIN_RENEWAL_GAP, renewal_delay};
+pub use pcp_client::{NUDGE_SPREAD, PcpClient, SILENT_AFTER, SILENT_FOR};
+pub use schedule::{MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
+pub use turns::IN_FLIGHT;
 
 #[cfg(test)]
 pub(crate) mod igd_model;

@@ -605,6 +605,10 @@ impl Uplink for NatPmpClient {
         self.ignored
     }
 
+    fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
     fn grant(&self, flow: FlowId) -> Option<Grant> {
         self.flows.get(&flow).filter(|flow| !flow.unreported)?.grant
     }

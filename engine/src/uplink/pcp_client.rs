@@ -34,8 +34,11 @@ const MAX_LIFETIME: u32 = 24 * 3600;
 /// An error is never obeyed for longer.
 const MAX_ERROR_LIFETIME: u32 = 30 * 60;
 /// So many datagrams without any answer, the first of them so long ago, and the server counts as silent.
-const SILENT_AFTER: u32 = 4;
-const SILENT_FOR: Duration = Duration::from_secs(3);
+pub const SILENT_AFTER: u32 = 4;
+/// See [`SILENT_AFTER`].
+pub const SILENT_FOR: Duration = Duration::from_secs(3);
+/// What was asked in vain is asked again within this time once the server answers somebody, where an owner waits.
+pub const NUDGE_SPREAD: Duration = Duration::from_secs(1);
 /// State losses are recovered from at most this often: an answer with a wrong epoch must not make a storm.
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
 /// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
@@ -49,6 +52,8 @@ const BLIND_DELETE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct PcpClient {
     server: SocketAddr,
+    /// By what nonces are derived.
+    identity: IpAddr,
     source: IpAddr,
     open: bool,
     recovery_wait: Duration,
@@ -212,6 +217,10 @@ impl Uplink for PcpClient {
         self.ignored
     }
 
+    fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
     fn grant(&self, flow: FlowId) -> Option<Grant> {
         self.flows.get(&flow)?.grant
     }
@@ -238,7 +247,7 @@ impl Uplink for PcpClient {
 
     fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
         let kept = self.nonces.peek(client(want)).copied();
-        kept.unwrap_or_else(|| super::nonces::derived(self.server.ip(), client(want), entropy))
+        kept.unwrap_or_else(|| super::nonces::derived(self.identity, client(want), entropy))
     }
 
     fn remember(&mut self, want: &Want, nonce: Nonce) {
@@ -259,6 +268,7 @@ impl PcpClient {
     pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
         Self {
             server,
+            identity: server.ip(),
             source,
             open: true,
             recovery_wait,
@@ -285,6 +295,12 @@ impl PcpClient {
             fallback: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same, of a server that has this address, too: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
+    #[must_use]
+    pub fn known_as(self, identity: IpAddr) -> Self {
+        Self { identity, ..self }
     }
 
     /// The same, of which it is known that it speaks PCP: its word for another protocol is not believed for a while.
@@ -321,7 +337,7 @@ impl PcpClient {
         let client = client(&want);
         let (nonce, derived) = match self.nonces.take(client) {
             Some(nonce) => (nonce, false),
-            None => (super::nonces::derived(self.server.ip(), client, entropy), true),
+            None => (super::nonces::derived(self.identity, client, entropy), true),
         };
         let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
@@ -505,7 +521,7 @@ impl PcpClient {
                 Phase::Asking { .. } | Phase::Deleting { .. } => now,
             };
             let waited_for = flow.grant.is_none() || flow.want.urgent;
-            let spread = if waited_for { Duration::from_secs(1) } else { self.recovery_wait };
+            let spread = if waited_for { NUDGE_SPREAD } else { self.recovery_wait };
             let wake = earliest + entropy.up_to(spread);
             self.timers.set(id, flow.grant.map_or(wake, |grant| wake.min(grant.ends())));
         }
@@ -606,8 +622,10 @@ impl PcpClient {
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
             self.is_silent();
         }
-        if self.fallback && self.last_heard.is_none() && self.unanswered > 1 {
-            // Some gateways are silent about a version that they do not know.
+        let again = self.unanswered > 1 && self.unanswered.is_power_of_two();
+        if self.fallback && self.last_heard.is_none() && again {
+            // Some gateways are silent about a version that they do not know. Ever more seldom, for the server may just be drowned in
+            // requests.
             self.outputs.push_back(Output::Transmit(natpmp::Request::ExternalAddress.to_bytes()));
         }
     }

@@ -10,12 +10,12 @@ const MRT: Duration = Duration::from_secs(1024);
 pub const MIN_RENEWAL_GAP: Duration = Duration::from_secs(4);
 
 /// `(1 + RAND) × IRT`, the wait after the first transmission; `roll` is uniform in `[0, 1)`, RAND in ±0.1.
-pub(super) fn first_rt(roll: f64) -> Duration {
+pub fn first_rt(roll: f64) -> Duration {
     IRT.mul_f64(0.9 + 0.2 * roll)
 }
 
 /// `(1 + RAND) × min(2 × previous, MRT)`.
-pub(super) fn next_rt(previous: Duration, roll: f64) -> Duration {
+pub fn next_rt(previous: Duration, roll: f64) -> Duration {
     (previous * 2).min(MRT).mul_f64(0.9 + 0.2 * roll)
 }
 

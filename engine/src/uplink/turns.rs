@@ -10,7 +10,7 @@ use super::flow::FlowId;
 use crate::time::Instant;
 
 /// So many requests that went in turn may be unanswered at once.
-const IN_FLIGHT: usize = 4;
+pub const IN_FLIGHT: usize = 4;
 
 /// See the module's description.
 #[derive(Debug, Default)]

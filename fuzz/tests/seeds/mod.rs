@@ -9,7 +9,7 @@ use wire::pcp::{
     self, Body, Filter, MapData, Nonce, PcpOption, PeerData, PortSet, Prefix64, Protocol, ResultCode,
 };
 use wire::services::{Face, Service};
-use wire::{gena, natpmp, soap, ssdp};
+use wire::{dhcp, gena, natpmp, soap, ssdp};
 
 type Seed = (&'static str, String, Vec<u8>);
 
@@ -18,6 +18,7 @@ pub(crate) fn all() -> Vec<Seed> {
     let mut seeds = Vec::new();
     pcp(&mut seeds);
     natpmp(&mut seeds);
+    dhcp(&mut seeds);
     ssdp(&mut seeds);
     soap(&mut seeds);
     documents(&mut seeds);
@@ -96,6 +97,32 @@ fn pcp(seeds: &mut Vec<Seed>) {
     }
     seeds.push(("pcp_request", "version-1".to_owned(), vec![1, 1, 0, 0]));
     seeds.push(("pcp_version_refusal", "nat-pmp".to_owned(), vec![0, 128, 0, 1, 0, 0, 0, 9]));
+}
+
+fn dhcp(seeds: &mut Vec<Seed>) {
+    let (client, server) = (Ipv4Addr::new(100, 64, 0, 2), Ipv4Addr::new(100, 64, 0, 1));
+    let option: Vec<u8> = vec![4, 192, 0, 2, 1, 8, 198, 51, 100, 1, 198, 51, 100, 2];
+    for (name, pcp_servers) in [
+        ("none", None),
+        ("two", Some(option.clone())),
+        ("parts", Some([&[252], &[9; 252][..]].concat().repeat(2))),
+    ] {
+        let ack = dhcp::v4::Ack { xid: 7, client, server, pcp_servers };
+        seeds.push(("dhcp_ack", name.to_owned(), ack.to_bytes()));
+    }
+    seeds.push(("dhcp_ack", "option".to_owned(), option));
+    let address = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).octets().to_vec();
+    let reply = dhcp::v6::Reply {
+        transaction: [1, 2, 3],
+        client: Some(vec![0, 4, 7]),
+        server: vec![0, 3, 0, 1, 2],
+        status: Some(0),
+        refresh: Some(86_400),
+        max_timeout: Some(600),
+        pcp_servers: vec![address.clone(), address.repeat(2)],
+    };
+    seeds.push(("dhcp_reply", "full".to_owned(), reply.to_bytes()));
+    seeds.push(("dhcp_reply", "option".to_owned(), address));
 }
 
 fn natpmp(seeds: &mut Vec<Seed>) {

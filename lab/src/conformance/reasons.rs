@@ -36,18 +36,15 @@ const fn part(rows: &'static str, text: &'static str) -> Reason {
 
 /// In the order of the page.
 pub(super) const REASONS: &[Reason] = &[
-    part("R-5", "DHCP options (decision 19)."),
     out_of_scope(
         "R-8",
         "steering a firewall upstream is out of the RFC's own scope ([out-of-scope.md](out-of-scope.md)).",
     ),
     part("R-36", "hooks for DHCP servers that call `portferry release`."),
     part("D-16", "OpenWrt, on which nothing has been tried."),
-    part("decision 5", "NAT-PMP and IGD upstreams, to be served by `hold`."),
+    part("decision 5", "UPnP routers upstream."),
     part("decision 18", "hooks for DHCP servers."),
-    part("decision 19", "DHCP options, the anycast addresses, and failover to another server."),
-    part("decision 20", "NAT-PMP and UPnP routers upstream."),
-    part("decision 21", "without an upstream, an ordinary IGD for the router's own NAT."),
+    part("decision 20", "UPnP routers upstream."),
     part("decision 25", "without a NAT of its own the router leaves it to the provider."),
     part("decision 24", "the hook for foreign drop policies, and `doctor`."),
     not_yet("decision 26", "hairpin."),

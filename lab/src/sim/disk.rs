@@ -11,6 +11,7 @@ use engine::time::{Duration, Instant};
 use engine::uplink::Filtered;
 use wire::pcp::{Nonce, Protocol};
 
+use super::follower::Follower;
 use super::{GATEWAY, LAN_INDEX, Parcel, World};
 
 /// When the shell tries again to write what it could not.
@@ -248,6 +249,7 @@ impl World {
         self.entropy.fill(&mut seed);
         let entropy = Box::new(Installation::new(self.installation, u64::from_be_bytes(seed)));
         self.gateway = Gateway::new(self.config.clone(), entropy);
+        self.follower = Follower::default();
         self.tell_interfaces();
         // The router's own NAT is a table of ours alone, created empty.
         self.nat.flush();

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::entropy::Entropy;
 use engine::gateway::NatMode;
-use engine::provider::ProviderConfig;
+use engine::provider::{ProviderConfig, Speaks};
 use engine::time::{Duration, Instant};
+use wire::natpmp;
 use wire::pcp::{self, Body, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, ResultCode};
 
 use super::{Parcel, SERVER, STRANGER, World};
@@ -39,8 +40,10 @@ pub enum Server {
     Mute,
     /// Every MAP request is refused with this result, for so many seconds; the mappings stay.
     Refuses(ResultCode, u32),
-    /// It knows NAT-PMP only and says so in eight octets (RFC 6886 §3.5).
+    /// It knows NAT-PMP only and says so in eight octets (RFC 6886 §3.5); by NAT-PMP it serves.
     NatPmpOnly,
+    /// It says so, and is silent about NAT-PMP, too.
+    SaysNatPmpOnly,
 }
 
 /// A request to the PCP server as it left the gateway.
@@ -149,21 +152,31 @@ impl World {
             Server::Serves | Server::Mute => self.provider.handle_datagram(self.now, from, bytes),
             Server::Silent => None,
             Server::Refuses(result, lifetime) => Some(pcp::error_response(bytes, result, lifetime, epoch)),
+            Server::SaysNatPmpOnly => {
+                let refusal = natpmp::Response::UnsupportedVersion { opcode: 128, epoch };
+                (bytes.first() != Some(&natpmp::VERSION)).then(|| refusal.to_bytes())
+            }
             Server::NatPmpOnly => {
-                let mut answer = vec![0, 128, 0, 1];
-                answer.extend(epoch.to_be_bytes());
-                Some(answer)
+                let before = std::mem::replace(&mut self.provider.config_mut().speaks, Speaks::NatPmp);
+                let answer = self.provider.handle_datagram(self.now, from, bytes);
+                self.provider.config_mut().speaks = before;
+                answer
             }
         }
     }
 
     pub(super) fn on_send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
-        let (Ok(request), true) = (pcp::Request::parse(&bytes), bytes.len() <= pcp::MAX_LEN) else {
-            return self.violation(format!("{} octets that are no PCP request sent to {to}", bytes.len()));
-        };
-        let line = format!("-> {request}");
-        self.note(line);
-        self.sent.push(Sent { at: self.now, request });
+        match (pcp::Request::parse(&bytes), natpmp::Request::parse(&bytes)) {
+            (Ok(request), _) if bytes.len() <= pcp::MAX_LEN => {
+                self.note(format!("-> {request}"));
+                self.sent.push(Sent { at: self.now, request });
+            }
+            (Err(_), Ok(request)) if bytes == request.to_bytes() => self.note(format!("-> {request}")),
+            _ => {
+                let what = format!("{} octets that are no request sent to {to}", bytes.len());
+                return self.violation(what);
+            }
+        }
         let (true, Some(addr)) = (self.open, self.wan_address()) else {
             // While the next socket is being opened there is none: lost on the way.
             if !self.opening {

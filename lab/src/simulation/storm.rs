@@ -423,7 +423,7 @@ impl Simulation {
             0..2 => Server::Silent,
             2 => Server::Mute,
             3..5 => Server::Refuses(code, 30),
-            5 if self.dice.one_in(3) => Server::NatPmpOnly,
+            5 if self.dice.one_in(3) => Server::SaysNatPmpOnly,
             _ => Server::Serves,
         };
         self.disturb();

@@ -131,10 +131,9 @@ fn open(place: &Place) -> io::Result<UdpSocket> {
     // What comes while the disk is waited for; the kernel gives as much as it allows.
     socket.set_recv_buffer_size(1 << 20)?;
     match place.addr {
-        IpAddr::V4(v4) => {
-            // Link-local, as RFC 6887 §14.1 has it.
+        IpAddr::V4(_) => {
+            // Link-local, as RFC 6887 §14.1 has it; by the interface that the socket is bound to.
             socket.set_multicast_ttl_v4(1)?;
-            socket.set_multicast_if_v4(&v4)?;
             socket.set_multicast_loop_v4(false)?;
         }
         IpAddr::V6(_) => {

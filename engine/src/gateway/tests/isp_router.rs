@@ -7,7 +7,7 @@ use crate::uplink::UplinkProtocol;
 
 /// A home behind a router that knows nothing of PCP and NAT-PMP.
 fn behind(change: impl FnOnce(&mut Config, &mut IgdModel)) -> Lab {
-    let mut settings = Config { servers: Vec::new(), ..config(NatMode::Own) };
+    let mut settings = config(NatMode::Own);
     let mut model = IgdModel::new("198.51.100.7");
     change(&mut settings, &mut model);
     let mut lab = Lab::new(settings);
@@ -182,7 +182,7 @@ fn after_a_crash() {
         assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(number) }), done());
     }
     let mappings: Vec<_> = lab.store.values().cloned().collect();
-    let mut next = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    let mut next = Lab::new(config(NatMode::Own));
     next.providers.clear();
     next.isp = lab.isp.take();
     next.event(Event::Lan(lan()));

@@ -314,7 +314,7 @@ fn another_server_during_a_restoration() {
 /// decision 19: without a configured server, the WAN's default router; without either, 501.
 #[test]
 fn the_default_router_is_the_server() {
-    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    let mut lab = Lab::new(Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) });
     lab.event(Event::Lan(lan()));
     lab.event(Event::Wan(Wan { router: None, ..wan(&[W]) }));
     assert_eq!(lab.seen(), []);
@@ -474,6 +474,17 @@ fn ssdp_through_the_gateway() {
     assert_eq!((sent(&lab), lab.status().ignored_ssdp), (1, 1));
 }
 
+/// what DHCP offers is shown as long as it stands (RFC 7291).
+#[test]
+fn offers_of_dhcp_are_shown() {
+    let mut lab = Lab::up(NatMode::Own);
+    let offered: Vec<Vec<IpAddr>> = vec![vec!["2001:db8::1".parse().unwrap()], vec![W.into(), E.into()]];
+    lab.event(Event::Wan(Wan { offered: offered.clone(), ..wan(&[W]) }));
+    assert_eq!(lab.status().offered, offered);
+    lab.event(Event::Wan(wan(&[W])));
+    assert_eq!(lab.status().offered, Vec::<Vec<IpAddr>>::new());
+}
+
 /// The whole of what `portferry status` shows.
 #[test]
 fn status() {
@@ -486,7 +497,9 @@ fn status() {
         lan: vec![("lan0".into(), vec![LAN])],
         wan: "wan0".into(),
         wan_addresses: vec![W],
+        offered: Vec::new(),
         server: Some(server()),
+        servers: vec![server()],
         protocol: Some(crate::uplink::UplinkProtocol::Pcp),
         nat_above: None,
         answering: Some(true),

@@ -8,6 +8,7 @@ impl Lab {
     pub(super) fn crash(&mut self, config: Config, seed: u64, down_for: u64) {
         self.now += down_for;
         self.gateway = Gateway::new(config, Box::new(SeededEntropy::new(seed)));
+        self.follower = changes::Follower::default();
         self.rules.clear();
         self.socket = None;
         let now = self.now;
@@ -106,6 +107,73 @@ fn waits_are_uniform() {
             assert!((8..=32).contains(&there), "{there} of 60 in {range:?}");
         }
     }
+}
+
+impl Lab {
+    /// Seconds from now until the probe is asked for, if it is within `limit`.
+    fn probe_within(&mut self, limit: u64) -> Option<u64> {
+        let start = self.now;
+        self.run(start + limit * 1000);
+        let probe = self.all_sent().into_iter().find(|(_, request)| is_probe(request));
+        probe.map(|(at, _)| (at - start) / 1000)
+    }
+
+    /// A crash, and a start a second later with another seed.
+    fn restart(&mut self, seed: u64) {
+        self.crash(config(NatMode::Own), seed, 1000);
+        self.event(Event::Lan(lan()));
+        self.effects.clear();
+        self.event(Event::Wan(wan(&[W])));
+    }
+}
+
+/// D-9, decisions 11 and 17: also the mapping that tells the external address is spread over service_wait when a town starts. A
+/// new installation asks at once, and so does one that a control point asks something.
+#[test]
+fn the_probe_waits_after_a_restart() {
+    let mut waits = Vec::new();
+    for seed in 0..60 {
+        let mut lab = Lab::up(NatMode::Own);
+        lab.restart(78 + seed);
+        waits.push(lab.probe_within(30).expect("it is asked for"));
+    }
+    for third in 0..3 {
+        let there = waits.iter().filter(|&&wait| (third * 10..third * 10 + 10).contains(&wait)).count();
+        assert!((8..=32).contains(&there), "{there} of 60 in third {third}: {waits:?}");
+    }
+    let mut lab = Lab::new(config(NatMode::Own));
+    lab.event(Event::Wan(wan(&[W])));
+    assert_eq!(lab.probe_within(0), Some(0), "nothing was there before");
+    let mut lab = Lab::up(NatMode::Own);
+    lab.restart(78);
+    // The WAN comes and goes before it is time.
+    lab.event(Event::Wan(wan(&[])));
+    lab.event(Event::Wan(wan(&[W])));
+    assert_eq!(lab.probe_within(0), None);
+    assert_eq!(lab.connection().0, "Disconnected");
+    assert_eq!(lab.connection(), ("Connected".into(), E.to_string()), "somebody has asked");
+}
+
+/// D-9 and T-8: what stored mappings tell needs no probe, and one request less reaches the server from every router. When the
+/// provider gives none of them again, there is one.
+#[test]
+fn stored_mappings_come_before_the_probe() {
+    for refused in [false, true] {
+        let mut lab = Lab::up(NatMode::Own);
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        if refused {
+            lab.script.push_back(Reaction::Refuse(ResultCode::NOT_AUTHORIZED, 60));
+        }
+        lab.restart(78);
+        assert_eq!(lab.probe_within(60).is_some(), refused);
+        assert_eq!(lab.mapped().len(), usize::from(!refused));
+        assert_eq!(lab.connection(), ("Connected".into(), E.to_string()));
+    }
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+    lab.silent = true;
+    lab.restart(78);
+    assert_eq!(lab.probe_within(600), None, "it would be asked of the same silent server");
 }
 
 /// a success is only answered when the mapping is stored. The caller turns the answer into 501; what has come to stand

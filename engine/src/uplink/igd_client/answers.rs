@@ -7,7 +7,7 @@ use wire::soap::{Answer, AnswerError, decode_answer_to};
 
 use super::errors::result;
 use super::*;
-use crate::policy::{is_of_another_nat, is_usable_external};
+use crate::policy::{is_behind_nat, is_usable_external};
 
 /// What an answer is: the values, or the code of a fault.
 type Told = Result<Answer, u16>;
@@ -176,8 +176,9 @@ impl IgdClient {
             return;
         }
         self.told = Some(addr);
-        let behind = addr.filter(|&addr| is_of_another_nat(addr));
-        self.external = addr.filter(|&addr| is_usable_external(addr) && behind.is_none());
+        let addr = addr.filter(|&addr| is_usable_external(addr));
+        let behind = addr.filter(|&addr| is_behind_nat(addr));
+        self.external = addr.filter(|_| behind.is_none());
         self.outputs.push_back(match behind {
             Some(addr) => Output::NatAbove(addr),
             None => Output::External(self.external),

@@ -15,7 +15,11 @@ impl PcpClient {
             return;
         };
         match &response.body {
-            Body::Announce => self.on_announce(now, &response, false, entropy),
+            Body::Announce if response.result != ResultCode::SUCCESS => self.ignored += 1,
+            Body::Announce => {
+                self.heard(now, entropy);
+                self.check_epoch(now, response.epoch, false, None, entropy);
+            }
             Body::Get(_) => self.on_list(now, &response, entropy),
             Body::Map(map) => match self.matching(map, &response) {
                 Some(id) if !self.is_of_another_family(id, map, &response) => {
@@ -29,9 +33,15 @@ impl PcpClient {
 
     pub(super) fn on_multicast(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
         match Response::parse(bytes) {
-            Ok(response) if matches!(response.body, Body::Announce) => {
+            Ok(response)
+                if matches!(response.body, Body::Announce) && response.result == ResultCode::SUCCESS =>
+            {
+                // It is no answer, so a server that announces itself may be silent all the same; but it is worth a try.
+                if self.answering == Some(false) {
+                    self.nudge(now, entropy);
+                }
                 let younger = self.is_younger_than_a_grant(now, response.epoch);
-                self.on_announce(now, &response, younger, entropy);
+                self.check_epoch(now, response.epoch, younger, None, entropy);
             }
             _ => self.ignored += 1,
         }
@@ -43,15 +53,6 @@ impl PcpClient {
         let oldest = Duration::from_secs(u64::from(epoch) + u64::from(epoch) / 16 + 1);
         let mut held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
         held.any(|flow| flow.grant.is_some_and(|grant| now - grant.since > oldest))
-    }
-
-    fn on_announce(&mut self, now: Instant, response: &Response, lost: bool, entropy: &mut dyn Entropy) {
-        if response.result != ResultCode::SUCCESS {
-            self.ignored += 1;
-            return;
-        }
-        self.heard(now, entropy);
-        self.check_epoch(now, response.epoch, lost, None, entropy);
     }
 
     /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.

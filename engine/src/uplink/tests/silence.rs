@@ -28,10 +28,13 @@ fn an_answer_after_silence_nudges_what_waits() {
     let due = rig.client.next_timeout().unwrap();
     assert!(due > Instant::from_secs(310), "{due:?}");
     let bytes = rig.announce(rig.epoch + 300);
-    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [Output::Answering]);
+    // An announcement is worth a try, and no answer.
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), []);
+    assert_eq!(rig.client.is_answering(), Some(false));
     let asked = sent(&rig.run(301_000));
     assert_eq!(asked.len(), 1);
     assert_eq!(map_of(&asked[0].1).internal_port, 8080);
+    assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [Output::Answering]);
 }
 
 /// The same after an interruption of the link: the socket is a new one, the address the old one.

@@ -48,7 +48,7 @@ fn nothing_of_others_is_touched_and_nothing_is_left() {
                 12 => rig.input(Input::Source(IpAddr::V4(HERE))),
                 13 => {
                     rig.model.external =
-                        ["", "10.0.0.1", "203.0.114.1", "203.0.114.2"][usize::try_from(roll(4)).unwrap()]
+                        ["", "10.0.0.1", "203.0.114.1", "203.0.114.2"][usize::try_from(roll(4)).unwrap()];
                 }
                 _ => rig.model.says = None,
             }

@@ -1,0 +1,325 @@
+//! Which server is asked (decision 19, R-5): the configured ones, else those that DHCP offers (RFC 7291), the WAN's default router and
+//! the anycast addresses (RFC 7723), in this order. The first that answers serves, the others are kept for failover (RFC 7488).
+//!
+//! The first is asked for mappings at once. As long as it does not answer, the others are *scouted*: each is sent what makes no
+//! state there (PCP's ANNOUNCE, NAT-PMP's question for the address), and one that answers takes its place. So nothing is asked
+//! of a server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
+//! one that is preferred is gone back to once it has answered for a while.
+
+use std::net::{IpAddr, SocketAddr};
+
+use wire::natpmp;
+use wire::pcp::{self, Body, SERVER_PORT};
+
+use super::{Alarm, Effect, Gateway, NatMode, WhenNoneFound};
+use crate::notice::Notice;
+use crate::policy::is_behind_nat;
+use crate::time::{Duration, Instant};
+use crate::uplink::UplinkProtocol;
+
+/// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
+const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
+const ANYCAST_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1));
+
+/// How long a server may take for its first answer before others are looked at.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// How long one that has served may be silent before another one takes its place: its mappings may stand all the while.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How often others are looked at while nobody answers: at first, and at most; the gap doubles.
+const FIRST_GAP: Duration = Duration::from_secs(3);
+/// Also how often a preferred one is looked at while another one serves, and each of several that are configured.
+const GAP: Duration = Duration::from_secs(60);
+/// Nobody has named a server, and so long nobody was found.
+const NOBODY: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is one now (RFC 7488 §3).
+const GAP_ALONE: Duration = Duration::from_secs(15 * 60);
+/// So many looks in a row have to be answered before a preferred server is gone back to, or unanswered before one that is
+/// configured among several counts as silent.
+const IN_A_ROW: u32 = 3;
+
+/// A server that may be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Candidate {
+    server: SocketAddr,
+    /// It was looked at, and has not answered yet.
+    asked: bool,
+    /// Looks in a row that it has answered, and those that it has not.
+    answered: u32,
+    unanswered: u32,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    /// The best first.
+    candidates: Vec<Candidate>,
+    current: Option<SocketAddr>,
+    /// Since when the one that serves has been silent.
+    silent_since: Option<Instant>,
+    /// It was looked at several times in vain.
+    given_up: bool,
+    /// When others were last looked at, and how long until they are again.
+    looked_at: Option<Instant>,
+    gap: Duration,
+    /// When it is asked, or was, for mappings of before.
+    due: Instant,
+    /// The socket to another one is on its way.
+    opening: bool,
+    /// It has taken the place of another one, as it may have done for a whole town.
+    failed_over: bool,
+}
+
+impl Servers {
+    pub(super) fn current(&self) -> Option<SocketAddr> {
+        self.current
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        self.candidates.iter().map(|candidate| candidate.server)
+    }
+
+    /// Whether the server that is in use now was not the one before, because of that one's silence.
+    pub(super) fn has_failed_over(&mut self) -> bool {
+        std::mem::take(&mut self.failed_over)
+    }
+
+    /// When a server is asked again for what it may have: no sooner than was once decided.
+    pub(super) fn not_before(&mut self, due: Instant) -> Instant {
+        self.due = self.due.max(due);
+        self.due
+    }
+
+    fn place(&self, server: SocketAddr) -> Option<usize> {
+        self.candidates.iter().position(|candidate| candidate.server == server)
+    }
+
+    /// What was learned of those that stay is kept. The one that serves goes on, if it is still among them and `serves`.
+    fn set(&mut self, list: &[SocketAddr], serves: bool) {
+        let known = std::mem::take(&mut self.candidates);
+        let new = |server| Candidate { server, asked: false, answered: 0, unanswered: 0 };
+        let candidate = |&server: &SocketAddr| {
+            known.iter().find(|one| one.server == server).copied().unwrap_or(new(server))
+        };
+        self.candidates = list.iter().map(candidate).collect();
+        let stays = self.current.filter(|&current| serves && self.place(current).is_some());
+        self.current = stays.or(list.first().copied());
+    }
+}
+
+impl Gateway {
+    /// The server to use.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.servers.current()
+    }
+
+    /// The settings or the WAN have changed: who may be asked now.
+    pub(super) fn list_servers(&mut self) {
+        let list = self.server_list();
+        let reachable: Vec<SocketAddr> =
+            list.iter().copied().filter(|server| !self.ways_to(*server).is_empty()).collect();
+        if reachable.is_empty() && self.config.servers.is_empty() && self.servers.current.is_some() {
+            return; // what is found on a WAN without an address is nothing new
+        }
+        let current = self.servers.current;
+        let uplink = self.uplink.as_ref().filter(|uplink| Some(uplink.server()) == current);
+        let serves = uplink.is_some_and(|uplink| uplink.last_heard().is_some());
+        // Where none can be reached, the first of them says why.
+        let first = &list[..list.len().min(1)];
+        self.servers.set(if reachable.is_empty() { first } else { &reachable }, serves);
+    }
+
+    /// The same while one of them may be serving: should there be better ones now, they are looked at in a while.
+    pub(super) fn list_servers_again(&mut self, now: Instant) {
+        self.list_servers();
+        if self.uplink_open && self.servers.candidates.len() > 1 {
+            let gap = if self.table.is_empty() { FIRST_GAP } else { GAP };
+            self.timers.set(Alarm::Scout, now + gap);
+        }
+    }
+
+    /// The first address that the server is known by: DHCP names one server by several.
+    pub(super) fn identity(&self, server: SocketAddr) -> IpAddr {
+        let of_it = self.wan.offered.iter().find(|addresses| addresses.contains(&server.ip()));
+        of_it
+            .filter(|_| self.config.servers.is_empty())
+            .and_then(|addresses| addresses.first())
+            .copied()
+            .unwrap_or(server.ip())
+    }
+
+    fn server_list(&self) -> Vec<SocketAddr> {
+        let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
+        let mut list = if self.config.servers.is_empty() {
+            let offered = self.wan.offered.iter().flatten().copied();
+            let anycast = [ANYCAST_V4, ANYCAST_V6].into_iter().filter(|_| self.config.anycast);
+            // Asked in IPv6, a server maps to LAN hosts (decision 22), and not to the NAT in between.
+            let of_use = |addr: &IpAddr| self.config.nat == NatMode::None || addr.is_ipv4();
+            offered.chain(self.wan.router).chain(anycast).filter(of_use).map(at_port).collect()
+        } else {
+            self.config.servers.clone()
+        };
+        let mut seen = Vec::new();
+        list.retain(|&server| {
+            let new = !seen.contains(&server);
+            seen.push(server);
+            new
+        });
+        list
+    }
+
+    /// A socket to the server was opened: how long until somebody else is looked at.
+    pub(super) fn await_server(&mut self, now: Instant) {
+        (self.servers.silent_since, self.servers.given_up, self.servers.opening) = (None, false, false);
+        self.servers.gap = FIRST_GAP;
+        if self.servers.candidates.len() > 1 {
+            self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
+        }
+        if self.may_go_alone() {
+            self.timers.set(Alarm::Alone, now + NOBODY);
+        }
+    }
+
+    /// Whether no server is known: nobody has named one, and those that are guessed at may not be there (decision 21).
+    fn may_go_alone(&self) -> bool {
+        let named = !self.config.servers.is_empty() || !self.wan.offered.is_empty();
+        let of_its_own = self.wan.addresses.first().is_some_and(|&addr| !is_behind_nat(addr));
+        self.config.nat == NatMode::Own
+            && self.config.when_none_found == WhenNoneFound::Local
+            && !named
+            && of_its_own
+            && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
+    }
+
+    /// Whether this router's own NAT counts as the last one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.protocol() == UplinkProtocol::Local)
+    }
+
+    /// Nobody has been found: until somebody is, this is an ordinary gateway.
+    pub(super) fn go_alone(&mut self, now: Instant) {
+        let unasked = self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
+        if unasked && self.may_go_alone() {
+            return self.timers.set(Alarm::Alone, now + NOBODY);
+        }
+        if self.uplink_open && self.may_go_alone() && !self.is_alone() && !self.stopping {
+            self.change_protocol(now, UplinkProtocol::Local);
+            self.timers.set(Alarm::Scout, now + GAP_ALONE);
+        }
+    }
+
+    /// The server does not answer, says its client, or cannot be asked.
+    pub(super) fn on_server_silent(&mut self, now: Instant) {
+        self.servers.opening = false;
+        if self.servers.candidates.len() < 2 {
+            return;
+        }
+        if self.servers.silent_since.is_none() {
+            self.servers.silent_since = Some(now);
+            self.servers.gap = FIRST_GAP;
+        }
+        if self.servers.looked_at != Some(now) {
+            self.scout(now);
+        }
+    }
+
+    /// It answers (again).
+    pub(super) fn on_server_answers(&mut self, now: Instant) {
+        (self.servers.silent_since, self.servers.given_up) = (None, false);
+        for candidate in &mut self.servers.candidates {
+            candidate.unanswered = 0;
+        }
+        if self.servers.candidates.len() > 1 {
+            self.timers.set(Alarm::Scout, now + GAP);
+        }
+    }
+
+    /// Looks at those that might serve instead.
+    pub(super) fn scout(&mut self, now: Instant) {
+        let Some(current) = self.servers.current.filter(|_| !self.stopping) else { return };
+        let alone = self.is_alone();
+        let answering = !alone
+            && self.uplink_open
+            && self.uplink.as_ref().is_some_and(|uplink| uplink.is_answering() == Some(true));
+        let unasked = !alone
+            && self.uplink_open
+            && !answering
+            && self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
+        if unasked && self.servers.silent_since.is_none() {
+            // After a restart a server is not asked at once, and so is not silent.
+            return self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
+        }
+        let place = self.servers.place(current).unwrap_or(0);
+        // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
+        let all = !answering || self.config.servers.len() > 1;
+        let mut asked = Vec::new();
+        for (n, candidate) in self.servers.candidates.iter_mut().enumerate() {
+            let silent = std::mem::take(&mut candidate.asked);
+            if silent {
+                (candidate.answered, candidate.unanswered) = (0, candidate.unanswered.saturating_add(1));
+            }
+            if n < place || all && (answering || alone || n != place) {
+                candidate.asked = true;
+                asked.push(candidate.server);
+            }
+        }
+        let given_up = self.servers.candidates.get(place).is_some_and(|one| one.unanswered >= IN_A_ROW);
+        self.servers.given_up |= answering && given_up;
+        for server in &asked {
+            self.look_at(*server);
+        }
+        if !asked.is_empty() {
+            self.servers.looked_at = Some(now);
+            let gap = match (answering, alone) {
+                (true, _) => GAP,
+                (false, true) => GAP_ALONE,
+                (false, false) => self.servers.gap,
+            };
+            self.servers.gap = (self.servers.gap * 2).min(GAP);
+            self.timers.set(Alarm::Scout, now + gap);
+        }
+    }
+
+    fn look_at(&mut self, server: SocketAddr) {
+        let Some(&source) = self.ways_to(server).first() else { return };
+        let client_addr = pcp::ip_to_wire(source);
+        let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
+        self.effects.push_back(Effect::Scout { to: server, bytes: announce.to_bytes() });
+        if server.is_ipv4() && self.config.nat == NatMode::Own {
+            let bytes = natpmp::Request::ExternalAddress.to_bytes();
+            self.effects.push_back(Effect::Scout { to: server, bytes });
+        }
+    }
+
+    /// A server that was looked at answers, if that is one.
+    pub(super) fn on_scouted(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        let is_answer = pcp::Response::parse(bytes).is_ok() || natpmp::Response::parse(bytes).is_ok();
+        let Some(current) = self.servers.current else { return };
+        let asked = self.servers.candidates.iter_mut().find(|one| one.server == from && one.asked);
+        let Some(candidate) = asked.filter(|_| is_answer) else { return };
+        candidate.asked = false;
+        (candidate.answered, candidate.unanswered) = (candidate.answered.saturating_add(1), 0);
+        // Where nothing is mapped, going to the better one costs nobody anything.
+        let stable = candidate.answered >= IN_A_ROW || self.table.is_empty();
+        let alone = self.is_alone();
+        if from == current && !alone || self.servers.opening {
+            return;
+        }
+        let uplink = self.uplink.as_ref().filter(|uplink| self.uplink_open && uplink.server() == current);
+        let answering = !alone && uplink.is_some_and(|uplink| uplink.is_answering() == Some(true));
+        let has_served = uplink.is_some_and(|uplink| uplink.last_heard().is_some());
+        let silent_for = self.servers.silent_since.map_or(Duration::ZERO, |since| now - since);
+        let preferred = self.servers.place(from) < self.servers.place(current);
+        let gone = silent_for >= SILENCE || self.servers.given_up;
+        if gone || !answering && !has_served || answering && preferred && stable {
+            if alone {
+                self.notice(Notice::Found(from));
+            } else {
+                self.notice(Notice::OtherServer { from: current, to: from, preferred: answering && !gone });
+            }
+            self.servers.current = Some(from);
+            (self.servers.silent_since, self.servers.given_up) = (None, false);
+            (self.servers.failed_over, self.servers.opening) = (true, true);
+            self.open_uplink();
+        }
+    }
+}

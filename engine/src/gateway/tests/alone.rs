@@ -1,0 +1,97 @@
+//! No server of the provider's is known, and none is found: an ordinary gateway of the local NAT (decision 21).
+
+use super::*;
+use crate::table::Health;
+use crate::uplink::UplinkProtocol;
+
+fn nobody(change: impl FnOnce(&mut Config)) -> Lab {
+    let mut settings = Config { servers: Vec::new(), ..config(NatMode::Own) };
+    change(&mut settings);
+    let mut lab = Lab::new(settings);
+    lab.providers.clear();
+    lab
+}
+
+fn up(lab: &mut Lab, addr: Ipv4Addr) {
+    lab.source = addr.into();
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[addr])));
+    lab.pass(10);
+}
+
+/// Everything that a control point asks, at the WAN's own address.
+#[test]
+fn an_ordinary_gateway() {
+    let mut lab = nobody(|_| {});
+    up(&mut lab, W);
+    assert_eq!((lab.status().external, lab.status().protocol), (Some(W), Some(UplinkProtocol::Local)));
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, internal: 8081, ..port(8080) }), done());
+    assert_eq!((lab.rules.len(), lab.rules[0].port, lab.rules[0].internal), (1, 8080, at(ALICE, 8081)));
+    assert_eq!(lab.add(BOB, 1, port(8080)), Err(718));
+    assert_eq!(lab.add(BOB, 2, Add { any: true, ..port(8080) }).map(|ports| ports.len()), Ok(1));
+    assert_eq!(lab.rules.len(), 2);
+    // A port that the router itself uses.
+    lab.in_use.push((Protocol::TCP, 9000));
+    assert_eq!(lab.add(BOB, 1, port(9000)), Err(718));
+    lab.pass(3 * 86_400);
+    let (mapped, healthy) =
+        (lab.mapped(), lab.gateway.mappings(lab.instant()).all(|m| m.health == Health::Active));
+    assert_eq!((mapped.len(), healthy), (1, true), "the lease of the other one is over");
+    assert_eq!(lab.delete(ALICE, 1, 8080), done());
+    assert_eq!((lab.rules.len(), lab.mapped().len()), (0, 0));
+}
+
+/// A server comes up: whoever has a mapping keeps it if that gives the port.
+#[test]
+fn a_server_is_found_later() {
+    let mut lab = nobody(|_| {});
+    up(&mut lab, W);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    lab.providers.insert(server(), Provider::new(lab.instant(), ProviderConfig::new(E)));
+    lab.pass(16 * 60);
+    assert!(lab.notices().contains(&Notice::Found(server())));
+    assert_eq!((lab.status().external, lab.status().protocol), (Some(E), Some(UplinkProtocol::Pcp)));
+    assert_eq!(lab.upstream().iter().map(|(port, _)| *port).collect::<Vec<_>>(), [8080]);
+    // It goes again: it is known now, so applications hear that it is silent.
+    lab.providers.clear();
+    lab.pass(3600);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+}
+
+/// Who has named a server, has no address of its own, or does not want it, is not an ordinary gateway.
+#[test]
+fn when_it_is_not() {
+    let behind = Ipv4Addr::new(100, 64, 0, 2);
+    let named = |settings: &mut Config| settings.servers = vec![server()];
+    let refuses = |settings: &mut Config| settings.when_none_found = WhenNoneFound::Refuse;
+    for (what, mut lab, addr) in [
+        ("a server is configured", nobody(named), W),
+        ("it is not wanted", nobody(refuses), W),
+        ("the WAN is behind a NAT", nobody(|_| {}), behind),
+        ("no NAT of its own", nobody(|settings| settings.nat = NatMode::None), W),
+    ] {
+        up(&mut lab, addr);
+        lab.pass(60);
+        assert_eq!(lab.status().external, None, "{what}");
+        assert_eq!(lab.rules, [], "{what}");
+    }
+    let mut lab = nobody(|_| {});
+    let offered = vec![vec![server().ip()]];
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(Wan { offered, ..wan(&[W]) }));
+    lab.pass(60);
+    assert_eq!(lab.status().external, None, "DHCP has named one");
+}
+
+/// Another WAN address: the same mappings there, as soon as it is clear that nobody is there, either.
+#[test]
+fn another_address() {
+    let mut lab = nobody(|_| {});
+    up(&mut lab, W);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    up(&mut lab, other);
+    assert_eq!(lab.status().external, Some(other));
+    assert!(lab.gateway.mappings(lab.instant()).all(|mapping| *mapping.external.ip() == other));
+    assert_eq!(lab.rules.len(), 1);
+}
