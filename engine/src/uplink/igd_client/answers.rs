@@ -206,12 +206,15 @@ impl IgdClient {
         }
     }
 
-    /// The connection, or the router, cannot be younger than it was.
+    /// The connection, or the router, is younger than it can be, or than the last look at it.
     fn on_uptime(&mut self, now: Instant, uptime: Option<u32>) {
         let before = std::mem::replace(&mut self.uptime, uptime.map(|uptime| (now, uptime)));
         let (Some((then, before)), Some(uptime)) = (before, uptime) else { return };
+        let passed = (now - then).as_secs();
+        let went_back = u64::from(uptime) + 2 < u64::from(before) + passed * 7 / 8;
+        let began_since = u64::from(uptime) <= passed + 2;
         // Some never count it.
-        if uptime != before && u64::from(uptime) + 2 < u64::from(before) + (now - then).as_secs() * 7 / 8 {
+        if uptime != before && (went_back || began_since) {
             self.knock(now); // it may be another program now
             self.line.join(Rank::Address, What::Address);
             self.look_at_all(now);
