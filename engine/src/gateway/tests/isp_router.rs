@@ -195,3 +195,35 @@ fn after_a_crash() {
     next.pass(5);
     assert_eq!(isp(&mut next).ports(), []);
 }
+
+/// Nobody has named a server, and this router's own address is private: the usual home behind a provider's router. Neither the anycast
+/// address nor this router's own NAT takes its place.
+#[test]
+fn where_no_server_is_named() {
+    let here = Ipv4Addr::new(192, 168, 178, 2);
+    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    lab.providers.clear();
+    lab.source = here.into();
+    lab.isp = Some(IgdModel::new("198.51.100.7"));
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[here])));
+    let early = lab.start_add(ALICE, 1, Add { lease: 0, ..port(8080) });
+    lab.pass(4);
+    assert_eq!(lab.heard(early), Some(Err(501)), "it is not known yet who is to be asked");
+    lab.pass(40);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Igd));
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    lab.pass(86_400);
+    assert_eq!((lab.status().protocol, lab.mapped().len()), (Some(UplinkProtocol::Igd), 1));
+    assert_eq!(isp(&mut lab).entries[&("TCP".to_owned(), 8080)].internal.0, here);
+    // Nobody at PCP's port, says the router: it is found at once.
+    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    lab.providers.clear();
+    lab.source = here.into();
+    lab.isp = Some(IgdModel::new("198.51.100.7"));
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[here])));
+    lab.event(Event::UplinkUnreachable(server()));
+    lab.pass(3);
+    assert_eq!(lab.status().external, Some(E));
+}
