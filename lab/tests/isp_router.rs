@@ -8,7 +8,8 @@
 mod common;
 
 use common::{
-    BOTH, CASCADED, NAT, SECOND, TCP, UDP, interworking_subject, listener, reaches, reaches_nobody, ready,
+    BOTH, CASCADED, ControlPoint, NAT, SECOND, TCP, UDP, interworking_subject, listener, reaches,
+    reaches_nobody, ready, redirected_port,
 };
 use lab::netns::{EXTERNAL, Host, Network, OTHER, PROVIDER, Process, ROUTER_WAN};
 use lab::provider::{Options, Provider};
@@ -138,5 +139,26 @@ fn hostile_answers() {
         assert_ne!(told["protocol"], "UPnP IGD", "{mode}");
         assert_eq!((&told["uplink"], &told["external_address"]), (&"silent".into(), &Value::Null), "{mode}");
     }
+    daemon.terminate(20 * SECOND);
+}
+
+/// A router in front whose own address is of another NAT: that is shown, and no application is told that it could be reached.
+#[test]
+fn an_isp_router_behind_another_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let router = PROVIDER.to_string();
+    let _bad =
+        bad_igd(&network, Host::Provider, &router, &format!("http://{router}:5000/desc.xml"), "private");
+    let mut daemon = subject.start(&network, NAT, "");
+    let told = eventually("another NAT above", 40 * SECOND, || {
+        let told = status(&network);
+        (told["nat_above"] == "10.1.2.3").then_some(told)
+    });
+    assert_eq!((&told["protocol"], &told["external_address"]), (&"UPnP IGD".into(), &Value::Null));
+    let control_point = ControlPoint { network: &network, host: Host::Lan1, location: None };
+    let answer = control_point.add("-a", 8080, 9090, "TCP", 3600);
+    assert_eq!(redirected_port(&answer, "TCP"), None, "{answer}");
+    assert_eq!(subject::listed(&network), Some(Vec::new()));
     daemon.terminate(20 * SECOND);
 }

@@ -3,9 +3,10 @@
 //!
 //! * `endless`: XML that never ends;
 //! * `redirect`: to the same path at LOCATION's next port;
-//! * `elsewhere`: a description whose control URL is on another host.
+//! * `elsewhere`: a description whose control URL is on another host;
+//! * `private`: a router with an external address of another NAT, which says yes to everything.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 
@@ -45,9 +46,17 @@ fn main() -> io::Result<()> {
 }
 
 fn serve(mut stream: TcpStream, mode: &str) -> io::Result<()> {
-    let mut line = String::new();
-    BufReader::new(stream.try_clone()?).read_line(&mut line)?;
-    println!("asked {}", line.trim());
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    println!("asked {}", lines.next().unwrap_or_default());
+    let heads: Vec<String> = lines.collect();
+    let value = |name: &str| {
+        heads.iter().filter_map(|line| line.split_once(": ")).find(|head| head.0.eq_ignore_ascii_case(name))
+    };
+    let length = value("content-length").and_then(|(_, length)| length.parse().ok()).unwrap_or(0);
+    let action = value("soapaction")
+        .and_then(|(_, action)| Some(action.trim_matches('"').rsplit_once('#')?.1.to_owned()));
+    io::copy(&mut reader.take(length), &mut io::sink())?;
     match mode {
         "endless" => {
             write!(stream, "HTTP/1.1 200 OK\r\n\r\n<root>")?;
@@ -61,6 +70,19 @@ fn serve(mut stream: TcpStream, mode: &str) -> io::Result<()> {
                 "HTTP/1.1 302 Found\r\nLocation: http://{}/x\r\nContent-Length: 0\r\n\r\n",
                 stream.local_addr()?
             )
+        }
+        "private" => {
+            let body = match action {
+                Some(action) => format!(
+                    "<Envelope><Body><{action}Response><NewExternalIPAddress>10.1.2.3</NewExternalIPAddress>\
+                     </{action}Response></Body></Envelope>"
+                ),
+                None => "<root><device><deviceType>x</deviceType><service>\
+                         <serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\
+                         <controlURL>/control</controlURL></service></device></root>"
+                    .to_owned(),
+            };
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         }
         _ => {
             let body = "<root><device><deviceType>x</deviceType><service>\
