@@ -193,13 +193,13 @@ fn why(refusal: Refusal) -> String {
         Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
             "the provider's NAT does not have this port free".to_owned()
         }
-        Refusal::Upstream(result) => format!("the provider's PCP server answers {result}"),
+        Refusal::Upstream(result) => format!("the provider's server answers {result}"),
         Refusal::NoAnswer => {
-            "the provider's PCP server has not answered; `portferry status` shows how the uplink is doing"
+            "the provider's server has not answered; `portferry status` shows how the uplink is doing"
                 .to_owned()
         }
         Refusal::Unusable => {
-            "the provider's PCP server gave an external address that nobody can reach".to_owned()
+            "the provider's server gave an external address that nobody can reach".to_owned()
         }
         Refusal::LocalNat => "this router's own NAT could not be set up".to_owned(),
         Refusal::Released => "its address was released meanwhile".to_owned(),
@@ -245,7 +245,7 @@ impl fmt::Display for Notice {
             Notice::MappedLocally(m) => {
                 write!(
                     f,
-                    "mapped in this router only, until the provider's PCP server answers: {}",
+                    "mapped in this router only, until the provider's server answers: {}",
                     Described(m)
                 )
             }
@@ -262,7 +262,7 @@ impl fmt::Display for Notice {
                     Cause::LeaseEnded => write!(f, "its lease has ended"),
                     Cause::LostUpstream => write!(
                         f,
-                        "the provider's PCP server did not give or renew it; the application has to ask again"
+                        "the provider's server did not give or renew it; the application has to ask again"
                     ),
                     Cause::MovedUpstream(to) => write!(
                         f,
@@ -277,13 +277,13 @@ impl fmt::Display for Notice {
             Notice::Moved(m, from) => write!(f, "the provider moved {from}: now {}", Described(m)),
             Notice::RenewalRefused(m, result) => write!(
                 f,
-                "renewal refused ({result}) by the provider's PCP server: {}; it is tried again until its lifetime ends",
+                "renewal refused ({result}) by the provider's server: {}; it is tried again until its lifetime ends",
                 Described(m)
             ),
             Notice::DeleteRefused(m, result) => {
                 write!(
                     f,
-                    "the provider's PCP server refuses ({result}) to delete {}; it stands until its lifetime ends",
+                    "the provider's server refuses ({result}) to delete {}; it stands until its lifetime ends",
                     Described(m)
                 )
             }
