@@ -214,7 +214,9 @@ impl Gateway {
     pub(super) fn forget_probe(&mut self) {
         self.lose_probe();
         self.probe_without_pause();
-        self.probe = Probe { stored: self.probe.stored, ..Probe::default() };
+        // Another server is no reason to hurry.
+        let Probe { stored, begins, behind, .. } = self.probe;
+        self.probe = Probe { stored, begins, behind, ..Probe::default() };
     }
 
     /// The probe's nonce, if it is another one than was stored. With another one the server would refuse the probe until

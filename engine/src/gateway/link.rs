@@ -24,7 +24,8 @@ impl Gateway {
         let first = self.wan.name.is_empty();
         self.wan = wan;
         self.list_servers_again(now);
-        if before == (self.server(), self.ways_out(), self.wan.router, self.wan.up) && !first {
+        let same = before == (self.server(), self.ways_out(), self.wan.router, self.wan.up);
+        if same && !first && !self.is_alone_no_more() {
             return;
         }
         self.find_way_out(now);
@@ -55,7 +56,7 @@ impl Gateway {
             client.set_recovery_wait(self.config.recovery_wait);
         }
         self.list_servers_again(now);
-        if self.server() != before {
+        if self.server() != before || self.is_alone_no_more() {
             self.find_way_out(now);
         }
         if !self.config.external_address_probe {
@@ -105,6 +106,9 @@ impl Gateway {
     /// The machine is there, and nobody on it who could answer.
     pub(super) fn on_unreachable(&mut self, now: Instant, server: SocketAddr) {
         if self.uplink_open && self.server() == Some(server) {
+            if self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered_since().is_some()) {
+                self.servers.give_up();
+            }
             self.input(now, Input::Unreachable);
         }
     }
@@ -115,7 +119,6 @@ impl Gateway {
         }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
-        self.await_server(now);
         let same = |client: &dyn Uplink| {
             client.server() == server
                 // What is asked otherwise may speak something better here.
@@ -139,6 +142,12 @@ impl Gateway {
             self.serve_by(now, Box::new(self.pcp_client(server, source)));
         }
         self.probe_when_due(now);
+        self.await_server(now);
+    }
+
+    /// A server is named now, or this router must not be an ordinary gateway any more.
+    fn is_alone_no_more(&self) -> bool {
+        self.is_alone() && !self.may_go_alone()
     }
 
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
@@ -150,10 +159,13 @@ impl Gateway {
 
     /// The server speaks another protocol than it was asked by (decision 20): everything is asked for anew, also what waits.
     pub(super) fn change_protocol(&mut self, now: Instant, protocol: UplinkProtocol) {
-        let Some(before) = &self.uplink else { return };
+        let Some(before) = self.uplink.as_ref().filter(|_| !self.stopping) else { return };
         let (server, source, wait) = (before.server(), before.source(), self.config.recovery_wait);
         self.notice(Notice::Speaks(server, protocol));
         self.refuse_half_done(now);
+        if protocol == UplinkProtocol::Local {
+            self.reserve_as_outermost(now);
+        }
         let client: Box<dyn Uplink> = match protocol {
             UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
             UplinkProtocol::Local => match self.wan.addresses.first() {
@@ -180,7 +192,10 @@ impl Gateway {
         let restored = std::mem::take(&mut self.restored);
         let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
         for (want, nonce) in restored.nonces {
-            client.remember(&want, nonce);
+            // What is another server's must not be told to this one (RFC 6887 §11.2, RFC 7488 §4).
+            if !self.is_of_another_server(client.server(), &want, nonce) {
+                client.remember(&want, nonce);
+            }
         }
         let before = self.uplink.take().map(|mut before| before.take_filters());
         client.set_filters(before.unwrap_or(restored.filters));
@@ -194,7 +209,7 @@ impl Gateway {
             .collect();
         // The whole town comes back at the same moment (D-9); a list is asked for then, too.
         let spread = before_us || self.config.list_mappings;
-        let wait = match (spread, self.servers.has_failed_over()) {
+        let wait = match (spread, self.servers.take_failed_over()) {
             (true, _) => self.config.service_wait,
             (false, true) => self.config.recovery_wait,
             (false, false) => Duration::ZERO,

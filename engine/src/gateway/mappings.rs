@@ -345,6 +345,9 @@ impl Gateway {
 
     fn remove_deleted(&mut self, flow: FlowId) {
         if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            if mapping.health != Health::Deleting {
+                self.close(&mapping); // nobody here wanted it gone
+            }
             self.unstore(&mapping);
             self.take_out(&mapping, Cause::Deleted);
             self.notice(Notice::Removed(mapping, Cause::Deleted));

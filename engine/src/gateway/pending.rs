@@ -127,7 +127,14 @@ impl Gateway {
 
     /// Takes a port of the WAN address for a pending mapping, and asks the kernel whether it is really free.
     pub(super) fn reserve(&mut self, now: Instant, flow: FlowId) {
-        let outermost = self.config.when_unreachable == WhenUnreachable::Local || self.is_alone();
+        self.reserve_from(
+            now,
+            flow,
+            self.config.when_unreachable == WhenUnreachable::Local || self.is_alone(),
+        );
+    }
+
+    fn reserve_from(&mut self, now: Instant, flow: FlowId, outermost: bool) {
         let pending = self.pending.get_mut(&flow).expect("the caller has put it there");
         let protocol = pending.request.protocol;
         // Decision 23: the internal port, else the external one, else any.
@@ -431,6 +438,26 @@ impl Gateway {
             self.pending.iter().filter(|(_, pending)| half_done(pending)).map(|(&flow, _)| flow).collect();
         for flow in flows {
             self.fail(now, flow, Refusal::NoAnswer);
+        }
+    }
+
+    /// Nobody else translates from now on, so the port of the WAN address is the one that people come to: who waits with another one
+    /// than is wanted begins anew.
+    pub(super) fn reserve_as_outermost(&mut self, now: Instant) {
+        let elsewhere = |pending: &Pending| {
+            let wanted = pending.request.external_port.filter(|_| !pending.any_port);
+            pending.stage == Stage::Asking && wanted.is_some_and(|wanted| pending.nat_port != Some(wanted))
+        };
+        let flows: Vec<FlowId> =
+            self.pending.iter().filter(|(_, pending)| elsewhere(pending)).map(|(&flow, _)| flow).collect();
+        for flow in flows {
+            let pending = self.pending.get_mut(&flow).expect("one of the keys");
+            pending.stage = Stage::Reserving;
+            let (protocol, port) = (pending.request.protocol, pending.nat_port.take());
+            if let Some(port) = port {
+                self.nat_ports.release(protocol, port);
+            }
+            self.reserve_from(now, flow, true);
         }
     }
 

@@ -9,13 +9,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wire::natpmp;
-use wire::pcp::{self, Body, SERVER_PORT};
+use wire::pcp::{self, Body, Nonce, ResultCode, SERVER_PORT};
 
 use super::{Alarm, Effect, Gateway, NatMode, WhenNoneFound};
 use crate::notice::Notice;
 use crate::policy::is_behind_nat;
 use crate::time::{Duration, Instant};
-use crate::uplink::UplinkProtocol;
+use crate::uplink::{UplinkProtocol, Want, derived_nonce};
 
 /// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
@@ -33,6 +33,8 @@ const GAP: Duration = Duration::from_secs(60);
 const NOBODY: Duration = Duration::from_secs(10);
 /// How often it is looked whether there is one now (RFC 7488 §3).
 const GAP_ALONE: Duration = Duration::from_secs(15 * 60);
+/// How long an answer to a look is waited for.
+const LOOK: Duration = Duration::from_secs(10);
 /// So many looks in a row have to be answered before a preferred server is gone back to, or unanswered before one that is
 /// configured among several counts as silent.
 const IN_A_ROW: u32 = 3;
@@ -41,11 +43,13 @@ const IN_A_ROW: u32 = 3;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Candidate {
     server: SocketAddr,
-    /// It was looked at, and has not answered yet.
-    asked: bool,
+    /// When it was looked at, and has not answered yet.
+    asked: Option<Instant>,
     /// Looks in a row that it has answered, and those that it has not.
     answered: u32,
     unanswered: u32,
+    /// It has answered a look and then nothing else: it is not tried again before.
+    shunned_until: Option<Instant>,
 }
 
 /// See the module's description.
@@ -78,8 +82,26 @@ impl Servers {
         self.candidates.iter().map(|candidate| candidate.server)
     }
 
-    /// Whether the server that is in use now was not the one before, because of that one's silence.
-    pub(super) fn has_failed_over(&mut self) -> bool {
+    /// Nobody listens there, says the machine itself (RFC 7488 §3): another one is next at once.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    /// It answers looks, and nothing else.
+    fn shun(&mut self, server: SocketAddr, until: Instant) {
+        let mut candidates = self.candidates.iter_mut();
+        if let Some(candidate) = candidates.find(|one| one.server == server && one.answered > 0) {
+            (candidate.answered, candidate.shunned_until) = (0, Some(until));
+        }
+    }
+
+    /// When there may be something to say of a server that was not asked yet: after a restart it is left alone for a while.
+    fn when_asked(&self, now: Instant) -> Instant {
+        if self.due > now { self.due + FIRST_ANSWER } else { now + GAP }
+    }
+
+    /// Whether the server that is in use now was not the one before, because of that one's silence; told once.
+    pub(super) fn take_failed_over(&mut self) -> bool {
         std::mem::take(&mut self.failed_over)
     }
 
@@ -96,12 +118,16 @@ impl Servers {
     /// What was learned of those that stay is kept. The one that serves goes on, if it is still among them and `serves`.
     fn set(&mut self, list: &[SocketAddr], serves: bool) {
         let known = std::mem::take(&mut self.candidates);
-        let new = |server| Candidate { server, asked: false, answered: 0, unanswered: 0 };
+        let new = |server| Candidate { server, asked: None, answered: 0, unanswered: 0, shunned_until: None };
         let candidate = |&server: &SocketAddr| {
             known.iter().find(|one| one.server == server).copied().unwrap_or(new(server))
         };
         self.candidates = list.iter().map(candidate).collect();
-        let stays = self.current.filter(|&current| serves && self.place(current).is_some());
+        // One that was chosen because it answered a look has perhaps had no time for more.
+        let answered = |place: usize| self.candidates.get(place).is_some_and(|one| one.answered > 0);
+        let stays = self
+            .current
+            .filter(|&current| self.place(current).is_some_and(|place| serves || answered(place)));
         self.current = stays.or(list.first().copied());
     }
 }
@@ -130,8 +156,10 @@ impl Gateway {
 
     /// The same while one of them may be serving: should there be better ones now, they are looked at in a while.
     pub(super) fn list_servers_again(&mut self, now: Instant) {
+        let before: Vec<SocketAddr> = self.servers.all().collect();
         self.list_servers();
-        if self.uplink_open && self.servers.candidates.len() > 1 {
+        let changed = !self.servers.all().eq(before);
+        if changed && self.uplink_open && self.servers.candidates.len() > 1 {
             let gap = if self.table.is_empty() { FIRST_GAP } else { GAP };
             self.timers.set(Alarm::Scout, now + gap);
         }
@@ -145,6 +173,14 @@ impl Gateway {
             .and_then(|addresses| addresses.first())
             .copied()
             .unwrap_or(server.ip())
+    }
+
+    /// Whether it is the nonce by which another server of the list knows us.
+    pub(super) fn is_of_another_server(&self, server: SocketAddr, want: &Want, nonce: Nonce) -> bool {
+        let identity = self.identity(server);
+        let mut others =
+            self.servers.all().map(|other| self.identity(other)).filter(|&other| other != identity);
+        others.any(|other| derived_nonce(other, want, &*self.entropy) == nonce)
     }
 
     fn server_list(&self) -> Vec<SocketAddr> {
@@ -167,7 +203,7 @@ impl Gateway {
         list
     }
 
-    /// A socket to the server was opened: how long until somebody else is looked at.
+    /// A socket to the server was opened, and its client made: how long until somebody else is looked at.
     pub(super) fn await_server(&mut self, now: Instant) {
         (self.servers.silent_since, self.servers.given_up, self.servers.opening) = (None, false, false);
         self.servers.gap = FIRST_GAP;
@@ -180,7 +216,7 @@ impl Gateway {
     }
 
     /// Whether no server is known: nobody has named one, and those that are guessed at may not be there (decision 21).
-    fn may_go_alone(&self) -> bool {
+    pub(super) fn may_go_alone(&self) -> bool {
         let named = !self.config.servers.is_empty() || !self.wan.offered.is_empty();
         let of_its_own = self.wan.addresses.first().is_some_and(|&addr| !is_behind_nat(addr));
         self.config.nat == NatMode::Own
@@ -197,11 +233,14 @@ impl Gateway {
 
     /// Nobody has been found: until somebody is, this is an ordinary gateway.
     pub(super) fn go_alone(&mut self, now: Instant) {
-        let unasked = self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
-        if unasked && self.may_go_alone() {
-            return self.timers.set(Alarm::Alone, now + NOBODY);
+        if !self.uplink_open || !self.may_go_alone() || self.is_alone() || self.stopping {
+            return;
         }
-        if self.uplink_open && self.may_go_alone() && !self.is_alone() && !self.stopping {
+        let asked = self.uplink.as_ref().and_then(|uplink| uplink.unanswered_since());
+        let due = asked.map_or_else(|| self.servers.when_asked(now), |since| since + NOBODY);
+        if due > now {
+            self.timers.set(Alarm::Alone, due);
+        } else {
             self.change_protocol(now, UplinkProtocol::Local);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
@@ -243,27 +282,27 @@ impl Gateway {
         let unasked = !alone
             && self.uplink_open
             && !answering
-            && self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered() == 0);
+            && self.uplink.as_ref().is_some_and(|uplink| uplink.unanswered_since().is_none());
         if unasked && self.servers.silent_since.is_none() {
-            // After a restart a server is not asked at once, and so is not silent.
-            return self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
+            return self.timers.set(Alarm::Scout, self.servers.when_asked(now));
         }
         let place = self.servers.place(current).unwrap_or(0);
         // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
         let all = !answering || self.config.servers.len() > 1;
         let mut asked = Vec::new();
         for (n, candidate) in self.servers.candidates.iter_mut().enumerate() {
-            let silent = std::mem::take(&mut candidate.asked);
-            if silent {
+            if candidate.asked.take().is_some() {
                 (candidate.answered, candidate.unanswered) = (0, candidate.unanswered.saturating_add(1));
             }
             if n < place || all && (answering || alone || n != place) {
-                candidate.asked = true;
+                candidate.asked = Some(now);
                 asked.push(candidate.server);
             }
         }
         let given_up = self.servers.candidates.get(place).is_some_and(|one| one.unanswered >= IN_A_ROW);
-        self.servers.given_up |= answering && given_up;
+        let last_heard = self.uplink.as_ref().and_then(|uplink| uplink.last_heard());
+        let unheard = last_heard.is_none_or(|then| now - then >= GAP * IN_A_ROW);
+        self.servers.given_up |= answering && given_up && unheard;
         for server in &asked {
             self.look_at(*server);
         }
@@ -292,16 +331,17 @@ impl Gateway {
 
     /// A server that was looked at answers, if that is one.
     pub(super) fn on_scouted(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
-        let is_answer = pcp::Response::parse(bytes).is_ok() || natpmp::Response::parse(bytes).is_ok();
         let Some(current) = self.servers.current else { return };
-        let asked = self.servers.candidates.iter_mut().find(|one| one.server == from && one.asked);
-        let Some(candidate) = asked.filter(|_| is_answer) else { return };
-        candidate.asked = false;
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now - at < LOOK);
+        let asked = self.servers.candidates.iter_mut().find(|one| one.server == from && lately(one.asked));
+        let Some(candidate) = asked.filter(|_| is_server(bytes)) else { return };
+        candidate.asked = None;
+        let shunned = candidate.shunned_until.is_some_and(|until| until > now);
         (candidate.answered, candidate.unanswered) = (candidate.answered.saturating_add(1), 0);
         // Where nothing is mapped, going to the better one costs nobody anything.
         let stable = candidate.answered >= IN_A_ROW || self.table.is_empty();
         let alone = self.is_alone();
-        if from == current && !alone || self.servers.opening {
+        if from == current && !alone || self.servers.opening || shunned {
             return;
         }
         let uplink = self.uplink.as_ref().filter(|uplink| self.uplink_open && uplink.server() == current);
@@ -316,10 +356,23 @@ impl Gateway {
             } else {
                 self.notice(Notice::OtherServer { from: current, to: from, preferred: answering && !gone });
             }
+            if !has_served {
+                self.servers.shun(current, now + GAP_ALONE);
+            }
             self.servers.current = Some(from);
             (self.servers.silent_since, self.servers.given_up) = (None, false);
             (self.servers.failed_over, self.servers.opening) = (true, true);
             self.open_uplink();
         }
     }
+}
+
+/// Whether that is said by a server that gives mappings, by one protocol or the other. One that does not know ANNOUNCE may be one.
+fn is_server(bytes: &[u8]) -> bool {
+    let speaks_pcp = pcp::Response::parse(bytes)
+        .is_ok_and(|response| matches!(response.result, ResultCode::SUCCESS | ResultCode::UNSUPP_OPCODE));
+    let speaks_nat_pmp = natpmp::Response::parse(bytes).is_ok_and(|response| {
+        matches!(response, natpmp::Response::ExternalAddress { result: natpmp::ResultCode::SUCCESS, .. })
+    });
+    speaks_pcp || speaks_nat_pmp
 }

@@ -516,8 +516,8 @@ impl Uplink for IgdClient {
         self.ignored
     }
 
-    fn unanswered(&self) -> u32 {
-        self.failures
+    fn unanswered_since(&self) -> Option<Instant> {
+        self.failing_since
     }
 
     fn grant(&self, flow: FlowId) -> Option<Grant> {

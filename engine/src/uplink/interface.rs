@@ -164,8 +164,8 @@ pub trait Uplink: fmt::Debug {
     /// Datagrams that were not believed: foreign, malformed, or not an answer to anything asked.
     fn ignored(&self) -> u64;
 
-    /// Datagrams in a row that were not answered.
-    fn unanswered(&self) -> u32;
+    /// When the first of those datagrams went out that nothing was answered to; `None`: there is none.
+    fn unanswered_since(&self) -> Option<Instant>;
 
     /// What stands for `flow`, if anything.
     fn grant(&self, flow: FlowId) -> Option<Grant>;

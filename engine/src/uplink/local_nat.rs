@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::ResultCode;
+use wire::natpmp;
+use wire::pcp::{self, ResultCode};
 
 use super::filters::Filters;
 use super::flow::{FlowId, Grant, Want};
@@ -86,6 +87,15 @@ impl Uplink for LocalNat {
                 }
             }
             Input::Forget(id) => drop(self.flows.remove(&id)),
+            // It has only been slow.
+            Input::Datagram(from, bytes) if from == self.server => {
+                let speaks = if pcp::Response::parse(bytes).is_ok() {
+                    Some(UplinkProtocol::Pcp)
+                } else {
+                    natpmp::Response::parse(bytes).ok().map(|_| UplinkProtocol::NatPmp)
+                };
+                self.outputs.extend(speaks.map(Output::Speaks));
+            }
             Input::Timeout if self.told_again <= now => {
                 self.told_again = now + LIFETIME / 2;
                 self.tell_again(now);
@@ -130,8 +140,8 @@ impl Uplink for LocalNat {
         0
     }
 
-    fn unanswered(&self) -> u32 {
-        0
+    fn unanswered_since(&self) -> Option<Instant> {
+        None
     }
 
     fn grant(&self, flow: FlowId) -> Option<Grant> {

@@ -61,6 +61,8 @@ struct Flow {
     grant: Option<Grant>,
     /// Granted, and not reported: the external address is not known yet.
     unreported: bool,
+    /// Its owner has been told that it stands, by this client or before.
+    stands: bool,
     /// A request went out, and no answer came since.
     unanswered: bool,
     /// Copies of the delete that went out.
@@ -78,6 +80,7 @@ impl Flow {
             phase: Phase::Asking,
             grant: None,
             unreported: false,
+            stands: false,
             unanswered: false,
             deletes: 0,
             sent_at: now,
@@ -162,7 +165,9 @@ pub struct NatPmpClient {
     clock: Clock,
     /// When the gateway was last found to have lost its state.
     recovered: Option<Instant>,
-    knocked: Option<Instant>,
+    /// When it was last asked whether it speaks PCP, and whether an answer to that is due.
+    knocked: Instant,
+    knocking: bool,
     unanswered: u32,
     unanswered_since: Option<Instant>,
     answering: Option<bool>,
@@ -193,7 +198,8 @@ impl NatPmpClient {
             clock: Clock::default(),
             recovered: None,
             // Whoever makes it has just heard that the gateway does not speak PCP.
-            knocked: Some(now),
+            knocked: now,
+            knocking: false,
             unanswered: 0,
             unanswered_since: None,
             answering: None,
@@ -369,7 +375,9 @@ impl NatPmpClient {
             });
             let may_others = silent || out.copies.is_multiple_of(COPIES_IN_A_ROW);
             if gives_way || out.due <= now && may_others && !self.line.is_empty(now) {
-                self.line.join(out.rank.after_others(), out.what);
+                // While nobody answers, nobody is urgent for more than one turn.
+                let rank = if silent { Rank::AfterOthers } else { out.rank.after_others() };
+                self.line.join(rank, out.what);
                 (self.out, self.pace) = (None, longer);
             } else if out.due <= now {
                 self.out = Some(Exchange { rt: longer, ..out });
@@ -399,8 +407,12 @@ impl NatPmpClient {
         };
         out.copies += 1;
         out.due = now + out.rt;
-        let renews = matches!(out.what, What::Flow(_)) && out.copies == 1;
-        if renews && self.knocked.is_none_or(|then| now - then >= KNOCK_GAP) {
+        let first = out.copies == 1;
+        let keeps = match out.what {
+            What::Address => false,
+            What::Flow(id) => self.flows.get(&id).is_some_and(|flow| !flow.is_deleting()),
+        };
+        if first && keeps && now - self.knocked >= KNOCK_GAP {
             self.knock(now);
         }
         self.outputs.push_back(Output::Transmit(request.to_bytes()));
@@ -420,7 +432,7 @@ impl NatPmpClient {
 
     /// Does it speak PCP now?
     fn knock(&mut self, now: Instant) {
-        self.knocked = Some(now);
+        (self.knocked, self.knocking) = (now, true);
         let client_addr = wire_addr(self.source);
         let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
         self.outputs.push_back(Output::Transmit(announce.to_bytes()));
@@ -500,7 +512,8 @@ impl Uplink for NatPmpClient {
             }
             Input::AskInTurn(id, want, used) => {
                 if self.add_flow(now, id, want) {
-                    self.flows.get_mut(&id).expect("just added").used_at = used;
+                    let flow = self.flows.get_mut(&id).expect("just added");
+                    (flow.used_at, flow.stands) = (used, true);
                     self.ask_in_turn(id);
                 }
             }
@@ -539,9 +552,7 @@ impl Uplink for NatPmpClient {
                 self.remove(id);
             }
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
-            Input::Multicast(from, bytes) if from.ip() == self.server.ip() => {
-                self.on_multicast(now, bytes, entropy);
-            }
+            Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
             Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
             // RFC 6886 §3.1: there is nobody to wait for.
             Input::Unreachable => {
@@ -554,6 +565,8 @@ impl Uplink for NatPmpClient {
                 self.open = true;
                 let moved = source != self.source;
                 self.source = source;
+                // Whoever uses it may have forgotten the address, or it is another one by now.
+                self.external = None;
                 self.again();
                 self.knock(now);
                 self.ask_address();
@@ -605,8 +618,8 @@ impl Uplink for NatPmpClient {
         self.ignored
     }
 
-    fn unanswered(&self) -> u32 {
-        self.unanswered
+    fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since
     }
 
     fn grant(&self, flow: FlowId) -> Option<Grant> {

@@ -6,10 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::{Nonce, Protocol};
 
+use super::flow::Want;
 use crate::entropy::Entropy;
 
 /// What the server knows a client by, apart from the nonce: the third party, if it is one, protocol, internal port.
 pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
+
+/// The nonce by which the server with this address knows the owner of such a mapping.
+pub fn derived_nonce(server: IpAddr, want: &Want, entropy: &dyn Entropy) -> Nonce {
+    derived(server, super::flow::client(want), entropy)
+}
 
 /// The nonce of `client` at the server with this address: always the same for this installation, and nobody else's.
 pub(super) fn derived(server: IpAddr, client: Client, entropy: &dyn Entropy) -> Nonce {

@@ -43,6 +43,12 @@ pub const NUDGE_SPREAD: Duration = Duration::from_secs(1);
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
 /// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
 const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
+/// So long after it has shown that it speaks PCP an answer to the first request may take.
+const SPOKEN: Duration = Duration::from_secs(60);
+/// A server that takes longer for its first answer may not speak PCP.
+const FIRST_DOUBT: Duration = Duration::from_secs(1);
+/// It is asked by NAT-PMP ever more seldom, at last so seldom.
+const LAST_DOUBT: Duration = Duration::from_secs(15 * 60);
 /// Nonces of mappings that are gone: the server holds a port for two hours at most, and nobody has this many at once.
 const MOST_NONCES: usize = 4096;
 /// How long a delete is repeated when it is not known what the server holds.
@@ -87,6 +93,11 @@ pub struct PcpClient {
     ignored: u64,
     /// A server that speaks NAT-PMP instead is of use.
     fallback: bool,
+    /// When it has shown to somebody else that it speaks PCP.
+    spoke_at: Option<Instant>,
+    /// It is not asked by NAT-PMP before; and the gap until then.
+    doubt_at: Instant,
+    doubt_gap: Duration,
     outputs: VecDeque<Output>,
 }
 
@@ -217,8 +228,8 @@ impl Uplink for PcpClient {
         self.ignored
     }
 
-    fn unanswered(&self) -> u32 {
-        self.unanswered
+    fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since
     }
 
     fn grant(&self, flow: FlowId) -> Option<Grant> {
@@ -293,6 +304,9 @@ impl PcpClient {
             hold: None,
             ignored: 0,
             fallback: false,
+            spoke_at: None,
+            doubt_at: Instant::default(),
+            doubt_gap: Duration::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -303,10 +317,17 @@ impl PcpClient {
         Self { identity, ..self }
     }
 
-    /// The same, of which it is known that it speaks PCP: its word for another protocol is not believed for a while.
+    /// The same, which has just shown that it speaks PCP: as long as its first answer may be on its way, its word for another
+    /// protocol is not believed.
     #[must_use]
     pub fn that_has_spoken(self, now: Instant) -> Self {
-        Self { last_heard: Some(now), ..self }
+        Self { spoke_at: Some(now), ..self }
+    }
+
+    /// Whether there is no reason to believe that it speaks PCP.
+    fn may_speak_another(&self, now: Instant) -> bool {
+        let since = |at: Option<Instant>, long: Duration| at.is_none_or(|at| now - at >= long);
+        since(self.last_heard, PCP_REMEMBERED) && since(self.spoke_at, SPOKEN)
     }
 
     /// The same, which finds out whether a server that does not speak PCP speaks NAT-PMP (RFC 6887 §9, appendix A).
@@ -498,6 +519,7 @@ impl PcpClient {
 
     fn heard(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         self.last_heard = Some(now);
+        self.doubt_gap = Duration::ZERO;
         self.unanswered = 0;
         self.unanswered_since = None;
         if self.answering == Some(false) {
@@ -622,8 +644,10 @@ impl PcpClient {
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
             self.is_silent();
         }
-        let again = self.unanswered > 1 && self.unanswered.is_power_of_two();
-        if self.fallback && self.last_heard.is_none() && again {
+        let doubts = self.unanswered > 1 && now - since >= FIRST_DOUBT && self.doubt_at <= now;
+        if self.fallback && doubts && self.may_speak_another(now) {
+            self.doubt_gap = (self.doubt_gap * 2).clamp(FIRST_DOUBT, LAST_DOUBT);
+            self.doubt_at = now + self.doubt_gap;
             // Some gateways are silent about a version that they do not know. Ever more seldom, for the server may just be drowned in
             // requests.
             self.outputs.push_back(Output::Transmit(natpmp::Request::ExternalAddress.to_bytes()));

@@ -95,3 +95,59 @@ fn another_address() {
     assert!(lab.gateway.mappings(lab.instant()).all(|mapping| *mapping.external.ip() == other));
     assert_eq!(lab.rules.len(), 1);
 }
+
+/// A server that is slow, or that is left alone after a restart, is no server that is not there: ten seconds count from the question.
+#[test]
+fn a_slow_server_is_one() {
+    let mut lab = nobody(|_| {});
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(10);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Local));
+    let late = wire::natpmp::Response::ExternalAddress {
+        result: wire::natpmp::ResultCode::SUCCESS,
+        epoch: 9,
+        addr: E,
+    };
+    lab.event(Event::Uplink { from: server(), bytes: &late.to_bytes() });
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::NatPmp), "its answer was on the way");
+
+    // Stored mappings wait for their turn; only then is anybody asked.
+    let mut before = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    up(&mut before, W);
+    assert_eq!(before.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    let stored: Vec<StoredMapping> = before.store.values().cloned().collect();
+    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    lab.providers = before.providers;
+    lab.now = before.now;
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Restore { mappings: stored, probe: before.probe_nonce, filtered: Vec::new() });
+    lab.event(Event::Wan(wan(&[W])));
+    for _ in 0..60 {
+        lab.pass(1);
+        assert_ne!(lab.status().protocol, Some(UplinkProtocol::Local));
+    }
+    assert_eq!((lab.mapped(), lab.status().external), (vec![(8080, at(ALICE, 8080))], Some(E)));
+}
+
+/// From a network with a server into one without: what served there says nothing of what is here. And the other way round, when a
+/// server is named.
+#[test]
+fn from_network_to_network() {
+    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    up(&mut lab, W);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+    let elsewhere = Ipv4Addr::new(192, 0, 2, 200);
+    let router = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 201)));
+    lab.source = elsewhere.into();
+    lab.event(Event::Wan(Wan { router, ..wan(&[elsewhere]) }));
+    lab.pass(15);
+    assert_eq!(
+        (lab.status().protocol, lab.status().external),
+        (Some(UplinkProtocol::Local), Some(elsewhere))
+    );
+    let offered = vec![vec![server().ip()]];
+    lab.event(Event::Wan(Wan { router, offered, ..wan(&[elsewhere]) }));
+    lab.pass(5);
+    assert_eq!((lab.status().protocol, lab.status().external), (Some(UplinkProtocol::Pcp), Some(E)));
+}

@@ -141,3 +141,59 @@ fn a_restart_is_noticed() {
     assert_eq!(lab.status().external, Some(other));
     assert!(lab.gateway.mappings(lab.instant()).all(|mapping| *mapping.external.ip() == other));
 }
+
+/// The WAN goes and comes back; nobody has a mapping. The address is known again.
+#[test]
+fn the_address_is_known_again() {
+    let mut lab = behind(Speaks::NatPmp, |_| {});
+    lab.bring_up();
+    assert_eq!(lab.status().external, Some(E));
+    lab.event(Event::Wan(wan(&[])));
+    assert_eq!(lab.status().external, None);
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(2);
+    assert_eq!(lab.status().external, Some(E));
+}
+
+/// At the stop everything is given back by the protocol that it was made with.
+#[test]
+fn no_other_protocol_at_the_stop() {
+    let mut lab = behind(Speaks::NatPmp, |_| {});
+    lab.bring_up();
+    for number in 8000..8004 {
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(number) }), done());
+    }
+    lab.pass(61);
+    lab.provider().config_mut().speaks = Speaks::Both;
+    lab.event(Event::Stop);
+    lab.pass(5);
+    assert_eq!((lab.upstream().len(), lab.rules.len(), lab.store.len()), (0, 0, 0));
+    assert_eq!(speaks(&lab), [], "and it is not even asked");
+}
+
+/// One datagram that looks like PCP does not end NAT-PMP: a gateway that speaks that alone is found again.
+#[test]
+fn back_from_what_was_no_pcp() {
+    for by in NAT_PMP {
+        let mut lab = behind(by, |_| {});
+        lab.bring_up();
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        lab.pass(61);
+        let forged = Response {
+            result: ResultCode::SUCCESS,
+            lifetime: 0,
+            epoch: 1,
+            body: Body::Announce,
+            options: Vec::new(),
+        };
+        // While a knock is unanswered.
+        lab.silent = true;
+        lab.start_add(BOB, 1, port(9000));
+        lab.event(Event::Uplink { from: server(), bytes: &forged.to_bytes() });
+        assert_eq!(speaks(&lab), [UplinkProtocol::Pcp], "{by:?}");
+        lab.silent = false;
+        lab.pass(1200);
+        assert_eq!(lab.status().protocol, Some(UplinkProtocol::NatPmp), "{by:?}");
+        assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
+    }
+}

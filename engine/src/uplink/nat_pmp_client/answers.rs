@@ -1,6 +1,7 @@
 //! What the gateway says: which of it is believed, which flow it belongs to, and what follows.
 
 use super::*;
+use crate::policy::is_usable_external;
 
 impl NatPmpClient {
     pub(super) fn on_datagram(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
@@ -13,12 +14,16 @@ impl NatPmpClient {
         };
         match response {
             // The answer to a knock.
-            Response::UnsupportedVersion { .. } => self.heard(now, entropy),
-            Response::ExternalAddress { result, epoch, addr } => {
+            Response::UnsupportedVersion { .. } if self.knocking => {
+                self.knocking = false;
+                self.heard(now, entropy);
+            }
+            Response::ExternalAddress { result, epoch, addr } if self.asks_address() => {
                 self.heard(now, entropy);
                 self.check_clock(now, epoch, None, entropy);
-                self.on_address(now, result, addr, true);
+                self.on_address(now, result, addr);
             }
+            Response::UnsupportedVersion { .. } | Response::ExternalAddress { .. } => self.ignored += 1,
             Response::Map { result, epoch, protocol, internal_port, external_port, lifetime } => {
                 let id = self.by_key.get(&(protocol.into(), internal_port)).copied();
                 let Some(id) = id.filter(|&id| self.is_answer(id, result, lifetime)) else {
@@ -42,12 +47,8 @@ impl NatPmpClient {
                 self.heard(now, entropy);
                 match (what, opcode) {
                     (What::Address, 0) => {
-                        self.on_address(
-                            now,
-                            natpmp::ResultCode::UNSUPPORTED_OPCODE,
-                            Ipv4Addr::UNSPECIFIED,
-                            true,
-                        );
+                        let result = natpmp::ResultCode::UNSUPPORTED_OPCODE;
+                        self.on_address(now, result, Ipv4Addr::UNSPECIFIED);
                     }
                     (What::Flow(id), 1 | 2) => {
                         self.on_error(now, id, natpmp::ResultCode::UNSUPPORTED_OPCODE, entropy);
@@ -58,28 +59,41 @@ impl NatPmpClient {
         }
     }
 
-    /// The gateway has started anew, or has another address (RFC 6886 §3.2.1).
+    /// The gateway has started anew, or has another address (RFC 6886 §3.2.1). Anybody on the link can say so: what the address is,
+    /// the gateway is asked by the socket.
     pub(super) fn on_multicast(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
         match Response::parse(bytes) {
-            Ok(Response::ExternalAddress { result, epoch, addr }) => {
-                self.heard(now, entropy);
+            Ok(Response::ExternalAddress { epoch, .. }) => {
+                if self.answering == Some(false) {
+                    self.again();
+                }
                 self.check_clock(now, epoch, None, entropy);
-                self.on_address(now, result, addr, false);
+                self.ask_address();
             }
             // PCP's announcement, from a gateway that speaks both.
-            _ if pcp::Response::parse(bytes).is_ok() => self.knock(now),
+            _ if pcp::Response::parse(bytes).is_ok() => {
+                if now - self.knocked >= MIN_RENEWAL_GAP {
+                    self.knock(now);
+                }
+            }
             _ => self.ignored += 1,
         }
     }
 
-    /// Any response of PCP shows that it speaks it.
+    /// Any response of PCP to a knock shows that it speaks it, but one that says that it does not.
     fn on_pcp(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
-        if pcp::Response::parse(bytes).is_err() || self.knocked.is_none() {
+        let knows = |response: &pcp::Response| response.result != ResultCode::UNSUPP_VERSION;
+        if !self.knocking || !pcp::Response::parse(bytes).as_ref().is_ok_and(knows) {
             self.ignored += 1;
             return;
         }
+        self.knocking = false;
         self.heard(now, entropy);
         self.outputs.push_back(Output::Speaks(UplinkProtocol::Pcp));
+    }
+
+    fn asks_address(&self) -> bool {
+        self.out.is_some_and(|out| out.what == What::Address)
     }
 
     /// Whether it can be an answer to what was last asked. A late answer to the request before looks like one of the other kind:
@@ -90,7 +104,7 @@ impl NatPmpClient {
             // Errors do not say what they are about, so one that nobody waits for is about nothing.
             return flow.unanswered;
         }
-        flow.is_deleting() == (lifetime == 0)
+        flow.unanswered && flow.is_deleting() == (lifetime == 0)
     }
 
     pub(super) fn heard(&mut self, now: Instant, entropy: &mut dyn Entropy) {
@@ -144,27 +158,21 @@ impl NatPmpClient {
         self.knock(now);
     }
 
-    fn on_address(&mut self, now: Instant, result: natpmp::ResultCode, addr: Ipv4Addr, asked: bool) {
-        if asked {
-            self.line.leave(What::Address);
-            if self.out.is_some_and(|out| out.what == What::Address) {
-                self.out = None;
-            }
-        }
-        let known = result == natpmp::ResultCode::SUCCESS && !addr.is_unspecified();
+    fn on_address(&mut self, now: Instant, result: natpmp::ResultCode, addr: Ipv4Addr) {
+        self.out = None; // that was the question
+        let known = result == natpmp::ResultCode::SUCCESS && is_usable_external(addr);
         let external = known.then_some(addr);
         self.ask_address_at = (!known).then(|| now + ADDRESS_RETRY);
-        if self.external != Some(external) {
+        if self.external != Some(external) || external.is_some() {
             self.external = Some(external);
             self.outputs.push_back(Output::External(external));
         }
         let Some(addr) = external else {
-            // What is granted is of no use to anybody who has to be told where.
             let waits = |flow: &Flow| flow.unreported && flow.want.urgent;
             let waiting: Vec<FlowId> =
                 self.flows.iter().filter(|(_, flow)| waits(flow)).map(|(&id, _)| id).collect();
             for id in waiting {
-                self.refuse(now, id, ResultCode::NETWORK_FAILURE);
+                self.refuse_without_address(now, id);
             }
             return;
         };
@@ -174,6 +182,7 @@ impl NatPmpClient {
             let moved = *grant.external.ip() != addr;
             grant.external.set_ip(addr);
             if (std::mem::take(&mut flow.unreported) || moved) && !deleting {
+                flow.stands = true;
                 self.outputs.push_back(Output::Granted(id, *grant));
             }
         }
@@ -211,15 +220,24 @@ impl NatPmpClient {
         self.leave_line(id);
         self.schedule_renewal(now, id, entropy);
         match self.external {
-            Some(Some(_)) => self.outputs.push_back(Output::Granted(id, grant)),
-            Some(None) if urgent => self.refuse(now, id, ResultCode::NETWORK_FAILURE),
+            Some(Some(_)) => {
+                self.flows.get_mut(&id).expect("found above").stands = true;
+                self.outputs.push_back(Output::Granted(id, grant));
+            }
+            Some(None) if urgent => self.refuse_without_address(now, id),
             _ => self.ask_address(),
         }
     }
 
-    /// Whoever waits hears that it cannot be had; what the gateway has given goes back.
-    fn refuse(&mut self, now: Instant, id: FlowId, result: ResultCode) {
-        self.outputs.push_back(Output::Refused(id, result, ERROR_LIFETIME));
+    /// What is granted is of no use to anybody who has to be told where. Whoever waits hears so; what the gateway has given goes
+    /// back, unless it is a mapping that stands.
+    fn refuse_without_address(&mut self, now: Instant, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.want.urgent = false;
+        if flow.stands {
+            return self.outputs.push_back(Output::RenewalRefused(id, ResultCode::NETWORK_FAILURE));
+        }
+        self.outputs.push_back(Output::Refused(id, ResultCode::NETWORK_FAILURE, ERROR_LIFETIME));
         if self.begin_delete(now, id) {
             self.line.join(Rank::Delete, What::Flow(id));
         }

@@ -249,7 +249,7 @@ fn one_request_at_a_time() {
     let sent = rig.requests().len();
     assert!((9..=12).contains(&sent), "{sent} in ten minutes");
     // It is there again: those who waited are asked at once.
-    rig.address(EXTERNAL);
+    rig.hears(&Response::UnsupportedVersion { opcode: 0, epoch: rig.epoch() });
     assert_eq!(rig.requests().len(), 1);
 }
 
@@ -329,10 +329,13 @@ fn a_gateway_that_has_started_anew() {
     rig.began = 99_000;
     let bytes = announcement(&rig, EXTERNAL);
     rig.input(Input::Multicast("192.0.2.1:40000".parse().unwrap(), &bytes));
+    assert_eq!((rig.take(), rig.client.ignored()), (vec![], 2));
+    rig.input(Input::Multicast(server(), &bytes));
     assert_eq!(rig.take(), [Output::StateLost]);
     assert!(rig.sent.iter().any(|(_, bytes)| bytes[..2] == [2, 0]), "an ANNOUNCE of PCP");
     assert_eq!(rig.requests(), [(100_000, Request::ExternalAddress)]);
     rig.address(EXTERNAL);
+    assert_eq!(rig.take(), [Output::External(Some(EXTERNAL))]);
     for (n, id) in [(0_u64, 3), (1, 2), (2, 1)] {
         let port = 8079 + u16::try_from(id).unwrap();
         assert_eq!(rig.requests(), [(100_000 + n, map(port, port + 1000, 7200))], "last used, first asked");
@@ -340,10 +343,12 @@ fn a_gateway_that_has_started_anew() {
         rig.grants(port, port + 1000, 7200);
         assert_eq!(rig.take(), [rig.granted_to(FlowId(id), port + 1000, 7200)]);
     }
-    // Another address: all mappings are there.
+    // Another address: it is asked for by the socket, and all mappings are there.
     let other = Ipv4Addr::new(198, 51, 100, 8);
     let bytes = announcement(&rig, other);
     rig.input(Input::Multicast(server(), &bytes));
+    assert_eq!((rig.take(), rig.requests()), (vec![], vec![(rig.now, Request::ExternalAddress)]));
+    rig.address(other);
     let moved = rig.take();
     assert_eq!((moved.len(), &moved[0]), (4, &Output::External(Some(other))));
     assert!(rig.client.grant(FLOW).is_some_and(|grant| *grant.external.ip() == other));
@@ -486,16 +491,18 @@ fn what_is_never_believed() {
     // No external port at all.
     rig.grants(8080, 0, 3600);
     assert_eq!(rig.take(), [Output::Refused(FLOW, ResultCode::NETWORK_FAILURE, ERROR_LIFETIME)]);
-    // Twice, and then with another port: the last word counts, as with a renewal.
+    // Twice, and then with another port: the first word counts.
     rig.input(Input::Ask(FLOW, want(8080)));
-    for port in [8080, 8080, 50_000] {
+    for (port, believed) in [(8080, true), (8080, false), (50_000, false)] {
         rig.grants(8080, port, 3600);
-        assert_eq!(rig.take(), [rig.granted(port, 3600)]);
+        let told = if believed { vec![rig.granted(port, 3600)] } else { vec![] };
+        assert_eq!(rig.take(), told);
     }
     // An error that nobody has asked for.
     rig.refuses(8080, 2);
     assert_eq!(rig.take(), []);
     // A lifetime that is too good.
+    rig.input(Input::Confirm(FLOW));
     rig.grants(8080, 8080, u32::MAX);
     assert_eq!(rig.take(), [rig.granted(8080, 86_400)]);
 }
@@ -517,6 +524,8 @@ fn pcp_is_noticed() {
     rig.took();
     rig.hears(&Response::UnsupportedVersion { opcode: 0, epoch: rig.epoch() });
     assert_eq!((rig.take(), rig.client.ignored()), (vec![], 0));
+    rig.input(Input::Source(SOURCE.into()));
+    rig.took();
     let announce = pcp::Response {
         result: ResultCode::SUCCESS,
         lifetime: 0,
@@ -526,10 +535,50 @@ fn pcp_is_noticed() {
     };
     rig.input(Input::Datagram(server(), &announce.to_bytes()));
     assert_eq!(rig.take(), [Output::Speaks(UplinkProtocol::Pcp)]);
+    // Unasked it is not believed, nor is one that says that it does not speak this version.
+    rig.input(Input::Datagram(server(), &announce.to_bytes()));
+    rig.input(Input::Source(SOURCE.into()));
+    rig.took();
+    let version = pcp::Response { result: ResultCode::UNSUPP_VERSION, ..announce.clone() };
+    rig.input(Input::Datagram(server(), &version.to_bytes()));
+    assert_eq!((rig.take(), rig.client.ignored()), (vec![], 2));
     // One that does not know ANNOUNCE speaks PCP, too.
     let unknown = pcp::Response { result: ResultCode::UNSUPP_OPCODE, lifetime: 1800, ..announce };
     rig.input(Input::Datagram(server(), &unknown.to_bytes()));
     assert_eq!(rig.take(), [Output::Speaks(UplinkProtocol::Pcp)]);
+}
+
+/// A gateway that has lost its address takes nobody's mapping away: what stands waits for the address, and who asks anew is refused.
+#[test]
+fn what_stands_outlives_a_lost_address() {
+    let mut rig = Rig::told();
+    rig.input(Input::AskInTurn(FLOW, endless(8080), Instant::default()));
+    rig.grants(8080, 8080, 7200);
+    rig.input(Input::AskInTurn(FlowId(2), endless(8081), Instant::default()));
+    rig.run(10_000);
+    rig.took();
+    rig.input(Input::Source(SOURCE.into()));
+    let none = |rig: &Rig| Response::ExternalAddress {
+        result: natpmp::ResultCode::SUCCESS,
+        epoch: rig.epoch(),
+        addr: Ipv4Addr::UNSPECIFIED,
+    };
+    let none = none(&rig);
+    rig.hears(&none);
+    rig.took();
+    rig.input(Input::Confirm(FLOW));
+    rig.input(Input::Hurry(FlowId(2)));
+    for port in [8080, 8081] {
+        rig.grants(port, port, 7200);
+    }
+    rig.input(Input::Ask(FlowId(3), want(8082)));
+    rig.grants(8082, 8082, 3600);
+    let told = rig.take();
+    for id in [FLOW, FlowId(2)] {
+        assert!(told.contains(&Output::RenewalRefused(id, ResultCode::NETWORK_FAILURE)), "{told:?}");
+    }
+    assert!(told.contains(&Output::Refused(FlowId(3), ResultCode::NETWORK_FAILURE, ERROR_LIFETIME)));
+    assert!(rig.requests().iter().all(|(_, request)| ![map(8080, 0, 0), map(8081, 0, 0)].contains(request)));
 }
 
 /// A new socket, from another address: the gateway knows us by that, and no mapping is ours any more.

@@ -4,7 +4,7 @@ use super::*;
 
 impl PcpClient {
     pub(super) fn on_datagram(&mut self, now: Instant, bytes: &[u8], entropy: &mut dyn Entropy) {
-        if self.fallback && self.last_heard.is_none() && speaks_nat_pmp(bytes) {
+        if self.fallback && self.may_speak_another(now) && self.unanswered > 0 && speaks_nat_pmp(bytes) {
             return self.outputs.push_back(Output::Speaks(UplinkProtocol::NatPmp));
         }
         if let Some(refusal) = pcp::version_refusal(bytes) {
@@ -291,8 +291,7 @@ impl PcpClient {
 
     fn on_version_refused(&mut self, now: Instant, version: u8, lifetime: u32) {
         // It carries no nonce, so it is believed only when it may be an answer, and never against better knowledge.
-        let known = self.last_heard.is_some_and(|then| now - then < PCP_REMEMBERED);
-        if version == pcp::VERSION || known || self.unanswered == 0 {
+        if version == pcp::VERSION || !self.may_speak_another(now) || self.unanswered == 0 {
             self.ignored += 1;
             return;
         }
