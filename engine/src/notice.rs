@@ -46,6 +46,19 @@ pub enum Cause {
     Stopping,
 }
 
+/// What a router of the provider's that speaks UPnP has to tell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IspRouterNews {
+    /// It answers.
+    Answers,
+    /// It does not; whether new mappings are made of this router's own NAT meanwhile.
+    Silent(bool),
+    /// It has forgotten a mapping, and so perhaps all of them, so many.
+    HasForgotten(usize),
+    /// Its external address is of another NAT above it.
+    NatAbove(Ipv4Addr),
+}
+
 /// A happening worth a line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
@@ -116,6 +129,8 @@ pub enum Notice {
     Found(SocketAddr),
     /// It speaks this protocol, and is asked by that from now on.
     Speaks(SocketAddr, UplinkProtocol),
+    /// A router of the provider's that speaks UPnP, and what of it.
+    IspRouter(SocketAddr, IspRouterNews),
     /// It refuses even the mapping that tells the external address.
     ProbeRefused(SocketAddr, ResultCode, Duration),
     /// It gives an external address that nobody can reach.
@@ -215,6 +230,7 @@ impl Notice {
             | Notice::Restored(_)
             | Notice::ExternalAddress(_)
             | Notice::Speaks(..)
+            | Notice::IspRouter(_, IspRouterNews::Answers)
             | Notice::Found(_)
             | Notice::Answering(_) => Level::Info,
             _ => Level::Warning,
@@ -365,6 +381,28 @@ impl fmt::Display for Notice {
             Notice::Speaks(server, UplinkProtocol::NatPmp) => {
                 write!(f, "{server} does not speak PCP, but NAT-PMP, and is asked by that")
             }
+            Notice::Speaks(server, UplinkProtocol::Igd) => {
+                write!(
+                    f,
+                    "the router in front of this one speaks neither PCP nor NAT-PMP, but UPnP at {server}, and is asked by that"
+                )
+            }
+            Notice::IspRouter(server, IspRouterNews::Answers) => {
+                write!(f, "the provider's router {server} answers")
+            }
+            Notice::IspRouter(server, IspRouterNews::Silent(local)) => write!(
+                f,
+                "the provider's router {server} does not answer; new mappings are {} until it does",
+                if *local { "of this router only" } else { "refused" }
+            ),
+            Notice::IspRouter(server, IspRouterNews::HasForgotten(mappings)) => write!(
+                f,
+                "the provider's router {server} has forgotten what it had mapped; asking again for {mappings} mappings"
+            ),
+            Notice::IspRouter(server, IspRouterNews::NatAbove(addr)) => write!(
+                f,
+                "the provider's router {server} has the external address {addr}, which is of another NAT above it: nobody out there can reach it, so nothing is mapped; ask the provider for a public address, or for PCP"
+            ),
             Notice::ProbeRefused(server, result, wait) => write!(
                 f,
                 "PCP server {server} answers {result} to the mapping that tells the external address; trying again in {} s",

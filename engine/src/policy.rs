@@ -166,6 +166,31 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn addresses_behind_a_nat() {
+        for (addr, behind) in [
+            ("0.1.2.3", true),
+            ("10.0.0.1", true),
+            ("100.63.255.255", false),
+            ("100.64.0.1", true),
+            ("100.127.255.255", true),
+            ("100.128.0.0", false),
+            ("169.254.1.1", true),
+            ("172.15.0.1", false),
+            ("172.16.0.1", true),
+            ("172.32.0.0", false),
+            ("192.0.0.8", true),
+            ("192.168.178.1", true),
+            ("198.17.255.255", false),
+            ("198.18.0.1", true),
+            ("198.19.255.255", true),
+            ("198.51.100.7", false),
+            ("203.0.114.1", false),
+        ] {
+            assert_eq!(is_behind_nat(addr.parse().unwrap()), behind, "{addr}");
+        }
+    }
+
     fn request(host: [u8; 4], internal: u16, external: Option<u16>) -> MappingRequest {
         MappingRequest {
             protocol: Protocol::TCP,

@@ -35,6 +35,8 @@ pub struct Status {
     pub epoch: Option<u32>,
     /// The external address.
     pub external: Option<Ipv4Addr>,
+    /// The external address of the provider's router, when that is of another NAT above it, so that nobody out there can reach it.
+    pub nat_above: Option<Ipv4Addr>,
     /// For how long it has been connected.
     pub uptime: Option<Duration>,
     /// Mappings.

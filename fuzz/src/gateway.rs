@@ -17,6 +17,7 @@ use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::{InterfaceAddress, Policy};
 use engine::table::Health;
 use engine::time::{Duration, Instant};
+use engine::uplink::{HttpId, HttpOutcome};
 use wire::description::Uuid;
 use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
@@ -71,6 +72,8 @@ struct Run<'a> {
     counting: BTreeSet<RequestId>,
     /// Names that are being looked up.
     lookups: Vec<LookupId>,
+    /// Exchanges of HTTP on their way.
+    exchanges: Vec<HttpId>,
     subscribing: Option<RequestId>,
     sids: Vec<Uuid>,
     /// Events on their way.
@@ -123,6 +126,7 @@ pub fn gateway_events(data: &[u8]) {
         asked: BTreeMap::new(),
         counting: BTreeSet::new(),
         lookups: Vec::new(),
+        exchanges: Vec::new(),
         subscribing: None,
         sids: Vec::new(),
         notified: BTreeSet::new(),
@@ -166,6 +170,13 @@ impl Run<'_> {
                     15 => self.handle(Event::UplinkUnreachable(self.server)),
                     14 => self.handle(Event::Scouted { from: self.server, bytes }),
                     _ => self.handle(Event::Uplink { from: self.server, bytes }),
+                }
+                // So does the provider's router, where it is looked for or asked.
+                let from = SocketAddr::new(self.server.ip(), ssdp::PORT);
+                self.handle(Event::SearchAnswer { from, bytes });
+                if let Some(id) = self.exchanges.pop() {
+                    let outcome = HttpOutcome::Answer { status: 200, body: bytes.to_vec() };
+                    self.handle(Event::Http { id, outcome });
                 }
             }
             9 => {
@@ -500,6 +511,12 @@ impl Run<'_> {
                 self.requests.push_front(request.clone());
                 self.requests.truncate(REMEMBERED);
                 return self.open.then_some(request);
+            }
+            Effect::Search { bytes, .. } => assert!(ssdp::parse(&bytes).is_ok()),
+            Effect::EndSearch => {}
+            Effect::Http(request) => {
+                assert_eq!(IpAddr::V4(*request.to.ip()), self.server.ip());
+                self.exchanges.push(request.id);
             }
             Effect::Scout { bytes, .. } => assert!(bytes.len() <= pcp::HEADER_LEN),
             Effect::Ssdp { bytes, .. } => {

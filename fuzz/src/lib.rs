@@ -13,7 +13,7 @@ use wire::description::{self, ParsedDevice};
 use wire::pcp::{self, Body, Rejection, ResultCode};
 use wire::services::{Face, Service};
 use wire::soap::{self, AnswerError, SoapError};
-use wire::{dhcp, gena, listing, natpmp, ssdp};
+use wire::{dhcp, foreign, gena, listing, natpmp, ssdp};
 
 pub use gateway::gateway_events;
 pub use server::server_events;
@@ -297,8 +297,14 @@ pub fn soap_answer(data: &[u8]) {
     }
 }
 
-/// `description::parse`.
+/// `description::parse` and `foreign::connections`.
 pub fn description(data: &[u8]) {
+    let location = foreign::Url::parse("http://192.168.1.1:5000/a/desc.xml").expect("it is a URL");
+    for connection in foreign::connections(&location, data).unwrap_or_default() {
+        let control = connection.control;
+        assert_eq!(control.at.ip(), location.at.ip());
+        assert_eq!(foreign::Url::parse(&control.to_string()), Some(control));
+    }
     let Ok(device) = description::parse(data) else { return };
     assert!(!device.device_type.is_empty());
     let ParsedDevice { url_base, udn, device_type, friendly_name, services } = &device;

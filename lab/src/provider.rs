@@ -62,6 +62,8 @@ pub struct Options {
     pub third_party: bool,
     /// Permission rules, `allow|deny external-ports address/mask internal-ports`; the first match wins.
     pub rules: &'static str,
+    /// It speaks UPnP and neither PCP nor NAT-PMP: a router that the provider has put into somebody's home.
+    pub upnp: bool,
 }
 
 impl Default for Options {
@@ -72,6 +74,7 @@ impl Default for Options {
             max_lifetime: 86_400,
             third_party: false,
             rules: "allow 0-65535 0.0.0.0/0 0-65535",
+            upnp: false,
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Forwarding {
 /// The running PCP server.
 pub struct Provider<'a> {
     network: &'a Network,
+    /// What it says when it listens.
+    listens: &'static str,
     process: Process,
 }
 
@@ -100,15 +105,19 @@ impl<'a> Provider<'a> {
     pub fn start(network: &'a Network, options: Options) -> Self {
         network.nft(Host::Provider, CHAINS);
         let directory = network.directory();
-        let Options { min_lifetime, max_lifetime, third_party, rules } = options;
-        let third_party = if third_party { "yes" } else { "no" };
+        let Options { min_lifetime, max_lifetime, third_party, rules, upnp } = options;
+        let word = |yes| if yes { "yes" } else { "no" };
+        let (third_party, enable_upnp, enable_natpmp) = (word(third_party), word(upnp), word(!upnp));
+        let uuid = format!("8d5f1c2e-0001-4000-8000-{:012x}", std::process::id());
         let settings = format!(
-            "ext_ifname=inet0\next_ip={EXTERNAL}\nlistening_ip=cust0\nipv6_disable=yes\nenable_upnp=no\nenable_natpmp=yes\n\
+            "ext_ifname=inet0\next_ip={EXTERNAL}\nlistening_ip=cust0\nipv6_disable=yes\nenable_upnp={enable_upnp}\nenable_natpmp={enable_natpmp}\n\
+             http_port=5000\nsecure_mode=yes\nuuid={uuid}\n\
              min_lifetime={min_lifetime}\nmax_lifetime={max_lifetime}\npcp_allow_thirdparty={third_party}\nsystem_uptime=no\n\
              {CHAIN_SETTINGS}{rules}\n"
         );
+        let listens = if upnp { "HTTP listening on port" } else { "Listening for NAT-PMP/PCP" };
         fs::write(directory.join("provider.conf"), settings).expect("the directory is ours");
-        Self { network, process: Self::run(network) }
+        Self { network, listens, process: Self::run(network, listens) }
     }
 
     /// What it has used since its start.
@@ -126,7 +135,7 @@ impl<'a> Provider<'a> {
     /// The server comes back, its epoch starts at zero again.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = Self::run(self.network);
+        self.process = Self::run(self.network, self.listens);
     }
 
     /// The server falls silent: no answer, not even ICMP.
@@ -170,14 +179,14 @@ impl<'a> Provider<'a> {
     }
 
     #[track_caller]
-    fn run(network: &Network) -> Process {
+    fn run(network: &Network, listens: &str) -> Process {
         let file = |name: &str| network.directory().join(name).display().to_string();
         let arguments = ["-d".into(), "-f".into(), file("provider.conf"), "-P".into(), file("provider.pid")];
         // A log of its own for each run: the line waited for must be this run's.
         let run = (0..).find(|run| !network.directory().join(format!("provider-{run}.log")).exists());
         let name = format!("provider-{}", run.expect("numbers don't end"));
         let mut process = network.spawn(Host::Provider, &name, "miniupnpd", arguments);
-        process.await_log("Listening for NAT-PMP/PCP", Duration::from_secs(10));
+        process.await_log(listens, Duration::from_secs(10));
         process
     }
 }

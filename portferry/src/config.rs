@@ -97,6 +97,8 @@ pub struct Uplink {
     pub recovery_wait: Seconds,
     /// After a start, stored mappings are asked for again within so many seconds.
     pub service_wait: Seconds,
+    /// Look for a router of the provider's in front that speaks UPnP, where neither PCP nor NAT-PMP is answered.
+    pub igd: bool,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
     /// What an application hears when the provider's server is silent.
@@ -118,6 +120,7 @@ impl Default for Uplink {
             answer_within: Seconds(3.5),
             recovery_wait: Seconds(5.0),
             service_wait: Seconds(30.0),
+            igd: true,
             external_address_probe: true,
             when_unreachable: WhenUnreachable::default(),
             when_none_found: WhenNoneFound::default(),
@@ -534,6 +537,7 @@ impl Config {
             answer_within: self.uplink.answer_within.duration(),
             recovery_wait: self.uplink.recovery_wait.duration(),
             service_wait: self.uplink.service_wait.duration(),
+            isp_router: self.uplink.igd,
             external_address_probe: self.uplink.external_address_probe,
             add_port_mapping: match self.igd.add_port_mapping {
                 AddPortMapping::PreferFailure => engine::gateway::AddPortMapping::PreferFailure,
@@ -818,6 +822,7 @@ mod tests {
             "answer_within",
             "service_wait",
             "recovery_wait",
+            "igd",
             "external_address_probe",
             "when_unreachable",
             "send_descriptions",

@@ -78,7 +78,7 @@ pub struct StatusReport {
     /// All servers that may be asked, the best first.
     #[serde(default)]
     pub servers: Vec<SocketAddr>,
-    /// How it is asked: "PCP" or "NAT-PMP".
+    /// How it is asked: "PCP", "NAT-PMP", "UPnP IGD", or "none".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// "unknown", "answering" or "silent".
@@ -89,6 +89,9 @@ pub struct StatusReport {
     pub epoch: Option<u32>,
     /// The address at the provider's NAT.
     pub external_address: Option<Ipv4Addr>,
+    /// The external address of the provider's router, when that is of another NAT above it: nobody out there can reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_above: Option<Ipv4Addr>,
     /// Seconds that the gateway has been connected.
     pub uptime: Option<u64>,
     /// How many mappings there are.
@@ -200,6 +203,7 @@ impl From<Status> for StatusReport {
             last_heard: status.last_heard.map(|d| d.as_secs()),
             epoch: status.epoch,
             external_address: status.external,
+            nat_above: status.nat_above,
             uptime: status.uptime.map(|d| d.as_secs()),
             mappings: status.mappings,
             held: status.held,

@@ -15,6 +15,7 @@ use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::InterfaceAddress;
 use engine::status::MappingStatus;
 use engine::time::{Duration, Instant};
+use engine::uplink::{HttpId, HttpOutcome};
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -28,6 +29,7 @@ use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
 use crate::hooks::Hooks;
 use crate::http::{self, What};
+use crate::isp_router;
 use crate::log::Notices;
 use crate::netlink::{Interface, Netlink, Snapshot};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
@@ -56,6 +58,7 @@ enum Datagram {
     UplinkUnreachable(SocketAddr),
     Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
+    SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
     Dhcp(dhcp::Datagram),
 }
 
@@ -171,6 +174,8 @@ pub struct Shell {
     retry: Option<Instant>,
     nft: Option<Nft>,
     uplink: Option<Reading>,
+    /// Searches for the provider's router.
+    search: Option<Reading>,
     /// What looks at other servers, by whether they have IPv6 addresses.
     scouts: BTreeMap<bool, Reading>,
     /// What finds the PCP servers that DHCP offers; not in the demonstration.
@@ -187,6 +192,7 @@ pub struct Shell {
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Uuid, Delivery)>,
     resolved: Both<(LookupId, Vec<Ipv4Addr>)>,
+    exchanged: Both<(HttpId, HttpOutcome)>,
     datagrams: Both<Datagram>,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
@@ -227,6 +233,7 @@ impl Shell {
             retry: None,
             nft: None,
             uplink: None,
+            search: None,
             scouts: BTreeMap::new(),
             dhcp: None,
             announcements: None,
@@ -239,6 +246,7 @@ impl Shell {
             control,
             delivered: mpsc::channel(64),
             resolved: mpsc::channel(64),
+            exchanged: mpsc::channel(16),
             datagrams: mpsc::channel(1024),
             asked,
             asked_sender,
@@ -391,6 +399,9 @@ impl Shell {
             Some((lookup, addresses)) = self.resolved.1.recv() => {
                 gateway.handle(now(), Event::Resolved { lookup, addresses });
             }
+            Some((id, outcome)) = self.exchanged.1.recv() => {
+                gateway.handle(now(), Event::Http { id, outcome });
+            }
             Some(datagram) = self.datagrams.1.recv() => {
                 let event = match &datagram {
                     Datagram::Ssdp { interface, from, bytes } => {
@@ -400,6 +411,7 @@ impl Shell {
                     Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
                     Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
+                    Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
                     Datagram::Dhcp(datagram) => {
                         return self.on_dhcp(gateway, |dhcp| dhcp.handle_datagram(now(), datagram)).await;
                     }
@@ -721,6 +733,16 @@ impl Shell {
                     }
                 }
             }
+            Effect::Search { to, bytes } => self.seek(to, &bytes),
+            Effect::EndSearch => self.search = None,
+            Effect::Http(request) => {
+                // A slow router delays nobody; the gateway has a few on their way at most.
+                let (exchanged, interface) = (self.exchanged.0.clone(), self.config.wan.interface.0.clone());
+                tokio::spawn(async move {
+                    let outcome = isp_router::exchange(&interface, &request).await;
+                    let _ = exchanged.send((request.id, outcome)).await;
+                });
+            }
             Effect::Scout { to, bytes } => self.scout(to, &bytes),
             Effect::Ssdp { interface, to, bytes } => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
@@ -812,6 +834,25 @@ impl Shell {
             Err(error) => Outcome::UplinkFailed(server, error.to_string()),
         };
         self.outcomes.push_back(outcome);
+    }
+
+    /// Sends a search; its socket is opened with the first one.
+    fn seek(&mut self, to: SocketAddrV4, bytes: &[u8]) {
+        if self.search.is_none() {
+            let wrap = |from, bytes| Datagram::SearchAnswer { from, bytes };
+            let socket = sockets::search(&self.config.wan.interface.0);
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+                Ok(reading) => self.search = Some(reading),
+                Err(error) => {
+                    return tracing::warn!("no socket to search for the provider's router: {error}");
+                }
+            }
+        }
+        if let Some(search) = &self.search
+            && let Err(error) = search.sender.send_to(bytes, to)
+        {
+            tracing::debug!("search to {to}: {error}");
+        }
     }
 
     async fn change_nat(&mut self, change: NatChange) -> Result<(), NatFailure> {

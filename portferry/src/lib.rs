@@ -12,6 +12,7 @@ pub mod event_loop;
 pub mod exit;
 pub mod hooks;
 pub mod http;
+pub mod isp_router;
 pub mod journal_file;
 pub mod log;
 pub mod memory_nat;

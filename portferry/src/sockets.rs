@@ -1,4 +1,5 @@
-//! UDP sockets: SSDP on each LAN interface, the uplink towards the PCP server, and the group for its announcements.
+//! UDP sockets: SSDP on each LAN interface, the uplink towards the PCP server, the group for its announcements, and the search for the
+//! provider's router.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
@@ -85,6 +86,15 @@ pub fn ssdp(interface: &str, index: u32) -> io::Result<UdpSocket> {
     socket.join_multicast_v4_n(&wire::ssdp::GROUP_V4, &InterfaceIndexOrAddress::Index(index))?;
     // Groups that other programs joined on this interface are none of our business.
     socket.set_multicast_all_v4(false)?;
+    socket.set_multicast_ttl_v4(2)?;
+    nonblocking(socket)
+}
+
+/// A socket that searches for the provider's router on the WAN interface, from a random port; what answers comes back to it.
+pub fn search(interface: &str) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
     socket.set_multicast_ttl_v4(2)?;
     nonblocking(socket)
 }

@@ -20,7 +20,10 @@ pub fn status(report: &StatusReport) -> String {
     let external = match (report.external_address, report.uptime) {
         (Some(addr), Some(uptime)) => format!("{addr}, for {}", duration(uptime)),
         (Some(addr), None) => format!("{addr}, but not connected"),
-        (None, _) => "unknown".to_owned(),
+        (None, _) => match report.nat_above {
+            Some(addr) => format!("none: the router in front has {addr}, which is of another NAT above it"),
+            None => "unknown".to_owned(),
+        },
     };
     let own_nat = if report.nat == "none" { "none" } else { "nftables, in between" };
     let lan: Vec<String> =
@@ -46,6 +49,7 @@ pub fn status(report: &StatusReport) -> String {
     let server = match report.protocol.as_deref() {
         Some("none") => ("server", "none found; mappings are this router's own".to_owned()),
         Some("NAT-PMP") => ("NAT-PMP gateway", uplink),
+        Some("UPnP IGD") => ("UPnP IGD", uplink),
         _ => ("PCP server", uplink),
     };
     let rows = [

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod description;
 pub mod dhcp;
 pub mod error;
+pub mod foreign;
 pub mod gena;
 pub mod listing;
 pub mod natpmp;

@@ -119,8 +119,11 @@ impl Gateway {
         }
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
-        let same =
-            |client: &dyn Uplink| client.server() == server && client.protocol() != UplinkProtocol::Local;
+        let same = |client: &dyn Uplink| {
+            client.server() == server
+                // What is asked otherwise may speak something better here.
+                && !matches!(client.protocol(), UplinkProtocol::Local | UplinkProtocol::Igd)
+        };
         if self.uplink.as_ref().is_some_and(|client| same(&**client)) {
             let moved = self.uplink.as_ref().is_some_and(|client| client.source() != source);
             self.input(now, Input::Source(source));
@@ -170,6 +173,8 @@ impl Gateway {
                 None => return,
             },
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
+            // It takes more than an address, see `ask_isp_router`.
+            UplinkProtocol::Igd => return,
         };
         self.serve_by(now, client);
         self.probe_when_due(now);
@@ -177,12 +182,13 @@ impl Gateway {
 
     /// Another server, or the same one in another protocol, knows none of our mappings: the old one's lapse, the new one is asked
     /// for each.
-    fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
+    pub(super) fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
         self.release_all(now);
         self.abandon_deletes(now);
         self.refusals.forget();
         self.strays.clear();
         self.forget_probe();
+        self.forget_isp_router();
         let restored = std::mem::take(&mut self.restored);
         let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
         for (want, nonce) in restored.nonces {
@@ -251,6 +257,7 @@ impl Gateway {
     pub(super) fn drain_uplink(&mut self, now: Instant) {
         while let Some(output) = self.uplink.as_mut().and_then(|client| client.poll_output()) {
             let server = self.uplink.as_ref().expect("it has just been polled").server();
+            let Some(output) = self.of_isp_router(now, output) else { continue };
             match output {
                 Output::Transmit(bytes) => self.effects.push_back(Effect::Send { to: server, bytes }),
                 Output::Filtered(filtered) => {
@@ -303,6 +310,8 @@ impl Gateway {
                 Output::Speaks(protocol) => self.change_protocol(now, protocol),
                 Output::External(Some(addr)) => self.on_external_told(now, server, addr),
                 Output::External(None) => self.forget_external(),
+                // Only routers that speak UPnP have these.
+                Output::Http(_) | Output::NatAbove(_) => {}
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
             }
         }

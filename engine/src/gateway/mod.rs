@@ -10,6 +10,7 @@ mod control;
 mod events;
 mod external;
 mod held;
+mod isp_router;
 mod link;
 mod mappings;
 mod names;
@@ -27,7 +28,7 @@ mod waiting;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
@@ -46,7 +47,7 @@ use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Duration, Instant, Timers};
-use crate::uplink::{Filtered, FlowId, Uplink};
+use crate::uplink::{Filtered, FlowId, HttpId, HttpOutcome, HttpRequest, Uplink};
 
 pub use changes::{Change, What};
 pub use names::LookupId;
@@ -193,6 +194,20 @@ pub enum Event<'a> {
         /// Its content.
         bytes: &'a [u8],
     },
+    /// A datagram came to the socket of [`Effect::Search`].
+    SearchAnswer {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// What became of an [`Effect::Http`].
+    Http {
+        /// The exchange.
+        id: HttpId,
+        /// What became of it.
+        outcome: HttpOutcome,
+    },
     /// What became of an [`Effect::Nat`].
     Nat {
         /// Its ticket.
@@ -296,6 +311,18 @@ pub enum Effect {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Send this from a UDP socket of the WAN interface that is there until [`Effect::EndSearch`]; what comes back to it is an
+    /// [`Event::SearchAnswer`].
+    Search {
+        /// The default router, or the multicast group of SSDP.
+        to: SocketAddrV4,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Close that socket.
+    EndSearch,
+    /// Ask this by HTTP over the WAN interface, without following a redirect. Its outcome is an [`Event::Http`].
+    Http(HttpRequest),
     /// Send this on the WAN interface, from a random port that is not the uplink's; answers are [`Event::Scouted`].
     Scout {
         /// A server that may be there.
@@ -372,6 +399,7 @@ pub struct Gateway {
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
+    isp_router: isp_router::IspRouter,
     external: Option<Ipv4Addr>,
     /// The last one that was known.
     told_external: Option<Ipv4Addr>,
@@ -437,6 +465,7 @@ impl Gateway {
             servers: servers::Servers::default(),
             uplink: None,
             uplink_open: false,
+            isp_router: isp_router::IspRouter::default(),
             external: None,
             told_external: None,
             changed_external: None,
@@ -513,6 +542,8 @@ impl Gateway {
             Event::UplinkUnreachable(server) => self.on_unreachable(now, server),
             Event::Scouted { from, bytes } => self.on_scouted(now, from, bytes),
             Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
+            Event::SearchAnswer { from, bytes } => self.on_search_answer(from, bytes),
+            Event::Http { id, outcome } => self.on_http(now, id, &outcome),
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
             Event::Counters { request, counters } => self.on_counters(request, counters),
             Event::Resolved { lookup, addresses } => self.on_resolved(now, lookup, &addresses),
@@ -528,7 +559,7 @@ impl Gateway {
             Event::Stop => self.on_stop(now),
         }
         self.drain_uplink(now);
-        while self.tend_probe(now) {
+        while self.tend_probe(now) || self.tend_isp_router(now) {
             self.drain_uplink(now);
         }
         self.tell_subscribers(now);
@@ -554,8 +585,9 @@ impl Gateway {
             return None;
         }
         let uplink = self.uplink.as_ref().and_then(|client| client.next_timeout());
-        let subscriptions = self.subscriptions.next_timeout();
-        [self.timers.next(), uplink, self.ssdp.next_timeout(), subscriptions].into_iter().flatten().min()
+        let others =
+            [self.ssdp.next_timeout(), self.subscriptions.next_timeout(), self.isp_router.next_timeout()];
+        others.into_iter().chain([self.timers.next(), uplink]).flatten().min()
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -600,18 +632,23 @@ impl Gateway {
             wan: self.wan.name.clone(),
             wan_addresses: self.wan.addresses.clone(),
             offered: self.wan.offered.clone(),
-            server: self.server(),
+            server: if self.asks_isp_router() {
+                uplink.map(|client| client.asked_at())
+            } else {
+                self.server()
+            },
             servers: self.servers.all().collect(),
             protocol: uplink.map(|client| client.protocol()),
             answering: uplink.and_then(|client| client.is_answering()),
             last_heard: uplink.and_then(|client| client.last_heard()).map(|then| now - then),
             epoch: uplink.and_then(|client| client.server_epoch()),
             external: self.external,
+            nat_above: self.isp_router.nat_above(),
             uptime: self.is_connected().then_some(self.connected_since).flatten().map(|then| now - then),
             mappings: self.table.len(),
             held: self.held.len(),
             store_error: self.store_error.clone(),
-            ignored_upstream: uplink.map_or(0, |client| client.ignored()),
+            ignored_upstream: uplink.map_or(0, |client| client.ignored()) + self.isp_router.ignored(),
             ignored_ssdp: self.ssdp.ignored(),
             system_update_id: self.system_update_id,
         }

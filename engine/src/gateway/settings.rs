@@ -76,6 +76,8 @@ pub struct Config {
     pub recovery_wait: Duration,
     /// Mappings of before a restart are asked for again within this time (PCP_SERVICE_WAIT).
     pub service_wait: Duration,
+    /// Look for a router of the provider's that speaks UPnP where neither PCP nor NAT-PMP is answered; with [`NatMode::Own`] only.
+    pub isp_router: bool,
     /// Keep a mapping of the router itself, so that the external address is known before anybody asks.
     pub external_address_probe: bool,
     /// See [`AddPortMapping`].
@@ -111,6 +113,7 @@ impl Config {
             answer_within: Duration::from_millis(3500),
             recovery_wait: Duration::from_secs(5),
             service_wait: Duration::from_secs(30),
+            isp_router: true,
             external_address_probe: true,
             add_port_mapping: AddPortMapping::default(),
             get_specific: GetSpecific::default(),

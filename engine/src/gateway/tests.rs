@@ -8,6 +8,7 @@ mod changes;
 mod crossings;
 mod deployments;
 mod eventing;
+mod isp_router;
 mod life;
 mod links;
 mod names;
@@ -33,6 +34,8 @@ use crate::entropy::SeededEntropy;
 use crate::nat::NatRule;
 use crate::policy::Policy;
 use crate::provider::{Provider, ProviderConfig, ProviderMapping, Speaks};
+use crate::uplink::igd_model::IgdModel;
+use crate::uplink::{HttpId, HttpOutcome, HttpRequest};
 
 /// The router's WAN address.
 const W: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -102,6 +105,8 @@ enum Next {
     Opened(SocketAddr),
     Scouted(SocketAddr, Vec<u8>),
     Counters(RequestId),
+    SearchAnswer(SocketAddr, Vec<u8>),
+    Http(HttpId, HttpOutcome),
 }
 
 /// What a control point hears: the values of the out arguments, or an error code.
@@ -156,6 +161,10 @@ struct Lab {
     /// Events that were sent, and when.
     events: Vec<(u64, Notification)>,
     next_id: u64,
+    /// The router in front of us speaks UPnP.
+    isp: Option<IgdModel>,
+    /// Searches that went out, and where.
+    sought: Vec<(SocketAddrV4, Vec<u8>)>,
     follower: changes::Follower,
 }
 
@@ -198,6 +207,8 @@ impl Lab {
             subscribed: BTreeMap::new(),
             events: Vec::new(),
             next_id: 0,
+            isp: None,
+            sought: Vec::new(),
             follower: changes::Follower::default(),
         }
     }
@@ -250,6 +261,8 @@ impl Lab {
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
                 Next::Scouted(from, bytes) => Event::Scouted { from: *from, bytes },
                 Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
+                Next::SearchAnswer(from, bytes) => Event::SearchAnswer { from: *from, bytes },
+                Next::Http(id, outcome) => Event::Http { id: *id, outcome: outcome.clone() },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
             },
         );
@@ -302,10 +315,36 @@ impl Lab {
                 Effect::Store(record) => self.stored(record),
                 Effect::Changed(change) => self.follower.follow(change),
                 Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
-                Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::Notice(_) => {}
+                Effect::Search { to, bytes } => self.seek(to, bytes, queue),
+                Effect::Http(request) => self.asked(&request, queue),
+                Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::EndSearch | Effect::Notice(_) => {
+                }
             }
         }
         self.follower.check(&self.gateway, self.instant());
+    }
+
+    /// The router in front answers a search that it is meant by.
+    fn seek(&mut self, to: SocketAddrV4, bytes: Vec<u8>, queue: &mut VecDeque<Next>) {
+        use wire::ssdp::{Message, Sender, Target, parse, search_response};
+        let Ok(Message::Search(search)) = parse(&bytes) else { panic!("we send well-formed searches") };
+        self.sought.push((to, bytes));
+        let is_igd =
+            matches!(&search.target, Target::Device { name, version: 1 } if name == "InternetGatewayDevice");
+        if self.isp.is_some() && is_igd && !to.ip().is_multicast() {
+            let location = format!("http://{}:5000/desc.xml", to.ip());
+            let sender = Sender { location: &location, server: "x", max_age: 1800, boot_id: 1, config_id: 1 };
+            let answer = search_response(&sender, &search.target, "uuid:x", None);
+            queue.push_back(Next::SearchAnswer(SocketAddr::V4(to), answer.into_bytes()));
+        }
+    }
+
+    fn asked(&mut self, request: &HttpRequest, queue: &mut VecDeque<Next>) {
+        let (now, source) = (self.instant(), self.source);
+        let IpAddr::V4(source) = source else { panic!("UPnP is of IPv4") };
+        assert_eq!(request.to, SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 5000));
+        let outcome = self.isp.as_mut().map_or(HttpOutcome::Failed, |isp| isp.answer(now, source, request));
+        queue.push_back(Next::Http(request.id, outcome));
     }
 
     /// The answer arrives later than others, twice, or never.

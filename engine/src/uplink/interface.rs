@@ -7,6 +7,7 @@ use wire::pcp::{Nonce, OptionCode, ResultCode};
 
 use super::filters::{Filtered, Filters};
 use super::flow::{FlowId, Grant, Terms, Unknown, Want, client};
+use super::http::{HttpId, HttpOutcome, HttpRequest};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub enum UplinkProtocol {
     Pcp,
     /// RFC 6886.
     NatPmp,
+    /// A router of the provider's in front of us, as a control point asks it.
+    Igd,
     /// Nobody is asked: this router's own NAT is the last one.
     Local,
 }
@@ -26,6 +29,7 @@ impl fmt::Display for UplinkProtocol {
         f.write_str(match self {
             Self::Pcp => "PCP",
             Self::NatPmp => "NAT-PMP",
+            Self::Igd => "UPnP IGD",
             Self::Local => "none",
         })
     }
@@ -71,6 +75,8 @@ pub enum Input<'a> {
     Unreachable,
     /// The socket is closed: nothing is sent, and nobody's silence means anything, until there is a new one.
     Closed,
+    /// What became of an exchange of HTTP.
+    Http(HttpId, &'a HttpOutcome),
     /// An alarm is due.
     Timeout,
 }
@@ -80,6 +86,8 @@ pub enum Input<'a> {
 pub enum Output {
     /// Send this to the server.
     Transmit(Vec<u8>),
+    /// Ask this by HTTP; every one has its outcome.
+    Http(HttpRequest),
     /// What is sent next may leave filters at the server, for the next life to know.
     Filtered(Filtered),
     /// The mapping stands; comes again after every renewal.
@@ -108,6 +116,8 @@ pub enum Output {
     Speaks(UplinkProtocol),
     /// The external address that the server has; `None`: it has none at the moment. From protocols that tell it without a mapping.
     External(Option<Ipv4Addr>),
+    /// The server's external address is of another NAT above it, so that nobody out there can reach it: there is none to tell.
+    NatAbove(Ipv4Addr),
     /// The server holds these for us as well, and there is no flow for them. It comes once, after [`Input::List`].
     Listed(Vec<Unknown>),
     /// The server does not tell what it holds, or for this reason.
@@ -124,6 +134,11 @@ pub trait Uplink: fmt::Debug {
 
     /// The server's address and port.
     fn server(&self) -> SocketAddr;
+
+    /// Where requests really go, for people to read: another port than that of [`server`](Self::server) in some protocols.
+    fn asked_at(&self) -> SocketAddr {
+        self.server()
+    }
 
     /// The address that requests come from.
     fn source(&self) -> IpAddr;

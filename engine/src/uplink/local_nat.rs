@@ -110,6 +110,7 @@ impl Uplink for LocalNat {
             | Input::Multicast(..)
             | Input::Source(_)
             | Input::Unreachable
+            | Input::Http(..)
             | Input::Closed
             | Input::Timeout => {}
         }

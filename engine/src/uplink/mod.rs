@@ -6,7 +6,11 @@
 mod epoch;
 mod filters;
 mod flow;
+mod http;
+mod igd_client;
+mod igd_finder;
 mod interface;
+mod line;
 mod local_nat;
 mod nat_pmp_client;
 mod nonces;
@@ -19,6 +23,9 @@ mod turns;
 pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
+pub use http::{HttpId, HttpOutcome, HttpRequest, MAX_HTTP_BODY};
+pub use igd_client::IgdClient;
+pub use igd_finder::{Finding, FoundIgd, IgdFinder};
 pub use interface::{Input, Output, Uplink, UplinkProtocol};
 pub use local_nat::LocalNat;
 pub use nat_pmp_client::NatPmpClient;
@@ -27,5 +34,7 @@ pub use pcp_client::{NUDGE_SPREAD, PcpClient, SILENT_AFTER, SILENT_FOR};
 pub use schedule::{MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 pub use turns::IN_FLIGHT;
 
+#[cfg(test)]
+pub(crate) mod igd_model;
 #[cfg(test)]
 mod tests;

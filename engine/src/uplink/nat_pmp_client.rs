@@ -15,14 +15,12 @@ use wire::pcp::{self, Body, Protocol, ResultCode};
 use super::filters::Filters;
 use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
+use super::line::{Line, Rank};
 use super::schedule::{MIN_RENEWAL_GAP, renewal_delay};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
 
 mod answers;
-mod line;
-
-use line::{Line, Rank, What};
 
 /// The wait after the first copy of a request; it doubles (RFC 6886 §3.1).
 const FIRST_RT: Duration = Duration::from_millis(250);
@@ -103,6 +101,15 @@ impl Flow {
     }
 }
 
+/// What is asked.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum What {
+    /// The external address.
+    Address,
+    /// A mapping, or its end.
+    Flow(FlowId),
+}
+
 /// What an answer is matched by.
 type Key = (Protocol, u16);
 
@@ -146,7 +153,7 @@ pub struct NatPmpClient {
     /// What waits until a flow that is being given back is gone, and what has waited.
     behind: BTreeMap<FlowId, (FlowId, Want)>,
     unblocked: VecDeque<(FlowId, Want)>,
-    line: Line,
+    line: Line<What>,
     out: Option<Exchange>,
     /// How long the last request waited that another one has taken the place of.
     pace: Duration,
@@ -539,7 +546,7 @@ impl Uplink for NatPmpClient {
                 }
             }
             // NAT-PMP tells nobody what it holds.
-            Input::Adopt(..) | Input::List(_) => {}
+            Input::Adopt(..) | Input::List(_) | Input::Http(..) => {}
             Input::Forget(id) => {
                 self.behind.retain(|_, (waiting, _)| *waiting != id);
                 self.remove(id);

@@ -161,6 +161,7 @@ impl Uplink for PcpClient {
             Input::Multicast(from, bytes) if from == self.server => self.on_multicast(now, bytes, entropy),
             // Some other host, or another port of the server: silence (RFC 6887 §8.3).
             Input::Datagram(..) | Input::Multicast(..) => self.ignored += 1,
+            Input::Http(..) => {}
             Input::Unreachable => {
                 if self.unanswered > 0 {
                     self.is_silent();

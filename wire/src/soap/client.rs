@@ -60,6 +60,20 @@ pub fn encode_call(service_type: &str, action: &str, args: &[(&str, &str)]) -> S
 /// # Errors
 /// The fault, or that this is neither.
 pub fn decode_answer(body: &[u8]) -> Result<Answer, AnswerError> {
+    decode(body, |name| name.ends_with("Response"))
+}
+
+/// Likewise the answer to this action: that to another one is none. Namespaces are not looked at, for gateways get them
+/// wrong; what is no UTF-8 is replaced, and zeros behind the document are passed over.
+///
+/// # Errors
+/// The fault, or that this is neither.
+pub fn decode_answer_to(action: &str, body: &[u8]) -> Result<Answer, AnswerError> {
+    let text = crate::foreign::text(body);
+    decode(text.as_bytes(), |name| name.strip_suffix("Response") == Some(action))
+}
+
+fn decode(body: &[u8], is_answer: impl Fn(&str) -> bool) -> Result<Answer, AnswerError> {
     let document = Document::parse(body, MAX_ELEMENTS)?;
     let element = only_body_element(&document).ok_or(AnswerError::Malformed)?;
     if element.name() == "Fault" {
@@ -69,7 +83,7 @@ pub fn decode_answer(body: &[u8]) -> Result<Answer, AnswerError> {
         let description = detail("errorDescription").unwrap_or_default().to_owned();
         return Err(AnswerError::Fault { code, description });
     }
-    if !element.name().ends_with("Response") {
+    if !is_answer(element.name()) {
         return Err(AnswerError::Malformed);
     }
     let values = element.children().map(|value| (value.name().to_owned(), value.text().to_owned())).collect();

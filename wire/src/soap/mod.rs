@@ -6,7 +6,7 @@
 
 mod client;
 
-pub use client::{Answer, AnswerError, decode_answer, encode_call};
+pub use client::{Answer, AnswerError, decode_answer, decode_answer_to, encode_call};
 
 use crate::error::UpnpError;
 use crate::services::{

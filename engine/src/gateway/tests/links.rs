@@ -501,6 +501,7 @@ fn status() {
         server: Some(server()),
         servers: vec![server()],
         protocol: Some(crate::uplink::UplinkProtocol::Pcp),
+        nat_above: None,
         answering: Some(true),
         last_heard: Some(Duration::from_secs(60)),
         epoch: Some(10),

@@ -3,16 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Instant;
-use crate::uplink::flow::FlowId;
-
-/// What is asked.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum What {
-    /// The external address.
-    Address,
-    /// A mapping, or its end.
-    Flow(FlowId),
-}
 
 /// Who goes first; among equals, who came first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -50,8 +40,8 @@ impl Rank {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
-pub(super) struct Line {
+#[derive(Debug)]
+pub(super) struct Line<What> {
     /// By rank and number.
     order: BTreeMap<(Rank, u64), What>,
     there: BTreeSet<What>,
@@ -60,7 +50,13 @@ pub(super) struct Line {
     due: Instant,
 }
 
-impl Line {
+impl<What> Default for Line<What> {
+    fn default() -> Self {
+        Self { order: BTreeMap::new(), there: BTreeSet::new(), next_number: 0, due: Instant::default() }
+    }
+}
+
+impl<What: Copy + Ord> Line<What> {
     /// It waits, unless it waits already; with a better rank it moves forward.
     pub(super) fn join(&mut self, rank: Rank, what: What) {
         if !self.there.insert(what) {
