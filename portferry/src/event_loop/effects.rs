@@ -1,0 +1,198 @@
+//! What the engine asks for, carried out.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+
+use engine::gateway::Effect;
+use engine::time::Duration;
+use wire::error::UpnpError;
+
+use super::{Datagram, Links, Outcome, Shell};
+use crate::clock::now;
+use crate::sockets::{self, Reading};
+use crate::store::Store;
+use crate::{isp_router, notify, resolve};
+
+/// When it is tried again to write what could not be stored.
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(30);
+
+impl Shell {
+    pub(super) async fn perform(&mut self, effect: Effect) {
+        // One for all changes of a turn; what only this router sees does not wait for it.
+        if !matches!(effect, Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. }) {
+            self.sync();
+        }
+        match effect {
+            Effect::Reply { request, answer } => {
+                // A success counts on what was stored.
+                let answer =
+                    if self.store_failed { answer.and(Err(UpnpError::ACTION_FAILED)) } else { answer };
+                if let Some(reply) = self.waiting.remove(&request) {
+                    // The control point may have hung up.
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Subscribed { request, answer } => {
+                if let Some(reply) = self.subscribing.remove(&request) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Notify(event) => {
+                // A slow subscriber delays nobody; the gateway keeps one event for each on its way.
+                let delivered = self.delivered.0.clone();
+                tokio::spawn(async move {
+                    let delivery = notify::deliver(&event).await;
+                    let _ = delivered.send((event.sid, delivery)).await;
+                });
+            }
+            Effect::Resolve { lookup, name } => {
+                // A slow resolver delays nobody; the gateway bounds how many there are.
+                let resolved = self.resolved.0.clone();
+                tokio::spawn(async move {
+                    let _ = resolved.send((lookup, resolve::addresses(&name).await)).await;
+                });
+            }
+            Effect::ReadCounters { request } => {
+                let counters = match self.wan_index {
+                    Some(index) => self.links.counters(index).await,
+                    None => None,
+                };
+                self.outcomes.push_back(Outcome::Counters(request, counters));
+            }
+            Effect::OpenUplink { server } => self.open_uplink(server),
+            Effect::CloseUplink => {
+                self.uplink = None;
+                self.scouts.clear();
+            }
+            Effect::Send { to, bytes } => {
+                if let Some(uplink) = &self.uplink
+                    && let Err(error) = uplink.sender.send(&bytes)
+                {
+                    // As if lost on the way: it is sent again. The error may be that of the last one.
+                    tracing::debug!("to {to}: {error}");
+                    if sockets::is_refused(&error) {
+                        self.outcomes.push_back(Outcome::UplinkUnreachable(to));
+                    }
+                }
+            }
+            Effect::Search { to, bytes } => self.seek(to, &bytes),
+            Effect::EndSearch => self.search = None,
+            Effect::Http(request) => {
+                // A slow router delays nobody; the gateway has a few on their way at most.
+                let (exchanged, interface) = (self.exchanged.0.clone(), self.config.wan.interface.0.clone());
+                tokio::spawn(async move {
+                    let outcome = isp_router::exchange(&interface, &request).await;
+                    let _ = exchanged.send((request.id, outcome)).await;
+                });
+            }
+            Effect::Scout { to, bytes } => self.scout(to, &bytes),
+            Effect::Ssdp { interface, to, bytes } => {
+                let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
+                if let Some((_, sockets)) = sockets
+                    && let Err(error) = sockets.ssdp.sender.send_to(&bytes, to)
+                {
+                    tracing::debug!("SSDP to {to}: {error}");
+                }
+            }
+            Effect::Nat { ticket, change } => {
+                let outcome = self.change_nat(change).await;
+                self.outcomes.push_back(Outcome::Nat(ticket, outcome));
+            }
+            Effect::Store(record) => {
+                self.write(|store| store.append(&record));
+            }
+            Effect::Changed(change) => self.hooks.tell(change),
+            Effect::Notice(notice) => self.notices.write(now(), &notice),
+            Effect::Stopped => self.stopped = true,
+        }
+    }
+
+    /// What was stored survives a power cut from now on.
+    pub(super) fn sync(&mut self) {
+        self.write(Store::sync);
+    }
+
+    /// Nothing may have to be stored for a long time.
+    pub(super) fn catch_up(&mut self) {
+        self.write(|store| if store.is_behind() { store.catch_up() } else { Ok(()) });
+    }
+
+    /// The gateway hears of a failure before anything else.
+    pub(super) fn write(&mut self, what: impl FnOnce(&mut Store) -> std::io::Result<()>) {
+        let Some(store) = &mut self.store else { return };
+        let before = store.is_behind();
+        match what(store) {
+            Err(error) => {
+                self.store_failed = true;
+                self.store_retry = Some(now() + STORE_RETRY);
+                self.outcomes.push_front(Outcome::StoreFailed(error.to_string()));
+            }
+            Ok(()) if before && !store.is_behind() => self.outcomes.push_back(Outcome::StoreWorks),
+            Ok(()) => {}
+        }
+    }
+
+    /// Another source address than the system's choice.
+    pub(super) fn fixed_source(&self) -> Option<IpAddr> {
+        match &self.links {
+            Links::Kernel(_) => None,
+            Links::Fixed(_, from) => Some(*from),
+        }
+    }
+
+    fn scout(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let family = to.is_ipv6();
+        if !self.scouts.contains_key(&family) {
+            let wrap = |from, bytes| Datagram::Scouted { from, bytes };
+            let opened = sockets::scout(&self.config.wan.interface.0, self.fixed_source(), to)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            match opened {
+                Ok(reading) => drop(self.scouts.insert(family, reading)),
+                Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
+            }
+        }
+        if let Some(Err(error)) = self.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
+            // It is looked at again; the interface may be another one by then.
+            tracing::debug!("to {to}: {error}");
+            self.scouts.remove(&family);
+        }
+    }
+
+    fn open_uplink(&mut self, server: SocketAddr) {
+        self.uplink = None;
+        let from = self.fixed_source();
+        let wrap = |from, bytes| Datagram::Uplink { from, bytes };
+        let opened =
+            sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
+                let refused = move || Some(Datagram::UplinkUnreachable(server));
+                Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
+                    .map(|reading| (reading, source))
+            });
+        let outcome = match opened {
+            Ok((reading, source)) => {
+                self.uplink = Some(reading);
+                Outcome::UplinkOpened(server, source)
+            }
+            Err(error) => Outcome::UplinkFailed(server, error.to_string()),
+        };
+        self.outcomes.push_back(outcome);
+    }
+
+    /// Sends a search; its socket is opened with the first one.
+    fn seek(&mut self, to: SocketAddrV4, bytes: &[u8]) {
+        if self.search.is_none() {
+            let wrap = |from, bytes| Datagram::SearchAnswer { from, bytes };
+            let socket = sockets::search(&self.config.wan.interface.0);
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+                Ok(reading) => self.search = Some(reading),
+                Err(error) => {
+                    return tracing::warn!("no socket to search for the provider's router: {error}");
+                }
+            }
+        }
+        if let Some(search) = &self.search
+            && let Err(error) = search.sender.send_to(bytes, to)
+        {
+            tracing::debug!("search to {to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Interfaces, addresses and routes: what they become in the engine, and the sockets that listen on them.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use engine::gateway::{Counters, Event, Gateway, LanInterface, Wan};
+use engine::policy::InterfaceAddress;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Datagram, RETRY, Shell};
+use crate::clock::now;
+use crate::exit::Failure;
+use crate::http;
+use crate::netlink::{Netlink, Snapshot};
+use crate::sockets::{self, Reading};
+
+/// Where the interfaces' state comes from.
+pub enum Links {
+    /// The kernel.
+    Kernel(Netlink),
+    /// Nothing ever changes, and the uplink sends from this address: for the demonstration.
+    Fixed(Snapshot, IpAddr),
+}
+
+impl Links {
+    pub(super) async fn snapshot(&mut self) -> std::io::Result<Snapshot> {
+        match self {
+            Links::Kernel(netlink) => netlink.snapshot().await,
+            Links::Fixed(snapshot, _) => Ok(snapshot.clone()),
+        }
+    }
+
+    pub(super) async fn changed(&mut self) -> std::io::Result<()> {
+        match self {
+            Links::Kernel(netlink) => netlink.changed().await,
+            Links::Fixed(..) => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn counters(&mut self, interface: u32) -> Option<Counters> {
+        match self {
+            Links::Kernel(netlink) => netlink.link_stats(interface).await.ok().map(|stats| Counters {
+                bytes_sent: stats.tx_bytes,
+                bytes_received: stats.rx_bytes,
+                packets_sent: stats.tx_packets,
+                packets_received: stats.rx_packets,
+            }),
+            Links::Fixed(..) => Some(Counters::default()),
+        }
+    }
+}
+
+/// What hears the PCP server's announcements (RFC 6887 §14.1.3), unless it could not be opened.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    v4: Option<Reading>,
+    v6: Option<Reading>,
+}
+
+/// Sockets of one LAN interface.
+#[derive(Debug)]
+pub(super) struct LanSockets {
+    pub(super) ssdp: Reading,
+    http: BTreeMap<Ipv4Addr, HttpTask>,
+}
+
+/// The HTTP server of one address, and the link whose hosts it accepts.
+#[derive(Debug)]
+struct HttpTask {
+    task: JoinHandle<Infallible>,
+    link: watch::Sender<InterfaceAddress>,
+}
+
+impl Drop for HttpTask {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shell {
+    /// Looks at the interfaces again, opens and closes sockets, and tells the gateway.
+    pub(super) async fn refresh(&mut self, gateway: &mut Gateway, first: bool) -> Result<(), Failure> {
+        let snapshot = match self.links.snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) if first => {
+                return Err(Failure::system(format!("cannot read the interfaces: {error}")));
+            }
+            Err(error) => {
+                tracing::warn!("cannot read the interfaces: {error}; trying again");
+                self.retry = Some(now() + RETRY);
+                return Ok(());
+            }
+        };
+        let lan = self.lan_interfaces(&snapshot, first);
+        self.open_lan(&lan, first)?;
+        gateway.handle(now(), Event::Lan(lan));
+        while let Some(effect) = gateway.poll_effect() {
+            self.perform(effect).await;
+        }
+        let wan = self.wan(&snapshot);
+        self.open_announcements();
+        gateway.handle(now(), Event::Wan(wan));
+        Ok(())
+    }
+
+    fn lan_interfaces(&self, snapshot: &Snapshot, first: bool) -> Vec<LanInterface> {
+        let mut lan = Vec::new();
+        for name in &self.config.lan.interfaces.0 {
+            let found = snapshot.interfaces.iter().find(|interface| interface.name == name.0);
+            match found {
+                Some(found) => lan.push(LanInterface {
+                    index: found.index,
+                    name: found.name.clone(),
+                    addresses: found
+                        .addresses
+                        .iter()
+                        .map(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len })
+                        .collect(),
+                }),
+                None if first => tracing::warn!(
+                    "the LAN interface {} does not exist; it is served as soon as it comes ([lan] interfaces)",
+                    name.0
+                ),
+                None => {}
+            }
+        }
+        lan
+    }
+
+    fn wan(&mut self, snapshot: &Snapshot) -> Wan {
+        let name = self.config.wan.interface.0.clone();
+        let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
+            self.wan_index = None;
+            self.offered(None);
+            return Wan { name, ..Wan::default() };
+        };
+        self.wan_index = Some(found.index);
+        let (mut addresses, mut addresses_v6) = (Vec::new(), Vec::new());
+        for (addr, _) in found.addresses.iter().filter(|_| found.up) {
+            match addr {
+                IpAddr::V4(v4) => addresses.push(*v4),
+                IpAddr::V6(v6) if !v6.is_unicast_link_local() => addresses_v6.push(*v6),
+                IpAddr::V6(_) => {}
+            }
+        }
+        let router = snapshot
+            .default_routes
+            .iter()
+            .filter(|route| route.interface == found.index)
+            .filter_map(|route| Some((route.metric, route.gateway.filter(IpAddr::is_ipv4)?)))
+            .min();
+        let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
+        Wan {
+            up: found.up,
+            addresses,
+            addresses_v6,
+            router: router.map(|(_, gateway)| gateway),
+            offered: self.offered(Some(found)),
+            // In Mbit/s; -1 where the driver does not know.
+            bits_per_second: speed
+                .and_then(|text| text.trim().parse::<u64>().ok())
+                .map(|mbit| mbit * 1_000_000),
+            name,
+        }
+    }
+
+    /// Opens what is missing and closes what is gone. At the start an occupied port ends the program; later it is
+    /// tried again.
+    fn open_lan(&mut self, lan: &[LanInterface], first: bool) -> Result<(), Failure> {
+        self.lan.retain(|(index, name), _| lan.iter().any(|lan| lan.index == *index && lan.name == *name));
+        for lan in lan {
+            if let Err((error, what)) = self.open_interface(lan) {
+                let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+                let hint = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => "is used by another program (miniupnpd?); stop that one",
+                    std::io::ErrorKind::PermissionDenied => {
+                        "needs root or CAP_NET_RAW (and CAP_NET_BIND_SERVICE below port 1024)"
+                    }
+                    _ => "cannot be opened",
+                };
+                let line = format!("{what} on {} {hint}: {error}", lan.name);
+                if first && (in_use || error.kind() == std::io::ErrorKind::PermissionDenied) {
+                    return Err(if in_use {
+                        Failure::unavailable(line)
+                    } else {
+                        Failure::no_permission(line)
+                    });
+                }
+                tracing::warn!("{line}; trying again");
+                self.retry = Some(now() + RETRY);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_interface(&mut self, lan: &LanInterface) -> Result<(), (std::io::Error, String)> {
+        let key = (lan.index, lan.name.clone());
+        if !self.lan.contains_key(&key) {
+            let what = format!("SSDP's port {}", wire::ssdp::PORT);
+            let interface = lan.index;
+            let wrap = move |from, bytes| Datagram::Ssdp { interface, from, bytes };
+            let ssdp = sockets::ssdp(&lan.name, lan.index)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
+                .map_err(|error| (error, what))?;
+            self.lan.insert(key.clone(), LanSockets { ssdp, http: BTreeMap::new() });
+        }
+        let port = self.config.lan.http_port.0;
+        let sockets = self.lan.get_mut(&key).expect("put there above");
+        let links: Vec<(Ipv4Addr, InterfaceAddress)> = lan
+            .addresses
+            .iter()
+            .filter_map(|link| match link.addr {
+                IpAddr::V4(v4) => Some((v4, *link)),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        sockets.http.retain(|addr, _| links.iter().any(|(own, _)| own == addr));
+        let mut failed = None;
+        for (addr, link) in links {
+            if let Some(open) = sockets.http.get(&addr) {
+                // Its prefix may be another one now.
+                open.link.send_replace(link);
+                continue;
+            }
+            let own = SocketAddrV4::new(addr, port);
+            let listener = match sockets::http(&lan.name, own) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    failed.get_or_insert((error, format!("TCP port {port} of {addr}")));
+                    continue;
+                }
+            };
+            let (link, current) = watch::channel(link);
+            let on_link = move |peer| current.borrow().contains(peer);
+            let task =
+                tokio::spawn(http::serve(listener, SocketAddr::V4(own), on_link, self.context.clone()));
+            sockets.http.insert(addr, HttpTask { task, link });
+            tracing::info!("serving control points at http://{own} on {}", lan.name);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn open_announcements(&mut self) {
+        let Some(index) = self.wan_index else {
+            self.announcements = None;
+            return;
+        };
+        let first = self.announcements.as_ref().is_none_or(|(open, _)| *open != index);
+        if first {
+            self.announcements = Some((index, Announcements::default()));
+        }
+        let Some((_, open)) = &mut self.announcements else { return };
+        let interface = &self.config.wan.interface.0;
+        // In both families: which one the server speaks may change. A WAN may get one of them later than the other.
+        for (reading, v6) in [(&mut open.v4, false), (&mut open.v6, true)] {
+            if reading.is_some() {
+                continue;
+            }
+            let socket = if v6 {
+                sockets::announcements_v6(interface, index)
+            } else {
+                sockets::announcements(interface, index)
+            };
+            let wrap = |from, bytes| Datagram::Announcement { from, bytes };
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+                Ok(opened) => *reading = Some(opened),
+                // The epoch in ordinary answers tells the same, only later.
+                Err(error) if first => {
+                    tracing::warn!("cannot listen for all announcements of the PCP server: {error}");
+                }
+                Err(error) => tracing::debug!("announcements of the PCP server: {error}"),
+            }
+        }
+    }
+}
