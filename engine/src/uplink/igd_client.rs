@@ -21,7 +21,7 @@ use super::http::{GRACE, HttpId, HttpOutcome, HttpRequest};
 use super::igd_finder::FoundIgd;
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::line::{Line, Rank};
-use super::schedule::{MIN_RENEWAL_GAP, renewal_delay};
+use super::schedule::{BLIND_DELETE, delete_until, next_wake};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
 
@@ -46,8 +46,6 @@ const SILENT_AFTER: u32 = 2;
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// State losses are recovered from at most this often.
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
-/// How long a delete is repeated when it is not known what the router holds.
-const BLIND_DELETE: Duration = Duration::from_secs(30);
 /// IGD's errors have no lifetime of their own.
 const ERROR_LIFETIME: Duration = Duration::from_secs(30);
 /// How often it is looked whether the router speaks PCP now.
@@ -241,8 +239,7 @@ impl IgdClient {
         if flow.port == 0 {
             flow.port = flow.want.external_port;
         }
-        let known = flow.grant.map(|grant| grant.ends()).filter(|&ends| ends > now);
-        let until = known.map_or(now + BLIND_DELETE, |ends| ends.max(now + MIN_RENEWAL_GAP));
+        let until = delete_until(now, flow.grant);
         flow.begin(Phase::Deleting { until });
         self.leave_line(id);
         self.timers.set(Alarm::Flow(id), until);
@@ -308,16 +305,11 @@ impl IgdClient {
         }
     }
 
-    /// Sets the alarm of a held flow: its next renewal, or its end when the lease ends first.
+    /// Sets the alarm of a held flow.
     fn schedule_renewal(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get(&id) else { return };
         let (Some(grant), Phase::Held { attempts }) = (flow.grant, flow.phase) else { return };
-        let wake = if flow.want.terms.lease_ends.is_some_and(|end| end <= grant.ends()) {
-            grant.ends()
-        } else {
-            let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
-            due.max(flow.sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
-        };
+        let wake = next_wake(now, grant, &flow.want.terms, flow.sent_at, attempts, entropy);
         self.timers.set(Alarm::Flow(id), wake);
     }
 

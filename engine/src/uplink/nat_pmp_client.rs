@@ -16,7 +16,7 @@ use super::filters::Filters;
 use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::line::{Line, Rank};
-use super::schedule::{MIN_RENEWAL_GAP, renewal_delay};
+use super::schedule::{BLIND_DELETE, MIN_RENEWAL_GAP, delete_until, next_wake};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
 
@@ -35,8 +35,6 @@ const SILENT_FOR: Duration = Duration::from_secs(3);
 const MAX_LIFETIME: u32 = 24 * 3600;
 /// State losses are recovered from at most this often.
 const RECOVERY_GAP: Duration = Duration::from_secs(10);
-/// How long a delete is repeated when it is not known what the gateway holds.
-const BLIND_DELETE: Duration = Duration::from_secs(30);
 /// NAT-PMP's errors have no lifetime of their own.
 const ERROR_LIFETIME: Duration = Duration::from_secs(30);
 /// How often it is looked whether the gateway speaks PCP now, at most.
@@ -281,8 +279,7 @@ impl NatPmpClient {
         if flow.is_deleting() {
             return false;
         }
-        let known = flow.grant.map(|grant| grant.ends()).filter(|&ends| ends > now);
-        let until = known.map_or(now + BLIND_DELETE, |ends| ends.max(now + MIN_RENEWAL_GAP));
+        let until = delete_until(now, flow.grant);
         (flow.phase, flow.deletes) = (Phase::Deleting { until }, 0);
         self.leave_line(id);
         self.timers.set(id, until);
@@ -346,16 +343,11 @@ impl NatPmpClient {
         }
     }
 
-    /// Sets the alarm of a held flow: its next renewal, or its end when the lease ends first.
+    /// Sets the alarm of a held flow.
     fn schedule_renewal(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get(&id) else { return };
         let (Some(grant), Phase::Held { attempts }) = (flow.grant, flow.phase) else { return };
-        let wake = if flow.want.terms.lease_ends.is_some_and(|end| end <= grant.ends()) {
-            grant.ends()
-        } else {
-            let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
-            due.max(flow.sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
-        };
+        let wake = next_wake(now, grant, &flow.want.terms, flow.sent_at, attempts, entropy);
         self.timers.set(id, wake);
     }
 

@@ -21,7 +21,7 @@ use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::nonces::Client;
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
-use super::schedule::{IMPATIENT, MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
+use super::schedule::{BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, next_rt, next_wake};
 use super::turns::Turns;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
@@ -51,8 +51,6 @@ const FIRST_DOUBT: Duration = Duration::from_secs(1);
 const LAST_DOUBT: Duration = Duration::from_secs(15 * 60);
 /// Nonces of mappings that are gone: the server holds a port for two hours at most, and nobody has this many at once.
 const MOST_NONCES: usize = 4096;
-/// How long a delete is repeated when it is not known what the server holds.
-const BLIND_DELETE: Duration = Duration::from_secs(30);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -436,8 +434,7 @@ impl PcpClient {
         if flow.is_deleting() {
             return false;
         }
-        let known = flow.grant.map(|grant| grant.ends()).filter(|&ends| ends > now);
-        let until = known.map_or(now + BLIND_DELETE, |ends| ends.max(now + MIN_RENEWAL_GAP));
+        let until = delete_until(now, flow.grant);
         flow.phase = Phase::Deleting { rt: Duration::ZERO, sent: 0, until };
         self.turns.take_out(flow.used_at, id);
         self.turns.answered(id);
@@ -504,16 +501,11 @@ impl PcpClient {
         self.transmit(now, id);
     }
 
-    /// Sets the alarm of a held flow: its next renewal, or its end when the lease ends first.
+    /// Sets the alarm of a held flow.
     fn schedule_renewal(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get(&id) else { return };
         let (Some(grant), Phase::Held { attempts }) = (flow.grant, &flow.phase) else { return };
-        let wake = if flow.want.terms.lease_ends.is_some_and(|end| end <= grant.ends()) {
-            grant.ends()
-        } else {
-            let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
-            due.max(flow.sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
-        };
+        let wake = next_wake(now, grant, &flow.want.terms, flow.sent_at, *attempts, entropy);
         self.timers.set(id, wake);
     }
 

@@ -1,6 +1,9 @@
-//! When a PCP client sends: retransmission (RFC 6887 §8.1.1) and renewal (§11.2.1; R-32). All randomness is an argument.
+//! When a client sends: PCP's retransmission (RFC 6887 §8.1.1), and every protocol's renewal (§11.2.1; R-32) and delete. All
+//! randomness is an argument.
 
-use crate::time::Duration;
+use super::flow::{Grant, Terms};
+use crate::entropy::Entropy;
+use crate::time::{Duration, Instant};
 
 /// Initial retransmission time.
 const IRT: Duration = Duration::from_secs(3);
@@ -8,6 +11,8 @@ const IRT: Duration = Duration::from_secs(3);
 const MRT: Duration = Duration::from_secs(1024);
 /// Two renewals of one mapping are never closer together (RFC 6887 §11.2.1).
 pub const MIN_RENEWAL_GAP: Duration = Duration::from_secs(4);
+/// How long a delete is repeated when it is not known what the server holds.
+pub(super) const BLIND_DELETE: Duration = Duration::from_secs(30);
 
 /// `(1 + RAND) × IRT`, the wait after the first transmission; `roll` is uniform in `[0, 1)`, RAND in ±0.1.
 pub fn first_rt(roll: f64) -> Duration {
@@ -28,6 +33,29 @@ pub(super) const IMPATIENT: [Duration; 2] = [Duration::from_secs(1), Duration::f
 pub fn renewal_delay(lifetime: Duration, attempt: u32, roll: f64) -> Duration {
     let left = 0.5_f64.powi(i32::try_from(attempt).unwrap_or(i32::MAX));
     lifetime.mul_f64(1.0 - left + roll * left / 4.0)
+}
+
+/// When a held mapping is looked after next, last asked for at `sent_at` and in vain `attempts` times since it was granted: its
+/// next renewal, or its end when its owner's lease ends first.
+pub(super) fn next_wake(
+    now: Instant,
+    grant: Grant,
+    terms: &Terms,
+    sent_at: Instant,
+    attempts: u32,
+    entropy: &mut dyn Entropy,
+) -> Instant {
+    if terms.lease_ends.is_some_and(|end| end <= grant.ends()) {
+        return grant.ends();
+    }
+    let due = grant.since + renewal_delay(grant.lifetime, attempts + 1, entropy.unit());
+    due.max(sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
+}
+
+/// Until when a delete that begins now is repeated: as long as the server may hold what it granted.
+pub(super) fn delete_until(now: Instant, grant: Option<Grant>) -> Instant {
+    let known = grant.map(|grant| grant.ends()).filter(|&ends| ends > now);
+    known.map_or(now + BLIND_DELETE, |ends| ends.max(now + MIN_RENEWAL_GAP))
 }
 
 #[cfg(test)]
@@ -64,5 +92,60 @@ mod tests {
                 renewal_delay(Duration::from_secs(86400), attempt, ALMOST_ONE) <= Duration::from_secs(86400)
             );
         }
+    }
+
+    /// Always half of what may be drawn.
+    struct Half;
+
+    impl Entropy for Half {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(0);
+            bytes[0] = 0x80;
+        }
+
+        fn derive(&self, _: &[u8]) -> [u8; 16] {
+            [0; 16]
+        }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::default() + Duration::from_secs(seconds)
+    }
+
+    fn granted(lifetime: u64) -> Grant {
+        Grant {
+            external: "192.0.2.1:80".parse().unwrap(),
+            lifetime: Duration::from_secs(lifetime),
+            since: at(1000),
+        }
+    }
+
+    #[test]
+    fn what_stands_is_looked_after_before_it_ends() {
+        for (what, lifetime, lease_ends, sent_at, now, expected) in [
+            ("RFC 6887 §11.2.1: between a half and five eighths", 1600, None, 1000, 1000, 1900),
+            ("a lease that goes on beyond the grant changes nothing", 1600, Some(2601), 1000, 1000, 1900),
+            ("a lease that ends with the grant needs no renewal", 1600, Some(2600), 1000, 1000, 2600),
+            ("never within 4 s of the last request", 8, None, 1003, 1003, 1007),
+            ("never in the past", 1600, None, 1000, 2000, 2000),
+            ("never after the end", 2, None, 1000, 1000, 1002),
+        ] {
+            let terms = Terms {
+                prefer_failure: false,
+                lease_ends: lease_ends.map(at),
+                longest: 3600,
+                description: String::new(),
+            };
+            let wake = next_wake(at(now), granted(lifetime), &terms, at(sent_at), 0, &mut Half);
+            assert_eq!(wake, at(expected), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_delete_is_repeated_as_long_as_it_makes_sense() {
+        assert_eq!(delete_until(at(1000), Some(granted(600))), at(1600), "until the grant ends");
+        assert_eq!(delete_until(at(1599), Some(granted(600))), at(1603), "and for one answer at least");
+        assert_eq!(delete_until(at(1600), Some(granted(600))), at(1630), "a renewal may have got through");
+        assert_eq!(delete_until(at(1000), None), at(1030), "what was never granted may stand all the same");
     }
 }
