@@ -140,7 +140,7 @@ pub enum Notice {
     /// The WAN interface of this name does not exist, is down, or has no address of this family, which leads to the
     /// server.
     NoWanAddress(String, &'static str),
-    /// There is neither a configured server nor a default router.
+    /// There is nobody who could be asked.
     NoServer,
 }
 
@@ -421,7 +421,7 @@ impl fmt::Display for Notice {
             ),
             Notice::NoServer => write!(
                 f,
-                "no PCP server: none is configured ([uplink] servers) and the WAN interface has no default router"
+                "no PCP server: none is configured ([uplink] servers) or offered by DHCP, the WAN interface has no default router, and uplink.anycast is off; configure one of them"
             ),
         }
     }

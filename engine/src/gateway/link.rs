@@ -1,9 +1,10 @@
 //! The gateway's links: the WAN as it comes and goes, the uplink's socket, what the PCP client reports, and the end.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::error::UpnpError;
 
+use super::servers::NOBODY;
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
@@ -18,6 +19,7 @@ const UPLINK_RETRY: Duration = Duration::from_secs(10);
 /// their patience after 90 s.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 const STOP_LIMIT: Duration = Duration::from_secs(75);
+
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
@@ -33,8 +35,14 @@ impl Gateway {
 
     fn find_way_out(&mut self, now: Instant) {
         if !self.ways_out().is_empty() {
-            return self.open_uplink();
+            return self.open_uplink(now);
         }
+        self.close_uplink(now);
+        let family = if self.server().is_some_and(|server| server.is_ipv6()) { "IPv6" } else { "IPv4" };
+        self.notice(Notice::NoWanAddress(self.wan.name.clone(), family));
+    }
+
+    fn close_uplink(&mut self, now: Instant) {
         if self.uplink_open {
             self.uplink_open = false;
             self.effects.push_back(Effect::CloseUplink);
@@ -42,8 +50,6 @@ impl Gateway {
         }
         self.timers.cancel(Alarm::Uplink);
         self.forget_external();
-        let family = if self.server().is_some_and(|server| server.is_ipv6()) { "IPv6" } else { "IPv4" };
-        self.notice(Notice::NoWanAddress(self.wan.name.clone(), family));
         self.refuse_all_pending(now);
         self.release_all(now);
     }
@@ -81,14 +87,45 @@ impl Gateway {
         }
     }
 
-    pub(super) fn open_uplink(&mut self) {
+    pub(super) fn open_uplink(&mut self, now: Instant) {
         if self.stopping || self.ways_out().is_empty() {
             return;
         }
         match self.server() {
             Some(server) => self.effects.push_back(Effect::OpenUplink { server }),
-            None => self.notice(Notice::NoServer),
+            None => self.wait_for_nobody(now),
         }
+    }
+
+    /// Nobody is named, and there is nobody to guess at: should it stay so for a while, this router's own NAT counts as the last one.
+    fn wait_for_nobody(&mut self, now: Instant) {
+        let may = self.may_go_alone();
+        let at = self.uplink.as_ref().filter(|_| self.is_alone()).map(|uplink| uplink.source());
+        let same = at.is_some() && at == self.wan.addresses.first().map(|&addr| addr.into());
+        if may && same && self.uplink_open {
+            return;
+        }
+        self.close_uplink(now);
+        if may {
+            // A route may be a moment later than an address.
+            return self.timers.set(Alarm::Alone, now + NOBODY);
+        }
+        if self.is_alone() {
+            let before = self.uplink.take().map(|mut before| before.take_filters());
+            self.restored.filters = before.unwrap_or_default();
+        }
+        self.notice(Notice::NoServer);
+    }
+
+    /// There is nobody who could be asked.
+    pub(super) fn serve_alone(&mut self, now: Instant, addr: Ipv4Addr) {
+        self.uplink_open = true;
+        let nobody = SocketAddr::new(addr.into(), wire::pcp::SERVER_PORT);
+        self.notice(Notice::Speaks(nobody, UplinkProtocol::Local));
+        self.refuse_half_done(now);
+        self.reserve_as_outermost(now);
+        self.serve_by(now, Box::new(LocalNat::new(now, nobody, addr)));
+        self.probe_when_due(now);
     }
 
     pub(super) fn on_uplink_failed(&mut self, now: Instant, server: SocketAddr, error: String) {

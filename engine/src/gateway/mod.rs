@@ -601,7 +601,7 @@ impl Gateway {
                 Alarm::Lease(flow) => self.on_lease_over(now, flow),
                 Alarm::Lifetime(flow) => self.on_lifetime_over(now, flow),
                 Alarm::Remove => self.remove_again(),
-                Alarm::Uplink => self.open_uplink(),
+                Alarm::Uplink => self.open_uplink(now),
                 Alarm::Scout => self.scout(now),
                 Alarm::Alone => self.go_alone(now),
                 Alarm::Probe => self.probe_without_pause(),

@@ -30,7 +30,7 @@ const FIRST_GAP: Duration = Duration::from_secs(3);
 /// Also how often a preferred one is looked at while another one serves, and each of several that are configured.
 const GAP: Duration = Duration::from_secs(60);
 /// Nobody has named a server, and so long nobody was found.
-const NOBODY: Duration = Duration::from_secs(10);
+pub(super) const NOBODY: Duration = Duration::from_secs(10);
 /// How often it is looked whether there is one now (RFC 7488 §3).
 const GAP_ALONE: Duration = Duration::from_secs(15 * 60);
 /// How long an answer to a look is waited for.
@@ -233,7 +233,13 @@ impl Gateway {
 
     /// Nobody has been found: until somebody is, this is an ordinary gateway.
     pub(super) fn go_alone(&mut self, now: Instant) {
-        if !self.uplink_open || !self.may_go_alone() || self.is_alone() || self.stopping {
+        if !self.may_go_alone() || self.is_alone() && self.uplink_open || self.stopping {
+            return;
+        }
+        if let (None, Some(&addr)) = (self.server(), self.wan.addresses.first()) {
+            return self.serve_alone(now, addr);
+        }
+        if !self.uplink_open {
             return;
         }
         let asked = self.uplink.as_ref().and_then(|uplink| uplink.unanswered_since());
@@ -362,7 +368,7 @@ impl Gateway {
             self.servers.current = Some(from);
             (self.servers.silent_since, self.servers.given_up) = (None, false);
             (self.servers.failed_over, self.servers.opening) = (true, true);
-            self.open_uplink();
+            self.open_uplink(now);
         }
     }
 }

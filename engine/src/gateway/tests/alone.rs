@@ -83,6 +83,64 @@ fn when_it_is_not() {
     assert_eq!(lab.status().external, None, "DHCP has named one");
 }
 
+/// A link without a router's address, as PPP makes it, where the anycast addresses are not to be asked, either: there is nobody to
+/// ask.
+#[test]
+fn nobody_to_ask() {
+    let mut lab = nobody(|settings| settings.anycast = false);
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[W]) }));
+    lab.pass(9);
+    assert_eq!((lab.status().external, lab.status().protocol), (None, None), "a route may still come");
+    lab.pass(1);
+    assert_eq!((lab.status().external, lab.status().protocol), (Some(W), Some(UplinkProtocol::Local)));
+    assert_eq!(lab.status().server, None);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    assert_eq!((lab.rules.len(), lab.sent().len()), (1, 0));
+    // The link comes back with another address.
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[]) }));
+    assert_eq!(lab.status().external, None);
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[other]) }));
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(other));
+    assert!(lab.gateway.mappings(lab.instant()).all(|mapping| *mapping.external.ip() == other));
+    assert_eq!(lab.rules.len(), 1);
+    // And then with a router that is a server.
+    lab.source = other.into();
+    lab.providers.insert(server(), Provider::new(lab.instant(), ProviderConfig::new(E)));
+    lab.event(Event::Wan(wan(&[other])));
+    lab.pass(10);
+    assert_eq!((lab.status().external, lab.status().protocol), (Some(E), Some(UplinkProtocol::Pcp)));
+    assert_eq!(lab.upstream().iter().map(|(port, _)| *port).collect::<Vec<_>>(), [8080]);
+    // Where that is behind a NAT, nobody can be reached.
+    let mut lab = nobody(|settings| settings.anycast = false);
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[Ipv4Addr::new(100, 64, 0, 2)]) }));
+    lab.pass(60);
+    assert_eq!((lab.status().external, lab.status().protocol), (None, None));
+    assert_eq!(lab.notices(), [Notice::NoServer]);
+    // And the same when it gets there only later.
+    let mut lab = nobody(|settings| settings.anycast = false);
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[W]) }));
+    lab.pass(10);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[other]) }));
+    assert_eq!(lab.status().external, None, "that is another address");
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(other));
+    let behind = Ipv4Addr::new(100, 64, 0, 2);
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[behind]) }));
+    lab.pass(60);
+    assert_eq!((lab.status().external, lab.status().protocol), (None, None));
+    lab.source = behind.into();
+    assert_eq!(lab.add(ALICE, 2, port(8081)), Err(501));
+    lab.event(Event::Wan(Wan { router: None, ..wan(&[W]) }));
+    lab.source = W.into();
+    lab.pass(10);
+    assert_eq!((lab.status().external, lab.rules.len()), (Some(W), 1));
+}
+
 /// Another WAN address: the same mappings there, as soon as it is clear that nobody is there, either.
 #[test]
 fn another_address() {
