@@ -77,7 +77,8 @@ pub struct Interface {
 pub struct DefaultRoute {
     /// Index of the interface it leads out of.
     pub interface: u32,
-    /// The next router; `None` on a point-to-point link. An IPv4 route may have an IPv6 gateway (RFC 8950).
+    /// The next router; on a point-to-point link, whose routes name none, the other side, if its address is known. An IPv4 route
+    /// may have an IPv6 gateway (RFC 8950).
     pub gateway: Option<IpAddr>,
     /// Its priority: the lowest wins. IPv4 and IPv6 count apart.
     pub metric: u32,
@@ -140,8 +141,8 @@ impl Netlink {
             // A socket of its own each time: a cancelled dump would block the next one on the same socket (EBUSY).
             let mut socket = NetlinkSocket::new();
             let mut interfaces = links(&mut socket).await?;
-            addresses(&mut socket, &mut interfaces).await?;
-            let mut default_routes = default_routes(&mut socket).await?;
+            let peers = addresses(&mut socket, &mut interfaces).await?;
+            let mut default_routes = default_routes(&mut socket, &peers).await?;
             let mut interfaces: Vec<_> = interfaces.into_values().collect();
             interfaces.iter_mut().for_each(|one| one.addresses.sort_by_key(|(addr, _)| addr.is_ipv6()));
             default_routes.sort_unstable_by_key(|route| (route.metric, route.interface, route.gateway));
@@ -246,10 +247,12 @@ async fn links(socket: &mut NetlinkSocket) -> Result<BTreeMap<u32, Interface>, R
     Ok(all)
 }
 
+/// Puts the addresses where they belong. The result: who is at the other side of point-to-point links.
 async fn addresses(
     socket: &mut NetlinkSocket,
     interfaces: &mut BTreeMap<u32, Interface>,
-) -> Result<(), ReplyError> {
+) -> Result<Peers, ReplyError> {
+    let mut peers = Peers::default();
     let request = rt_addr::Request::new().op_getaddr_dump(&Ifaddrmsg::new());
     let mut replies = socket.request(&request).await?;
     while let Some(reply) = replies.recv().await {
@@ -260,22 +263,39 @@ async fn addresses(
             continue;
         }
         // On a point-to-point link IFA_ADDRESS is the other side's.
-        let Ok(addr) = attrs.get_local().or_else(|_| attrs.get_address()) else { continue };
+        let (local, address) = (attrs.get_local().ok(), attrs.get_address().ok());
+        let Some(addr) = local.or(address) else { continue };
+        if let Some(peer) = address
+            && peer != addr
+            && !peer.is_unspecified()
+        {
+            peers.0.entry((header.ifa_index, peer.is_ipv6())).or_insert(peer);
+        }
         if let Some(interface) = interfaces.get_mut(&header.ifa_index) {
             interface.addresses.push((addr, header.ifa_prefixlen));
         }
     }
-    Ok(())
+    Ok(peers)
 }
 
-async fn default_routes(socket: &mut NetlinkSocket) -> Result<Vec<DefaultRoute>, ReplyError> {
+/// The first peer of each interface and family (whether that is IPv6).
+#[derive(Debug, Default)]
+struct Peers(BTreeMap<(u32, bool), IpAddr>);
+
+impl Peers {
+    fn of(&self, interface: u32, family: u8) -> Option<IpAddr> {
+        self.0.get(&(interface, family == AF_INET6)).copied()
+    }
+}
+
+async fn default_routes(socket: &mut NetlinkSocket, peers: &Peers) -> Result<Vec<DefaultRoute>, ReplyError> {
     let mut all = Vec::new();
     let mut seen = 0_u32;
     let request = rt_route::Request::new().op_getroute_dump(&Rtmsg::new());
     let mut replies = socket.request(&request).await?;
     while let Some(reply) = replies.recv().await {
         let (header, attrs) = reply?;
-        push_default_routes(&header, &attrs, &mut all);
+        push_default_routes(&header, &attrs, peers, &mut all);
         // The whole of every table comes by here: let others run.
         seen += 1;
         if seen.is_multiple_of(256) {
@@ -285,7 +305,12 @@ async fn default_routes(socket: &mut NetlinkSocket) -> Result<Vec<DefaultRoute>,
     Ok(all)
 }
 
-fn push_default_routes(header: &Rtmsg, attrs: &IterableRouteAttrs<'_>, all: &mut Vec<DefaultRoute>) {
+fn push_default_routes(
+    header: &Rtmsg,
+    attrs: &IterableRouteAttrs<'_>,
+    peers: &Peers,
+    all: &mut Vec<DefaultRoute>,
+) {
     let table = attrs.get_table().unwrap_or_else(|_| u32::from(header.rtm_table));
     if !matches!(header.rtm_family, AF_INET | AF_INET6)
         || header.rtm_dst_len != 0
@@ -296,8 +321,9 @@ fn push_default_routes(header: &Rtmsg, attrs: &IterableRouteAttrs<'_>, all: &mut
         return;
     }
     let metric = attrs.get_priority().unwrap_or(0);
+    let router = |interface, attrs| gateway(attrs).or_else(|| peers.of(interface, header.rtm_family));
     if let Ok(interface) = attrs.get_oif() {
-        all.push(DefaultRoute { interface, gateway: gateway(attrs.get_buf()), metric });
+        all.push(DefaultRoute { interface, gateway: router(interface, attrs.get_buf()), metric });
     }
     let mut ways = attrs.get_multipath().unwrap_or_default();
     // `struct rtnexthop`: length u16, flags u8, hops u8, interface i32; then attributes.
@@ -306,7 +332,7 @@ fn push_default_routes(header: &Rtmsg, attrs: &IterableRouteAttrs<'_>, all: &mut
         let Some(own) = len.checked_sub(8).and_then(|len| rest.get(..len)) else { break };
         if u32::from(flags) & RTNH_F_DEAD == 0 {
             let interface = u32::from_ne_bytes([i0, i1, i2, i3]);
-            all.push(DefaultRoute { interface, gateway: gateway(own), metric });
+            all.push(DefaultRoute { interface, gateway: router(interface, own), metric });
         }
         ways = ways.get(len.next_multiple_of(4)..).unwrap_or_default();
     }

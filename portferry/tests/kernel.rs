@@ -480,6 +480,18 @@ fn interfaces_addresses_and_routes_are_watched() {
         wanted.sort();
         assert_eq!(seen, wanted);
 
+        // On a point-to-point link no route names the router: it is the other side, if that has told its address.
+        run("ip", &["addr", "add", "100.64.0.2", "peer", "100.64.0.1", "dev", "lan0"]);
+        run("ip", &["route", "add", "default", "dev", "lan0", "metric", "20"]);
+        run("ip", &["-6", "route", "add", "default", "dev", "lan0", "metric", "21"]);
+        run("ip", &["route", "add", "default", "dev", "wan0", "metric", "22"]);
+        netlink.changed().await.unwrap();
+        let snapshot = netlink.snapshot().await.unwrap();
+        assert!(interface(&snapshot, "lan0").addresses.contains(&(Ipv4Addr::new(100, 64, 0, 2).into(), 32)));
+        let unnamed = snapshot.default_routes.iter().filter(|route| route.metric >= 20);
+        let unnamed: Vec<_> = unnamed.map(|route| (route.metric, route.gateway)).collect();
+        assert_eq!(unnamed, [(20, Some(Ipv4Addr::new(100, 64, 0, 1).into())), (21, None), (22, None)]);
+
         run("ip", &["link", "set", "wan0", "down"]);
         netlink.changed().await.unwrap();
         assert!(!interface(&netlink.snapshot().await.unwrap(), "wan0").up);

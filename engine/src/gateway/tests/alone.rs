@@ -83,8 +83,7 @@ fn when_it_is_not() {
     assert_eq!(lab.status().external, None, "DHCP has named one");
 }
 
-/// A link without a router's address, as PPP makes it, where the anycast addresses are not to be asked, either: there is nobody to
-/// ask.
+/// A link whose router is not known, where the anycast addresses are not to be asked, either: there is nobody to ask.
 #[test]
 fn nobody_to_ask() {
     let mut lab = nobody(|settings| settings.anycast = false);
