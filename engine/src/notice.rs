@@ -421,7 +421,7 @@ impl fmt::Display for Notice {
             ),
             Notice::NoServer => write!(
                 f,
-                "no PCP server: none is configured ([uplink] servers) or offered by DHCP, the WAN interface has no default router, and uplink.anycast is off; configure one of them"
+                "no PCP server: none of use is configured ([uplink] servers) or offered by DHCP, the WAN interface has no default router, and uplink.anycast is off; configure one of them"
             ),
         }
     }

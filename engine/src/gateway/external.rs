@@ -241,7 +241,8 @@ impl Gateway {
     }
 
     pub(super) fn learn_external(&mut self, now: Instant, addr: Ipv4Addr) {
-        if !is_usable_external(addr) {
+        // Without a way out nobody comes to it, whoever may still say so.
+        if !is_usable_external(addr) || !self.uplink_open {
             return;
         }
         if self.external != Some(addr) {

@@ -24,11 +24,12 @@ impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
         let first = self.wan.name.is_empty();
+        let might_go_alone = self.may_go_alone();
         self.wan = wan;
         self.list_servers_again(now);
         let same = before == (self.server(), self.ways_out(), self.wan.router, self.wan.up);
         if same && !first && !self.is_alone_no_more() {
-            return;
+            return self.go_alone_by_and_by(now, might_go_alone);
         }
         self.find_way_out(now);
     }
@@ -55,7 +56,7 @@ impl Gateway {
     }
 
     pub(super) fn on_reconfigure(&mut self, now: Instant, config: Config) {
-        let before = self.server();
+        let (before, might_go_alone) = (self.server(), self.may_go_alone());
         // What is burnt into descriptions, sockets and rules stays until the next start.
         self.config = Config { nat: self.config.nat, device: self.config.device.clone(), ..config };
         if let Some(client) = &mut self.uplink {
@@ -64,6 +65,8 @@ impl Gateway {
         self.list_servers_again(now);
         if self.server() != before || self.is_alone_no_more() {
             self.find_way_out(now);
+        } else {
+            self.go_alone_by_and_by(now, might_go_alone);
         }
         if !self.config.external_address_probe {
             self.end_probe(now);
@@ -110,21 +113,16 @@ impl Gateway {
             // A route may be a moment later than an address.
             return self.timers.set(Alarm::Alone, now + NOBODY);
         }
-        if self.is_alone() {
-            let before = self.uplink.take().map(|mut before| before.take_filters());
-            self.restored.filters = before.unwrap_or_default();
-        }
         self.notice(Notice::NoServer);
     }
 
-    /// There is nobody who could be asked.
-    pub(super) fn serve_alone(&mut self, now: Instant, addr: Ipv4Addr) {
+    /// This router's own NAT counts as the last one, in the place of `server` that does not answer.
+    pub(super) fn serve_alone(&mut self, now: Instant, server: SocketAddr, addr: Ipv4Addr) {
         self.uplink_open = true;
-        let nobody = SocketAddr::new(addr.into(), wire::pcp::SERVER_PORT);
-        self.notice(Notice::Speaks(nobody, UplinkProtocol::Local));
+        self.notice(Notice::Speaks(server, UplinkProtocol::Local));
         self.refuse_half_done(now);
         self.reserve_as_outermost(now);
-        self.serve_by(now, Box::new(LocalNat::new(now, nobody, addr)));
+        self.serve_by(now, Box::new(LocalNat::new(now, server, addr)));
         self.probe_when_due(now);
     }
 
@@ -184,7 +182,7 @@ impl Gateway {
 
     /// A server is named now, or this router must not be an ordinary gateway any more.
     fn is_alone_no_more(&self) -> bool {
-        self.is_alone() && !self.may_go_alone()
+        self.is_alone() && self.uplink_open && !self.may_go_alone()
     }
 
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
@@ -200,18 +198,11 @@ impl Gateway {
         let (server, source, wait) = (before.server(), before.source(), self.config.recovery_wait);
         self.notice(Notice::Speaks(server, protocol));
         self.refuse_half_done(now);
-        if protocol == UplinkProtocol::Local {
-            self.reserve_as_outermost(now);
-        }
         let client: Box<dyn Uplink> = match protocol {
             UplinkProtocol::Pcp => Box::new(self.pcp_client(server, source).that_has_spoken(now)),
-            UplinkProtocol::Local => match self.wan.addresses.first() {
-                Some(&addr) => Box::new(LocalNat::new(now, server, addr)),
-                None => return,
-            },
             UplinkProtocol::NatPmp => Box::new(NatPmpClient::new(now, server, source, wait)),
-            // It takes more than an address, see `ask_isp_router`.
-            UplinkProtocol::Igd => return,
+            // These take more than an address, see `ask_isp_router` and `go_alone`.
+            UplinkProtocol::Igd | UplinkProtocol::Local => return,
         };
         self.serve_by(now, client);
         self.probe_when_due(now);

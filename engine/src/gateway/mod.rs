@@ -615,7 +615,8 @@ impl Gateway {
 
     /// The gateway at this moment.
     pub fn status(&self, now: Instant) -> Status {
-        let uplink = self.uplink.as_ref();
+        // Who was alone at an address that is gone has nobody, and is nobody's.
+        let uplink = self.uplink.as_ref().filter(|_| self.uplink_open || !self.is_alone());
         Status {
             own_nat: self.config.nat == NatMode::Own,
             lan: self

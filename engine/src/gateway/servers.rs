@@ -21,6 +21,9 @@ use crate::uplink::{UplinkProtocol, Want, derived_nonce};
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
 const ANYCAST_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1));
 
+/// In the place of a server where there is none; nobody can be asked at this address.
+const NO_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), SERVER_PORT);
+
 /// How long a server may take for its first answer before others are looked at.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 /// How long one that has served may be silent before another one takes its place: its mappings may stand all the while.
@@ -178,8 +181,9 @@ impl Gateway {
     /// Whether it is the nonce by which another server of the list knows us.
     pub(super) fn is_of_another_server(&self, server: SocketAddr, want: &Want, nonce: Nonce) -> bool {
         let identity = self.identity(server);
-        let mut others =
-            self.servers.all().map(|other| self.identity(other)).filter(|&other| other != identity);
+        // What stood at nobody's was for this router alone.
+        let others = self.servers.all().chain([NO_SERVER]).map(|other| self.identity(other));
+        let mut others = others.filter(|&other| other != identity);
         others.any(|other| derived_nonce(other, want, &*self.entropy) == nonce)
     }
 
@@ -226,6 +230,18 @@ impl Gateway {
             && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
     }
 
+    /// A setting or an offer that was against it is gone.
+    pub(super) fn go_alone_by_and_by(&mut self, now: Instant, might: bool) {
+        if might || !self.may_go_alone() {
+            return;
+        }
+        if self.server().is_none() {
+            self.open_uplink(now);
+        } else {
+            self.timers.set(Alarm::Alone, now + NOBODY);
+        }
+    }
+
     /// Whether this router's own NAT counts as the last one.
     pub(super) fn is_alone(&self) -> bool {
         self.uplink.as_ref().is_some_and(|uplink| uplink.protocol() == UplinkProtocol::Local)
@@ -236,9 +252,8 @@ impl Gateway {
         if !self.may_go_alone() || self.is_alone() && self.uplink_open || self.stopping {
             return;
         }
-        if let (None, Some(&addr)) = (self.server(), self.wan.addresses.first()) {
-            return self.serve_alone(now, addr);
-        }
+        let Some(&addr) = self.wan.addresses.first() else { return };
+        let Some(server) = self.server() else { return self.serve_alone(now, NO_SERVER, addr) };
         if !self.uplink_open {
             return;
         }
@@ -247,7 +262,7 @@ impl Gateway {
         if due > now {
             self.timers.set(Alarm::Alone, due);
         } else {
-            self.change_protocol(now, UplinkProtocol::Local);
+            self.serve_alone(now, server, addr);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
     }

@@ -140,6 +140,51 @@ fn nobody_to_ask() {
     assert_eq!((lab.status().external, lab.rules.len()), (Some(W), 1));
 }
 
+/// What speaks against it is taken back: nobody has to touch the WAN for that.
+#[test]
+fn it_may_be_allowed_later() {
+    for router in [None, Some(server().ip())] {
+        let mut lab = nobody(|settings| {
+            settings.anycast = false;
+            settings.when_none_found = WhenNoneFound::Refuse;
+        });
+        let gone = || Event::Wan(Wan { router, ..wan(&[]) });
+        let there = || Event::Wan(Wan { router, ..wan(&[W]) });
+        let settings = |when_none_found| {
+            let settings = Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) };
+            Event::Reconfigure(Box::new(Config { when_none_found, ..settings }))
+        };
+        lab.event(Event::Lan(lan()));
+        lab.event(there());
+        lab.pass(60);
+        assert_ne!(lab.status().protocol, Some(UplinkProtocol::Local));
+        lab.event(settings(WhenNoneFound::Local));
+        lab.pass(10);
+        assert_eq!((lab.status().external, lab.status().protocol), (Some(W), Some(UplinkProtocol::Local)));
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        // It is taken back and given again; the mapping outlives that.
+        lab.event(settings(WhenNoneFound::Refuse));
+        lab.pass(60);
+        assert_ne!(lab.status().protocol, Some(UplinkProtocol::Local));
+        lab.event(settings(WhenNoneFound::Local));
+        lab.pass(10);
+        assert_eq!((lab.status().external, lab.mapped().len(), lab.rules.len()), (Some(W), 1, 1));
+        // A lost link is said once, whatever else happens; and what is closed grants nothing.
+        lab.event(gone());
+        let before = lab.notices().len();
+        for _ in 0..3 {
+            lab.event(gone());
+        }
+        lab.pass(86_400);
+        let notices = lab.notices().split_off(before);
+        assert!(notices.iter().all(|notice| matches!(notice, Notice::Renewed(_))), "{notices:?}");
+        assert_eq!(lab.status().external, None);
+        lab.event(there());
+        lab.pass(15);
+        assert_eq!((lab.status().external, lab.mapped().len()), (Some(W), 1));
+    }
+}
+
 /// Another WAN address: the same mappings there, as soon as it is clear that nobody is there, either.
 #[test]
 fn another_address() {
