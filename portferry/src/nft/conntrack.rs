@@ -377,21 +377,14 @@ fn selection(flows: &Flows) -> Vec<u8> {
             if let Some(peer) = remote_peer {
                 original = original.nested_tuple_ip().push_ip_v4_src(peer).end_nested();
             }
-            original
+            let reply = original
                 .nested_tuple_proto()
                 .push_proto_num(protocol)
                 .push_proto_dst_port(external_port)
                 .end_nested()
                 .end_nested()
-                .nested_tuple_reply()
-                .nested_tuple_ip()
-                .push_ip_v4_src(*internal.ip())
-                .end_nested()
-                .nested_tuple_proto()
-                .push_proto_num(protocol)
-                .push_proto_src_port(internal.port())
-                .end_nested()
-                .end_nested()
+                .nested_tuple_reply();
+            source(reply, protocol, internal)
                 .nested_filter()
                 .push_orig_flags(
                     BY_PROTOCOL
