@@ -14,6 +14,7 @@ pub mod journal;
 pub mod nat;
 pub mod notice;
 pub mod policy;
+pub mod prefix;
 pub mod provider;
 pub mod request;
 pub mod ssdp;

@@ -125,6 +125,13 @@ pub enum Notice {
         /// The second one is preferred.
         preferred: bool,
     },
+    /// The way to the Internet is by another interface.
+    OtherWan {
+        /// The one so far.
+        from: String,
+        /// The one from now on.
+        to: String,
+    },
     /// Where nobody was so far, there is a server.
     Found(SocketAddr),
     /// It speaks this protocol, and is asked by that from now on.
@@ -370,6 +377,9 @@ impl fmt::Display for Notice {
                     f,
                     "{to} answers again and takes the place of {from}; every mapping is asked for there"
                 )
+            }
+            Notice::OtherWan { from, to } => {
+                write!(f, "{to} is the WAN now, in the place of {from}; every mapping is asked for there")
             }
             Notice::Found(server) => write!(f, "there is a server at {server}; every mapping is asked for there"),
             Notice::Speaks(_, UplinkProtocol::Local) => f.write_str(

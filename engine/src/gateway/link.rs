@@ -23,12 +23,17 @@ const STOP_LIMIT: Duration = Duration::from_secs(75);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
-        let first = self.wan.name.is_empty();
+        let other = self.wan.name != wan.name;
         let might_go_alone = self.may_go_alone();
+        if other && !self.wan.name.is_empty() {
+            self.notice(Notice::OtherWan { from: self.wan.name.clone(), to: wan.name.clone() });
+            self.servers.forget();
+            self.forget_external();
+        }
         self.wan = wan;
         self.list_servers_again(now);
         let same = before == (self.server(), self.ways_out(), self.wan.router, self.wan.up);
-        if same && !first && !self.is_alone_no_more() {
+        if same && !other && !self.is_alone_no_more() {
             return self.go_alone_by_and_by(now, might_go_alone);
         }
         self.find_way_out(now);
@@ -155,7 +160,7 @@ impl Gateway {
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
         let same = |client: &dyn Uplink| {
-            client.server() == server
+            client.server() == server && self.uplink_on == self.wan.name
                 // What is asked otherwise may speak something better here.
                 && !matches!(client.protocol(), UplinkProtocol::Local | UplinkProtocol::Igd)
         };
@@ -228,6 +233,7 @@ impl Gateway {
         let before = self.uplink.take().map(|mut before| before.take_filters());
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
+        self.uplink_on.clone_from(&self.wan.name);
         let mappings: Vec<_> = self
             .table
             .iter()

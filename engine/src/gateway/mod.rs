@@ -23,6 +23,7 @@ mod settings;
 mod specific;
 mod unreachable;
 mod waiting;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use crate::uplink::{Filtered, FlowId, HttpId, HttpOutcome, HttpRequest, Uplink};
 pub use changes::{Change, What};
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
+pub use ways::{Way, preferred};
 
 use control::Counting;
 use mappings::DeleteJob;
@@ -78,7 +80,8 @@ pub struct LanInterface {
     pub addresses: Vec<InterfaceAddress>,
 }
 
-/// The WAN interface as it is now.
+/// The WAN interface as it is now. One of another name takes the place of the one before: nothing that was learned of servers
+/// behind that holds for those behind this.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Wan {
     /// Its name.
@@ -94,6 +97,8 @@ pub struct Wan {
     /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
     /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
     pub offered: Vec<Vec<IpAddr>>,
+    /// The servers that somebody has chosen for it, in the place of [`Config::servers`].
+    pub servers: Option<Vec<SocketAddr>>,
     /// Its speed in bit/s, where the kernel knows it.
     pub bits_per_second: Option<u64>,
 }
@@ -399,6 +404,8 @@ pub struct Gateway {
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
+    /// The WAN interface that [`Self::uplink`] was made for.
+    uplink_on: String,
     isp_router: isp_router::IspRouter,
     external: Option<Ipv4Addr>,
     /// The last one that was known.
@@ -465,6 +472,7 @@ impl Gateway {
             servers: servers::Servers::default(),
             uplink: None,
             uplink_open: false,
+            uplink_on: String::new(),
             isp_router: isp_router::IspRouter::default(),
             external: None,
             told_external: None,

@@ -11,7 +11,7 @@ use crate::nat::NatChange;
 use crate::notice::{Cause, Notice};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{Filtered, Filters, FlowId, Want};
+use crate::uplink::{Filtered, Filters, FlowId, Want, derived_nonce};
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -106,7 +106,10 @@ impl Gateway {
         let want = self.want_to_keep(mapping);
         let nonce = match &self.uplink {
             Some(client) => {
-                client.nonce(mapping.flow).unwrap_or_else(|| client.nonce_for(&want, &*self.entropy))
+                let known = client.nonce(mapping.flow).or_else(|| client.remembered(&want));
+                let server = self.identity(client.server());
+                // What a PCP server there would know it by, were it asked.
+                known.unwrap_or_else(|| derived_nonce(&server, &want, &*self.entropy))
             }
             // Before the first PCP server is known, the nonce is still where it was restored to.
             None => {

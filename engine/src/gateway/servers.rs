@@ -15,7 +15,7 @@ use super::{Alarm, Effect, Gateway, NatMode, WhenNoneFound};
 use crate::notice::Notice;
 use crate::policy::is_behind_nat;
 use crate::time::{Duration, Instant};
-use crate::uplink::{UplinkProtocol, Want, derived_nonce};
+use crate::uplink::{ServerIdentity, UplinkProtocol, Want, derived_nonce};
 
 /// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
@@ -90,6 +90,11 @@ impl Servers {
         self.given_up = true;
     }
 
+    /// They were another WAN's, which may have gone down for a whole town.
+    pub(super) fn forget(&mut self) {
+        *self = Self { due: self.due, failed_over: true, ..Self::default() };
+    }
+
     /// It answers looks, and nothing else.
     fn shun(&mut self, server: SocketAddr, until: Instant) {
         let mut candidates = self.candidates.iter_mut();
@@ -141,12 +146,17 @@ impl Gateway {
         self.servers.current()
     }
 
+    /// Those that somebody has chosen.
+    fn configured(&self) -> &[SocketAddr] {
+        self.wan.servers.as_deref().unwrap_or(&self.config.servers)
+    }
+
     /// The settings or the WAN have changed: who may be asked now.
     pub(super) fn list_servers(&mut self) {
         let list = self.server_list();
         let reachable: Vec<SocketAddr> =
             list.iter().copied().filter(|server| !self.ways_to(*server).is_empty()).collect();
-        if reachable.is_empty() && self.config.servers.is_empty() && self.servers.current.is_some() {
+        if reachable.is_empty() && self.configured().is_empty() && self.servers.current.is_some() {
             return; // what is found on a WAN without an address is nothing new
         }
         let current = self.servers.current;
@@ -168,14 +178,15 @@ impl Gateway {
         }
     }
 
-    /// The first address that the server is known by: DHCP names one server by several.
-    pub(super) fn identity(&self, server: SocketAddr) -> IpAddr {
+    /// What the server is known by: DHCP names one by several addresses.
+    pub(super) fn identity(&self, server: SocketAddr) -> ServerIdentity {
         let of_it = self.wan.offered.iter().find(|addresses| addresses.contains(&server.ip()));
-        of_it
-            .filter(|_| self.config.servers.is_empty())
+        let first = of_it
+            .filter(|_| self.configured().is_empty())
             .and_then(|addresses| addresses.first())
             .copied()
-            .unwrap_or(server.ip())
+            .unwrap_or(server.ip());
+        ServerIdentity { addr: first, interface: self.wan.name.clone() }
     }
 
     /// Whether it is the nonce by which another server of the list knows us.
@@ -183,20 +194,20 @@ impl Gateway {
         let identity = self.identity(server);
         // What stood at nobody's was for this router alone.
         let others = self.servers.all().chain([NO_SERVER]).map(|other| self.identity(other));
-        let mut others = others.filter(|&other| other != identity);
-        others.any(|other| derived_nonce(other, want, &*self.entropy) == nonce)
+        let mut others = others.filter(|other| *other != identity);
+        others.any(|other| derived_nonce(&other, want, &*self.entropy) == nonce)
     }
 
     fn server_list(&self) -> Vec<SocketAddr> {
         let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
-        let mut list = if self.config.servers.is_empty() {
+        let mut list = if self.configured().is_empty() {
             let offered = self.wan.offered.iter().flatten().copied();
             let anycast = [ANYCAST_V4, ANYCAST_V6].into_iter().filter(|_| self.config.anycast);
             // Asked in IPv6, a server maps to LAN hosts (decision 22), and not to the NAT in between.
             let of_use = |addr: &IpAddr| self.config.nat == NatMode::None || addr.is_ipv4();
             offered.chain(self.wan.router).chain(anycast).filter(of_use).map(at_port).collect()
         } else {
-            self.config.servers.clone()
+            self.configured().to_vec()
         };
         let mut seen = Vec::new();
         list.retain(|&server| {
@@ -221,7 +232,7 @@ impl Gateway {
 
     /// Whether no server is known: nobody has named one, and those that are guessed at may not be there (decision 21).
     pub(super) fn may_go_alone(&self) -> bool {
-        let named = !self.config.servers.is_empty() || !self.wan.offered.is_empty();
+        let named = !self.configured().is_empty() || !self.wan.offered.is_empty();
         let of_its_own = self.wan.addresses.first().is_some_and(|&addr| !is_behind_nat(addr));
         self.config.nat == NatMode::Own
             && self.config.when_none_found == WhenNoneFound::Local
@@ -309,7 +320,7 @@ impl Gateway {
         }
         let place = self.servers.place(current).unwrap_or(0);
         // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
-        let all = !answering || self.config.servers.len() > 1;
+        let all = !answering || self.configured().len() > 1;
         let mut asked = Vec::new();
         for (n, candidate) in self.servers.candidates.iter_mut().enumerate() {
             if candidate.asked.take().is_some() {

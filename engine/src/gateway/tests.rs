@@ -20,6 +20,7 @@ mod specific;
 mod strategies;
 mod trouble;
 mod unreachable;
+mod wans;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -79,6 +80,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         addresses_v6: Vec::new(),
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
+        servers: None,
         offered: Vec::new(),
     }
 }
@@ -707,6 +709,10 @@ fn hear(answer: &Result<String, UpnpError>) -> Heard {
         }
         Err(error) => Err(error.code),
     }
+}
+
+fn connected(addr: Ipv4Addr) -> (String, String) {
+    ("Connected".into(), addr.to_string())
 }
 
 fn done() -> Heard {

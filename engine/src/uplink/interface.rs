@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use wire::pcp::{Nonce, OptionCode, ResultCode};
 
 use super::filters::{Filtered, Filters};
-use super::flow::{FlowId, Grant, Terms, Unknown, Want, client};
+use super::flow::{FlowId, Grant, Terms, Unknown, Want};
 use super::http::{HttpId, HttpOutcome, HttpRequest};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
@@ -195,9 +195,10 @@ pub trait Uplink: fmt::Debug {
         None
     }
 
-    /// What a PCP server there would know the owner of such a mapping by, were it asked for.
-    fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        super::nonces::derived(self.server().ip(), client(want), entropy)
+    /// What [`remember`](Self::remember) was told of the owner of such a mapping, until that is asked for.
+    fn remembered(&self, want: &Want) -> Option<Nonce> {
+        let _ = want;
+        None
     }
 
     /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.

@@ -29,7 +29,7 @@ pub use igd_finder::{Finding, FoundIgd, IgdFinder};
 pub use interface::{Input, Output, Uplink, UplinkProtocol};
 pub use local_nat::LocalNat;
 pub use nat_pmp_client::NatPmpClient;
-pub use nonces::derived_nonce;
+pub use nonces::{ServerIdentity, derived_nonce};
 pub use pcp_client::{NUDGE_SPREAD, PcpClient, SILENT_AFTER, SILENT_FOR};
 pub use schedule::{MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 pub use turns::IN_FLIGHT;

@@ -18,7 +18,7 @@ use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
 };
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
-use super::nonces::Client;
+use super::nonces::{Client, ServerIdentity};
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
 use super::schedule::{BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, next_rt, next_wake};
@@ -57,7 +57,7 @@ const MOST_NONCES: usize = 4096;
 pub struct PcpClient {
     server: SocketAddr,
     /// By what nonces are derived.
-    identity: IpAddr,
+    identity: ServerIdentity,
     source: IpAddr,
     open: bool,
     recovery_wait: Duration,
@@ -254,9 +254,8 @@ impl Uplink for PcpClient {
         self.flows.get(&flow).map(|flow| flow.nonce)
     }
 
-    fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        let kept = self.nonces.peek(client(want)).copied();
-        kept.unwrap_or_else(|| super::nonces::derived(self.identity, client(want), entropy))
+    fn remembered(&self, want: &Want) -> Option<Nonce> {
+        self.nonces.peek(client(want)).copied()
     }
 
     fn remember(&mut self, want: &Want, nonce: Nonce) {
@@ -277,7 +276,7 @@ impl PcpClient {
     pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
         Self {
             server,
-            identity: server.ip(),
+            identity: ServerIdentity { addr: server.ip(), interface: String::new() },
             source,
             open: true,
             recovery_wait,
@@ -309,9 +308,9 @@ impl PcpClient {
         }
     }
 
-    /// The same, of a server that has this address, too: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
+    /// The same, of a server that is known as this: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
     #[must_use]
-    pub fn known_as(self, identity: IpAddr) -> Self {
+    pub fn known_as(self, identity: ServerIdentity) -> Self {
         Self { identity, ..self }
     }
 
@@ -356,7 +355,7 @@ impl PcpClient {
         let client = client(&want);
         let (nonce, derived) = match self.nonces.take(client) {
             Some(nonce) => (nonce, false),
-            None => (super::nonces::derived(self.identity, client, entropy), true),
+            None => (super::nonces::derived(&self.identity, client, entropy), true),
         };
         let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
