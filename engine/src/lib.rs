@@ -8,6 +8,7 @@ pub mod device;
 pub mod dhcp;
 pub mod entropy;
 pub mod gateway;
+pub mod gateways;
 pub mod gena;
 pub mod igd;
 pub mod journal;
