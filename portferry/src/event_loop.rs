@@ -531,7 +531,7 @@ mod tests {
             let (reply, answer) = oneshot::channel();
             shell.waiting.insert(RequestId(1), reply);
             if stored {
-                shell.perform(0, Effect::Store(Record::Probe(wire::pcp::Nonce([1; 12])))).await;
+                shell.perform(0, Effect::Store(Record::Remove(wire::pcp::Protocol::TCP, 1))).await;
             }
             shell.perform(0, Effect::Reply { request: RequestId(1), answer: Ok("fine".to_owned()) }).await;
             let expected = if stored { Err(UpnpError::ACTION_FAILED) } else { Ok("fine".to_owned()) };

@@ -6,7 +6,7 @@ use wire::error::UpnpError;
 
 use super::servers::NOBODY;
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
-use crate::journal::Record;
+use crate::journal::{Record, StoredNonce};
 use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
@@ -224,9 +224,10 @@ impl Gateway {
         self.forget_isp_router();
         let restored = std::mem::take(&mut self.restored);
         let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
-        for (want, nonce) in restored.nonces {
+        for (want, StoredNonce { nonce, wan }) in restored.nonces {
             // What is another server's must not be told to this one (RFC 6887 §11.2, RFC 7488 §4).
-            if !self.is_of_another_server(client.server(), &want, nonce) {
+            let of_this_wan = wan.is_none_or(|wan| wan == self.wan.name);
+            if of_this_wan && !self.is_of_another_server(client.server(), &want, nonce) {
                 client.remember(&want, nonce);
             }
         }

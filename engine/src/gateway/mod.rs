@@ -33,14 +33,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
-use wire::pcp::{Nonce, Protocol};
+use wire::pcp::Protocol;
 use wire::services::{Face, Service};
 use wire::soap;
 
 use crate::device::Devices;
 use crate::entropy::Entropy;
 use crate::gena::{Delivery, Notification, SubscribeError, Subscriptions};
-use crate::journal::{Record, StoredMapping};
+use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
 use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
@@ -139,7 +139,7 @@ pub enum Event<'a> {
         /// The mappings, the rest of their leases as of now.
         mappings: Vec<StoredMapping>,
         /// The nonce of the mapping that tells the external address.
-        probe: Option<Nonce>,
+        probe: Option<StoredNonce>,
         /// What the server may have filters for.
         filtered: Vec<Filtered>,
     },

@@ -56,7 +56,7 @@ struct Candidate {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Servers {
     /// The best first.
     candidates: Vec<Candidate>,
@@ -74,6 +74,22 @@ pub(super) struct Servers {
     opening: bool,
     /// It has taken the place of another one, as it may have done for a whole town.
     failed_over: bool,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self {
+            candidates: Vec::new(),
+            current: None,
+            silent_since: None,
+            given_up: false,
+            looked_at: None,
+            gap: FIRST_GAP,
+            due: Instant::default(),
+            opening: false,
+            failed_over: false,
+        }
+    }
 }
 
 impl Servers {

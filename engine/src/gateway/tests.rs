@@ -25,7 +25,7 @@ mod wans;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Body, MapData, PcpOption, Protocol, Request, Response, ResultCode};
+use wire::pcp::{Body, MapData, Nonce, PcpOption, Protocol, Request, Response, ResultCode};
 use wire::services::Service;
 use wire::soap::{SoapError, decode_answer, encode_call};
 
@@ -155,7 +155,7 @@ struct Lab {
     store: BTreeMap<(Protocol, u16), StoredMapping>,
     /// When each of them was stored.
     stored_at: BTreeMap<(Protocol, u16), u64>,
-    probe_nonce: Option<Nonce>,
+    probe_nonce: Option<StoredNonce>,
     filtered: Vec<Filtered>,
     /// Names that the gateway wants looked up.
     lookups: Vec<(LookupId, String)>,

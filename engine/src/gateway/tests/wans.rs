@@ -97,3 +97,46 @@ fn a_second_line_without_a_server() {
     lab.pass(10);
     assert_eq!((lab.connection(), lab.mapped()), (connected(E), vec![(8080, at(ALICE, 8080))]));
 }
+
+/// A power cut while the spare line was in use; the first one is there again at the next start. Its server still has the mapping by the
+/// nonce of before, and would refuse the other one's.
+#[test]
+fn a_crash_on_the_second_line_and_a_start_on_the_first() {
+    for nat in [NatMode::Own, NatMode::None] {
+        let mut lab = Lab::up(nat);
+        lab.providers.insert(second(), other_provider(nat));
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        lab.pass(1);
+        let before = nonces(&lab, 0);
+        lab.event(Event::Wan(lte()));
+        lab.pass(10);
+        assert_eq!(ports_at(&lab, second()), [8080]);
+        let crashed = lab.now;
+        lab.crash(config(nat), 77, 1000);
+        lab.bring_up();
+        lab.pass(60);
+        assert_eq!(nonces(&lab, crashed + 1), before, "{nat:?}");
+        assert_eq!((lab.connection(), lab.mapped()), (connected(E), vec![(8080, at(ALICE, 8080))]));
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active));
+    }
+}
+
+/// Others were about to be looked at, and there are others now: there is a pause between two looks all the same.
+#[test]
+fn a_look_that_was_due_when_the_wan_changed() {
+    let third = "198.51.100.3:5351".parse().unwrap();
+    let mut lab = Lab::new(Config { servers: vec![server(), third], ..config(NatMode::Own) });
+    lab.silent = true;
+    lab.bring_up();
+    // No socket is there yet, or the wait for its first answer would begin anew.
+    lab.gateway.handle(lab.instant(), Event::Wan(Wan { servers: Some(vec![second(), third]), ..lte() }));
+    while lab.gateway.poll_effect().is_some() {}
+    let end = lab.instant() + Duration::from_secs(60);
+    let mut turns = 0;
+    while let Some(due) = lab.gateway.next_timeout().filter(|due| *due < end) {
+        lab.gateway.handle(due, Event::Timeout);
+        while lab.gateway.poll_effect().is_some() {}
+        turns += 1;
+        assert!(turns < 1000, "it never sleeps");
+    }
+}
