@@ -50,6 +50,7 @@ impl Gateway {
             self.input(now, Input::Closed);
         }
         self.timers.cancel(Alarm::Uplink);
+        self.servers.link_is_gone();
         self.forget_external();
         self.refuse_all_pending(now);
         self.release_all(now);
@@ -130,12 +131,19 @@ impl Gateway {
         if self.server() != Some(server) {
             return; // it is wanted no more
         }
+        self.notice(Notice::UplinkFailed(server, error));
+        if self.is_alone_all_the_same() {
+            return;
+        }
+        if self.is_alone() {
+            self.forget_external(); // that was at another address, or must not be
+        }
         self.uplink_open = false;
         self.input(now, Input::Closed);
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
-        self.notice(Notice::UplinkFailed(server, error));
         self.on_server_silent(now);
+        self.go_alone_unopened(now, server);
     }
 
     /// The machine is there, and nobody on it who could answer.

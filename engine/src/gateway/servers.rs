@@ -72,6 +72,8 @@ pub(super) struct Servers {
     due: Instant,
     /// The socket to another one is on its way.
     opening: bool,
+    /// To this one none can be opened, since then.
+    unopened: Option<(SocketAddr, Instant)>,
     /// It has taken the place of another one, as it may have done for a whole town.
     failed_over: bool,
 }
@@ -88,6 +90,11 @@ impl Servers {
     /// Nobody listens there, says the machine itself (RFC 7488 §3): another one is next at once.
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
+    }
+
+    /// The link is gone: that no socket could be opened says nothing of the next one.
+    pub(super) fn link_is_gone(&mut self) {
+        self.unopened = None;
     }
 
     /// It answers looks, and nothing else.
@@ -210,7 +217,7 @@ impl Gateway {
     /// A socket to the server was opened, and its client made: how long until somebody else is looked at.
     pub(super) fn await_server(&mut self, now: Instant) {
         (self.servers.silent_since, self.servers.given_up, self.servers.opening) = (None, false, false);
-        self.servers.gap = FIRST_GAP;
+        (self.servers.gap, self.servers.unopened) = (FIRST_GAP, None);
         if self.servers.candidates.len() > 1 {
             self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
         }
@@ -265,6 +272,32 @@ impl Gateway {
             self.serve_alone(now, server, addr);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
+    }
+
+    /// No socket to `server` can be opened. Whether that changes nothing: this router's own NAT counts as the last one, at the address
+    /// that it has.
+    pub(super) fn is_alone_all_the_same(&mut self) -> bool {
+        let alone = self.is_alone() && self.uplink_open && self.may_go_alone();
+        let at = self.uplink.as_ref().filter(|_| alone).map(|uplink| uplink.source());
+        let same = at.is_some() && at == self.wan.addresses.first().map(|&addr| addr.into());
+        if same {
+            self.servers.opening = false;
+        }
+        same
+    }
+
+    /// The same, where that changes something. For so long that none can be found there, either.
+    pub(super) fn go_alone_unopened(&mut self, now: Instant, server: SocketAddr) {
+        let before = self.servers.unopened.filter(|&(one, _)| one == server);
+        let (_, since) = *self.servers.unopened.insert(before.unwrap_or((server, now)));
+        let Some(&addr) = self.wan.addresses.first() else { return };
+        if now < since + NOBODY || !self.may_go_alone() || self.stopping {
+            return;
+        }
+        self.servers.unopened = None;
+        self.timers.cancel(Alarm::Uplink);
+        self.serve_alone(now, server, addr);
+        self.timers.set(Alarm::Scout, now + GAP_ALONE);
     }
 
     /// The server does not answer, says its client, or cannot be asked.
