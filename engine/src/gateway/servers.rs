@@ -153,7 +153,10 @@ impl Gateway {
         let list = self.server_list();
         let reachable: Vec<SocketAddr> =
             list.iter().copied().filter(|server| !self.ways_to(*server).is_empty()).collect();
-        if reachable.is_empty() && self.config.servers.is_empty() && self.servers.current.is_some() {
+        let of_use = !self.wan.addresses.is_empty()
+            || self.config.nat == NatMode::None && !self.wan.addresses_v6.is_empty();
+        let gone = list.is_empty() && of_use;
+        if reachable.is_empty() && self.config.servers.is_empty() && self.servers.current.is_some() && !gone {
             return; // what is found on a WAN without an address is nothing new
         }
         let current = self.servers.current;
@@ -234,7 +237,9 @@ impl Gateway {
             && self.config.when_none_found == WhenNoneFound::Local
             && !named
             && of_its_own
-            && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
+            // One that has served is known, unless it is gone from the list, and nobody is left there.
+            && (self.server().is_none()
+                || self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none()))
     }
 
     /// A setting or an offer that was against it is gone.

@@ -260,6 +260,70 @@ fn lists_change() {
     assert_eq!((lab.upstream().len(), lab.mapped().len()), (1, 1));
 }
 
+/// The router has gone, and nobody has taken its place: nobody is asked any more, and after a while this is an ordinary gateway. A WAN
+/// without an address says nothing of who is there.
+#[test]
+fn the_list_becomes_empty() {
+    let found = || Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) };
+    let without_router = |addresses: &[Ipv4Addr]| Wan { router: None, ..wan(addresses) };
+    let mut lab = Lab::new(found());
+    up(&mut lab);
+    lab.pass(10);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    // The link flaps: first the route goes, then the address; and they come back the other way round.
+    for flap in [without_router(&[]), wan(&[]), without_router(&[])] {
+        lab.event(Event::Wan(flap));
+        assert_eq!(lab.status().server, Some(server()));
+    }
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(1);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    // The route is later than the address.
+    lab.event(Event::Wan(wan(&[])));
+    lab.event(Event::Wan(without_router(&[W])));
+    lab.pass(5);
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(1);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    assert_eq!((lab.mapped(), lab.wrong_nonces), (vec![(8080, at(ALICE, 8080))], 0));
+    assert_eq!(lab.upstream().len(), 1);
+
+    lab.event(Event::Wan(without_router(&[W])));
+    assert_eq!((lab.status().server, lab.status().servers.len()), (None, 0));
+    lab.effects.clear();
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(W), "an ordinary gateway");
+    assert_eq!((lab.mapped().len(), lab.rules.len()), (1, 1));
+    lab.pass(3 * 86_400);
+    assert_eq!(lab.all_sent(), []);
+    assert_eq!(looks(&lab), []);
+    // It comes back.
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(5);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    assert_eq!((lab.mapped(), lab.upstream().len()), (vec![(8080, at(ALICE, 8080))], 1));
+
+    // Behind a NAT there is nobody, and that is said.
+    let behind = Ipv4Addr::new(100, 64, 0, 2);
+    let mut lab = Lab::new(found());
+    lab.source = behind.into();
+    lab.event(Event::Wan(wan(&[behind])));
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(E));
+    lab.event(Event::Wan(without_router(&[behind])));
+    lab.pass(60);
+    assert_eq!((lab.status().server, lab.status().external), (None, None));
+    assert_eq!(lab.notices().last(), Some(&Notice::NoServer));
+    // A server that was configured is no more.
+    let mut lab = Lab::new(Config { servers: vec![second()], ..found() });
+    lab.event(Event::Wan(without_router(&[W])));
+    assert_eq!(lab.status().server, Some(second()));
+    lab.event(Event::Reconfigure(Box::new(found())));
+    assert_eq!(lab.status().server, None);
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(W));
+}
+
 /// RFC 7488 §3: at each address of one server it is asked by the same nonces, so that what it holds is still ours.
 #[test]
 fn one_server_by_two_addresses() {
