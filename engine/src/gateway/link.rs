@@ -233,7 +233,11 @@ impl Gateway {
                 client.remember(&want, nonce);
             }
         }
-        let before = self.uplink.take().map(|mut before| before.take_filters());
+        let before = self.uplink.take().map(|mut before| {
+            let filters = before.take_filters();
+            self.leave_behind(before, &*client);
+            filters
+        });
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
         let mappings: Vec<_> = self
