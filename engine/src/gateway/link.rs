@@ -196,6 +196,7 @@ impl Gateway {
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
         let client =
             PcpClient::new(server, source, self.config.recovery_wait).known_as(self.identity(server));
+        let client = if self.may_be_nobody(server) { client.that_may_be_nobody() } else { client };
         // NAT-PMP maps to the packet's own source alone, which is this router.
         if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
     }

@@ -1,9 +1,11 @@
 //! Which server is asked (decision 19, R-5): the configured ones, else those that DHCP offers (RFC 7291), the WAN's default router and
 //! the anycast addresses (RFC 7723), in this order. The first that answers serves, the others are kept for failover (RFC 7488).
 //!
-//! The first is asked for mappings at once. As long as it does not answer, the others are *scouted*: each is sent what makes no
+//! The first is asked for mappings at once, also where it is but guessed at: a default router is at this link, and who asks has its
+//! answer as soon as can be. An anycast address that nobody has named may lead out into the Internet, so that one is asked for what
+//! tells of nobody first (RFC 7723). As long as the first does not answer, the others are *scouted*: each is sent what makes no
 //! state there (PCP's ANNOUNCE, NAT-PMP's question for the address), and one that answers takes its place. So nothing is asked
-//! of a server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
+//! of another server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
 //! one that is preferred is gone back to once it has answered for a while.
 
 use std::net::{IpAddr, SocketAddr};
@@ -195,6 +197,15 @@ impl Gateway {
         let others = self.servers.all().chain([NO_SERVER]).map(|other| self.identity(other));
         let mut others = others.filter(|&other| other != identity);
         others.any(|other| derived_nonce(other, want, &*self.entropy) == nonce)
+    }
+
+    /// Whether it is an anycast address that nobody has named and that has not answered: it may lead out into the Internet.
+    pub(super) fn may_be_nobody(&self, server: SocketAddr) -> bool {
+        let mut candidates = self.servers.candidates.iter();
+        [ANYCAST_V4, ANYCAST_V6].contains(&server.ip())
+            && self.config.servers.is_empty()
+            && !self.wan.offered.iter().flatten().any(|&offered| offered == server.ip())
+            && candidates.all(|one| one.server != server || one.answered == 0)
     }
 
     fn server_list(&self) -> Vec<SocketAddr> {

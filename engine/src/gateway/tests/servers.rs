@@ -260,6 +260,53 @@ fn lists_change() {
     assert_eq!((lab.upstream().len(), lab.mapped().len()), (1, 1));
 }
 
+/// RFC 7723: behind a link without a router that could be asked the anycast address is the first, and may be at home with somebody out
+/// in the Internet. Nothing that tells of hosts and applications goes there before somebody has answered; who waits has its answer then.
+#[test]
+fn an_anycast_address_that_is_asked_first() {
+    let anycast: SocketAddr = "192.0.0.9:5351".parse().unwrap();
+    let without_router = || Wan { router: None, ..wan(&[W]) };
+    let sent_maps = |lab: &Lab| lab.all_sent().len();
+    let started = |settings: Config, wan: Wan| {
+        let mut lab = Lab::new(settings);
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(wan));
+        lab
+    };
+    let found =
+        || Config { servers: Vec::new(), when_none_found: WhenNoneFound::Refuse, ..config(NatMode::Own) };
+    for speaks in [Speaks::Pcp, Speaks::NatPmp, Speaks::NatPmpSilently] {
+        let mut lab = started(found(), without_router());
+        let early = lab.start_add(ALICE, 1, Add { lease: 0, ..port(8080) });
+        lab.pass(3600);
+        assert_eq!((lab.heard(early), sent_maps(&lab)), (Some(Err(501)), 0));
+        let settings = ProviderConfig { speaks, ..ProviderConfig::new(E) };
+        lab.providers.insert(anycast, Provider::new(lab.instant(), settings.clone()));
+        lab.pass(1200);
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done(), "{speaks:?}");
+
+        // Where it is there from the start nobody waits for anything.
+        let mut lab = Lab::new(found());
+        lab.providers.insert(anycast, Provider::new(lab.instant(), settings));
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(without_router()));
+        let first = lab.effects.iter().find_map(|(_, effect)| match effect {
+            Effect::Send { bytes, .. } => Some(bytes.clone()),
+            _ => None,
+        });
+        assert!(first.is_some_and(|bytes| bytes[..2] == [2, 0]), "ANNOUNCE");
+        let early = lab.start_add(ALICE, 1, Add { lease: 0, ..port(8080) });
+        lab.pass(if speaks == Speaks::NatPmpSilently { 3 } else { 0 });
+        assert_eq!(lab.heard(early), Some(done()), "{speaks:?}");
+    }
+    // Somebody has named it.
+    let named = Config { servers: vec![anycast], ..found() };
+    let offered = Wan { offered: vec![vec![anycast.ip()]], ..without_router() };
+    for (settings, wan) in [(named, without_router()), (found(), offered)] {
+        assert_eq!(sent_maps(&started(settings, wan)), 1, "the probe");
+    }
+}
+
 /// The router has gone, and nobody has taken its place: nobody is asked any more, and after a while this is an ordinary gateway. A WAN
 /// without an address says nothing of who is there.
 #[test]
