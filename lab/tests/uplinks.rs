@@ -110,8 +110,7 @@ fn picks_the_port(by: &str) {
     if by == "NAT-PMP" {
         without_pcp(&network);
     }
-    let settings =
-        format!("[mappings]\nports = \"40000-49999\"\nmin_lifetime = 4\nmax_lifetime = {SHORT}\nhold = 0\n");
+    let settings = format!("[mappings]\nports = \"40000-49999\"\nmin_lifetime = 4\nmax_lifetime = {SHORT}\n");
     let server = PcpServer::start(&network, program, &["100.64.0.0/24"], &settings);
     let told = network.directory().join("told");
     let hook = format!("cat >> {}", told.display());
