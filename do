@@ -57,7 +57,7 @@ tests() {
         fi
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
             wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox \
-            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc systemd
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi

@@ -55,6 +55,7 @@ impl Gateway {
             self.input(now, Input::Closed);
         }
         self.timers.cancel(Alarm::Uplink);
+        self.servers.link_is_gone();
         self.forget_external();
         self.refuse_all_pending(now);
         self.release_all(now);
@@ -135,12 +136,19 @@ impl Gateway {
         if self.server() != Some(server) {
             return; // it is wanted no more
         }
+        self.notice(Notice::UplinkFailed(server, error));
+        if self.is_alone_all_the_same() {
+            return;
+        }
+        if self.is_alone() {
+            self.forget_external(); // that was at another address, or must not be
+        }
         self.uplink_open = false;
         self.input(now, Input::Closed);
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
-        self.notice(Notice::UplinkFailed(server, error));
         self.on_server_silent(now);
+        self.go_alone_unopened(now, server);
     }
 
     /// The machine is there, and nobody on it who could answer.
@@ -193,6 +201,7 @@ impl Gateway {
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
         let client =
             PcpClient::new(server, source, self.config.recovery_wait).known_as(self.identity(server));
+        let client = if self.may_be_nobody(server) { client.that_may_be_nobody() } else { client };
         // NAT-PMP maps to the packet's own source alone, which is this router.
         if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
     }
@@ -231,7 +240,11 @@ impl Gateway {
                 client.remember(&want, nonce);
             }
         }
-        let before = self.uplink.take().map(|mut before| before.take_filters());
+        let before = self.uplink.take().map(|mut before| {
+            let filters = before.take_filters();
+            self.leave_behind(before, &*client);
+            filters
+        });
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
         self.uplink_on.clone_from(&self.wan.name);

@@ -1,9 +1,11 @@
 //! Which server is asked (decision 19, R-5): the configured ones, else those that DHCP offers (RFC 7291), the WAN's default router and
 //! the anycast addresses (RFC 7723), in this order. The first that answers serves, the others are kept for failover (RFC 7488).
 //!
-//! The first is asked for mappings at once. As long as it does not answer, the others are *scouted*: each is sent what makes no
+//! The first is asked for mappings at once, also where it is but guessed at: a default router is at this link, and who asks has its
+//! answer as soon as can be. An anycast address that nobody has named may lead out into the Internet, so that one is asked for what
+//! tells of nobody first (RFC 7723). As long as the first does not answer, the others are *scouted*: each is sent what makes no
 //! state there (PCP's ANNOUNCE, NAT-PMP's question for the address), and one that answers takes its place. So nothing is asked
-//! of a server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
+//! of another server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
 //! one that is preferred is gone back to once it has answered for a while.
 
 use std::net::{IpAddr, SocketAddr};
@@ -72,6 +74,8 @@ pub(super) struct Servers {
     due: Instant,
     /// The socket to another one is on its way.
     opening: bool,
+    /// To this one none can be opened, since then.
+    unopened: Option<(SocketAddr, Instant)>,
     /// It has taken the place of another one, as it may have done for a whole town.
     failed_over: bool,
 }
@@ -86,6 +90,7 @@ impl Default for Servers {
             looked_at: None,
             gap: FIRST_GAP,
             due: Instant::default(),
+            unopened: None,
             opening: false,
             failed_over: false,
         }
@@ -109,6 +114,11 @@ impl Servers {
     /// They were another WAN's, which may have gone down for a whole town.
     pub(super) fn forget(&mut self) {
         *self = Self { due: self.due, failed_over: true, ..Self::default() };
+    }
+
+    /// The link is gone: that no socket could be opened says nothing of the next one.
+    pub(super) fn link_is_gone(&mut self) {
+        self.unopened = None;
     }
 
     /// It answers looks, and nothing else.
@@ -172,7 +182,10 @@ impl Gateway {
         let list = self.server_list();
         let reachable: Vec<SocketAddr> =
             list.iter().copied().filter(|server| !self.ways_to(*server).is_empty()).collect();
-        if reachable.is_empty() && self.configured().is_empty() && self.servers.current.is_some() {
+        let of_use = !self.wan.addresses.is_empty()
+            || self.config.nat == NatMode::None && !self.wan.addresses_v6.is_empty();
+        let gone = list.is_empty() && of_use;
+        if reachable.is_empty() && self.configured().is_empty() && self.servers.current.is_some() && !gone {
             return; // what is found on a WAN without an address is nothing new
         }
         let current = self.servers.current;
@@ -214,6 +227,15 @@ impl Gateway {
         others.any(|other| derived_nonce(&other, want, &*self.entropy) == nonce)
     }
 
+    /// Whether it is an anycast address that nobody has named and that has not answered: it may lead out into the Internet.
+    pub(super) fn may_be_nobody(&self, server: SocketAddr) -> bool {
+        let mut candidates = self.servers.candidates.iter();
+        [ANYCAST_V4, ANYCAST_V6].contains(&server.ip())
+            && self.configured().is_empty()
+            && !self.wan.offered.iter().flatten().any(|&offered| offered == server.ip())
+            && candidates.all(|one| one.server != server || one.answered == 0)
+    }
+
     fn server_list(&self) -> Vec<SocketAddr> {
         let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
         let mut list = if self.configured().is_empty() {
@@ -237,7 +259,7 @@ impl Gateway {
     /// A socket to the server was opened, and its client made: how long until somebody else is looked at.
     pub(super) fn await_server(&mut self, now: Instant) {
         (self.servers.silent_since, self.servers.given_up, self.servers.opening) = (None, false, false);
-        self.servers.gap = FIRST_GAP;
+        (self.servers.gap, self.servers.unopened) = (FIRST_GAP, None);
         if self.servers.candidates.len() > 1 {
             self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
         }
@@ -254,7 +276,9 @@ impl Gateway {
             && self.config.when_none_found == WhenNoneFound::Local
             && !named
             && of_its_own
-            && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
+            // One that has served is known, unless it is gone from the list, and nobody is left there.
+            && (self.server().is_none()
+                || self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none()))
     }
 
     /// A setting or an offer that was against it is gone.
@@ -292,6 +316,32 @@ impl Gateway {
             self.serve_alone(now, server, addr);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
+    }
+
+    /// No socket to `server` can be opened. Whether that changes nothing: this router's own NAT counts as the last one, at the address
+    /// that it has.
+    pub(super) fn is_alone_all_the_same(&mut self) -> bool {
+        let alone = self.is_alone() && self.uplink_open && self.may_go_alone();
+        let at = self.uplink.as_ref().filter(|_| alone).map(|uplink| uplink.source());
+        let same = at.is_some() && at == self.wan.addresses.first().map(|&addr| addr.into());
+        if same {
+            self.servers.opening = false;
+        }
+        same
+    }
+
+    /// The same, where that changes something. For so long that none can be found there, either.
+    pub(super) fn go_alone_unopened(&mut self, now: Instant, server: SocketAddr) {
+        let before = self.servers.unopened.filter(|&(one, _)| one == server);
+        let (_, since) = *self.servers.unopened.insert(before.unwrap_or((server, now)));
+        let Some(&addr) = self.wan.addresses.first() else { return };
+        if now < since + NOBODY || !self.may_go_alone() || self.stopping {
+            return;
+        }
+        self.servers.unopened = None;
+        self.timers.cancel(Alarm::Uplink);
+        self.serve_alone(now, server, addr);
+        self.timers.set(Alarm::Scout, now + GAP_ALONE);
     }
 
     /// The server does not answer, says its client, or cannot be asked.

@@ -105,6 +105,7 @@ enum Next {
     Nat(NatTicket, Result<(), NatFailure>),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SocketAddr),
+    Failed(SocketAddr),
     Scouted(SocketAddr, Vec<u8>),
     Counters(RequestId),
     SearchAnswer(SocketAddr, Vec<u8>),
@@ -133,6 +134,8 @@ struct Lab {
     /// NAT outcomes wait for [`Lab::release_nat`].
     slow_nat: bool,
     held: Vec<Next>,
+    /// No socket can be opened.
+    no_socket: bool,
     /// The uplink's socket: the server it leads to.
     socket: Option<SocketAddr>,
     /// Which of the sockets it is; what is on its way to an older one is lost.
@@ -190,6 +193,7 @@ impl Lab {
             broken: false,
             slow_nat: false,
             held: Vec::new(),
+            no_socket: false,
             socket: None,
             generation: 0,
             weather: None,
@@ -263,6 +267,7 @@ impl Lab {
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
                 Next::Scouted(from, bytes) => Event::Scouted { from: *from, bytes },
                 Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
+                Next::Failed(server) => Event::UplinkFailed { server: *server, error: "no route".into() },
                 Next::SearchAnswer(from, bytes) => Event::SearchAnswer { from: *from, bytes },
                 Next::Http(id, outcome) => Event::Http { id: *id, outcome: outcome.clone() },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
@@ -279,6 +284,10 @@ impl Lab {
                     assert!(self.heard.insert(request, heard).is_none(), "{request:?} is answered once");
                 }
                 Effect::ReadCounters { request } if !self.mute => queue.push_back(Next::Counters(request)),
+                Effect::OpenUplink { server } if self.no_socket => {
+                    (self.socket, self.generation) = (None, self.generation + 1);
+                    queue.push_back(Next::Failed(server));
+                }
                 Effect::OpenUplink { server } => {
                     self.socket = Some(server);
                     self.generation += 1;

@@ -8,6 +8,7 @@ use wire::pcp::{Nonce, OptionCode, ResultCode};
 use super::filters::{Filtered, Filters};
 use super::flow::{FlowId, Grant, Terms, Unknown, Want};
 use super::http::{HttpId, HttpOutcome, HttpRequest};
+use super::igd_client::Leftover;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
@@ -211,4 +212,9 @@ pub trait Uplink: fmt::Debug {
 
     /// What is to be told to the client of the next server, which may be the same machine.
     fn take_filters(&mut self) -> Filters;
+
+    /// Another uplink is in its place. What has to be taken back all the same, because it would stand for ever; `None`: nothing.
+    fn retire(self: Box<Self>) -> Option<Leftover> {
+        None
+    }
 }

@@ -24,7 +24,7 @@ pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
 pub use flow::{FlowId, Grant, Terms, Unknown, Want};
 pub use http::{HttpId, HttpOutcome, HttpRequest, MAX_HTTP_BODY};
-pub use igd_client::IgdClient;
+pub use igd_client::{IgdClient, Leftover};
 pub use igd_finder::{Finding, FoundIgd, IgdFinder};
 pub use interface::{Input, Output, Uplink, UplinkProtocol};
 pub use local_nat::LocalNat;

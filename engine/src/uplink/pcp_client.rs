@@ -16,6 +16,7 @@ use super::epoch::EpochClock;
 use super::filters::{Filtered, Filters};
 use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
+    wire_addr,
 };
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::nonces::{Client, ServerIdentity};
@@ -89,6 +90,8 @@ pub struct PcpClient {
     /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
     hold: Option<(Instant, ResultCode)>,
     ignored: u64,
+    /// Nothing that tells of anybody is sent before the server has answered something else.
+    knocks: bool,
     /// A server that speaks NAT-PMP instead is of use.
     fallback: bool,
     /// When it has shown to somebody else that it speaks PCP.
@@ -300,6 +303,7 @@ impl PcpClient {
             last_heard: None,
             hold: None,
             ignored: 0,
+            knocks: false,
             fallback: false,
             spoke_at: None,
             doubt_at: Instant::default(),
@@ -312,6 +316,13 @@ impl PcpClient {
     #[must_use]
     pub fn known_as(self, identity: ServerIdentity) -> Self {
         Self { identity, ..self }
+    }
+
+    /// The same, of a server that may be nobody, or somebody whom nobody knows: until it answers, ANNOUNCE goes out in the place of every
+    /// request (RFC 7723).
+    #[must_use]
+    pub fn that_may_be_nobody(self) -> Self {
+        Self { knocks: true, ..self }
     }
 
     /// The same, which has just shown that it speaks PCP: as long as its first answer may be on its way, its word for another
@@ -522,6 +533,17 @@ impl PcpClient {
         }
     }
 
+    /// There is somebody: what was to be asked is asked.
+    fn speak_up(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        self.knocks = false;
+        let knocked = |flow: &Flow| matches!(flow.phase, Phase::Asking { sent: 1.., .. });
+        let flows = self.flows.iter().filter(|(_, flow)| knocked(flow));
+        for id in flows.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.flows.get_mut(&id).expect("it was listed").phase = Phase::ASK;
+            self.on_timer(now, id, entropy);
+        }
+    }
+
     /// What was asked in vain need not wait for its next repetition, up to 18 minutes away.
     fn nudge(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         for (&id, flow) in &self.flows {
@@ -616,6 +638,12 @@ impl PcpClient {
         if !self.open {
             return;
         }
+        if self.knocks {
+            let client_addr = wire_addr(self.source);
+            let announce =
+                pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
+            return self.sent(now, announce.to_bytes());
+        }
         flow.unanswered = true;
         flow.carried = Carried {
             prefer_failure: flow.prefers_failure(self.lacks),
@@ -629,7 +657,11 @@ impl PcpClient {
         if filters && self.filters.note(now, filtered) {
             self.outputs.push_back(Output::Filtered(filtered));
         }
-        self.outputs.push_back(Output::Transmit(request.to_bytes()));
+        self.sent(now, request.to_bytes());
+    }
+
+    fn sent(&mut self, now: Instant, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit(bytes));
         self.unanswered += 1;
         let since = *self.unanswered_since.get_or_insert(now);
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
