@@ -25,18 +25,23 @@ mod wans;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
+use wire::description::Uuid;
+use wire::error::UpnpError;
 use wire::pcp::{Body, MapData, Nonce, PcpOption, Protocol, Request, Response, ResultCode};
-use wire::services::Service;
-use wire::soap::{SoapError, decode_answer, encode_call};
+use wire::services::{Face, Service};
+use wire::soap::{self, SoapError, decode_answer, encode_call};
 
 use super::*;
 use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
-use crate::nat::NatRule;
+use crate::gena::{Delivery, Notification, SubscribeError};
+use crate::journal::{Record, StoredMapping, StoredNonce};
+use crate::nat::{NatChange, NatFailure};
 use crate::policy::Policy;
 use crate::provider::{Provider, ProviderConfig, ProviderMapping, Speaks};
+use crate::time::Duration;
 use crate::uplink::igd_model::IgdModel;
-use crate::uplink::{HttpId, HttpOutcome, HttpRequest};
+use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
 
 /// The router's WAN address.
 const W: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);

@@ -1,0 +1,321 @@
+//! What the gateway is told, and what it wants done: the whole of its contact with the world.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use wire::description::Uuid;
+use wire::error::UpnpError;
+use wire::services::{Face, Service};
+use wire::soap;
+
+use super::{Change, Config, LookupId};
+use crate::gena::{Delivery, Notification, SubscribeError};
+use crate::journal::{Record, StoredMapping, StoredNonce};
+use crate::nat::{NatChange, NatFailure};
+use crate::notice::Notice;
+use crate::policy::InterfaceAddress;
+use crate::time::Duration;
+use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
+
+/// Handle of a control request that waits for its answer; the caller numbers them.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct RequestId(pub u64);
+
+/// Handle of a change of the router's own NAT that waits for its outcome.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct NatTicket(pub u64);
+
+/// A LAN interface as it is now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LanInterface {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The gateway's addresses on it.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// The WAN interface as it is now. One of another name takes the place of the one before: nothing that was learned of servers
+/// behind that holds for those behind this.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Wan {
+    /// Its name.
+    pub name: String,
+    /// Whether it exists and has a carrier.
+    pub up: bool,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Its IPv6 addresses of more than the link's scope, for a PCP server that is reached by IPv6 (DS-Lite).
+    pub addresses_v6: Vec<Ipv6Addr>,
+    /// The default router behind it.
+    pub router: Option<IpAddr>,
+    /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
+    /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
+    pub offered: Vec<Vec<IpAddr>>,
+    /// The servers that somebody has chosen for it, in the place of [`Config::servers`].
+    pub servers: Option<Vec<SocketAddr>>,
+    /// Its speed in bit/s, where the kernel knows it.
+    pub bits_per_second: Option<u64>,
+}
+
+/// Traffic of the WAN interface since it came up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Octets out.
+    pub bytes_sent: u64,
+    /// Octets in.
+    pub bytes_received: u64,
+    /// Packets out.
+    pub packets_sent: u64,
+    /// Packets in.
+    pub packets_received: u64,
+}
+
+/// A control request that the HTTP server took in and the decoder accepted.
+#[derive(Clone, Debug)]
+pub struct ControlRequest {
+    /// The caller's handle for it.
+    pub id: RequestId,
+    /// The control point.
+    pub from: IpAddr,
+    /// Which of the two root devices it speaks to.
+    pub face: Face,
+    /// What it wants.
+    pub request: soap::Request,
+}
+
+/// Everything that happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// [`Gateway::next_timeout`](super::Gateway::next_timeout) has come.
+    Timeout,
+    /// What was stored when the gateway last ran; before the first [`Event::UplinkOpened`].
+    Restore {
+        /// The mappings, the rest of their leases as of now.
+        mappings: Vec<StoredMapping>,
+        /// The nonce of the mapping that tells the external address.
+        probe: Option<StoredNonce>,
+        /// What the server may have filters for.
+        filtered: Vec<Filtered>,
+    },
+    /// Storing failed, in the system's own words. It is the turn right after the one whose [`Effect::Store`] it was.
+    StoreFailed(String),
+    /// Everything that was to be stored meanwhile is, and storing works again.
+    StoreWorks,
+    /// The LAN interfaces are these now.
+    Lan(Vec<LanInterface>),
+    /// The WAN interface is this now.
+    Wan(Wan),
+    /// A control point asks.
+    Control(ControlRequest),
+    /// A datagram came to SSDP's port on this interface.
+    Ssdp {
+        /// The kernel's number of the interface that it came in by.
+        interface: u32,
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// The socket that [`Effect::OpenUplink`] asked for is there.
+    UplinkOpened {
+        /// The server that it leads to.
+        server: SocketAddr,
+        /// Its own address.
+        source: IpAddr,
+    },
+    /// The socket that [`Effect::OpenUplink`] asked for could not be made, in the system's own words.
+    UplinkFailed {
+        /// The server that it was to lead to.
+        server: SocketAddr,
+        /// Why.
+        error: String,
+    },
+    /// A datagram came on the uplink's socket.
+    Uplink {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// A datagram came from where an [`Effect::Scout`] was sent to.
+    Scouted {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// Nobody listens at the server's port, says the machine that it is on (an ICMP error).
+    UplinkUnreachable(SocketAddr),
+    /// A datagram came to the multicast group for PCP announcements, on the WAN interface.
+    Announcement {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// A datagram came to the socket of [`Effect::Search`].
+    SearchAnswer {
+        /// Its source.
+        from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// What became of an [`Effect::Http`].
+    Http {
+        /// The exchange.
+        id: HttpId,
+        /// What became of it.
+        outcome: HttpOutcome,
+    },
+    /// What became of an [`Effect::Nat`].
+    Nat {
+        /// Its ticket.
+        ticket: NatTicket,
+        /// Done, or why not.
+        outcome: Result<(), NatFailure>,
+    },
+    /// What became of an [`Effect::ReadCounters`]; `None` when they could not be read.
+    Counters {
+        /// The request that waits for them.
+        request: RequestId,
+        /// The counters.
+        counters: Option<Counters>,
+    },
+    /// What became of an [`Effect::Resolve`]; every one has its answer, and soon.
+    Resolved {
+        /// Its handle.
+        lookup: LookupId,
+        /// The IPv4 addresses of the name; none when it has none, or nobody knows.
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// A control point subscribes to a service's variables, or renews that.
+    Subscribe {
+        /// The caller's handle for it.
+        request: RequestId,
+        /// The control point.
+        from: IpAddr,
+        /// The root device and the service.
+        of: (Face, Service),
+        /// The headers.
+        subscribe: wire::gena::Subscribe,
+    },
+    /// A control point ends its subscription.
+    Unsubscribe {
+        /// The caller's handle for it.
+        request: RequestId,
+        /// The control point.
+        from: IpAddr,
+        /// The service.
+        service: Service,
+        /// The subscription.
+        sid: Uuid,
+    },
+    /// What became of an [`Effect::Notify`].
+    Delivered {
+        /// The subscription.
+        sid: Uuid,
+        /// What became of it.
+        delivery: Delivery,
+    },
+    /// This LAN host is gone, says who gave it its address: so are its mappings (RFC 6970 §5.10).
+    Release(Ipv4Addr),
+    /// These LAN hosts are another gateway's now ([`Gateways`](crate::gateways::Gateways)): what they have here goes.
+    Rebound(Vec<Ipv4Addr>),
+    /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.
+    Reconfigure(Box<Config>),
+    /// Take everything back and stop.
+    Stop,
+}
+
+/// Everything that is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer a control request: with this SOAP envelope, or with a fault.
+    Reply {
+        /// The request's handle.
+        request: RequestId,
+        /// The envelope of a success, or the error.
+        answer: Result<String, UpnpError>,
+    },
+    /// Answer a [`Event::Subscribe`] or [`Event::Unsubscribe`].
+    Subscribed {
+        /// The request's handle.
+        request: RequestId,
+        /// The subscription and the time it is granted for; nothing for one that has ended.
+        answer: Result<Option<(Uuid, Duration)>, SubscribeError>,
+    },
+    /// Deliver an event to a subscriber.
+    Notify(Notification),
+    /// Read the traffic counters of the WAN interface.
+    ReadCounters {
+        /// The request that waits for them.
+        request: RequestId,
+    },
+    /// Look up the IPv4 addresses of a name.
+    Resolve {
+        /// To be named in the outcome.
+        lookup: LookupId,
+        /// A host name in small letters.
+        name: String,
+    },
+    /// Open a UDP socket connected to this server, from a random port, on the WAN interface; an older one is closed.
+    OpenUplink {
+        /// The server.
+        server: SocketAddr,
+    },
+    /// Close the socket: nothing of it is believed any more.
+    CloseUplink,
+    /// Send this on the uplink's socket.
+    Send {
+        /// The server.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send this from a UDP socket of the WAN interface that is there until [`Effect::EndSearch`]; what comes back to it is an
+    /// [`Event::SearchAnswer`].
+    Search {
+        /// The default router, or the multicast group of SSDP.
+        to: SocketAddrV4,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Close that socket.
+    EndSearch,
+    /// Ask this by HTTP over the WAN interface, without following a redirect. Its outcome is an [`Event::Http`].
+    Http(HttpRequest),
+    /// Send this on the WAN interface, from a random port that is not the uplink's; answers are [`Event::Scouted`].
+    Scout {
+        /// A server that may be there.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send this from SSDP's port by this interface.
+    Ssdp {
+        /// The kernel's number of the interface.
+        interface: u32,
+        /// A control point, or the multicast group.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Change the router's own NAT.
+    Nat {
+        /// To be named in the outcome.
+        ticket: NatTicket,
+        /// The change.
+        change: NatChange,
+    },
+    /// Store this before any later effect that is seen outside this router is carried out: an answer that follows counts
+    /// on it. When that fails, whoever would hear of success by a later effect of the same turn hears 501 instead, and
+    /// [`Event::StoreFailed`] comes next.
+    Store(Record),
+    /// Tell who follows the mappings: once for each change, at the end of the turn that brought it.
+    Changed(Change),
+    /// Tell the person who runs the router.
+    Notice(Notice),
+    /// Everything is taken back: the caller may end.
+    Stopped,
+}
