@@ -105,6 +105,12 @@ pub struct StatusReport {
     pub ignored_upstream: u64,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
+    /// Searches that LAN hosts have sent since the start.
+    #[serde(default)]
+    pub searches: u64,
+    /// Those of this router itself, such as `portferry doctor` sends.
+    #[serde(default)]
+    pub own_searches: u64,
     /// WANIPConnection:2's SystemUpdateID.
     pub system_update_id: u32,
 }
@@ -210,6 +216,8 @@ impl From<Status> for StatusReport {
             store_error: status.store_error,
             ignored_upstream: status.ignored_upstream,
             ignored_ssdp: status.ignored_ssdp,
+            searches: status.searches.hosts,
+            own_searches: status.searches.own,
             system_update_id: status.system_update_id,
         }
     }
