@@ -143,6 +143,20 @@ fn gateway(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     }
 }
 
+/// What whom runs the router can do about a refusal; for the others the hint of `portferry pcp` does.
+fn advice(code: &str) -> Option<&'static str> {
+    let known = [
+        (
+            "ADDRESS_MISMATCH",
+            "have that NAT (another router, a container, a VPN) bridge, or name its own server in uplink.servers",
+        ),
+        ("NOT_AUTHORIZED", "ask your provider whether PCP is enabled for your line"),
+        ("USER_EX_QUOTA", "have applications give ports back that nobody needs (`portferry mappings`), or ask for more"),
+        ("NETWORK_FAILURE", "the server itself is not connected: ask your provider, or restart that router"),
+    ];
+    known.iter().find(|(name, _)| code.starts_with(name)).map(|(_, advice)| *advice)
+}
+
 fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
     let name = uplink.interface.as_str();
     let mut all = Vec::new();
@@ -176,7 +190,7 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
         }
         Probe::Refused { code, why, todo, third_party: false } => {
             let seen = format!("the server refuses a port: {code}; {why}");
-            let todo = format!("{todo}; `portferry pcp map udp 40000` asks again by hand");
+            let todo = format!("{}; `portferry pcp map udp 40000` asks again by hand", advice(code).unwrap_or(todo));
             all.push(Finding::new("probe-refused", seen).at(name).todo(todo).with("code", code.clone()));
         }
         Probe::Failed { what, .. } => {
