@@ -322,7 +322,7 @@ fn providers() {
     ip(&network, "addr add 100.64.0.9/32 dev wan0");
     network.nft(
         Host::Router,
-        "table ip between { chain post { type nat hook postrouting priority 90; udp dport 5351 snat to 100.64.0.9; } }",
+        "table ip between {\n chain post {\n  type nat hook postrouting priority 90;\n  udp dport 5351 snat to 100.64.0.9\n }\n}\n",
     );
     let examined = examine(&network, &subject, file);
     examined.has_exactly(&[always, "probe-refused"]);

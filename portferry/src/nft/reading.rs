@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn expressions_by_the_kernels_numbers() {
         let number = |kind, number: u32| attr(kind, &number.to_be_bytes());
-        let data = |kind, octets: &[u8]| attr(kind | 0x8000, &attr(1, octets));
+        let data = |kind: u16, octets: &[u8]| attr(kind | 0x8000, &attr(1, octets));
         let jump = attr(2, &attr(2, &[attr(1, &(-3_i32).to_be_bytes()), attr(2, b"other\0")].concat()));
         for (octets, expected) in [
             (

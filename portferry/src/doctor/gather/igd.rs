@@ -20,7 +20,7 @@ use crate::netlink::Snapshot;
 use crate::sockets;
 
 /// Answers to a search may take so long; MX is a second.
-const LISTEN: Duration = Duration::from_millis(2200);
+const LISTEN: Duration = Duration::from_millis(1700);
 /// The search is repeated after that.
 const REPEAT: Duration = Duration::from_millis(600);
 /// One exchange of HTTP.

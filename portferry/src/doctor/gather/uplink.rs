@@ -26,9 +26,9 @@ const ANYCAST: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1)),
 ];
 /// When the question is sent: at once and twice again, for datagrams are lost.
-const SENDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(400), Duration::from_millis(1200)];
+const SENDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(400), Duration::from_millis(1000)];
 /// The end of patience.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const PATIENCE: Duration = Duration::from_millis(2000);
 
 /// Each uplink of the setup.
 pub(super) async fn all(
