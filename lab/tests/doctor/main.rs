@@ -79,10 +79,16 @@ fn program(subject: &Subject) -> PathBuf {
     program.clone()
 }
 
-/// Runs doctor on the router with the configuration of [`Subject::start`], or another one.
+/// Runs doctor on the router with the configuration of [`Subject::start`], or another one. `PF_SHOW=1` shows it as people see it,
+/// too.
 #[track_caller]
 fn examine(network: &Network, subject: &Subject, file: &str) -> Examined {
     let file = network.directory().join(file);
+    if std::env::var_os("PF_SHOW").is_some() {
+        let mut command = network.command(Host::Router, program(subject));
+        let shown = command.args(["doctor", "--config"]).arg(&file).output().expect("it runs");
+        common::say(&lab::netns::text(&shown));
+    }
     let mut command = network.command(Host::Router, "timeout");
     command.arg("60").arg(program(subject)).args(["doctor", "--json", "--config"]).arg(file);
     let output = command.output().expect("it runs");
