@@ -190,6 +190,19 @@ fn a_healthy_network() {
     assert_eq!(after, before);
     reaches(&network, TCP, 9090, "lan1");
 
+    // Who is not root sees less, and no fault where there is none.
+    let mut command = network.command(Host::Router, "setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program(&subject));
+    let output = command.args(["doctor", "--json", "--config"]).arg(network.directory().join(FILE)).output();
+    let output = output.expect("it runs");
+    let report = serde_json::from_slice(&output.stdout).expect("a report");
+    let seen = Examined { code: output.status.code().expect("it ends by itself"), report };
+    seen.has_exactly(&[]);
+    assert_eq!(
+        seen.with(&["skipped"]),
+        ["control-point-skipped", "firewall-unread", "gateway-not-asked", "mappings-skipped"].into()
+    );
+
     // And as people see it.
     let mut command = network.command(Host::Router, program(&subject));
     let output = command.args(["doctor", "--config"]).arg(network.directory().join(FILE)).output();
@@ -422,11 +435,19 @@ fn a_gateway_in_trouble() {
 
     // Elements, and then the whole table, are gone.
     let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let listener = listener(&network, Host::Lan1, TCP, 8080);
     control_point.adds(8080, 9090, "TCP", 3600);
     network.run(Host::Router, "nft", ["flush", "map", "inet", "portferry", "ports"]);
     examine(&network, &subject, FILE).has_exactly(&["mapping-nat-missing"]);
     network.run(Host::Router, "nft", ["delete", "table", "inet", "portferry"]);
     examine(&network, &subject, FILE).has_exactly(&["own-nat-missing"]);
+
+    // The application goes, and then its host.
+    drop(listener);
+    examine(&network, &subject, FILE).has_exactly(&["own-nat-missing", "mapping-client-refuses"]);
+    network.run(Host::Lan1, "ip", ["link", "set", "eth0", "down"]);
+    examine(&network, &subject, FILE).has_exactly(&["own-nat-missing", "mapping-client-silent"]);
+    network.run(Host::Lan1, "ip", ["link", "set", "eth0", "up"]);
 
     // It is killed, and comes back when the provider does not answer.
     daemon.signal("KILL");
@@ -468,7 +489,7 @@ fn a_full_file_system() {
     let refused = (0..60).map(|n| add(8000 + n)).find(|told| *told != Told::done());
     assert_eq!(refused, Some(Told::Refused(501)));
     let examined = examine(&network, &subject, FILE);
-    examined.has_exactly(&["store-error"]);
+    examined.has_exactly(&["store-error", "mapping-client-refuses"]);
     examined.has(&["prefer-failure-honoured"]);
     small.fill(false);
     drop(provider);

@@ -1,7 +1,7 @@
 //! What was seen of the machine and its networks, before anybody judges it: plain values.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::config::{Config, NatMode};
 use crate::control::{MappingReport, StatusReport};
@@ -71,6 +71,8 @@ pub(crate) struct Facts {
     pub(crate) neighbours: Vec<Neighbour>,
     /// What a control point hears, for each LAN interface that was asked.
     pub(crate) control_points: Vec<ControlPoint>,
+    /// Internal clients of TCP mappings that were knocked at.
+    pub(crate) clients: Vec<Client>,
 }
 
 /// The running gateway.
@@ -233,6 +235,24 @@ pub(crate) struct Neighbour {
     pub(crate) address: Ipv4Addr,
     pub(crate) location: String,
     pub(crate) server: Option<String>,
+}
+
+/// The internal client of a TCP mapping, as it answers the router.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Client {
+    pub(crate) at: SocketAddrV4,
+    pub(crate) says: Says,
+}
+
+/// What a knock is answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Says {
+    /// A connection.
+    Accepts,
+    /// Nobody listens there.
+    Refuses,
+    /// Nothing.
+    Silent,
 }
 
 /// What one LAN interface's control points hear.

@@ -103,6 +103,8 @@ pub(crate) const ALL: &[Known] = {
         known(ControlPoints, Warning, "control-point-address-refused"),
         known(ControlPoints, Skipped, "control-point-skipped"),
         known(Mappings, Good, "mappings"),
+        known(Mappings, Warning, "mapping-client-refuses"),
+        known(Mappings, Warning, "mapping-client-silent"),
         known(Mappings, Warning, "mapping-degraded"),
         known(Mappings, Fault, "mapping-nat-missing"),
         known(Mappings, Skipped, "mappings-skipped"),

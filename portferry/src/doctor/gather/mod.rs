@@ -1,6 +1,7 @@
 //! Looks at the machine and its networks, and judges nothing. What it sends makes no state anywhere, but for the probe mapping,
 //! which is deleted again.
 
+mod clients;
 mod firewall;
 mod gateway;
 mod igd;
@@ -25,7 +26,8 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
     let socket = &config.control.socket;
     let mut gateway = gateway::ask(socket);
     let (rules, legacy) = firewall::read().await;
-    let (neighbours, control_points, uplinks) = tokio::join!(
+    let (clients, neighbours, control_points, uplinks) = tokio::join!(
+        clients::knock(&gateway),
         igd::neighbours(&setup, &links),
         igd::control_points(&setup, &links, &gateway),
         uplink::all(config, &setup, &links, &gateway)
@@ -45,6 +47,7 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         uplinks,
         neighbours,
         control_points,
+        clients,
         links,
         setup,
     })

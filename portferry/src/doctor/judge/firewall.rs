@@ -1,7 +1,9 @@
 //! Whether the packet filter lets in what it has to: mapped traffic to the LAN and its answers, searches and requests of
 //! applications, the answers of the provider's server. Typical packets are walked through the rules as they stand.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use engine::policy::InterfaceAddress;
 
 use super::and;
 use super::remedy::{Firewall, Wish, remedy};
@@ -71,10 +73,10 @@ fn outside<'a>(facts: &'a Facts, uplink: &'a UplinkSetup) -> Option<(&'a str, u3
 /// A host of that LAN: one that has a mapping, or any.
 fn host(facts: &Facts, lan: &str) -> Option<(Ipv4Addr, u16)> {
     let (own, len) = *facts.addresses(lan).first()?;
-    let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-    let on_link = |addr: &Ipv4Addr| u32::from(*addr) & mask == u32::from(own) & mask;
+    let link = InterfaceAddress { addr: IpAddr::V4(own), prefix_len: len };
+    let on_link = |addr: Ipv4Addr| link.contains(IpAddr::V4(addr));
     let mapped = match &facts.gateway {
-        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| on_link(mapping.internal.ip())),
+        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| on_link(*mapping.internal.ip())),
         _ => None,
     };
     let any = Ipv4Addr::from(u32::from(own) ^ 2);
@@ -168,7 +170,7 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         }
     }
     let whose = by_whom(rules);
-    let seen = format!("{what} passes from {wan} to {lan}, and the answers do ({whose})");
+    let seen = format!("{whose}: {what} passes from {wan} to {lan}, and so do the answers");
     Some(Finding::new("firewall-forward", seen).at(wan))
 }
 
@@ -199,7 +201,7 @@ fn by_whom(rules: &Ruleset) -> String {
             }
         }
     }
-    if names.is_empty() { "no firewall".to_owned() } else { and(&names) }
+    if names.is_empty() { "no rules".to_owned() } else { and(&names) }
 }
 
 /// Searches and HTTP of the LAN.
@@ -246,6 +248,33 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         all.push(Finding::new("firewall-input", seen).at(lan));
     }
     all
+}
+
+/// Whether this router hears what a LAN host answers to it; if not, its silence says nothing.
+pub(super) fn hears(facts: &Facts, client: SocketAddrV4) -> bool {
+    let Ok(rules) = &facts.rules else { return true };
+    let on_link = |(own, prefix_len): &(Ipv4Addr, u8)| {
+        let link = InterfaceAddress { addr: IpAddr::V4(*own), prefix_len: *prefix_len };
+        link.contains(IpAddr::V4(*client.ip()))
+    };
+    let mut ways = facts.setup.lan.iter().filter_map(|lan| {
+        let (own, _) = facts.addresses(lan).into_iter().find(on_link)?;
+        Some((lan_side(facts, lan)?, own))
+    });
+    let Some((arrives, own)) = ways.next() else { return true };
+    let answer = Packet {
+        hook: INPUT,
+        arrives,
+        leaves: None,
+        source: *client.ip(),
+        destination: own,
+        protocol: TCP,
+        source_port: client.port(),
+        destination_port: STRANGERS_PORT,
+        established: true,
+        translated: false,
+    };
+    !matches!(walk(rules, &answer), Outcome::Dropped(_))
 }
 
 /// What the provider's server says.

@@ -1,7 +1,9 @@
 //! The mappings that stand, and whether they stand everywhere.
 
 use crate::control::MappingReport;
-use crate::doctor::facts::{Facts, Gateway};
+use super::and;
+use super::firewall::hears;
+use crate::doctor::facts::{Facts, Gateway, Says};
 use crate::doctor::finding::Finding;
 use crate::nft::reading::{Family, Ruleset, TableName};
 
@@ -18,11 +20,12 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         held => format!(", and {held} kept in case an application asks"),
     };
     let seen = match mappings.len() {
-        0 => format!("there are none{held}"),
-        1 => format!("there is one{held}"),
-        many => format!("there are {many}{held}"),
+        0 => format!("no application has a port{held}"),
+        1 => format!("one port is mapped{held}"),
+        many => format!("{many} ports are mapped{held}"),
     };
     all.push(Finding::new("mappings", seen).with("mappings", mappings.len()));
+    all.extend(clients(facts));
     let degraded: Vec<_> =
         mappings.iter().filter(|mapping| matches!(mapping.state.as_str(), "degraded" | "local")).collect();
     if !degraded.is_empty() {
@@ -44,6 +47,32 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
                     .todo(format!("restart portferry, which makes table inet {} anew; and see who changes it", table.name)),
             );
         }
+    }
+    all
+}
+
+/// Whether anybody listens where mappings lead to.
+fn clients(facts: &Facts) -> Vec<Finding> {
+    let those = |says| {
+        let clients = facts.clients.iter().filter(move |client| client.says == says && hears(facts, client.at));
+        clients.map(|client| client.at.to_string()).collect::<Vec<_>>()
+    };
+    let mut all = Vec::new();
+    let refuses = those(Says::Refuses);
+    if !refuses.is_empty() {
+        let seen = format!("nobody listens where mappings lead to: {} (TCP) refused a connection from this router", and(&refuses));
+        all.push(
+            Finding::new("mapping-client-refuses", seen)
+                .todo("start the application there, or see which port it listens on; that is nothing that the router can open"),
+        );
+    }
+    let silent = those(Says::Silent);
+    if !silent.is_empty() {
+        let seen = format!("no answer from where mappings lead to: {} (TCP)", and(&silent));
+        all.push(
+            Finding::new("mapping-client-silent", seen)
+                .todo("see whether that host is on, and whether a firewall of its own lets the application be reached"),
+        );
     }
     all
 }

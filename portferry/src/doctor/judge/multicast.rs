@@ -135,7 +135,10 @@ fn searches(facts: &Facts) -> Vec<Finding> {
         );
     }
     if status.searches > 0 {
-        let seen = format!("{} searches of LAN hosts have arrived since the start", status.searches);
+        let seen = match status.searches {
+            1 => "a search of a LAN host has arrived since the start".to_owned(),
+            many => format!("{many} searches of LAN hosts have arrived since the start"),
+        };
         all.push(Finding::new("searches-heard", seen).with("searches", status.searches));
     } else {
         let seen = "no search of a LAN host has arrived since the start: either no application runs that uses UPnP, or it does not reach us";

@@ -70,7 +70,7 @@ pub(crate) fn remedy(firewall: Firewall, place: &Place, wish: Wish<'_>) -> (Stri
         Firewall::Ufw => ufw(wish),
         Firewall::Docker | Firewall::Iptables => iptables(firewall, wish),
         Firewall::Nftables => {
-            let rule = format!("nft insert rule {} {} {}", place.table, place.chain, matching(wish));
+            let rule = format!("nft 'insert rule {} {} {}'", place.table, place.chain, matching(wish));
             let words = "let it pass, and put the same line into the file that your rules come from (often /etc/nftables.conf)";
             (words.to_owned(), vec![rule])
         }
@@ -90,7 +90,6 @@ fn matching(wish: Wish<'_>) -> String {
         Wish::Input { lan, protocol, port } => format!("iifname \"{lan}\" {protocol} dport {port} accept"),
         Wish::Answers { wan } => format!("iifname \"{wan}\" ct state established,related accept"),
     }
-    .replace('"', "\\\"")
 }
 
 /// Files in these directories are put into the chain that they are named after, at each start of the firewall.
@@ -100,7 +99,7 @@ fn fw4(wish: Wish<'_>) -> (String, Vec<String>) {
         Wish::Input { .. } | Wish::Answers { .. } => "input",
     };
     let directory = format!("/usr/share/nftables.d/chain-pre/{chain}");
-    let rule = matching(wish).replace("\\\"", "\"");
+    let rule = matching(wish);
     let words = "let fw4 put a rule of yours into its chain; name the file in /etc/sysupgrade.conf, too, that an upgrade keeps it";
     let commands = vec![
         format!("mkdir -p {directory}"),

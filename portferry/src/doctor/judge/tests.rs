@@ -7,8 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::config::NatMode;
 use crate::doctor::facts::{
-    Bridge, Candidate, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin, PcpSays, Port,
-    Probe, Setup, UplinkFacts, UplinkSetup,
+    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin, PcpSays, Port,
+    Probe, Says, Setup, UplinkFacts, UplinkSetup,
 };
 use crate::doctor::finding::Verdict;
 use crate::doctor::ids;
@@ -141,7 +141,12 @@ fn healthy() -> Facts {
         }],
         neighbours: vec![],
         control_points: vec![control_point("Connected", Some("203.0.114.1"))],
+        clients: vec![client(Says::Accepts)],
     }
+}
+
+fn client(says: Says) -> Client {
+    Client { at: "192.168.77.10:8080".parse().unwrap(), says }
 }
 
 fn answering() -> Candidate {
@@ -522,6 +527,20 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["control-point-address-refused"],
     ),
     (
+        "nobody listens",
+        |facts| facts.clients = vec![client(Says::Refuses)],
+        &["mapping-client-refuses"],
+    ),
+    (
+        "nobody is heard",
+        |facts| {
+            facts.clients = vec![client(Says::Silent)];
+            rules(facts).push(filter(table(Family::Ip, "filter"), "INPUT", 1, true));
+        },
+        &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
+    ),
+    ("nobody is there", |facts| facts.clients = vec![client(Says::Silent)], &["mapping-client-silent"]),
+    (
         "a degraded mapping",
         |facts| {
             let Gateway::Running { mappings, .. } = &mut facts.gateway else { panic!("it runs") };
@@ -579,7 +598,7 @@ fn commands_for_each_firewall() {
         ),
         (
             vec![filter(table(Family::Inet, "mine"), "through", 2, true)],
-            "nft insert rule inet mine through iifname \\\"wan0\\\" oifname \\\"br-lan\\\" ct status dnat accept",
+            "nft 'insert rule inet mine through iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
         ),
         (
             vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)],
