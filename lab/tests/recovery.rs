@@ -19,8 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    BOTH, CASCADED, Caller, ControlPoint, NAT, SECOND, Small, TCP, Told, UDP, interworking_subject, lan_address,
-    listener, name, now, reaches, reaches_nobody, ready, say, try_reach,
+    BOTH, CASCADED, Caller, ControlPoint, NAT, SECOND, Small, TCP, Told, UDP, interworking_subject,
+    lan_address, listener, name, now, reaches, reaches_nobody, ready, say, try_reach,
 };
 use engine::entropy::{Entropy as _, SeededEntropy};
 use lab::capture::{Capture, MapMessage, most_unanswered};

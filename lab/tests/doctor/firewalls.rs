@@ -10,8 +10,8 @@ use lab::provider::{Options, Provider};
 use lab::wait::eventually;
 
 use super::common::{
-    CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches, reaches_nobody,
-    ready,
+    CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches,
+    reaches_nobody, ready,
 };
 use super::{FILE, examine, obey, status, there_is, write};
 
@@ -130,7 +130,10 @@ fn fw4() {
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&["firewall-forward-drops"]);
     let drops = examined.find("firewall-forward-drops");
-    assert_eq!((&drops["data"]["firewall"], &drops["data"]["chain"]), (&"fw4".into(), &"handle_reject".into()));
+    assert_eq!(
+        (&drops["data"]["firewall"], &drops["data"]["chain"]),
+        (&"fw4".into(), &"handle_reject".into())
+    );
     reaches_nobody(&network, TCP, 8080);
 
     // Its program puts files into the chains that their directories name.
@@ -279,7 +282,8 @@ impl<'a> Firewalld<'a> {
         );
         let file = directory.join("bus.conf");
         fs::write(&file, configuration).expect("the directory is ours");
-        let arguments = [format!("--config-file={}", file.display()), "--nofork".into(), "--nopidfile".into()];
+        let arguments =
+            [format!("--config-file={}", file.display()), "--nofork".into(), "--nopidfile".into()];
         let daemon = network.spawn(Host::Router, "dbus", "dbus-daemon", arguments);
         let there = directory.join("bus");
         eventually("the message bus", 10 * SECOND, || there.exists().then_some(()));
@@ -338,8 +342,7 @@ fn firewalld() {
     let control_point = mapped(&network, &mut daemon);
     let firewall = Firewalld::start(&network);
     let examined = examine(&network, &subject, FILE);
-    let found =
-        ["firewall-search-drops", "firewall-http-drops", "search-lost"];
+    let found = ["firewall-search-drops", "firewall-http-drops", "search-lost"];
     examined.has_exactly(&found);
     examined.has(&["firewall-forward"]);
     reaches(&network, TCP, 8080, "lan1");

@@ -18,7 +18,9 @@ use common::{
     CASCADED, Caller, NAT, NO_NAT, PROBE, SECOND, Small, TCP, Told, interworking_subject, listener, reaches,
     ready, skipped,
 };
-use lab::netns::{EXTERNAL, Host, LAN1, Layout, Network, PROVIDER, ROUTER_LAN, WAN_INTERFACE};
+use lab::netns::{
+    AFTR, B4_DEVICE, EXTERNAL, Host, LAN1, Layout, Network, PROVIDER, ROUTER_LAN, WAN_INTERFACE,
+};
 use lab::provider::{Options, Provider, QuickProvider};
 use lab::subject::{self, Subject};
 use lab::wait::eventually;
@@ -41,7 +43,8 @@ impl Examined {
     /// Ids of findings that have one of these verdicts.
     fn with(&self, verdicts: &[&str]) -> BTreeSet<&str> {
         let all = self.findings().iter();
-        let wanted = all.filter(|finding| verdicts.contains(&finding["verdict"].as_str().unwrap_or_default()));
+        let wanted =
+            all.filter(|finding| verdicts.contains(&finding["verdict"].as_str().unwrap_or_default()));
         wanted.filter_map(|finding| finding["id"].as_str()).collect()
     }
 
@@ -326,10 +329,7 @@ fn providers() {
     // A router that speaks UPnP, and is behind another NAT, or has no address.
     let router = PROVIDER.to_string();
     let location = format!("http://{router}:5000/desc.xml");
-    for (mode, ids) in [
-        ("private", &["nat-above"][..]),
-        ("unconnected", &["isp-router-disconnected"][..]),
-    ] {
+    for (mode, ids) in [("private", &["nat-above"][..]), ("unconnected", &["isp-router-disconnected"][..])] {
         let mut bad = network.spawn(Host::Provider, mode, BAD_IGD, [&router, &location, mode]);
         bad.await_log("listening", 5 * SECOND);
         let examined = examine(&network, &subject, file);
@@ -378,7 +378,9 @@ fn other_gateways() {
     neighbour.await_log("listening", 5 * SECOND);
     let examined = examine(&network, &subject, file);
     examined.has_exactly(&["gateway-not-running", "ssdp-port-shared", "http-port-taken", "other-gateway"]);
-    assert!(examined.find("ssdp-port-shared")["seen"].as_str().is_some_and(|seen| seen.contains("miniupnpd")));
+    assert!(
+        examined.find("ssdp-port-shared")["seen"].as_str().is_some_and(|seen| seen.contains("miniupnpd"))
+    );
     let others = examined.findings().iter().filter(|finding| finding["id"] == "other-gateway");
     let addresses: BTreeSet<_> = others.filter_map(|other| other["data"]["address"].as_str()).collect();
     assert_eq!(addresses, [own.as_str(), &ROUTER_LAN.to_string()].into());
@@ -504,9 +506,57 @@ fn an_address_that_applications_refuse() {
     let mut provider = network.spawn(Host::Provider, "documented", PCP_SERVER, addresses);
     provider.await_log("listening", 10 * SECOND);
     let _daemon = subject.start(&network, NAT, "");
-    eventually("the external address", 15 * SECOND, || status(&network)["external_address"].is_string().then_some(()));
+    eventually("the external address", 15 * SECOND, || {
+        status(&network)["external_address"].is_string().then_some(())
+    });
     // A search, as applications begin.
     let _ = network.command(Host::Lan1, PROBE).args(["search", "upnp:rootdevice", "1500"]).output();
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&["control-point-address-refused"]);
+}
+
+// ── Other networks that are as they should be ──────────────────────────────────────────────────────────────────────
+
+/// DS-Lite: asked beside the softwire, and inside of it.
+#[test]
+fn ds_lite() {
+    let Some(subject) = interworking_subject() else { return };
+    let Some(network) = common::ds_lite::network() else { return };
+    let _aftr = common::ds_lite::aftr(&network, "aftr", &[], &[]);
+    let _b4s = common::ds_lite::b4s(&network);
+    let plain = (WAN_INTERFACE, format!("[{AFTR}]:5351"));
+    for (file, (wan, server)) in [("plain.toml", plain), ("inside.toml", (B4_DEVICE, "192.0.0.1".to_owned()))]
+    {
+        let text = subject::configuration_for(network.directory(), (wan, NO_NAT), &server, "");
+        fs::write(network.directory().join(file), text).expect("the directory is ours");
+        let examined = examine(&network, &subject, file);
+        examined.has_exactly(&["gateway-not-running"]);
+        examined.has(&["wan-ds-lite", "server-answers", "probe-granted", "nats", "firewall-forward"]);
+        let seen = examined.find("firewall-forward")["seen"].as_str().expect("a sentence");
+        assert!(seen.contains("from b4 to br-lan"), "{seen}");
+    }
+}
+
+/// A router of the provider's that speaks UPnP alone, and one that speaks NAT-PMP alone.
+#[test]
+fn older_protocols() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let text = subject::configuration(&network, NAT, "").replace("servers = [\"100.64.0.1\"]\n", "");
+    fs::write(network.directory().join(FILE), text).expect("the directory is ours");
+    let mut provider = Provider::start(&network, Options { upnp: true, ..Options::default() });
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["gateway-not-running"]);
+    examined.has(&["isp-router-upnp", "nats", "probe-skipped", "server-closed"]);
+    provider.stop();
+    // Whatever begins with PCP's version meets silence.
+    network.nft(
+        Host::Provider,
+        "table inet before-pcp {\n chain input {\n  type filter hook input priority 0\n  udp dport 5351 @th,64,8 2 drop\n }\n}\n",
+    );
+    let _provider = Provider::start(&network, Options::default());
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["gateway-not-running"]);
+    examined.has(&["server-answers", "nats", "probe-granted"]);
+    assert_eq!(examined.find("server-answers")["data"]["protocol"], "NAT-PMP");
 }

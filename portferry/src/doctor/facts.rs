@@ -198,9 +198,17 @@ pub(crate) enum Probe {
     Skipped(String),
     Granted(Granted),
     /// The code, why, and what to do about it.
-    Refused { code: String, why: String, todo: String, third_party: bool },
+    Refused {
+        code: String,
+        why: String,
+        todo: String,
+        third_party: bool,
+    },
     /// Anything else; in words.
-    Failed { what: String, third_party: bool },
+    Failed {
+        what: String,
+        third_party: bool,
+    },
 }
 
 /// A probe mapping that stood for a moment.

@@ -134,7 +134,8 @@ impl Report {
     /// In the order in which it is shown.
     pub(crate) fn new(configuration: String, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.section);
-        let bad = findings.iter().map(|finding| finding.verdict).filter(|verdict| *verdict != Verdict::Skipped);
+        let bad =
+            findings.iter().map(|finding| finding.verdict).filter(|verdict| *verdict != Verdict::Skipped);
         let verdict = bad.max().unwrap_or(Verdict::Good);
         Self { version: env!("CARGO_PKG_VERSION"), configuration, verdict, findings }
     }

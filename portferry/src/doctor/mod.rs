@@ -47,7 +47,7 @@ pub(crate) fn run(command: &Doctor) -> Result<u8, Failure> {
         Ok(config) => {
             let good = Finding::new("configuration-good", format!("{file} is good"));
             let facts = crate::run::runtime()?.block_on(gather::gather(&config))?;
-            (vec![vec![good], judge::judge(&facts)].concat(), false)
+            ([vec![good], judge::judge(&facts)].concat(), false)
         }
         Err(error) => {
             let finding = Finding::new("configuration-bad", error.to_string())

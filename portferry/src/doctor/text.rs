@@ -98,7 +98,10 @@ mod tests {
         let good = text.find("ok       it is \u{fffd}[31mgood").unwrap();
         let fault = text.find("FAULT    word word").unwrap();
         assert!(good < fault, "in the order of sections: {text}");
-        assert!(text.contains("\n      -> switch it on\n         $ sysctl -w net.ipv4.ip_forward=1\n"), "{text}");
+        assert!(
+            text.contains("\n      -> switch it on\n         $ sysctl -w net.ipv4.ip_forward=1\n"),
+            "{text}"
+        );
         assert!(text.contains("1 fault, 0 warnings\nFAULT    forwarding-off: word"), "{text}");
         assert!(render(&report, true).contains("\u{1b}[31;1mFAULT   \u{1b}[0m word"));
     }

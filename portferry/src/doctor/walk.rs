@@ -246,9 +246,7 @@ impl<'a> Walker<'a> {
                 }
                 Step::Verdict(verdict) => return Some((verdict.clone(), certain)),
                 Step::Limit { over } => Matches::from(!over),
-                Step::Match { name, revision, info } => {
-                    xtables::matches(name, *revision, info, self.packet)
-                }
+                Step::Match { name, revision, info } => xtables::matches(name, *revision, info, self.packet),
                 Step::Target { name } => match xtables::target(name) {
                     xtables::Target::GoesOn => Matches::Yes,
                     xtables::Target::Rejects => return Some((Verdict::Reject, certain)),
@@ -379,12 +377,7 @@ fn known(registers: &Registers, from: usize, len: usize) -> Option<Vec<u8>> {
 }
 
 /// An octet that is masked away is known.
-fn masked(
-    registers: &Registers,
-    from: usize,
-    mask: &[u8],
-    xor: &[u8],
-) -> impl Iterator<Item = Option<u8>> {
+fn masked(registers: &Registers, from: usize, mask: &[u8], xor: &[u8]) -> impl Iterator<Item = Option<u8>> {
     let octets = registers.iter().skip(from).zip(mask);
     octets.enumerate().map(|(n, (octet, mask))| {
         let octet = if *mask == 0 { Some(0) } else { *octet };

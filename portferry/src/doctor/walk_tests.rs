@@ -83,7 +83,11 @@ fn what_chains_decide() {
         (
             "a chain that is jumped to, and comes back",
             vec![
-                chain("forward", base(false), vec![with(arrives("wan0\0"), jump("a")), with(vec![], jump("b"))]),
+                chain(
+                    "forward",
+                    base(false),
+                    vec![with(arrives("wan0\0"), jump("a")), with(vec![], jump("b"))],
+                ),
                 chain("a", None, vec![with(vec![], Verdict::Return), with(vec![], Verdict::Drop)]),
                 chain("b", None, vec![with(vec![], Verdict::Reject)]),
             ],
@@ -137,13 +141,8 @@ fn what_chains_decide() {
 
 #[test]
 fn sets_and_verdict_maps() {
-    let element = |key: &[u8], ends, verdict| Element {
-        key: key.to_vec(),
-        key_end: None,
-        ends,
-        value: None,
-        verdict,
-    };
+    let element =
+        |key: &[u8], ends, verdict| Element { key: key.to_vec(), key_end: None, ends, value: None, verdict };
     let states = Set {
         key_len: 4,
         elements: vec![

@@ -15,8 +15,10 @@ pub(crate) enum Target {
 /// By a target's name.
 pub(crate) fn target(name: &str) -> Target {
     match name {
-        "LOG" | "NFLOG" | "ULOG" | "MARK" | "CONNMARK" | "TCPMSS" | "SET" | "CT" | "CHECKSUM" | "CLASSIFY"
-        | "TRACE" | "DSCP" | "TOS" | "TTL" | "SECMARK" | "CONNSECMARK" | "AUDIT" => Target::GoesOn,
+        "LOG" | "NFLOG" | "ULOG" | "MARK" | "CONNMARK" | "TCPMSS" | "SET" | "CT" | "CHECKSUM"
+        | "CLASSIFY" | "TRACE" | "DSCP" | "TOS" | "TTL" | "SECMARK" | "CONNSECMARK" | "AUDIT" => {
+            Target::GoesOn
+        }
         "MASQUERADE" | "SNAT" | "NETMAP" => Target::Masquerades,
         "REJECT" => Target::Rejects,
         _ => Target::Unknown,

@@ -70,22 +70,61 @@ pub(crate) struct Base {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Something of the packet into a register.
-    Load { to: usize, len: usize, what: Load },
-    Constant { to: usize, value: Vec<u8> },
-    Mask { from: usize, to: usize, mask: Vec<u8>, xor: Vec<u8> },
+    Load {
+        to: usize,
+        len: usize,
+        what: Load,
+    },
+    Constant {
+        to: usize,
+        value: Vec<u8>,
+    },
+    Mask {
+        from: usize,
+        to: usize,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
     /// Each group of so many octets is turned round.
-    Swap { from: usize, to: usize, len: usize, size: usize },
-    Compare { from: usize, how: Compare, value: Vec<u8> },
-    Range { from: usize, inverted: bool, first: Vec<u8>, last: Vec<u8> },
+    Swap {
+        from: usize,
+        to: usize,
+        len: usize,
+        size: usize,
+    },
+    Compare {
+        from: usize,
+        how: Compare,
+        value: Vec<u8>,
+    },
+    Range {
+        from: usize,
+        inverted: bool,
+        first: Vec<u8>,
+        last: Vec<u8>,
+    },
     /// `to`: the register of the element's value; [`To::Verdict`] for a verdict map.
-    Lookup { set: String, from: usize, to: To, inverted: bool },
+    Lookup {
+        set: String,
+        from: usize,
+        to: To,
+        inverted: bool,
+    },
     Verdict(Verdict),
     /// A rate; `over`: matches what exceeds it.
-    Limit { over: bool },
+    Limit {
+        over: bool,
+    },
     /// A match of xtables, as iptables-nft writes them.
-    Match { name: String, revision: u32, info: Vec<u8> },
+    Match {
+        name: String,
+        revision: u32,
+        info: Vec<u8>,
+    },
     /// A target of xtables.
-    Target { name: String },
+    Target {
+        name: String,
+    },
     /// The source is translated: snat or masquerade.
     Masquerade,
     /// The destination is translated.
@@ -109,9 +148,15 @@ pub(crate) enum To {
 pub(crate) enum Load {
     Meta(u32),
     Conntrack(u32),
-    Payload { base: u32, offset: u32 },
+    Payload {
+        base: u32,
+        offset: u32,
+    },
     /// What the routing table says of an address.
-    Fib { result: u32, flags: u32 },
+    Fib {
+        result: u32,
+        flags: u32,
+    },
     Other(String),
 }
 
@@ -268,9 +313,8 @@ fn chain(family: Family, attrs: &[u8]) -> Option<Chain> {
 fn add_rule(chains: &mut [Chain], family: Family, attrs: &[u8]) {
     let (table, name) = (text(attrs, 1), text(attrs, 2));
     let mut chains = chains.iter_mut();
-    let of_it = |chain: &&mut Chain| {
-        chain.table.family == family && chain.table.name == table && chain.name == name
-    };
+    let of_it =
+        |chain: &&mut Chain| chain.table.family == family && chain.table.name == table && chain.name == name;
     if let Some(chain) = chains.find(of_it) {
         let expressions = attributes(attribute(attrs, 4).unwrap_or_default());
         chain.rules.push(expressions.map(|(_, expression)| step(expression)).collect());
@@ -283,7 +327,9 @@ fn step(expression: &[u8]) -> Step {
     let a = attribute(expression, 2).unwrap_or_default();
     let (one, two) = (register(number_of(a, 1)), register(number_of(a, 2)));
     match name.as_str() {
-        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "quota" | "dup" => Step::Nothing,
+        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "quota" | "dup" => {
+            Step::Nothing
+        }
         "immediate" => match attribute(a, 2).and_then(|data| attribute(data, 2)).map(verdict) {
             Some(Some(verdict)) => Step::Verdict(verdict),
             Some(None) => Step::Nothing, // continue, break

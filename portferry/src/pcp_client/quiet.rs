@@ -20,6 +20,8 @@ use crate::sockets;
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) server: SocketAddr,
+    /// By NAT-PMP alone: the server is silent about PCP.
+    pub(crate) nat_pmp: bool,
     /// The interface that it goes out by.
     pub(crate) interface: String,
     pub(crate) internal_port: u16,
@@ -129,8 +131,8 @@ async fn rival(asked: &Asked, first: &Mapping, internal_port: u16, port: u16) ->
 }
 
 async fn carry_out(asked: &Asked, mapping: Mapping) -> Outcome {
-    let plan =
-        Plan { job: Job::Mapping(mapping), speak: Speak::Auto, patience: asked.patience, retries: None };
+    let speak = if asked.nat_pmp { Speak::NatPmp } else { Speak::Auto };
+    let plan = Plan { job: Job::Mapping(mapping), speak, patience: asked.patience, retries: None };
     let unreachable =
         |error: std::io::Error| Outcome::Unreachable { closed: false, error: error.to_string() };
     let opened = sockets::uplink(&asked.interface, None, asked.server)

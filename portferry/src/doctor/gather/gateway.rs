@@ -23,9 +23,7 @@ pub(super) fn ask(socket: &Path) -> Gateway {
         Ok((status, mappings))
     });
     match both {
-        Ok((status, mappings)) => {
-            Gateway::Running { status: Box::new(status), mappings, own_searches: None }
-        }
+        Ok((status, mappings)) => Gateway::Running { status: Box::new(status), mappings, own_searches: None },
         Err(why) => Gateway::Unanswering(why),
     }
 }

@@ -78,7 +78,8 @@ async fn search(socket: &UdpSocket, to: &[SocketAddrV4]) -> Vec<(Ipv4Addr, Url, 
                 } else {
                     (to.to_string(), None)
                 };
-                let _ = socket.send_to(ssdp::search(&host, &target, mx).as_bytes(), SocketAddr::V4(*to)).await;
+                let _ =
+                    socket.send_to(ssdp::search(&host, &target, mx).as_bytes(), SocketAddr::V4(*to)).await;
             }
         }
         let until = repeat.unwrap_or(end).min(end);
@@ -99,11 +100,7 @@ async fn search(socket: &UdpSocket, to: &[SocketAddrV4]) -> Vec<(Ipv4Addr, Url, 
 }
 
 /// What each LAN interface's control points hear of the running gateway.
-pub(super) async fn control_points(
-    setup: &Setup,
-    links: &Snapshot,
-    gateway: &Gateway,
-) -> Vec<ControlPoint> {
+pub(super) async fn control_points(setup: &Setup, links: &Snapshot, gateway: &Gateway) -> Vec<ControlPoint> {
     let mut all = Vec::new();
     let Some(status) = gateway.status() else { return all };
     for interface in &setup.lan {

@@ -41,24 +41,28 @@ pub(super) async fn all(
                 continue;
             }
         };
+        let nat_pmp = candidate.answers().is_some_and(|(protocol, _)| protocol == "NAT-PMP");
         let (server, interface) = (candidate.server, uplink.interface.clone());
-        (facts.probe, facts.prefer_failure) = probe(server, interface, third_party).await;
+        (facts.probe, facts.prefer_failure) = probe(server, nat_pmp, interface, third_party).await;
     }
     uplinks
 }
 
 async fn probe(
     server: SocketAddr,
+    nat_pmp: bool,
     interface: String,
     third_party: Option<IpAddr>,
 ) -> (Probe, Option<bool>) {
     let reserved = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
-    let ports: Vec<u16> = reserved.iter().flatten().filter_map(|s| Some(s.local_addr().ok()?.port())).collect();
+    let ports: Vec<u16> =
+        reserved.iter().flatten().filter_map(|s| Some(s.local_addr().ok()?.port())).collect();
     let &[first, second] = &ports[..] else {
         return (Probe::Skipped("no port of this machine is free".to_owned()), None);
     };
     let asked = Asked {
         server,
+        nat_pmp,
         interface,
         internal_port: first,
         lifetime: LIFETIME,
@@ -80,7 +84,9 @@ async fn probe(
             };
             (Probe::Granted(granted), prefers_failure)
         }
-        Told::Refused { code, why, todo } => (Probe::Refused { code, why, todo, third_party: is_third }, None),
+        Told::Refused { code, why, todo } => {
+            (Probe::Refused { code, why, todo, third_party: is_third }, None)
+        }
         Told::Otherwise(got) => {
             let what = format!("it granted the mapping to {got} instead, as if THIRD_PARTY were not there");
             (Probe::Failed { what, third_party: true }, None)
@@ -88,4 +94,3 @@ async fn probe(
         Told::Failed(what) => (Probe::Failed { what, third_party: is_third }, None),
     }
 }
-

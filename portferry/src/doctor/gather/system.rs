@@ -77,7 +77,8 @@ fn sockets_in(table: &str, port: u16, listening: bool) -> Vec<(Ipv4Addr, String)
     let socket = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (address, own) = fields.get(1)?.split_once(':')?;
-        let is_it = u16::from_str_radix(own, 16).ok()? == port && (!listening || fields.get(3) == Some(&LISTEN));
+        let is_it =
+            u16::from_str_radix(own, 16).ok()? == port && (!listening || fields.get(3) == Some(&LISTEN));
         let address = u32::from_str_radix(address, 16).ok()?;
         is_it.then_some((Ipv4Addr::from(address.to_ne_bytes()), (*fields.get(9)?).to_owned()))
     };

@@ -20,9 +20,9 @@ fn control_point(facts: &Facts, one: &ControlPoint) -> Finding {
     let port = facts.setup.http_port;
     let Some(igd) = answer else {
         let seen = format!("http://{address}:{port} does not give the gateway's description to {interface}");
-        return Finding::new("control-point-http-silent", seen)
-            .at(interface)
-            .todo(format!("see under Firewall whether TCP port {port} is dropped, and in the log whether it could be opened"));
+        return Finding::new("control-point-http-silent", seen).at(interface).todo(format!(
+            "see under Firewall whether TCP port {port} is dropped, and in the log whether it could be opened"
+        ));
     };
     let status = igd.status.as_deref().unwrap_or("nothing");
     let external = igd.external.map_or("no address".to_owned(), |addr| addr.to_string());

@@ -184,7 +184,10 @@ fn advised(finding: Finding, by: Firewall, place: &Place, wish: Wish<'_>) -> Fin
 fn by_whom(rules: &Ruleset) -> String {
     let mut names: Vec<String> = Vec::new();
     for chain in &rules.chains {
-        let filters = chain.base.as_ref().is_some_and(|base| base.kind == "filter" && matches!(base.hook, INPUT | FORWARD));
+        let filters = chain
+            .base
+            .as_ref()
+            .is_some_and(|base| base.kind == "filter" && matches!(base.hook, INPUT | FORWARD));
         if filters {
             let family = match chain.table.family {
                 crate::nft::reading::Family::Ip => "ip",
@@ -281,7 +284,8 @@ pub(super) fn hears(facts: &Facts, client: SocketAddrV4) -> bool {
 fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Finding> {
     let wan = uplink.interface.as_str();
     let (own, _) = *facts.addresses(wan).first()?;
-    let used = facts.gateway.status().filter(|_| facts.is_of_gateway(uplink)).and_then(|status| status.server);
+    let used =
+        facts.gateway.status().filter(|_| facts.is_of_gateway(uplink)).and_then(|status| status.server);
     let server = match used.or(uplink.servers.first().copied()).map(|server| server.ip()) {
         Some(IpAddr::V4(server)) => server,
         _ => STRANGER,

@@ -36,13 +36,15 @@ fn lan_interface(facts: &Facts, name: &str) -> Option<Finding> {
     let Some(interface) = facts.interface(name) else {
         let seen = format!("there is no interface {name}");
         return Some(
-            Finding::new("lan-interface-missing", seen)
-                .at(name)
-                .todo(format!("bring {name} up, or correct lan.interfaces; these are there: {}", names(facts))),
+            Finding::new("lan-interface-missing", seen).at(name).todo(format!(
+                "bring {name} up, or correct lan.interfaces; these are there: {}",
+                names(facts)
+            )),
         );
     };
     if !interface.up {
-        let finding = Finding::new("lan-interface-down", format!("{name} is down, or has no carrier")).at(name);
+        let finding =
+            Finding::new("lan-interface-down", format!("{name} is down, or has no carrier")).at(name);
         let todo = "bring it up and look at its cable, or, of a bridge, at its ports";
         return Some(finding.todo(todo).command(format!("ip link set {name} up")));
     }
@@ -87,7 +89,8 @@ fn wan_interface(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
         return Some(Finding::new("wan-interface-missing", seen).at(name).todo(todo));
     };
     if !interface.up {
-        let finding = Finding::new("wan-interface-down", format!("{name} is down, or has no carrier")).at(name);
+        let finding =
+            Finding::new("wan-interface-down", format!("{name} is down, or has no carrier")).at(name);
         let todo = "bring it up; look at the cable, the modem, the dial-up";
         return Some(finding.todo(todo).command(format!("ip link set {name} up")));
     }
@@ -136,7 +139,9 @@ fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let routes = &facts.links.default_routes;
     if let Some(own) = routes.iter().find(|route| route.interface == index) {
         let way = own.gateway.map_or(String::new(), |gateway| format!(" to {gateway}"));
-        let best = routes.iter().filter(|route| route.gateway.map(|g| g.is_ipv4()) == own.gateway.map(|g| g.is_ipv4()));
+        let best = routes
+            .iter()
+            .filter(|route| route.gateway.map(|g| g.is_ipv4()) == own.gateway.map(|g| g.is_ipv4()));
         let first = best.min_by_key(|route| route.metric).unwrap_or(own);
         if !uplink.main || first.metric >= own.metric {
             let seen = format!("the default route leads out by {name}{way}");

@@ -1,8 +1,8 @@
 //! The mappings that stand, and whether they stand everywhere.
 
-use crate::control::MappingReport;
 use super::and;
 use super::firewall::hears;
+use crate::control::MappingReport;
 use crate::doctor::facts::{Facts, Gateway, Says};
 use crate::doctor::finding::Finding;
 use crate::nft::reading::{Family, Ruleset, TableName};
@@ -12,7 +12,10 @@ const NAMED: usize = 5;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let Gateway::Running { status, mappings, .. } = &facts.gateway else {
-        return vec![Finding::new("mappings-skipped", "the gateway was not asked: it does not run, or does not answer")];
+        return vec![Finding::new(
+            "mappings-skipped",
+            "the gateway was not asked: it does not run, or does not answer",
+        )];
     };
     let mut all = Vec::new();
     let held = match status.held {
@@ -42,10 +45,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let missing: Vec<_> = standing.filter(|mapping| !is_in(rules, &table, mapping)).collect();
         if !missing.is_empty() {
             let seen = format!("the router's own NAT lacks {}: {}", count(missing.len()), list(&missing));
-            all.push(
-                Finding::new("mapping-nat-missing", seen)
-                    .todo(format!("restart portferry, which makes table inet {} anew; and see who changes it", table.name)),
-            );
+            all.push(Finding::new("mapping-nat-missing", seen).todo(format!(
+                "restart portferry, which makes table inet {} anew; and see who changes it",
+                table.name
+            )));
         }
     }
     all
@@ -54,13 +57,17 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 /// Whether anybody listens where mappings lead to.
 fn clients(facts: &Facts) -> Vec<Finding> {
     let those = |says| {
-        let clients = facts.clients.iter().filter(move |client| client.says == says && hears(facts, client.at));
+        let clients =
+            facts.clients.iter().filter(move |client| client.says == says && hears(facts, client.at));
         clients.map(|client| client.at.to_string()).collect::<Vec<_>>()
     };
     let mut all = Vec::new();
     let refuses = those(Says::Refuses);
     if !refuses.is_empty() {
-        let seen = format!("nobody listens where mappings lead to: {} (TCP) refused a connection from this router", and(&refuses));
+        let seen = format!(
+            "nobody listens where mappings lead to: {} (TCP) refused a connection from this router",
+            and(&refuses)
+        );
         all.push(
             Finding::new("mapping-client-refuses", seen)
                 .todo("start the application there, or see which port it listens on; that is nothing that the router can open"),
@@ -69,10 +76,9 @@ fn clients(facts: &Facts) -> Vec<Finding> {
     let silent = those(Says::Silent);
     if !silent.is_empty() {
         let seen = format!("no answer from where mappings lead to: {} (TCP)", and(&silent));
-        all.push(
-            Finding::new("mapping-client-silent", seen)
-                .todo("see whether that host is on, and whether a firewall of its own lets the application be reached"),
-        );
+        all.push(Finding::new("mapping-client-silent", seen).todo(
+            "see whether that host is on, and whether a firewall of its own lets the application be reached",
+        ));
     }
     all
 }

@@ -35,7 +35,10 @@ fn ports(facts: &Facts) -> Vec<Finding> {
     gateways.sort();
     gateways.dedup();
     if !gateways.is_empty() {
-        let seen = format!("{} listens for searches on this machine, too: applications find two gateways", and(&gateways));
+        let seen = format!(
+            "{} listens for searches on this machine, too: applications find two gateways",
+            and(&gateways)
+        );
         all.push(
             Finding::new("ssdp-port-shared", seen)
                 .todo("stop it and have it not start again: portferry takes its place"),
@@ -49,7 +52,8 @@ fn ports(facts: &Facts) -> Vec<Finding> {
             all.push(Finding::new("ssdp-port", "portferry listens for searches (UDP port 1900)"));
         }
         Gateway::Running { .. } if seen_by_name => {
-            let seen = "portferry runs and does not listen for searches (UDP port 1900): it serves no LAN interface";
+            let seen =
+                "portferry runs and does not listen for searches (UDP port 1900): it serves no LAN interface";
             all.push(Finding::new("ssdp-port-not-ours", seen).todo(
                 "see above what is wrong with the interfaces of lan.interfaces, and in the log why the port could not be opened",
             ));
@@ -57,7 +61,10 @@ fn ports(facts: &Facts) -> Vec<Finding> {
         Gateway::NotRunning if !facts.http.is_empty() => {
             let holders: Vec<String> = facts.http.iter().map(name).collect();
             let port = facts.setup.http_port;
-            let seen = format!("TCP port {port}, where portferry would serve applications, is taken by {}", and(&holders));
+            let seen = format!(
+                "TCP port {port}, where portferry would serve applications, is taken by {}",
+                and(&holders)
+            );
             all.push(
                 Finding::new("http-port-taken", seen)
                     .todo("stop that program, or choose another port (lan.http_port)"),
@@ -84,9 +91,17 @@ fn interface(facts: &Facts, lan: &str) -> Vec<Finding> {
     let up = facts.interface(lan).is_some_and(|interface| interface.up) && !facts.addresses(lan).is_empty();
     if status.is_some() && up {
         if facts.joined.contains(lan) {
-            all.push(Finding::new("ssdp-group", format!("the group of searches, 239.255.255.250, is joined on {lan}")).at(lan));
+            all.push(
+                Finding::new(
+                    "ssdp-group",
+                    format!("the group of searches, 239.255.255.250, is joined on {lan}"),
+                )
+                .at(lan),
+            );
         } else {
-            let seen = format!("nobody has joined the group of searches, 239.255.255.250, on {lan}: the running portferry does not serve it");
+            let seen = format!(
+                "nobody has joined the group of searches, 239.255.255.250, on {lan}: the running portferry does not serve it"
+            );
             all.push(
                 Finding::new("ssdp-group-missing", seen)
                     .at(lan)
@@ -98,9 +113,7 @@ fn interface(facts: &Facts, lan: &str) -> Vec<Finding> {
         let heard = status.is_none_or(|status| status.searches > 0);
         let what = format!("the bridge {lan} snoops on multicast, and is no querier");
         if heard {
-            let seen = format!(
-                "{what}; as long as nobody else on the LAN queries, it floods, which is fine"
-            );
+            let seen = format!("{what}; as long as nobody else on the LAN queries, it floods, which is fine");
             all.push(Finding::new("bridge-snooping", seen).at(lan));
         } else {
             let seen = format!(
@@ -150,10 +163,13 @@ fn searches(facts: &Facts) -> Vec<Finding> {
 fn neighbours(facts: &Facts) -> Vec<Finding> {
     let one = |neighbour: &Neighbour| {
         let Neighbour { interface, address, location, server } = neighbour;
-        let who = server.as_ref().map_or(String::new(), |server| format!(", which calls itself \"{server}\""));
+        let who =
+            server.as_ref().map_or(String::new(), |server| format!(", which calls itself \"{server}\""));
         let own = facts.addresses(interface).iter().any(|(addr, _)| addr == address);
         let place = if own { "this router itself" } else { "another machine" };
-        let seen = format!("there is another gateway on {interface}: {address} ({place}{who}); an application may take it for the right one");
+        let seen = format!(
+            "there is another gateway on {interface}: {address} ({place}{who}); an application may take it for the right one"
+        );
         let todo = if own {
             "stop that program: portferry takes its place".to_owned()
         } else {

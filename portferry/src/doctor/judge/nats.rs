@@ -76,7 +76,9 @@ fn path(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Find
         ));
     }
     let seen = format!("NATs: {}; beyond is {end}", list(&nats));
-    Some(Finding::new("nats", seen).at(&uplink.interface).with("external", end.to_string()).with("nats", nats))
+    Some(
+        Finding::new("nats", seen).at(&uplink.interface).with("external", end.to_string()).with("nats", nats),
+    )
 }
 
 fn own_table(facts: &Facts) -> Option<Finding> {
@@ -111,8 +113,9 @@ fn masquerade(facts: &Facts) -> Option<Finding> {
             Some(Finding::new("masquerade", format!("what {lan} sends out by {wan} is translated")).at(&wan))
         }
         (NatMode::Nftables, false) => {
-            let seen =
-                format!("nobody translates what {lan} sends out by {wan}, though wan.nat says that this router does");
+            let seen = format!(
+                "nobody translates what {lan} sends out by {wan}, though wan.nat says that this router does"
+            );
             Some(
                 Finding::new("masquerade-none", seen)
                     .at(&wan)

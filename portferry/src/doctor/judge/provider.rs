@@ -2,9 +2,7 @@
 
 use super::address::Kind;
 use crate::config::NatMode;
-use crate::doctor::facts::{
-    Candidate, Facts, NatPmpSays, Origin, PcpSays, Probe, UplinkFacts, UplinkSetup,
-};
+use crate::doctor::facts::{Candidate, Facts, NatPmpSays, Origin, PcpSays, Probe, UplinkFacts, UplinkSetup};
 use crate::doctor::finding::Finding;
 
 /// Milliseconds after which an application has begun to lose its patience.
@@ -38,10 +36,7 @@ fn origin(origin: Origin) -> &'static str {
 fn candidate(uplink: &UplinkSetup, found: &UplinkFacts, one: &Candidate) -> Option<Finding> {
     let (server, why) = (one.server, origin(one.origin));
     let finding = |id, seen: String| {
-        Finding::new(id, seen)
-            .at(&uplink.interface)
-            .with("server", server.to_string())
-            .with("origin", why)
+        Finding::new(id, seen).at(&uplink.interface).with("server", server.to_string()).with("origin", why)
     };
     if let Some((protocol, ms)) = one.answers() {
         let mut seen = format!("{server} ({why}) answers {protocol} in {ms:.1} ms");
@@ -54,7 +49,8 @@ fn candidate(uplink: &UplinkSetup, found: &UplinkFacts, one: &Candidate) -> Opti
         let id = if ms > SLOW { "server-slow" } else { "server-answers" };
         let mut finding = finding(id, seen).with("protocol", protocol).with("milliseconds", ms);
         if ms > SLOW {
-            finding = finding.todo("applications wait 4 to 5 s in all: see what loads the line, or prefer another server");
+            finding = finding
+                .todo("applications wait 4 to 5 s in all: see what loads the line, or prefer another server");
         }
         return Some(finding);
     }
@@ -86,9 +82,15 @@ fn igd(uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
     let who = igd.server.as_ref().map_or(String::new(), |server| format!(" ({server})"));
     match igd.external {
         Some(external) => {
-            let seen =
-                format!("the provider's router {}{who} speaks UPnP and has the address {external}", igd.address);
-            Some(Finding::new("isp-router-upnp", seen).at(&uplink.interface).with("external", external.to_string()))
+            let seen = format!(
+                "the provider's router {}{who} speaks UPnP and has the address {external}",
+                igd.address
+            );
+            Some(
+                Finding::new("isp-router-upnp", seen)
+                    .at(&uplink.interface)
+                    .with("external", external.to_string()),
+            )
         }
         None => {
             let status = igd.status.as_deref().unwrap_or("unknown");
@@ -96,7 +98,8 @@ fn igd(uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
                 "the provider's router {}{who} speaks UPnP and has no external address; it says \"{status}\"",
                 igd.address
             );
-            let todo = "see on its web page whether it is connected, and whether UPnP is allowed to open ports";
+            let todo =
+                "see on its web page whether it is connected, and whether UPnP is allowed to open ports";
             Some(Finding::new("isp-router-disconnected", seen).at(&uplink.interface).todo(todo))
         }
     }
@@ -106,14 +109,17 @@ fn igd(uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
 fn nobody(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
     let answered = found.candidates.iter().any(|candidate| candidate.answers().is_some());
     let answering = facts.gateway.status().filter(|_| facts.is_of_gateway(uplink));
-    let by_gateway = answering.is_some_and(|status| status.uplink == "answering" && status.protocol.as_deref() != Some("none"));
+    let by_gateway = answering
+        .is_some_and(|status| status.uplink == "answering" && status.protocol.as_deref() != Some("none"));
     if answered || found.igd.is_some() || by_gateway {
         return None;
     }
     let public = facts.addresses(&uplink.interface).iter().any(|(addr, _)| Kind::of(*addr) == Kind::Public);
     let name = &uplink.interface;
     if public && facts.setup.nat == NatMode::Nftables && uplink.servers.is_empty() {
-        let seen = format!("{name} has a public address and no PCP server: portferry is an ordinary gateway of this router's NAT");
+        let seen = format!(
+            "{name} has a public address and no PCP server: portferry is an ordinary gateway of this router's NAT"
+        );
         return Some(Finding::new("uplink-none-needed", seen).at(name));
     }
     let seen = format!("nobody on {name} opens ports: neither PCP nor NAT-PMP nor UPnP is answered");
@@ -131,7 +137,9 @@ fn gateway(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let finding = |id, seen: String| Some(Finding::new(id, seen).at(&uplink.interface));
     match status.uplink.as_str() {
         _ if protocol == "none" => None,
-        "answering" => finding("gateway-uplink-answering", format!("the gateway hears {server} by {protocol}{ago}")),
+        "answering" => {
+            finding("gateway-uplink-answering", format!("the gateway hears {server} by {protocol}{ago}"))
+        }
         "silent" => {
             let seen = format!("the gateway asks {server} by {protocol} and hears nothing{ago}");
             Some(finding("gateway-uplink-silent", seen)?.todo(
@@ -151,7 +159,10 @@ fn advice(code: &str) -> Option<&'static str> {
             "have that NAT (another router, a container, a VPN) bridge, or name its own server in uplink.servers",
         ),
         ("NOT_AUTHORIZED", "ask your provider whether PCP is enabled for your line"),
-        ("USER_EX_QUOTA", "have applications give ports back that nobody needs (`portferry mappings`), or ask for more"),
+        (
+            "USER_EX_QUOTA",
+            "have applications give ports back that nobody needs (`portferry mappings`), or ask for more",
+        ),
         ("NETWORK_FAILURE", "the server itself is not connected: ask your provider, or restart that router"),
     ];
     known.iter().find(|(name, _)| code.starts_with(name)).map(|(_, advice)| *advice)
@@ -166,7 +177,8 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
         }
         Probe::Granted(granted) => {
             let external = granted.external.map_or(String::new(), |addr| format!("{addr}:"));
-            let whose = granted.third_party.map_or(String::new(), |host| format!(" for {host} (THIRD_PARTY)"));
+            let whose =
+                granted.third_party.map_or(String::new(), |host| format!(" for {host} (THIRD_PARTY)"));
             let left = match granted.left {
                 None => ", and takes it back".to_owned(),
                 Some(left) => format!("; it did not take it back, and keeps it for {left} s"),
@@ -190,7 +202,8 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
         }
         Probe::Refused { code, why, todo, third_party: false } => {
             let seen = format!("the server refuses a port: {code}; {why}");
-            let todo = format!("{}; `portferry pcp map udp 40000` asks again by hand", advice(code).unwrap_or(todo));
+            let todo =
+                format!("{}; `portferry pcp map udp 40000` asks again by hand", advice(code).unwrap_or(todo));
             all.push(Finding::new("probe-refused", seen).at(name).todo(todo).with("code", code.clone()));
         }
         Probe::Failed { what, .. } => {

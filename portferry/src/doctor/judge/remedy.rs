@@ -123,7 +123,8 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
             ],
         ),
         Wish::Forward { wan, lan, dnat: true } | Wish::Replies { wan, lan } => (
-            "let translated flows pass; firewalld does so by itself unless StrictForwardPorts is on".to_owned(),
+            "let translated flows pass; firewalld does so by itself unless StrictForwardPorts is on"
+                .to_owned(),
             vec![
                 format!(
                     "firewall-cmd --permanent --direct --add-rule ipv4 filter FORWARD 0 -i {wan} -o {lan} -m conntrack --ctstate DNAT -j ACCEPT"
@@ -145,7 +146,9 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
             ],
         ),
         Wish::Answers { wan } => (
-            format!("let answers in by the zone of {wan}: its target must not be DROP before established flows"),
+            format!(
+                "let answers in by the zone of {wan}: its target must not be DROP before established flows"
+            ),
             vec![reload],
         ),
     }
@@ -176,10 +179,9 @@ fn ufw(wish: Wish<'_>) -> (String, Vec<String>) {
             "let pass what the provider's NAT sends on".to_owned(),
             vec![format!("ufw route allow in on {wan} out on {lan}")],
         ),
-        Wish::Replies { wan, lan } => (
-            "let the LAN out".to_owned(),
-            vec![format!("ufw route allow in on {lan} out on {wan}")],
-        ),
+        Wish::Replies { wan, lan } => {
+            ("let the LAN out".to_owned(), vec![format!("ufw route allow in on {lan} out on {wan}")])
+        }
         Wish::Answers { wan } => (
             "let answers in".to_owned(),
             vec![

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::config::NatMode;
 use crate::doctor::facts::{
-    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin, PcpSays, Port,
-    Probe, Says, Setup, UplinkFacts, UplinkSetup,
+    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin,
+    PcpSays, Port, Probe, Says, Setup, UplinkFacts, UplinkSetup,
 };
 use crate::doctor::finding::Verdict;
 use crate::doctor::ids;
@@ -120,7 +120,10 @@ fn healthy() -> Facts {
             ),
         ]
         .into(),
-        rules: Ok(Ruleset { chains: vec![masquerading()], sets: [((own, "ports".to_owned()), ports)].into() }),
+        rules: Ok(Ruleset {
+            chains: vec![masquerading()],
+            sets: [((own, "ports".to_owned()), ports)].into(),
+        }),
         legacy: vec![],
         ssdp: vec![Holder { address: [0; 4].into(), process: Some((7, "portferry".to_owned())) }],
         http: vec![],
@@ -271,8 +274,16 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     ("the WAN is down", |facts| wan(facts).up = false, &["wan-interface-down"]),
     ("the WAN has no address", |facts| wan(facts).addresses.clear(), &["wan-address-none"]),
     ("the WAN has IPv6 only", |facts| wan(facts).addresses = address("2001:db8::2"), &["wan-address-none"]),
-    ("nobody gave an address", |facts| wan(facts).addresses = address("169.254.1.2"), &["wan-address-link-local"]),
-    ("an address of documents", |facts| wan(facts).addresses = address("192.0.2.2"), &["wan-address-reserved"]),
+    (
+        "nobody gave an address",
+        |facts| wan(facts).addresses = address("169.254.1.2"),
+        &["wan-address-link-local"],
+    ),
+    (
+        "an address of documents",
+        |facts| wan(facts).addresses = address("192.0.2.2"),
+        &["wan-address-reserved"],
+    ),
     ("a public address", |facts| wan(facts).addresses = address("9.1.1.1"), &[]),
     ("a private address", |facts| wan(facts).addresses = address("10.1.1.1"), &[]),
     ("no default route", |facts| facts.links.default_routes.clear(), &["default-route-none"]),
@@ -307,11 +318,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         },
         &[],
     ),
-    (
-        "it is slow",
-        |facts| facts.uplinks[0].candidates[0].pcp = Some((1800.0, PcpSays::Success)),
-        &[],
-    ),
+    ("it is slow", |facts| facts.uplinks[0].candidates[0].pcp = Some((1800.0, PcpSays::Success)), &[]),
     (
         "nobody answers",
         |facts| {
@@ -380,11 +387,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         },
         &["third-party-refused"],
     ),
-    (
-        "a NAT above",
-        |facts| with_status(facts, "nat_above", json!("10.2.3.4")),
-        &[],
-    ),
+    ("a NAT above", |facts| with_status(facts, "nat_above", json!("10.2.3.4")), &[]),
     (
         "a NAT above, and no better word",
         |facts| {
@@ -393,11 +396,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         },
         &["nat-above"],
     ),
-    (
-        "the own table is gone",
-        |facts| facts.rules.as_mut().unwrap().sets.clear(),
-        &["own-nat-missing"],
-    ),
+    ("the own table is gone", |facts| facts.rules.as_mut().unwrap().sets.clear(), &["own-nat-missing"]),
     ("nobody masquerades", |facts| rules(facts).clear(), &["masquerade-none"]),
     (
         "somebody masquerades",
@@ -440,16 +439,8 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
     ),
     ("the older iptables", |facts| facts.legacy = vec!["filter".to_owned()], &["firewall-legacy"]),
-    (
-        "the port of searches is not ours",
-        |facts| facts.ssdp.clear(),
-        &["ssdp-port-not-ours"],
-    ),
-    (
-        "it is somebody's, who cannot be seen",
-        |facts| facts.ssdp[0].process = None,
-        &[],
-    ),
+    ("the port of searches is not ours", |facts| facts.ssdp.clear(), &["ssdp-port-not-ours"]),
+    ("it is somebody's, who cannot be seen", |facts| facts.ssdp[0].process = None, &[]),
     (
         "miniupnpd has it, too",
         |facts| {
@@ -526,11 +517,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| facts.control_points = vec![control_point("Connected", Some("198.51.100.7"))],
         &["control-point-address-refused"],
     ),
-    (
-        "nobody listens",
-        |facts| facts.clients = vec![client(Says::Refuses)],
-        &["mapping-client-refuses"],
-    ),
+    ("nobody listens", |facts| facts.clients = vec![client(Says::Refuses)], &["mapping-client-refuses"]),
     (
         "nobody is heard",
         |facts| {
