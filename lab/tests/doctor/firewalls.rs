@@ -13,7 +13,7 @@ use super::common::{
     CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches,
     reaches_nobody, ready,
 };
-use super::{FILE, examine, obey, status, there_is, write};
+use super::{FILE, examine, obey, status, there_is};
 
 /// A gateway with a mapping that leads to the first LAN host, before anybody filters.
 fn mapped<'a>(network: &'a Network, daemon: &mut lab::netns::Process) -> ControlPoint<'a> {
@@ -253,14 +253,19 @@ fn legacy() {
         return;
     }
     let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
     let drop = network.command(Host::Router, "iptables-legacy").args(["-P", "FORWARD", "DROP"]).output();
     if !drop.expect("it runs").status.success() {
         return super::skipped("the kernel has no rules of the older iptables");
     }
-    let _provider = Provider::start(&network, Options::default());
-    let file = write(&network, NAT, "");
-    let examined = examine(&network, &subject, file);
-    examined.has_exactly(&["gateway-not-running", "firewall-legacy"]);
+    reaches_nobody(&network, TCP, 8080);
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-legacy"]);
+    obey(&network, examined.find("firewall-legacy"), &[], "");
+    reaches(&network, TCP, 8080, "lan1");
 }
 
 /// The real one, with a message bus of its own.

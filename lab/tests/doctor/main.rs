@@ -501,11 +501,12 @@ fn a_full_file_system() {
 #[test]
 fn an_address_that_applications_refuse() {
     let Some(subject) = interworking_subject() else { return };
-    let network = Network::new(CASCADED);
+    // The router's own NAT and filter are portferry's, too.
+    let network = Network::new(Layout { router_nat: false, lan: true });
     let addresses = [PROVIDER, lab::netns::PROVIDER_INTERNET].map(|address| address.to_string());
     let mut provider = network.spawn(Host::Provider, "documented", PCP_SERVER, addresses);
     provider.await_log("listening", 10 * SECOND);
-    let _daemon = subject.start(&network, NAT, "");
+    let _daemon = subject.start(&network, NAT, "[nat]\nmasquerade = true\nforward_filter = true\n");
     eventually("the external address", 15 * SECOND, || {
         status(&network)["external_address"].is_string().then_some(())
     });
@@ -513,6 +514,7 @@ fn an_address_that_applications_refuse() {
     let _ = network.command(Host::Lan1, PROBE).args(["search", "upnp:rootdevice", "1500"]).output();
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&["control-point-address-refused"]);
+    examined.has(&["masquerade", "firewall-forward"]);
 }
 
 // ── Other networks that are as they should be ──────────────────────────────────────────────────────────────────────

@@ -56,8 +56,7 @@ pub(crate) struct Facts {
     pub(crate) forwarding: Option<bool>,
     /// By name.
     pub(crate) ports: BTreeMap<String, Port>,
-    /// Why the rules could not be read, else.
-    pub(crate) rules: Result<Ruleset, String>,
+    pub(crate) rules: Result<Ruleset, Unread>,
     /// Tables of the older iptables, which cannot be read here.
     pub(crate) legacy: Vec<String>,
     /// Who has UDP port 1900, and TCP port `lan.http_port`.
@@ -73,6 +72,15 @@ pub(crate) struct Facts {
     pub(crate) control_points: Vec<ControlPoint>,
     /// Internal clients of TCP mappings that were knocked at.
     pub(crate) clients: Vec<Client>,
+}
+
+/// Why the packet filter's rules were not read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Unread {
+    /// CAP_NET_ADMIN is missing.
+    NotAllowed,
+    /// What the kernel says.
+    Failed(String),
 }
 
 /// The running gateway.

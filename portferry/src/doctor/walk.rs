@@ -237,6 +237,10 @@ impl<'a> Walker<'a> {
                         (To::Verdict, Some(element)) => {
                             return element.verdict.clone().map(|verdict| (verdict, certain));
                         }
+                        // Any of its verdicts.
+                        (To::Verdict, None) if found == Matches::Maybe => {
+                            return Some((Verdict::Queue, false));
+                        }
                         (To::Register(to), Some(Element { value: Some(value), .. })) => {
                             put(&mut registers, *to, value.iter().copied().map(Some));
                         }

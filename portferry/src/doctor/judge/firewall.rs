@@ -8,7 +8,7 @@ use engine::policy::InterfaceAddress;
 use super::and;
 use super::remedy::{Firewall, Wish, remedy};
 use crate::config::NatMode;
-use crate::doctor::facts::{Facts, Gateway, UplinkSetup};
+use crate::doctor::facts::{Facts, Gateway, Unread, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::doctor::walk::{FORWARD, INPUT, Outcome, POSTROUTING, Packet, Place, walk};
 use crate::nft::reading::Ruleset;
@@ -36,8 +36,12 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let rules = match &facts.rules {
         Ok(rules) => rules,
         Err(why) => {
-            let seen = format!("the rules were not read: {why}");
-            all.push(Finding::new("firewall-unread", seen).todo("run doctor as root"));
+            let (why, todo) = match why {
+                Unread::NotAllowed => ("that takes CAP_NET_ADMIN", "run doctor as root"),
+                Unread::Failed(why) => (why.as_str(), "see whether the kernel has nf_tables"),
+            };
+            let seen = format!("the firewall's rules were not read: {why}");
+            all.push(Finding::new("firewall-unread", seen).todo(todo));
             return all;
         }
     };

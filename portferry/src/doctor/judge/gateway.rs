@@ -10,10 +10,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         Gateway::Running { status, .. } => status,
         Gateway::NotRunning => {
             let seen = "portferry is not running: no application can get a port";
-            let todo = "start it as a service, or look at once what it says when it starts";
-            return vec![
-                Finding::new("gateway-not-running", seen).todo(todo).command("portferry run --config FILE"),
-            ];
+            let todo = "start it; `portferry run` in the foreground shows what it says when it starts";
+            return vec![Finding::new("gateway-not-running", seen).todo(todo)];
         }
         Gateway::Unanswering(why) => {
             let seen = format!("a portferry has the control socket and does not answer: {why}");

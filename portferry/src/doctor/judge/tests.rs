@@ -8,7 +8,7 @@ use super::*;
 use crate::config::NatMode;
 use crate::doctor::facts::{
     Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin,
-    PcpSays, Port, Probe, Says, Setup, UplinkFacts, UplinkSetup,
+    PcpSays, Port, Probe, Says, Setup, Unread, UplinkFacts, UplinkSetup,
 };
 use crate::doctor::finding::Verdict;
 use crate::doctor::ids;
@@ -233,7 +233,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             facts.gateway = Gateway::NotAllowed;
             facts.control_points.clear();
-            facts.rules = Err("permission denied".to_owned());
+            facts.rules = Err(Unread::NotAllowed);
         },
         &[],
     ),
