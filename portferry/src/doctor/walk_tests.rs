@@ -162,6 +162,14 @@ fn sets_and_verdict_maps() {
         ..Set::default()
     };
     let load = |what, len| Step::Load { to: 0, len, what };
+    // By something that is not known: it may be any of the map's verdicts.
+    let by_label = vec![
+        load(Load::Conntrack(13), 4),
+        Step::Lookup { set: "states".to_owned(), from: 0, to: To::Verdict, inverted: false },
+    ];
+    let sets = [((table(), "states".to_owned()), states.clone())].into();
+    let chains = vec![chain("forward", base(true), vec![by_label])];
+    assert!(matches!(walk(&Ruleset { chains, sets }, &packet()), Outcome::Unclear(..)));
     let by_state = vec![
         load(Load::Conntrack(0), 4),
         Step::Lookup { set: "states".to_owned(), from: 0, to: To::Verdict, inverted: false },

@@ -122,13 +122,12 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
                 reload,
             ],
         ),
-        Wish::Forward { wan, lan, dnat: true } | Wish::Replies { wan, lan } => (
-            "let translated flows pass; firewalld does so by itself unless StrictForwardPorts is on"
+        Wish::Forward { dnat: true, .. } => (
+            "let translated flows pass, as firewalld does by itself unless StrictForwardPorts says otherwise"
                 .to_owned(),
             vec![
-                format!(
-                    "firewall-cmd --permanent --direct --add-rule ipv4 filter FORWARD 0 -i {wan} -o {lan} -m conntrack --ctstate DNAT -j ACCEPT"
-                ),
+                "sed -i 's/^StrictForwardPorts=.*/StrictForwardPorts=no/' /etc/firewalld/firewalld.conf"
+                    .to_owned(),
                 reload,
             ],
         ),
@@ -137,21 +136,30 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
                 "let a policy forward from the zone of {wan} to the zone of {lan}, each a zone of its own; what is not mapped stays \
                  outside, at the provider's NAT"
             ),
-            vec![
-                "firewall-cmd --permanent --new-policy=portferry".to_owned(),
-                format!("firewall-cmd --permanent --policy=portferry --add-ingress-zone={}", zone(wan)),
-                format!("firewall-cmd --permanent --policy=portferry --add-egress-zone={}", zone(lan)),
-                "firewall-cmd --permanent --policy=portferry --set-target=ACCEPT".to_owned(),
-                reload,
-            ],
+            policy("portferry", &zone(wan), &zone(lan)),
+        ),
+        Wish::Replies { wan, lan } => (
+            format!("let a policy forward from the zone of {lan} to the zone of {wan}"),
+            policy("portferry-out", &zone(lan), &zone(wan)),
         ),
         Wish::Answers { wan } => (
             format!(
-                "let answers in by the zone of {wan}: its target must not be DROP before established flows"
+                "firewalld lets answers in by itself: see which direct rule or policy stands before, on {wan}"
             ),
-            vec![reload],
+            vec!["firewall-cmd --direct --get-all-rules".to_owned()],
         ),
     }
+}
+
+/// A policy of firewalld that lets everything pass from one zone to another.
+fn policy(name: &str, from: &str, to: &str) -> Vec<String> {
+    vec![
+        format!("firewall-cmd --permanent --new-policy={name}"),
+        format!("firewall-cmd --permanent --policy={name} --add-ingress-zone={from}"),
+        format!("firewall-cmd --permanent --policy={name} --add-egress-zone={to}"),
+        format!("firewall-cmd --permanent --policy={name} --set-target=ACCEPT"),
+        "firewall-cmd --reload".to_owned(),
+    ]
 }
 
 fn ufw(wish: Wish<'_>) -> (String, Vec<String>) {
