@@ -45,7 +45,7 @@ enum Command {
     /// Show the running gateway's mappings
     Mappings(Ask),
     /// Find out why a port is closed: interfaces, NATs, the provider's server, firewall, multicast; and what to do
-    #[command(after_help = doctor::EXAMPLES)]
+    #[command(after_help = doctor::EXIT_CODES)]
     Doctor(doctor::Doctor),
     /// Give all mappings of a LAN host back, because its address is free again; for DHCP servers
     Release {

@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     pub(crate) nat: NatMode,
     /// The name of the router's own NAT's table.
     pub(crate) table: String,
+    /// Whether a router of the provider's is asked by UPnP.
+    pub(crate) igd: bool,
     pub(crate) uplinks: Vec<UplinkSetup>,
 }
 
@@ -37,6 +39,7 @@ impl Setup {
             http_port: config.lan.http_port.0,
             nat: config.wan.nat,
             table: config.nat.table.0.clone(),
+            igd: config.uplink.igd,
             uplinks: vec![UplinkSetup {
                 interface: config.wan.interface.0.clone(),
                 servers: config.uplink.servers.iter().map(|server| server.0).collect(),

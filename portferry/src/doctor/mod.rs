@@ -33,8 +33,8 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
-/// How it ends when nothing prevented it.
-pub(crate) const EXAMPLES: &str = "Exit codes: 0 no fault, 1 at least one fault, 78 the configuration is wrong or cannot be \
+/// What `--help` says of how it ends.
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 no fault, 1 at least one fault, 78 the configuration is wrong or cannot be \
 read, and the rest was not looked at. As root it sees more: the packet filter, and whose ports are whose.";
 
 /// Looks, prints, and gives the code for the shell: 0, 1 with a fault, 78 with a configuration that is none.

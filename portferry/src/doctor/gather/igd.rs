@@ -20,9 +20,9 @@ use crate::netlink::Snapshot;
 use crate::sockets;
 
 /// Answers to a search may take so long; MX is a second.
-const LISTEN: Duration = Duration::from_millis(1700);
+const LISTEN: Duration = Duration::from_millis(1400);
 /// The search is repeated after that.
-const REPEAT: Duration = Duration::from_millis(600);
+const REPEAT: Duration = Duration::from_millis(300);
 /// One exchange of HTTP.
 const WITHIN: Duration = Duration::from_secs(3);
 

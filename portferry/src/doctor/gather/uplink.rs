@@ -12,7 +12,7 @@ use wire::natpmp;
 use wire::pcp::{self, Body, Request, Response, ResultCode, ip_to_wire};
 
 use super::{asks_by_upnp, igd};
-use crate::config::{Config, NatMode};
+use crate::config::{Config, DhcpMode, NatMode};
 use crate::dhcp::offer;
 use crate::doctor::facts::{
     Candidate, Gateway, NatPmpSays, Origin, PcpSays, Probe, Setup, UplinkFacts, UplinkSetup,
@@ -87,8 +87,9 @@ fn list(
         Some(status) => status.wan.offered_pcp_servers.concat(),
         None => {
             let directory = offer::directory(&config.control.socket);
+            let heeded = matches!(config.uplink.dhcp, DhcpMode::Auto | DhcpMode::Hooks);
             let said = |version| offer::read(directory, &uplink.interface, version).ok().flatten();
-            Version::ALL.into_iter().filter_map(said).flatten().flatten().collect()
+            Version::ALL.into_iter().filter(|_| heeded).filter_map(said).flatten().flatten().collect()
         }
     };
     let mut all: Vec<(SocketAddr, Origin)> = Vec::new();

@@ -93,8 +93,7 @@ fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
 }
 
 /// A packet of the LAN on its way out, where a source is translated.
-pub(super) fn out_of_lan(facts: &Facts) -> Option<Packet> {
-    let uplink = facts.setup.uplinks.iter().find(|uplink| uplink.main)?;
+pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> {
     let up = |name: &str| facts.interface(name).is_some_and(|interface| interface.up);
     let lan = facts.setup.lan.iter().find(|lan| up(lan) && !facts.addresses(lan).is_empty())?;
     let (wan, index) = outside(facts, uplink).filter(|(wan, _)| up(wan))?;

@@ -153,6 +153,8 @@ fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
         found.map_or("?", |interface| interface.name.as_str())
     };
     match routes.first() {
+        // Its routes may be in another table.
+        _ if !uplink.main => None,
         // IPv4 goes through a softwire's device, PCP does not.
         Some(_) if facts.setup.nat == NatMode::None && facts.addresses(name).is_empty() => None,
         Some(route) => {

@@ -139,6 +139,7 @@ fn searches(facts: &Facts) -> Vec<Finding> {
     });
     if let Some((before, after)) = own_searches
         && served
+        && status.version == env!("CARGO_PKG_VERSION")
         && before == after
     {
         let seen = "a search that doctor sent on the LAN did not reach the gateway";

@@ -16,7 +16,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         all.extend(path(facts, uplink, found));
     }
     all.extend(own_table(facts));
-    all.extend(masquerade(facts));
+    all.extend(facts.setup.uplinks.iter().filter_map(|uplink| masquerade(facts, uplink)));
     all
 }
 
@@ -100,12 +100,12 @@ fn own_table(facts: &Facts) -> Option<Finding> {
 }
 
 /// Whether the LAN's own traffic is translated on its way out, as the configuration says.
-fn masquerade(facts: &Facts) -> Option<Finding> {
+fn masquerade(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let rules = facts.rules.as_ref().ok()?;
     if facts.legacy.iter().any(|table| table == "nat") {
         return None; // by rules that cannot be read
     }
-    let packet = out_of_lan(facts)?;
+    let packet = out_of_lan(facts, uplink)?;
     let (lan, wan) = (packet.arrives.0.clone(), packet.leaves.clone()?.0);
     let translated = masquerades(rules, &packet);
     match (facts.setup.nat, translated) {

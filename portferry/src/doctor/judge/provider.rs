@@ -122,7 +122,12 @@ fn nobody(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Fi
         );
         return Some(Finding::new("uplink-none-needed", seen).at(name));
     }
-    let seen = format!("nobody on {name} opens ports: neither PCP nor NAT-PMP nor UPnP is answered");
+    let upnp = if facts.setup.igd {
+        "nor UPnP is answered"
+    } else {
+        "is answered (uplink.igd = false: UPnP was not tried)"
+    };
+    let seen = format!("nobody on {name} opens ports: neither PCP nor NAT-PMP {upnp}");
     Some(Finding::new("uplink-none", seen).at(name).todo(
         "if a router is in front, enable UPnP, NAT-PMP or PCP there, or have it bridge; if it is your provider's NAT, ask for PCP or a \
          public address, or rent a VPS (docs/vps.md)",

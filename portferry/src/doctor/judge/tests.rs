@@ -87,6 +87,7 @@ fn healthy() -> Facts {
             http_port: 5431,
             nat: NatMode::Nftables,
             table: "portferry".to_owned(),
+            igd: true,
             uplinks: vec![UplinkSetup {
                 interface: "wan0".to_owned(),
                 servers: vec!["100.64.0.1:5351".parse().unwrap()],
@@ -286,6 +287,21 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     ),
     ("a public address", |facts| wan(facts).addresses = address("9.1.1.1"), &[]),
     ("a private address", |facts| wan(facts).addresses = address("10.1.1.1"), &[]),
+    (
+        "another uplink beside it, without a default route",
+        |facts| {
+            let other = UplinkSetup { interface: "wan1".to_owned(), servers: vec![], main: false };
+            facts.setup.uplinks.push(other);
+            facts.links.interfaces[3].addresses = address("9.1.1.1");
+            facts.uplinks.push(UplinkFacts {
+                candidates: vec![],
+                igd: None,
+                probe: Probe::Skipped("nobody".to_owned()),
+                prefer_failure: None,
+            });
+        },
+        &["masquerade-none"],
+    ),
     ("no default route", |facts| facts.links.default_routes.clear(), &["default-route-none"]),
     (
         "another default route",
@@ -488,6 +504,15 @@ const ROWS: &[(&str, Change, &[&str])] = &[
             *own_searches = Some((2, 2));
         },
         &["search-lost"],
+    ),
+    (
+        "an older gateway, which does not count",
+        |facts| {
+            with_status(facts, "version", json!("0.0.1"));
+            let Gateway::Running { own_searches, .. } = &mut facts.gateway else { panic!("it runs") };
+            *own_searches = Some((0, 0));
+        },
+        &[],
     ),
     (
         "another gateway",
