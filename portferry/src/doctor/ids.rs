@@ -119,6 +119,20 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/doctor.md");
 
+    const LAB: [&str; 2] = [
+        include_str!("../../../lab/tests/doctor/main.rs"),
+        include_str!("../../../lab/tests/doctor/firewalls.rs"),
+    ];
+
+    /// Every fault and every warning is produced in the laboratory.
+    #[test]
+    fn the_lab_produces_every_fault() {
+        let bad = ALL.iter().filter(|known| matches!(known.verdict, Verdict::Warning | Verdict::Fault));
+        let named = |id: &str| LAB.iter().any(|tests| tests.contains(&format!("\"{id}\"")));
+        let missing: Vec<&str> = bad.map(|known| known.id).filter(|id| !named(id)).collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
     /// Every id has a row of docs/doctor.md with its verdict, and the reverse.
     #[test]
     fn the_page_has_every_id() {

@@ -180,3 +180,34 @@ fn read_nat_pmp(datagram: &[u8]) -> Option<NatPmpSays> {
         response => Some(NatPmpSays::Refused(response.result().to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "[lan]\ninterfaces = [\"br-lan\"]\n[wan]\ninterface = \"wan0\"\n";
+
+    /// As decision 19 has it.
+    #[test]
+    fn servers_in_the_gateways_order() {
+        let order = |more: &str, router: Option<&str>| {
+            let config = Config::parse(std::path::Path::new("x"), &format!("{CONFIG}{more}")).unwrap();
+            let setup = Setup::of(&config);
+            let router = router.map(|addr| addr.parse().unwrap());
+            let all = list(&config, &setup.uplinks[0], router, &Gateway::NotRunning);
+            all.iter().map(|(server, origin)| format!("{server} {origin:?}")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order("", Some("192.0.2.1")),
+            ["192.0.2.1:5351 Router", "192.0.0.9:5351 Anycast"],
+            "IPv6 has no use behind a NAT of our own"
+        );
+        assert_eq!(order("nat = \"none\"\n", None), ["192.0.0.9:5351 Anycast", "[2001:1::1]:5351 Anycast"]);
+        assert_eq!(order("[uplink]\nanycast = false\n", None), [""; 0]);
+        let configured = "[uplink]\nservers = [\"192.0.2.9:1\", \"192.0.2.8\"]\n";
+        assert_eq!(
+            order(configured, Some("192.0.2.1")),
+            ["192.0.2.9:1 Configured", "192.0.2.8:5351 Configured"]
+        );
+    }
+}
