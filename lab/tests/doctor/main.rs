@@ -465,7 +465,9 @@ fn a_gateway_whose_provider_is_silent() {
     daemon.wait(5 * SECOND);
     provider.freeze();
     let daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
-    eventually("silence", 60 * SECOND, || (status(&network)["uplink"] == "silent").then_some(()));
+    // Somebody waits for an answer.
+    let _ = control_point.add("-a", 8081, 9091, "UDP", 3600);
+    eventually("silence", 120 * SECOND, || (status(&network)["uplink"] == "silent").then_some(()));
     let examined = examine(&network, &subject, FILE);
     examined.has(&[
         "mapping-degraded",

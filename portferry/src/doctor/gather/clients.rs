@@ -14,7 +14,7 @@ use crate::doctor::facts::{Client, Gateway, Says};
 /// So many are knocked at.
 const MOST: usize = 32;
 /// A host of the LAN answers within a few milliseconds, unless it has to be woken up.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Knocks at all of them at once.
 pub(super) async fn knock(gateway: &Gateway) -> Vec<Client> {

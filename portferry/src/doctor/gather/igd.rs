@@ -20,9 +20,11 @@ use crate::netlink::Snapshot;
 use crate::sockets;
 
 /// Answers to a search may take so long; MX is a second.
-const LISTEN: Duration = Duration::from_millis(1400);
+const LISTEN: Duration = Duration::from_millis(1800);
 /// The search is repeated after that.
 const REPEAT: Duration = Duration::from_millis(300);
+/// More gateways than any LAN has.
+const MOST: usize = 32;
 /// One exchange of HTTP.
 const WITHIN: Duration = Duration::from_secs(3);
 
@@ -67,36 +69,33 @@ fn on_lan(address: Ipv4Addr) -> io::Result<UdpSocket> {
 async fn search(socket: &UdpSocket, to: &[SocketAddrV4]) -> Vec<(Ipv4Addr, Url, Option<String>)> {
     let device = |version| Target::Device { name: "InternetGatewayDevice".to_owned(), version };
     let mut found: Vec<(Ipv4Addr, Url, Option<String>)> = Vec::new();
-    let (end, mut repeat) = (Instant::now() + LISTEN, Some(Instant::now()));
+    let began = Instant::now();
     let mut buffer = [0; ssdp::MAX_DATAGRAM];
-    loop {
-        if repeat.is_some_and(|at| at <= Instant::now()) {
-            repeat = if repeat == Some(end) { None } else { Some(Instant::now() + REPEAT) };
-            for (to, target) in to.iter().flat_map(|to| [(to, device(1)), (to, device(2))]) {
-                let (host, mx) = if to.ip().is_multicast() {
-                    (ssdp::HOST_V4.to_owned(), Some(1))
-                } else {
-                    (to.to_string(), None)
-                };
-                let _ =
-                    socket.send_to(ssdp::search(&host, &target, mx).as_bytes(), SocketAddr::V4(*to)).await;
-            }
+    // Twice, for datagrams are lost.
+    for until in [began + REPEAT, began + LISTEN] {
+        for (to, target) in to.iter().flat_map(|to| [(to, device(1)), (to, device(2))]) {
+            let (host, mx) = if to.ip().is_multicast() {
+                (ssdp::HOST_V4.to_owned(), Some(1))
+            } else {
+                (to.to_string(), None)
+            };
+            let search = ssdp::search(&host, &target, mx);
+            let _ = socket.send_to(search.as_bytes(), SocketAddr::V4(*to)).await;
         }
-        let until = repeat.unwrap_or(end).min(end);
-        match timeout_at(until, socket.recv_from(&mut buffer)).await {
-            Ok(Ok((len, SocketAddr::V4(from)))) => {
-                if let Ok(Message::Response(response)) = ssdp::parse(&buffer[..len])
-                    && let Some(url) = Url::parse(&response.location).filter(|url| url.at.ip() == from.ip())
-                    && !found.iter().any(|(_, known, _)| *known == url)
-                {
-                    found.push((*from.ip(), url, response.server));
-                }
+        while Instant::now() < until
+            && let Ok(received) = timeout_at(until, socket.recv_from(&mut buffer)).await
+        {
+            if let Ok((len, SocketAddr::V4(from))) = received
+                && let Ok(Message::Response(response)) = ssdp::parse(&buffer[..len])
+                && let Some(url) = Url::parse(&response.location).filter(|url| url.at.ip() == from.ip())
+                && !found.iter().any(|(_, known, _)| *known == url)
+                && found.len() < MOST
+            {
+                found.push((*from.ip(), url, response.server));
             }
-            Ok(_) => {}
-            Err(_) if Instant::now() >= end => return found,
-            Err(_) => {}
         }
     }
+    found
 }
 
 /// What each LAN interface's control points hear of the running gateway.

@@ -12,7 +12,7 @@ use crate::pcp_client::quiet::{Asked, Told, map};
 
 /// Seconds: what servers grant at least (RFC 6887 §15).
 const LIFETIME: u32 = 120;
-const PATIENCE: Duration = Duration::from_millis(3500);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// One probe for each uplink.
 pub(super) async fn all(

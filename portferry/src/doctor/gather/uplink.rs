@@ -28,7 +28,7 @@ const ANYCAST: [IpAddr; 2] = [
 /// When the question is sent: at once and twice again, for datagrams are lost.
 const SENDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(400), Duration::from_millis(1000)];
 /// The end of patience.
-const PATIENCE: Duration = Duration::from_millis(2000);
+const PATIENCE: Duration = Duration::from_millis(3000);
 
 /// Each uplink of the setup.
 pub(super) async fn all(
