@@ -61,7 +61,7 @@ tests() {
         fi
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
             wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox \
-            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc firewalld dbus-daemon iptables
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc firewalld dbus-daemon iptables systemd
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi

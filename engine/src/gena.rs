@@ -265,6 +265,19 @@ impl Subscriptions {
         *self = Self::default();
     }
 
+    /// Whoever has one.
+    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        self.per_host.keys().copied()
+    }
+
+    /// Those of this host are over: it learns so when it renews one.
+    pub fn forget(&mut self, host: IpAddr) {
+        let own = self.all.iter().filter(|(_, subscription)| subscription.host == host);
+        for sid in own.map(|(&sid, _)| sid).collect::<Vec<_>>() {
+            self.remove(sid);
+        }
+    }
+
     fn remove(&mut self, sid: Uuid) {
         let Some(subscription) = self.all.remove(&sid) else { return };
         self.timers.cancel(Alarm::Send(sid));

@@ -31,7 +31,16 @@ pub struct StoredMapping {
     /// What was left of the lease when it was stored; `None` for ever.
     pub lease_left: Option<Duration>,
     /// What the PCP server knows the owner by.
+    pub nonce: StoredNonce,
+}
+
+/// What a PCP server knows somebody by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredNonce {
+    /// The nonce.
     pub nonce: Nonce,
+    /// The WAN interface that the server is behind: another one's server is not told it. `None`: nobody knows any more.
+    pub wan: Option<String>,
 }
 
 /// One change of what is stored.
@@ -48,7 +57,7 @@ pub enum Record {
     /// No mapping stands any more.
     Clear,
     /// The nonce of the router's own mapping that tells the external address.
-    Probe(Nonce),
+    Probe(StoredNonce),
     /// The server may have filters for this mapping; true for as long as a server keeps a mapping without a renewal.
     Filtered(Filtered),
 }

@@ -42,6 +42,8 @@ pub enum Cause {
     NotStored,
     /// The router's DHCP server has taken the host's address back.
     Released,
+    /// The host is another uplink's now.
+    Rebound,
     /// The gateway is stopping.
     Stopping,
 }
@@ -125,6 +127,13 @@ pub enum Notice {
         /// The second one is preferred.
         preferred: bool,
     },
+    /// The way to the Internet is by another interface.
+    OtherWan {
+        /// The one so far.
+        from: String,
+        /// The one from now on.
+        to: String,
+    },
     /// Where nobody was so far, there is a server.
     Found(SocketAddr),
     /// It speaks this protocol, and is asked by that from now on.
@@ -202,7 +211,7 @@ fn why(refusal: Refusal) -> String {
             "the provider's server gave an external address that nobody can reach".to_owned()
         }
         Refusal::LocalNat => "this router's own NAT could not be set up".to_owned(),
-        Refusal::Released => "its address was released meanwhile".to_owned(),
+        Refusal::Released => "its address was released, or has another uplink now".to_owned(),
         Refusal::Stopping => "portferry is stopping".to_owned(),
     }
 }
@@ -218,7 +227,12 @@ impl Notice {
             | Notice::Readmitted(_)
             | Notice::Removed(
                 _,
-                Cause::Deleted | Cause::Replaced | Cause::LeaseEnded | Cause::Released | Cause::Stopping,
+                Cause::Deleted
+                | Cause::Replaced
+                | Cause::LeaseEnded
+                | Cause::Released
+                | Cause::Rebound
+                | Cause::Stopping,
             )
             | Notice::Moved(..)
             | Notice::Refused(..)
@@ -271,6 +285,7 @@ impl fmt::Display for Notice {
                     Cause::LocalNat => write!(f, "this router's own NAT refused it"),
                     Cause::NotStored => write!(f, "it could not be stored"),
                     Cause::Released => write!(f, "its host's address was released"),
+                    Cause::Rebound => write!(f, "its host has another uplink now ([[uplink.extra]] hosts)"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
             }
@@ -370,6 +385,9 @@ impl fmt::Display for Notice {
                     f,
                     "{to} answers again and takes the place of {from}; every mapping is asked for there"
                 )
+            }
+            Notice::OtherWan { from, to } => {
+                write!(f, "{to} is the WAN now, in the place of {from}; every mapping is asked for there")
             }
             Notice::Found(server) => write!(f, "there is a server at {server}; every mapping is asked for there"),
             Notice::Speaks(_, UplinkProtocol::Local) => f.write_str(

@@ -40,7 +40,6 @@ mod obliging;
 mod options;
 mod peer;
 mod pool;
-mod prefix;
 mod query;
 mod reason;
 mod restore;
@@ -50,6 +49,7 @@ mod table;
 mod tests;
 mod updates;
 
+pub use crate::prefix::{NotAPrefix, Prefix};
 pub use config::{
     AclRule, Description, MAX_FILTERS, MAX_PORT_SET, PreferFailure, Rate, ServerConfig, StaticMapping,
     ThirdParty,
@@ -59,7 +59,6 @@ pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Req
 pub use journal::{MappingKey, Record, StoredHold, StoredMapping};
 pub use notice::{NewEpoch, Notice};
 pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping, Speaks};
-pub use prefix::{NotAPrefix, Prefix};
 pub use reason::{Counters, Kind, Reason};
 pub use table::ServerMapping;
 

@@ -381,6 +381,8 @@ impl Run<'_> {
     fn wan(&mut self, last: Option<u8>) {
         self.wan = Wan { name: "wan0".to_owned(), ..Wan::default() };
         if let Some(last) = last {
+            // Every third address is that of another line.
+            self.wan.name = if last % 3 == 0 { "wan1" } else { "wan0" }.to_owned();
             self.wan.up = true;
             self.wan.addresses = vec![Ipv4Addr::new(100, 64, 0, last)];
             self.wan.router = Some(self.server.ip());

@@ -1,6 +1,7 @@
 //! `portferry pcp-server` as the laboratory's provider, and what it costs.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,9 +12,29 @@ use crate::netns::{EXTERNAL, Host, Network, Process};
 /// What the subscribers' addresses begin with.
 pub const SUBSCRIBERS: &str = "100.64.0.0/24";
 
+/// Where a provider is, and what it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Its namespace.
+    pub host: Host,
+    /// What its files are called.
+    pub name: &'static str,
+    /// Its interface towards the subscribers.
+    pub inside: &'static str,
+    /// Its interface towards the Internet.
+    pub outside: &'static str,
+    /// Its external address.
+    pub external: Ipv4Addr,
+}
+
+/// The provider of [`Network::new`].
+pub const PROVIDER_SITE: Site =
+    Site { host: Host::Provider, name: "pcp-server", inside: "cust0", outside: "inet0", external: EXTERNAL };
+
 /// The running server.
 pub struct PcpServer<'a> {
     network: &'a Network,
+    site: Site,
     program: PathBuf,
     process: Process,
     runs: u32,
@@ -49,23 +70,39 @@ impl<'a> PcpServer<'a> {
         addresses: &[&str],
         settings: &str,
     ) -> Self {
-        network.nft(Host::Provider, "table ip labnat\ndelete table ip labnat\n");
+        Self::start_in(network, program, PROVIDER_SITE, prefixes, addresses, settings)
+    }
+
+    /// The same of another provider.
+    #[track_caller]
+    #[must_use]
+    pub fn start_in(
+        network: &'a Network,
+        program: &Path,
+        site: Site,
+        prefixes: &[&str],
+        addresses: &[&str],
+        settings: &str,
+    ) -> Self {
+        network.nft(site.host, "table ip labnat\ndelete table ip labnat\n");
+        let Site { name, inside, outside, external, .. } = site;
         let directory = network.directory().display();
         let configuration = format!(
-            "[inside]\ninterfaces = [\"cust0\"]\nprefixes = {prefixes:?}\naddresses = {addresses:?}\n\
-             [outside]\ninterfaces = [\"inet0\"]\naddresses = [\"{EXTERNAL}\"]\n\
-             [state]\ndirectory = \"{directory}/pcp-server\"\n[control]\nsocket = \"{directory}/pcp-server.sock\"\n{settings}\n"
+            "[inside]\ninterfaces = [\"{inside}\"]\nprefixes = {prefixes:?}\naddresses = {addresses:?}\n\
+             [outside]\ninterfaces = [\"{outside}\"]\naddresses = [\"{external}\"]\n\
+             [state]\ndirectory = \"{directory}/{name}\"\n[control]\nsocket = \"{directory}/{name}.sock\"\n{settings}\n"
         );
-        fs::write(network.directory().join("pcp-server.toml"), configuration).expect("the directory is ours");
-        let process = Self::run(network, program, 0);
-        Self { network, program: program.to_owned(), process, runs: 1 }
+        fs::write(network.directory().join(format!("{name}.toml")), configuration)
+            .expect("the directory is ours");
+        let process = Self::run(network, program, site, 0);
+        Self { network, site, program: program.to_owned(), process, runs: 1 }
     }
 
     #[track_caller]
-    fn run(network: &Network, program: &Path, run: u32) -> Process {
-        let config = network.directory().join("pcp-server.toml").display().to_string();
+    fn run(network: &Network, program: &Path, site: Site, run: u32) -> Process {
+        let config = network.directory().join(format!("{}.toml", site.name)).display().to_string();
         let arguments = ["pcp-server", "--config", &config];
-        let mut process = network.spawn(Host::Provider, &format!("pcp-server-{run}"), program, arguments);
+        let mut process = network.spawn(site.host, &format!("{}-{run}", site.name), program, arguments);
         process.await_log("serves PCP", Duration::from_secs(60));
         process
     }
@@ -86,7 +123,7 @@ impl<'a> PcpServer<'a> {
     /// Starts it again.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = Self::run(self.network, &self.program, self.runs);
+        self.process = Self::run(self.network, &self.program, self.site, self.runs);
         self.runs += 1;
     }
 
@@ -130,9 +167,9 @@ impl<'a> PcpServer<'a> {
 
     #[track_caller]
     fn ask(&self, what: &str) -> Value {
-        let socket = self.network.directory().join("pcp-server.sock").display().to_string();
+        let socket = self.network.directory().join(format!("{}.sock", self.site.name)).display().to_string();
         let said = self.network.run(
-            Host::Provider,
+            self.site.host,
             &self.program,
             ["pcp-server", what, "--json", "--socket", &socket],
         );

@@ -138,6 +138,15 @@ impl<'a> Provider<'a> {
         self.process = Self::run(self.network, self.listens);
     }
 
+    /// Another firmware: it speaks everything from its next start on.
+    pub fn learn_pcp(&mut self) {
+        let file = self.network.directory().join("provider.conf");
+        let settings = fs::read_to_string(&file).expect("it was written before");
+        fs::write(file, settings.replace("enable_natpmp=no", "enable_natpmp=yes"))
+            .expect("the directory is ours");
+        self.listens = "Listening for NAT-PMP/PCP";
+    }
+
     /// The server falls silent: no answer, not even ICMP.
     #[track_caller]
     pub fn freeze(&self) {

@@ -17,7 +17,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
-use engine::gateway::{Config, Counters, Effect, Event, Gateway, LookupId, NatTicket, RequestId, Wan};
+use engine::gateway::{
+    Config, Counters, Effect, Event, Gateway, LookupId, NatMode, NatTicket, RequestId, Wan,
+};
 use engine::gena::{Delivery, SubscribeError};
 use engine::nat::NatFailure;
 use engine::notice::Notice;
@@ -566,7 +568,20 @@ impl World {
 
     fn wan_with(&self, addr: Ipv4Addr) -> Wan {
         let router = Some(IpAddr::V4(*SERVER.ip()));
-        Wan { up: true, addresses: vec![addr], router, ..self.wan.clone() }
+        Wan {
+            name: self.line_of(Some(addr)).to_owned(),
+            up: true,
+            addresses: vec![addr],
+            router,
+            ..self.wan.clone()
+        }
+    }
+
+    /// The WAN interface with this address. Behind a NAT of its own the router has two lines, of which one is up at a time. Without one
+    /// it has one, for the provider knows LAN hosts by their own addresses, whatever line they come by.
+    #[must_use]
+    pub fn line_of(&self, addr: Option<Ipv4Addr>) -> &'static str {
+        if addr == Some(WAN) || self.config.nat == NatMode::None { "wan0" } else { "wan1" }
     }
 
     /// The WAN interface goes down and loses its address.

@@ -1,5 +1,6 @@
 //! PCP servers that the provider names by DHCP (RFC 7291), in network namespaces: Debian's DHCP clients with their hooks from
-//! packaging/dhcp, and the daemon's own questions, at Debian's dnsmasq. Real processes as in `end_to_end`, so it needs root.
+//! packaging/dhcp, and the daemon's own questions, also beside systemd-networkd, at Debian's dnsmasq. Real processes as in
+//! `end_to_end`, so it needs root.
 //!
 //! ```text
 //! cargo build -p portferry && cargo test -p lab --test dhcp
@@ -12,8 +13,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use common::{CASCADED, NAT, SECOND, UDP, interworking_subject, tagged};
+use common::{
+    CASCADED, NAT, SECOND, TCP, UDP, interworking_subject, listener, reaches, ready, skipped, tagged,
+};
 use lab::netns::{Host, Network, PROVIDER, Process, ROUTER_WAN, WAN_INTERFACE};
+use lab::pcp_server::PcpServer;
 use lab::subject::{self, Subject};
 use lab::wait::eventually;
 use serde_json::{Value, json};
@@ -322,6 +326,71 @@ fn portferry_asks_beside_a_dhcp_client() {
     daemon.await_log("DHCPv4 offers PCP servers in an option that cannot be read", 15 * SECOND);
     assert_eq!(client.ended(), None);
     assert!(daemon.terminate(30 * SECOND).success());
+}
+
+/// Where Debian has it.
+const NETWORKD: &str = "/lib/systemd/systemd-networkd";
+
+/// systemd-networkd keeps no such option, also where it is told to request it: portferry asks beside it, and is served by whom
+/// DHCP names, though the default router says nothing.
+#[test]
+fn portferry_asks_beside_systemd_networkd() {
+    const SERVER: &str = "203.0.114.158";
+    const OPTION: &str = "04:cb:00:72:9e";
+    let Some((network, program)) = laboratory() else { return };
+    if !Path::new(NETWORKD).exists() {
+        return skipped("systemd-networkd is missing");
+    }
+    network.run(Host::Provider, "ip", ["addr", "add", &format!("{SERVER}/32"), "dev", "lo"]);
+    network.nft(
+        Host::Provider,
+        "table inet silent {\n chain input {\n  type filter hook input priority 0\n  \
+         ip daddr 100.64.0.1 udp dport 5351 drop\n }\n}\n",
+    );
+    let _pcp_server = PcpServer::start_at(&network, &program, &["100.64.0.0/24"], &[SERVER], "");
+    let dhcp_server = dhcp_server(&network, OPTION);
+    without_address(&network);
+    let mut daemon = daemon(&network, &program, "dhcp = \"auto\"\nanycast = false\n");
+    let mut client = networkd(&network);
+    await_offer(&network, &json!([offered_v6()[0], [SERVER]]));
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let status: Value =
+        serde_json::from_str(&subject::ask(&network, "status").expect("it runs")).expect("JSON");
+    assert_eq!(status["server"], format!("{SERVER}:5351"), "{status:#}");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 9090, "TCP", 3600);
+    reaches(&network, TCP, 9090, "lan1");
+
+    // It has asked for the option, has heard it, and has not kept it.
+    let log = dhcp_server.log();
+    let asked = log.lines().any(|line| line.contains("requested options") && line.contains("158"));
+    assert!(
+        asked && log.contains("DHCPACK(cust0) 100.64.0.2") && log.contains("DHCPINFORM(cust0) 100.64.0.2"),
+        "{log}"
+    );
+    let leases = network.directory().join("networkd.run/netif/leases");
+    let lease = fs::read_dir(&leases).expect("it has one").map(|file| file.expect("a file").path()).next();
+    let lease = fs::read_to_string(lease.expect("it has one")).expect("text");
+    assert!(lease.contains("ADDRESS=100.64.0.2") && !lease.contains("cb00729e"), "{lease}");
+    assert_eq!(client.ended(), None);
+    assert!(client.terminate(10 * SECOND).success());
+    assert!(daemon.terminate(30 * SECOND).success());
+}
+
+/// systemd-networkd as the WAN's DHCP client, with directories of ours in the places of the machine's. There is no bus, which it can do
+/// without, and no udev, for which it waits unless /sys is read-only, as in a container.
+fn networkd(network: &Network) -> Process {
+    let lines = format!(
+        "[Match]\nName={WAN_INTERFACE}\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n\
+         [DHCPv4]\nClientIdentifier=mac\nRequestOptions=158\nUseHostname=no\nUseDNS=no\nUseNTP=no\n"
+    );
+    let own = [("networkd.etc", "/etc/systemd/network"), ("networkd.run", "/run/systemd")];
+    let over = over(network, &own);
+    fs::write(network.directory().join("networkd.etc/wan.network"), lines).expect("the directory is ours");
+    let call = format!("{over}mount -o remount,bind,ro /sys\nexec {NETWORKD}\n");
+    let environment = "SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console".split(' ');
+    let arguments = environment.chain(["sh", "-c", &call]);
+    network.spawn(Host::Router, "networkd", "env", arguments)
 }
 
 /// A program that has the port for itself: one line, and the rest goes on.

@@ -67,6 +67,43 @@ fn an_isp_router_that_speaks_upnp_alone() {
     assert_eq!(provider.forwardings(), [], "everything is given back");
 }
 
+/// Decision 20: another firmware, which speaks PCP, too, and has one list for both protocols; it keeps what is there. Everything stands by
+/// PCP, and is given back by that.
+#[test]
+fn an_isp_router_that_learns_pcp() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let mut provider = Provider::start(&network, Options { upnp: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NAT, "");
+    eventually("the router in front", 40 * SECOND, || {
+        (status(&network)["protocol"] == "UPnP IGD").then_some(())
+    });
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    control_point.adds(8080, 9090, "TCP", 0);
+    control_point.adds(8081, 9091, "TCP", 0);
+
+    provider.stop();
+    provider.learn_pcp();
+    network.run(Host::Router, "ip", ["link", "set", "wan0", "down"]);
+    provider.restart();
+    network.run(Host::Router, "ip", ["link", "set", "wan0", "up"]);
+    let router = PROVIDER.to_string();
+    network.run(Host::Router, "ip", ["route", "replace", "default", "via", &router, "dev", "wan0"]);
+    eventually("PCP", 40 * SECOND, || {
+        let listed = subject::listed(&network)?;
+        let active = listed.iter().filter(|one| one.state == "active").count();
+        (active == 2 && status(&network)["protocol"] == "PCP").then_some(())
+    });
+    let ports: Vec<u16> =
+        subject::listed(&network).expect("it runs").iter().map(|one| one.external.port()).collect();
+    assert_eq!(ports, [9090, 9091]);
+    reaches(&network, TCP, 9090, "lan1");
+    control_point.deletes(9091, "TCP");
+    daemon.terminate(20 * SECOND);
+    assert_eq!(provider.forwardings(), [], "everything is given back");
+}
+
 /// kill -9, and a life after it: nothing is left that nobody knows.
 #[test]
 fn a_crash_behind_an_isp_router() {

@@ -6,10 +6,15 @@
 
 mod common;
 
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use common::{
-    BOTH, CASCADED, ControlPoint, NAT, SECOND, TCP, ask_within, interworking_subject, listener, reaches,
-    reaches_nobody, ready,
+    BOTH, CASCADED, ControlPoint, NAT, SECOND, TCP, ask_within, interworking_subject, listener, now, reaches,
+    reaches_nobody, ready, redirected_port, requests,
 };
+use lab::capture::{Capture, Packet};
 use lab::netns::{EXTERNAL, Host, Network, ROUTER_WAN};
 use lab::pcp_server::PcpServer;
 use lab::provider::{Options, Provider};
@@ -73,6 +78,127 @@ fn a_provider_that_speaks_nat_pmp_alone() {
     daemon.terminate(10 * SECOND);
     reaches_nobody(&network, TCP, 9090);
     assert_eq!(provider.forwardings().len(), 0, "everything is given back");
+}
+
+/// How long a mapping stands unless it is renewed, in seconds; what VPN providers grant is 60, which
+/// `a_minute_at_a_time_for_a_day` in the engine's tests has.
+const SHORT: u64 = 12;
+
+/// Map requests of NAT-PMP and of PCP that ask for something: when, the internal port, and the external one that is suggested.
+fn asked(wire: &Capture, by: &str) -> Vec<(Duration, u16, u16)> {
+    if by == "PCP" {
+        let all = requests(wire, TCP).into_iter();
+        return all.map(|(packet, map)| (packet.at, map.internal_port, map.external_port)).collect();
+    }
+    // RFC 6886 §3.3: version 0, opcode 2 for TCP, two reserved octets, the ports, the lifetime.
+    let read = |packet: &Packet| match packet.payload[..] {
+        [0, 2, _, _, a, b, c, d, ref lifetime @ ..] if lifetime.len() == 4 && *lifetime != [0; 4] => {
+            Some((packet.at, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+        }
+        _ => None,
+    };
+    wire.packets().iter().filter_map(read).collect()
+}
+
+/// What many VPN providers give: a server that gives out ports of its own choice, for a moment only. Whoever asks for any port has one at
+/// once, who asks for port after port hears of conflicts until it asks for the one that is held (decision 5), and both stand as long as
+/// they are wanted. The program of `[hooks]` hears the ports.
+fn picks_the_port(by: &str) {
+    let Some(subject) = interworking_subject() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    let network = Network::new(CASCADED);
+    if by == "NAT-PMP" {
+        without_pcp(&network);
+    }
+    let settings = format!("[mappings]\nports = \"40000-49999\"\nmin_lifetime = 4\nmax_lifetime = {SHORT}\n");
+    let server = PcpServer::start(&network, program, &["100.64.0.0/24"], &settings);
+    let told = network.directory().join("told");
+    let hook = format!("cat >> {}", told.display());
+    let more = format!(
+        "[igd]\nadd_port_mapping = \"hold\"\n[hooks]\non_change = [\"/bin/sh\", \"-c\", {}]\n",
+        Value::from(hook)
+    );
+    // NAT-PMP has nothing else than `hold`, whatever is set.
+    let more = if by == "PCP" { more } else { more.replace("\"hold\"", "\"prefer-failure\"") };
+    let mut daemon = subject.start(&network, NAT, &more);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    assert_eq!(status(&network, &subject)["protocol"], by);
+    let wire = Capture::start(&network, Host::Provider, "cust0", "udp port 5351");
+    let _listeners = [8080, 6881].map(|port| listener(&network, Host::Lan1, TCP, port));
+
+    let answer = control_point.add("-n", 8080, 8080, "TCP", 0);
+    let any = redirected_port(&answer, "TCP").unwrap_or_else(|| panic!("{answer}"));
+    assert!((40_000..50_000).contains(&any), "{answer}");
+    reaches(&network, TCP, any, "lan1");
+
+    for wanted in 6881..6884 {
+        let answer = control_point.add("-a", 6881, wanted, "TCP", 0);
+        assert!(answer.contains("failed with code 718"), "{answer}");
+    }
+    assert_eq!(status(&network, &subject)["held"], 1);
+    assert_eq!(asked(&wire, by).iter().filter(|(_, internal, _)| *internal == 6881).count(), 1);
+    let ports = || -> Vec<u16> {
+        let all = server.mappings();
+        let external = all.iter().filter(|one| one["protocol"] == "TCP").map(|one| one["external"].as_str());
+        external
+            .map(|at| at.and_then(|at| at.parse::<SocketAddr>().ok()).expect("an endpoint").port())
+            .collect()
+    };
+    let held = ports().into_iter().find(|&port| port != any).expect("it is held");
+    reaches_nobody(&network, TCP, held);
+    control_point.adds(6881, held, "TCP", 0);
+    reaches(&network, TCP, held, "lan1");
+
+    // Renewed before the end, with the port that was given, and no other one has been asked for.
+    let both = [(8080, any), (6881, held)];
+    let granted = both.map(|(internal, _)| {
+        asked(&wire, by).iter().find(|one| one.1 == internal).copied().expect("it was asked for")
+    });
+    let over = granted.iter().map(|one| one.0).max().expect("two") + Duration::from_secs(SHORT);
+    for ((internal, external), first) in both.into_iter().zip(granted) {
+        let renewed = eventually("a renewal", 15 * SECOND, || {
+            asked(&wire, by).into_iter().find(|one| one.1 == internal && one.2 == external)
+        });
+        let after = renewed.0 - first.0;
+        assert!(after >= Duration::from_secs(SHORT / 2) && after < Duration::from_secs(SHORT), "{after:?}");
+    }
+    // What nobody has renewed would be gone by now.
+    eventually("the end of what was granted first", 20 * SECOND, || (now() > over + SECOND).then_some(()));
+    for (_, external) in both {
+        reaches(&network, TCP, external, "lan1");
+    }
+    assert_eq!(ports().len(), 2);
+
+    control_point.deletes(any, "TCP");
+    daemon.terminate(10 * SECOND);
+    assert_eq!(ports(), [0; 0], "everything is given back");
+    let told: Vec<Value> = fs::read_to_string(&told)
+        .expect("the program has run")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .filter(|line: &Value| !line["external_port"].is_null())
+        .collect();
+    let said =
+        told.iter().map(|line| (line["event"].as_str(), &line["external_port"], &line["internal_port"]));
+    let (any, held) = (Value::from(any), Value::from(held));
+    let (a, b) = (Value::from(8080), Value::from(6881));
+    let wanted = [
+        (Some("began"), &any, &a),
+        (Some("began"), &held, &b),
+        (Some("ended"), &any, &a),
+        (Some("ended"), &held, &b),
+    ];
+    assert_eq!(said.collect::<Vec<_>>(), wanted, "{told:#?}");
+}
+
+#[test]
+fn a_nat_pmp_server_that_picks_the_port() {
+    picks_the_port("NAT-PMP");
+}
+
+#[test]
+fn a_pcp_server_that_picks_the_port() {
+    picks_the_port("PCP");
 }
 
 /// The router among real ones whose servers are those that it finds, or these.
@@ -152,7 +278,7 @@ fn an_ordinary_gateway_where_there_is_no_server() {
     assert_eq!(told["external_address"], "203.0.115.2", "{told:#}");
     let control_point = ControlPoint { network: &network, host: Host::Lan1, location: None };
     let knock = |port: u16| {
-        let to = std::net::SocketAddr::from(([203, 0, 115, 2], port));
+        let to = SocketAddr::from(([203, 0, 115, 2], port));
         ask_within(SECOND, &network, Host::Internet, TCP, to, "knock")
     };
     let _listener = listener(&network, Host::Lan1, TCP, 8080);

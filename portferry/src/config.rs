@@ -2,6 +2,7 @@
 //! file, line, key and what was expected; nothing is ever guessed.
 
 mod file;
+mod lines;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -11,11 +12,13 @@ use std::path::{Path, PathBuf};
 use engine::device::IgdVersion;
 use serde::Deserialize;
 
-pub use file::{ConfigError, parse, read};
+pub use file::{ConfigError, Key, parse, read};
+pub use lines::{Line, WanWay};
 pub(crate) use value::checked;
 use value::default_http_port;
 pub use value::{
-    Argv, Count, Interface, Interfaces, Port, Seconds, Server, TableName, Version, is_interface_name,
+    Argv, Count, Hosts, Interface, Interfaces, Port, Seconds, Server, TableName, Version, hosts_text,
+    is_interface_name,
 };
 
 /// Where the configuration is read from unless the command line says otherwise.
@@ -118,6 +121,8 @@ pub struct Uplink {
     pub send_descriptions: bool,
     /// Ask the provider's server at the start which mappings it holds for us.
     pub list_mappings: bool,
+    /// Further ways to the Internet.
+    pub extra: Vec<Extra>,
 }
 
 impl Default for Uplink {
@@ -135,8 +140,25 @@ impl Default for Uplink {
             when_none_found: WhenNoneFound::default(),
             send_descriptions: true,
             list_mappings: false,
+            extra: Vec::new(),
         }
     }
+}
+
+/// `[[uplink.extra]]`
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Extra {
+    /// The interface towards the other provider.
+    pub interface: Interface,
+    /// As [`Uplink::servers`], behind this interface.
+    #[serde(default)]
+    pub servers: Vec<Server>,
+    /// The LAN hosts whose traffic leaves by it. None: it takes the place of [`Wan::interface`] while the default route is there.
+    #[serde(default)]
+    pub hosts: Vec<Hosts>,
+    /// As [`Wan::nat`], which it is by default; for one with hosts of its own.
+    pub nat: Option<NatMode>,
 }
 
 /// `uplink.dhcp`
@@ -347,8 +369,45 @@ impl Config {
         parse(path, text, Self::contradiction)
     }
 
+    /// What is wrong with one of the further uplinks, and at which of its keys.
+    fn contradiction_of(&self, place: usize, extra: &Extra) -> Option<(&'static str, String)> {
+        let name = &extra.interface;
+        let others = &self.uplink.extra[..place];
+        if self.lan.interfaces.0.contains(name) {
+            let message = format!("expected another interface than those of [lan], got {:?}", name.0);
+            return Some(("uplink.extra.interface", message));
+        }
+        if self.wan.interface == *name || others.iter().any(|other| other.interface == *name) {
+            let message = format!("expected each interface once, got {:?} twice", name.0);
+            return Some(("uplink.extra.interface", message));
+        }
+        if extra.hosts.is_empty() && extra.nat.is_some_and(|nat| nat != self.wan.nat) {
+            let message =
+                "expected that of [wan]: without hosts of its own it takes the place of wan.interface";
+            return Some(("uplink.extra.nat", message.to_owned()));
+        }
+        let taken = |hosts: &&Hosts| others.iter().any(|other| other.hosts.contains(hosts));
+        if let Some(hosts) = extra.hosts.iter().find(taken) {
+            return Some((
+                "uplink.extra.hosts",
+                format!("expected the hosts of one uplink, got {} twice", hosts_text(&hosts.0)),
+            ));
+        }
+        Some(("uplink.extra.servers", v6_behind_nat(&extra.servers, extra.nat.unwrap_or(self.wan.nat))?))
+    }
+
     /// What is good by itself and makes no sense together: the key, and what is wrong with it.
-    fn contradiction(&self) -> Option<(&'static str, String)> {
+    fn contradiction(&self) -> Option<(Key, String)> {
+        self.contradiction_of_first().map(|(name, message)| (name.into(), message)).or_else(|| {
+            let mut extras = self.uplink.extra.iter().enumerate();
+            extras.find_map(|(section, extra)| {
+                let (name, message) = self.contradiction_of(section, extra)?;
+                Some((Key { name, section }, message))
+            })
+        })
+    }
+
+    fn contradiction_of_first(&self) -> Option<(&'static str, String)> {
         let wan = &self.wan.interface;
         if self.lan.interfaces.0.contains(wan) {
             let message = format!("expected another interface than those of [lan], got {:?}", wan.0);
@@ -358,23 +417,17 @@ impl Config {
             let message = "expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give";
             return Some(("uplink.when_unreachable", message.to_owned()));
         }
-        let v6 = self.uplink.servers.iter().find(|server| server.0.is_ipv6());
-        let server = v6.filter(|_| self.wan.nat == NatMode::Nftables)?;
-        let message = format!(
-            "expected IPv4 addresses, got \"{}\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
-            server.0.ip()
-        );
-        Some(("uplink.servers", message))
+        Some(("uplink.servers", v6_behind_nat(&self.uplink.servers, self.wan.nat)?))
     }
 
     /// What the engine needs of it.
-    pub fn engine(&self, device: engine::device::DeviceConfig) -> engine::gateway::Config {
+    pub fn engine(&self, line: &Line, device: engine::device::DeviceConfig) -> engine::gateway::Config {
         engine::gateway::Config {
-            nat: match self.wan.nat {
+            nat: match line.nat {
                 NatMode::Nftables => engine::gateway::NatMode::Own,
                 NatMode::None => engine::gateway::NatMode::None,
             },
-            servers: self.uplink.servers.iter().map(|server| server.0).collect(),
+            servers: line.ways.first().map_or_else(Vec::new, |usual| usual.servers.clone()),
             anycast: self.uplink.anycast,
             answer_within: self.uplink.answer_within.duration(),
             recovery_wait: self.uplink.recovery_wait.duration(),
@@ -394,9 +447,9 @@ impl Config {
                 WhenNoneFound::Local => engine::gateway::WhenNoneFound::Local,
                 WhenNoneFound::Refuse => engine::gateway::WhenNoneFound::Refuse,
             },
-            when_unreachable: match self.uplink.when_unreachable {
-                WhenUnreachable::Refuse => engine::gateway::WhenUnreachable::Refuse,
-                WhenUnreachable::Local => engine::gateway::WhenUnreachable::Local,
+            when_unreachable: match (self.uplink.when_unreachable, line.nat) {
+                (WhenUnreachable::Local, NatMode::Nftables) => engine::gateway::WhenUnreachable::Local,
+                _ => engine::gateway::WhenUnreachable::Refuse,
             },
             send_descriptions: self.uplink.send_descriptions,
             list_mappings: self.uplink.list_mappings,
@@ -412,8 +465,18 @@ impl Config {
         }
     }
 
+    /// Whether the further uplinks are the same but for their servers and whose they are.
+    fn extras_stay(&self, new: &Config) -> bool {
+        let fixed = |config: &Config| -> Vec<(Interface, Option<NatMode>, bool)> {
+            let all = config.uplink.extra.iter();
+            all.map(|extra| (extra.interface.clone(), extra.nat, extra.hosts.is_empty())).collect()
+        };
+        fixed(self) == fixed(new)
+    }
+
     fn names_lan_in_nat(&self) -> bool {
-        self.wan.nat == NatMode::Nftables && (self.nat.masquerade || self.nat.forward_filter)
+        let has_nat = self.lines().iter().any(|line| line.nat == NatMode::Nftables);
+        has_nat && (self.nat.masquerade || self.nat.forward_filter)
     }
 
     /// Takes over what counts without a restart; the rest keeps its value.
@@ -421,12 +484,16 @@ impl Config {
     /// # Errors
     /// The running WAN interface would become one of the LAN; nothing has been taken over.
     pub fn take_over(&mut self, new: Config) -> Result<(), String> {
-        let wan = &self.wan.interface;
-        if new.lan.interfaces.0.contains(wan) {
-            return Err(format!("{} is the WAN interface until the next start, not one of the LAN", wan.0));
+        let extras_stay = self.extras_stay(&new);
+        let extras = self.uplink.extra.iter().map(|extra| &extra.interface);
+        let wan =
+            [&self.wan.interface].into_iter().chain(extras).find(|&wan| new.lan.interfaces.0.contains(wan));
+        if let Some(wan) = wan {
+            return Err(format!("{} is a WAN interface until the next start, not one of the LAN", wan.0));
         }
         self.lan.interfaces = new.lan.interfaces;
-        self.uplink = new.uplink;
+        let extra = if extras_stay { new.uplink.extra } else { std::mem::take(&mut self.uplink.extra) };
+        self.uplink = Uplink { extra, ..new.uplink };
         self.policy = new.policy;
         self.state.keep_on_stop = new.state.keep_on_stop;
         self.hooks = new.hooks;
@@ -441,6 +508,7 @@ impl Config {
         [
             ("wan.interface", self.wan.interface != new.wan.interface),
             ("wan.nat", self.wan.nat != new.wan.nat),
+            ("[[uplink.extra]]", !self.extras_stay(new)),
             ("lan.http_port", self.lan.http_port != new.lan.http_port),
             ("[nat]", self.nat != new.nat),
             // The rules of these two name the LAN interfaces.
@@ -455,4 +523,13 @@ impl Config {
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
     }
+}
+
+/// What is wrong with servers that are asked in IPv6 behind a NAT of the router's own.
+fn v6_behind_nat(servers: &[Server], nat: NatMode) -> Option<String> {
+    let server = servers.iter().find(|server| server.0.is_ipv6() && nat == NatMode::Nftables)?;
+    Some(format!(
+        "expected IPv4 addresses, got \"{}\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
+        server.0.ip()
+    ))
 }

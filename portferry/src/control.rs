@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::prefix::Prefix;
 use engine::status::{MappingStatus, Status};
 use engine::table::Health;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::hosts_text;
 use crate::exit::Failure;
 
 /// What can be asked.
@@ -67,11 +69,30 @@ pub struct Asked {
 pub struct StatusReport {
     /// portferry's version.
     pub version: String,
-    /// "nftables" or "none".
-    pub nat: String,
     /// LAN interfaces with their IPv4 addresses.
     pub lan: Vec<InterfaceReport>,
-    /// The WAN interface.
+    /// The usual uplink.
+    #[serde(flatten)]
+    pub usual: UplinkReport,
+    /// Those that hosts are bound to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<ExtraReport>,
+    /// SSDP datagrams that were not answered.
+    pub ignored_ssdp: u64,
+    /// Searches that LAN hosts have sent since the start.
+    #[serde(default)]
+    pub searches: u64,
+    /// Those of this router itself, such as `portferry doctor` sends.
+    #[serde(default)]
+    pub own_searches: u64,
+}
+
+/// An uplink of a [`StatusReport`].
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct UplinkReport {
+    /// "nftables" or "none".
+    pub nat: String,
+    /// The WAN interface in use.
     pub wan: WanReport,
     /// The provider's server.
     pub server: Option<SocketAddr>,
@@ -103,16 +124,18 @@ pub struct StatusReport {
     pub store_error: Option<String>,
     /// Datagrams of the uplink that were not believed.
     pub ignored_upstream: u64,
-    /// SSDP datagrams that were not answered.
-    pub ignored_ssdp: u64,
-    /// Searches that LAN hosts have sent since the start.
-    #[serde(default)]
-    pub searches: u64,
-    /// Those of this router itself, such as `portferry doctor` sends.
-    #[serde(default)]
-    pub own_searches: u64,
     /// WANIPConnection:2's SystemUpdateID.
     pub system_update_id: u32,
+}
+
+/// An uplink that hosts are bound to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ExtraReport {
+    /// Whose it is: addresses and prefixes.
+    pub hosts: Vec<String>,
+    /// The uplink.
+    #[serde(flatten)]
+    pub uplink: UplinkReport,
 }
 
 /// An interface of a [`StatusReport`].
@@ -157,6 +180,9 @@ pub struct ReleaseReport {
 /// A mapping, as `portferry mappings --json` prints it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct MappingReport {
+    /// The uplink that it is at, unless that is the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
     /// "TCP" or "UDP".
     pub protocol: String,
     /// Address and port at the provider's NAT.
@@ -182,16 +208,33 @@ pub struct MappingReport {
     pub state: String,
 }
 
-impl From<Status> for StatusReport {
-    fn from(status: Status) -> Self {
+impl StatusReport {
+    /// Of the usual uplink, and of those that hosts are bound to.
+    pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
+        let extra = extra.map(|(hosts, status)| ExtraReport {
+            hosts: hosts.iter().map(hosts_text).collect(),
+            uplink: status.into(),
+        });
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            nat: if status.own_nat { "nftables" } else { "none" }.to_owned(),
-            lan: status
+            lan: usual
                 .lan
-                .into_iter()
-                .map(|(name, addresses)| InterfaceReport { name, addresses })
+                .iter()
+                .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
+            ignored_ssdp: usual.ignored_ssdp,
+            searches: usual.searches.hosts,
+            own_searches: usual.searches.own,
+            usual: usual.into(),
+            extra: extra.collect(),
+        }
+    }
+}
+
+impl From<Status> for UplinkReport {
+    fn from(status: Status) -> Self {
+        Self {
+            nat: if status.own_nat { "nftables" } else { "none" }.to_owned(),
             wan: WanReport {
                 name: status.wan,
                 addresses: status.wan_addresses,
@@ -215,9 +258,6 @@ impl From<Status> for StatusReport {
             held: status.held,
             store_error: status.store_error,
             ignored_upstream: status.ignored_upstream,
-            ignored_ssdp: status.ignored_ssdp,
-            searches: status.searches.hosts,
-            own_searches: status.searches.own,
             system_update_id: status.system_update_id,
         }
     }
@@ -226,6 +266,7 @@ impl From<Status> for StatusReport {
 impl From<MappingStatus> for MappingReport {
     fn from(mapping: MappingStatus) -> Self {
         Self {
+            uplink: None,
             protocol: if mapping.protocol == wire::pcp::Protocol::UDP { "UDP" } else { "TCP" }.to_owned(),
             external: mapping.external,
             nat_port: mapping.nat_port,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::gateway::Gateway;
+use engine::gateways::Gateways;
 use engine::provider::{Prefix, Server, ServerConfig, ThirdParty};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -87,9 +88,11 @@ async fn play(once: bool) -> Result<(), Failure> {
     config.wan.interface.0 = "lo".to_owned();
     let identity = Identity::random();
     let device = run::device(&config, &identity);
-    let mut engine_config = config.engine(device.clone());
+    let usual = config.lines().remove(0);
+    let mut engine_config = config.engine(&usual, device.clone());
     engine_config.policy.loopback_lan = true;
-    let mut gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new(identity.nonce_key)));
+    let gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new(identity.nonce_key)));
+    let mut gateways = Gateways::new(gateway);
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));
@@ -107,7 +110,7 @@ async fn play(once: bool) -> Result<(), Failure> {
         result
     };
     let (ran, result) = tokio::select! {
-        both = async { tokio::join!(shell.run(&mut gateway), script) } => both,
+        both = async { tokio::join!(shell.run(&mut gateways), script) } => both,
         Err(error) = provider.run() => return Err(failed("the provider's socket", &error)),
     };
     ran?;
@@ -330,7 +333,7 @@ async fn wait_for_address(asked: &mpsc::Sender<Asked>) -> Result<(), Failure> {
         let text = question(asked, Question::Status).await?;
         let status: crate::control::StatusReport =
             serde_json::from_str(&text).map_err(|error| Failure::system(error.to_string()))?;
-        if status.external_address.is_some() {
+        if status.usual.external_address.is_some() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -3,14 +3,16 @@
 mod effects;
 mod interfaces;
 mod nat1;
+mod uplink;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
-use engine::gateway::{ControlRequest, Counters, Event, Gateway, LookupId, NatTicket, RequestId};
+use engine::gateway::{ControlRequest, Counters, Event, LookupId, NatTicket, RequestId};
+use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
 use engine::status::MappingStatus;
@@ -22,21 +24,19 @@ use wire::description::Uuid;
 use wire::error::UpnpError;
 
 use crate::clock::now;
-use crate::config::{Config, NatMode};
+use crate::config::{Config, Line};
 use crate::control::{Asked, MappingReport, OfferReport, Question, ReleaseReport, StatusReport};
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
-use crate::netlink::Interface;
-use crate::nft::Nft;
-use crate::sockets::Reading;
 use crate::store::{Loaded, Store};
 
+use interfaces::LanSockets;
 pub use interfaces::Links;
-use interfaces::{Announcements, LanSockets};
 use nat1::open_nft;
+use uplink::Uplink;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -58,12 +58,6 @@ enum Datagram {
     Announcement { from: SocketAddr, bytes: Vec<u8> },
     SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
     Dhcp(dhcp::Datagram),
-}
-
-impl From<dhcp::Datagram> for Datagram {
-    fn from(datagram: dhcp::Datagram) -> Self {
-        Self::Dhcp(datagram)
-    }
 }
 
 /// What effects answer at once, and is handled in the turns that follow.
@@ -96,39 +90,25 @@ pub struct Shell {
     device: DeviceConfig,
     reload: Option<PathBuf>,
     links: Links,
-    /// Where to keep what survives a crash, until that is open; nowhere in the demonstration.
-    state: Option<PathBuf>,
-    store: Option<Store>,
-    /// Something of this turn could not be stored.
-    store_failed: bool,
-    /// When it is tried again to store what could not be.
-    store_retry: Option<Instant>,
-    wan_index: Option<u32>,
+    /// Mappings are to survive a crash; not those of the demonstration.
+    keeps_state: bool,
+    /// By their place among the gateways.
+    uplinks: Vec<Uplink>,
     lan: BTreeMap<(u32, String), LanSockets>,
     /// What could not be opened and is tried again then.
     retry: Option<Instant>,
-    nft: Option<Nft>,
-    uplink: Option<Reading>,
-    /// Searches for the provider's router.
-    search: Option<Reading>,
-    /// What looks at other servers, by whether they have IPv6 addresses.
-    scouts: BTreeMap<bool, Reading>,
-    /// What finds the PCP servers that DHCP offers; not in the demonstration.
-    dhcp: Option<Dhcp>,
-    /// The WAN interface that announcements are to be heard on, and what hears them.
-    announcements: Option<(u32, Announcements)>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Result<String, UpnpError>>>,
     subscribing: BTreeMap<RequestId, oneshot::Sender<http::Subscribed>>,
     next_request: u64,
-    outcomes: VecDeque<Outcome>,
+    outcomes: VecDeque<(Place, Outcome)>,
     notices: Notices,
     hooks: Hooks,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
-    delivered: Both<(Uuid, Delivery)>,
-    resolved: Both<(LookupId, Vec<Ipv4Addr>)>,
-    exchanged: Both<(HttpId, HttpOutcome)>,
-    datagrams: Both<Datagram>,
+    delivered: Both<(Place, Uuid, Delivery)>,
+    resolved: Both<(Place, LookupId, Vec<Ipv4Addr>)>,
+    exchanged: Both<(Place, HttpId, HttpOutcome)>,
+    datagrams: Both<(Place, Datagram)>,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
     signals: mpsc::Receiver<Signal>,
@@ -155,23 +135,14 @@ impl Shell {
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
+            uplinks: config.lines().into_iter().map(Uplink::new).collect(),
             config,
             device,
             reload,
             links,
-            state: None,
-            store: None,
-            store_failed: false,
-            store_retry: None,
-            wan_index: None,
+            keeps_state: false,
             lan: BTreeMap::new(),
             retry: None,
-            nft: None,
-            uplink: None,
-            search: None,
-            scouts: BTreeMap::new(),
-            dhcp: None,
-            announcements: None,
             waiting: BTreeMap::new(),
             subscribing: BTreeMap::new(),
             next_request: 0,
@@ -190,14 +161,17 @@ impl Shell {
         }
     }
 
-    /// Keeps what has to survive a crash in `directory`.
-    pub fn with_state(self, directory: PathBuf) -> Self {
-        Self { state: Some(directory), ..self }
+    /// Keeps what has to survive a crash.
+    pub fn with_state(self) -> Self {
+        Self { keeps_state: true, ..self }
     }
 
-    /// Hears of the PCP servers that DHCP offers.
-    pub fn with_dhcp(self, dhcp: Dhcp) -> Self {
-        Self { dhcp: Some(dhcp), ..self }
+    /// Hears of the PCP servers that DHCP offers; `dhcp` is called once for each uplink.
+    pub fn with_dhcp(mut self, dhcp: impl Fn() -> Dhcp) -> Self {
+        for uplink in &mut self.uplinks {
+            uplink.dhcp = Some(dhcp());
+        }
+        self
     }
 
     /// The way to the gateway for the control socket.
@@ -205,27 +179,27 @@ impl Shell {
         self.asked_sender.clone()
     }
 
-    /// Runs until told to stop.
-    pub async fn run(mut self, gateway: &mut Gateway) -> Result<Stop, Failure> {
+    /// Runs until told to stop. The gateways are those of the configuration's lines, in their order.
+    pub async fn run(mut self, gateways: &mut Gateways) -> Result<Stop, Failure> {
         self.hooks.start();
-        self.refresh(gateway, true).await?;
+        self.refresh(gateways, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
-        if self.config.wan.nat == NatMode::Nftables {
-            self.nft = Some(open_nft(&self.config).await?);
+        for uplink in self.uplinks.iter_mut().filter(|uplink| uplink.has_nat()) {
+            uplink.nft = Some(open_nft(&self.config, uplink).await?);
         }
-        if let Some(directory) = self.state.take() {
-            self.restore(gateway, &directory).await?;
+        if self.keeps_state {
+            self.restore(gateways).await?;
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
-            self.store_failed = false;
-            while let Some(effect) = gateway.poll_effect() {
-                self.perform(effect).await;
+            for uplink in &mut self.uplinks {
+                uplink.store_failed = false;
             }
+            self.perform_all(gateways).await;
             self.sync();
             if self.stopped {
-                if self.store_failed {
+                if self.uplinks.iter().any(|uplink| uplink.store_failed) {
                     tracing::warn!(
                         "the state could not be written at the end: the next start may take up mappings that were given back"
                     );
@@ -233,36 +207,38 @@ impl Shell {
                 self.close().await;
                 return Ok(Stop::Clean);
             }
-            if let Some(outcome) = self.outcomes.pop_front() {
-                gateway.handle(now(), event(outcome));
+            if let Some((place, outcome)) = self.outcomes.pop_front() {
+                gateways.handle(now(), To::Uplink(place), event(outcome));
                 continue;
             }
-            self.wait(gateway).await?;
+            self.wait(gateways).await?;
         }
     }
 
-    /// Tells the gateway what survived, before it hears that there is a way to the provider.
-    async fn restore(&mut self, gateway: &mut Gateway, directory: &Path) -> Result<(), Failure> {
-        let (store, loaded) = Store::open(directory).map_err(|error| {
-            Failure::cannot_create(format!(
-                "cannot keep mappings in {}: {error}; portferry has to be able to write there ([state] directory)",
-                directory.display()
-            ))
-        })?;
-        let behind = store.is_behind();
-        self.store = Some(store);
-        if loaded.damaged > 0 {
-            tracing::warn!("{} damaged lines of stored mappings were passed over", loaded.damaged);
+    async fn perform_all(&mut self, gateways: &mut Gateways) {
+        while let Some((place, effect)) = gateways.poll_effect() {
+            self.perform(place, effect).await;
         }
-        while let Some(effect) = gateway.poll_effect() {
-            self.perform(effect).await;
-        }
-        let Loaded { mappings, probe, filtered, .. } = loaded;
-        gateway.handle(now(), Event::Restore { mappings, probe, filtered });
-        if behind {
+    }
+
+    /// Tells the gateways what survived, before they hear that there is a way to the provider.
+    async fn restore(&mut self, gateways: &mut Gateways) -> Result<(), Failure> {
+        self.perform_all(gateways).await;
+        for place in 0..self.uplinks.len() {
+            let uplink = &mut self.uplinks[place];
+            let (store, loaded) = open_store(&uplink.line)?;
             // The file was read; it can be written, or says why not, in a moment.
-            self.store_retry = Some(now());
+            uplink.store_retry = store.is_behind().then(now);
+            uplink.store = Some(store);
+            if loaded.damaged > 0 {
+                tracing::warn!("{} damaged lines of stored mappings were passed over", loaded.damaged);
+            }
+            let Loaded { mappings, probe, filtered, .. } = loaded;
+            gateways.handle(now(), To::Uplink(place), Event::Restore { mappings, probe, filtered });
         }
+        // Whose an uplink is may have changed since.
+        self.perform_all(gateways).await;
+        gateways.release_strangers(now());
         Ok(())
     }
 
@@ -270,29 +246,33 @@ impl Shell {
     ///
     /// What is due goes first, and what LAN hosts send goes last: a flood of datagrams that never leaves the queue empty
     /// delays no renewal, no end of a lease, and nobody who asks on the control socket.
-    async fn wait(&mut self, gateway: &mut Gateway) -> Result<(), Failure> {
+    async fn wait(&mut self, gateways: &mut Gateways) -> Result<(), Failure> {
         if self.retry.is_some_and(|at| at <= now()) {
             self.retry = None;
-            return self.refresh(gateway, false).await;
+            return self.refresh(gateways, false).await;
         }
-        if self.store_retry.is_some_and(|at| at <= now()) {
-            self.store_retry = None;
-            self.catch_up();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now());
+        if let Some(place) = self.uplinks.iter().position(|uplink| due(uplink.store_retry)) {
+            self.uplinks[place].store_retry = None;
+            self.catch_up(place);
             return Ok(());
         }
-        let dhcp_due = self.dhcp.as_ref().and_then(Dhcp::next_timeout);
-        if dhcp_due.is_some_and(|at| at <= now()) {
-            return self.on_dhcp(gateway, |dhcp| dhcp.handle_timeout(now())).await;
+        let dhcp_due = |uplink: &Uplink| uplink.dhcp.as_ref().and_then(Dhcp::next_timeout);
+        if let Some(place) = self.uplinks.iter().position(|uplink| due(dhcp_due(uplink))) {
+            return self.on_dhcp(gateways, place, |dhcp| dhcp.handle_timeout(now())).await;
         }
-        let timeout = gateway.next_timeout();
-        if timeout.is_some_and(|at| at <= now()) {
-            gateway.handle(now(), Event::Timeout);
+        let of_uplinks =
+            |when: &dyn Fn(&Uplink) -> Option<Instant>| self.uplinks.iter().filter_map(when).min();
+        let (store_retry, dhcp_due) = (of_uplinks(&|uplink| uplink.store_retry), of_uplinks(&dhcp_due));
+        let timeout = gateways.next_timeout();
+        if due(timeout) {
+            gateways.handle_timeout(now());
             // However much is due, the other tasks get their turn.
             tokio::task::consume_budget().await;
             return Ok(());
         }
         let sleep = async {
-            match [timeout, self.retry, self.store_retry, dhcp_due].into_iter().flatten().min() {
+            match [timeout, self.retry, store_retry, dhcp_due].into_iter().flatten().min() {
                 // A millisecond more, for the clock counts whole ones.
                 Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
                 None => std::future::pending().await,
@@ -301,43 +281,42 @@ impl Shell {
         tokio::select! {
             biased;
             Some(signal) = self.signals.recv() => match signal {
-                Signal::Stop => gateway.handle(now(), Event::Stop),
-                Signal::Reload => self.reload(gateway).await,
+                Signal::Stop => gateways.handle_stop(now()),
+                Signal::Reload => self.reload(gateways).await,
             },
             Some(Asked { question, reply }) = self.asked.recv() => {
                 let answer = match question {
-                    Question::Release(host) => self.release(gateway, host).await,
+                    Question::Release(host) => self.release(gateways, host).await,
                     Question::DhcpServers => {
-                        self.refresh(gateway, false).await?;
-                        json(&OfferReport { offered_pcp_servers: gateway.status(now()).offered })
+                        self.refresh(gateways, false).await?;
+                        let offered = gateways.iter().flat_map(|(_, gateway)| gateway.status(now()).offered);
+                        json(&OfferReport { offered_pcp_servers: offered.collect() })
                     }
-                    Question::Status => json(&StatusReport::from(gateway.status(now()))),
-                    Question::Mappings => {
-                        json(&gateway.mappings(now()).map(MappingReport::from).collect::<Vec<_>>())
-                    }
+                    Question::Status => json(&self.status(gateways)),
+                    Question::Mappings => json(&self.mappings(gateways)),
                 };
                 // Whoever asked may have hung up.
                 let _ = reply.send(answer);
             }
             // While a retry is due anyway, a lasting error must not be heard again and again.
             changed = self.links.changed(), if self.retry.is_none() => match changed {
-                Ok(()) => self.refresh(gateway, false).await?,
+                Ok(()) => self.refresh(gateways, false).await?,
                 Err(error) => {
                     tracing::warn!("the kernel's news of interfaces: {error}; looking again");
                     self.retry = Some(now() + RETRY);
                 }
             },
-            Some(incoming) = self.control.recv() => self.take_in(gateway, incoming),
-            Some((sid, delivery)) = self.delivered.1.recv() => {
-                gateway.handle(now(), Event::Delivered { sid, delivery });
+            Some(incoming) = self.control.recv() => self.take_in(gateways, incoming),
+            Some((place, sid, delivery)) = self.delivered.1.recv() => {
+                gateways.handle(now(), To::Uplink(place), Event::Delivered { sid, delivery });
             }
-            Some((lookup, addresses)) = self.resolved.1.recv() => {
-                gateway.handle(now(), Event::Resolved { lookup, addresses });
+            Some((place, lookup, addresses)) = self.resolved.1.recv() => {
+                gateways.handle(now(), To::Uplink(place), Event::Resolved { lookup, addresses });
             }
-            Some((id, outcome)) = self.exchanged.1.recv() => {
-                gateway.handle(now(), Event::Http { id, outcome });
+            Some((place, id, outcome)) = self.exchanged.1.recv() => {
+                gateways.handle(now(), To::Uplink(place), Event::Http { id, outcome });
             }
-            Some(datagram) = self.datagrams.1.recv() => {
+            Some((place, datagram)) = self.datagrams.1.recv() => {
                 let event = match &datagram {
                     Datagram::Ssdp { interface, from, bytes } => {
                         Event::Ssdp { interface: *interface, from: *from, bytes }
@@ -348,10 +327,11 @@ impl Shell {
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
                     Datagram::Dhcp(datagram) => {
-                        return self.on_dhcp(gateway, |dhcp| dhcp.handle_datagram(now(), datagram)).await;
+                        let happens = |dhcp: &mut Dhcp| dhcp.handle_datagram(now(), datagram);
+                        return self.on_dhcp(gateways, place, happens).await;
                     }
                 };
-                gateway.handle(now(), event);
+                gateways.handle(now(), To::Uplink(place), event);
             }
             () = sleep => {} // the next turn sees what is due
         }
@@ -361,40 +341,62 @@ impl Shell {
     /// What DHCP offers is another of the WAN's properties.
     async fn on_dhcp(
         &mut self,
-        gateway: &mut Gateway,
+        gateways: &mut Gateways,
+        place: Place,
         happens: impl FnOnce(&mut Dhcp),
     ) -> Result<(), Failure> {
-        let Some(dhcp) = &mut self.dhcp else { return Ok(()) };
-        happens(dhcp);
-        if dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices) {
-            self.refresh(gateway, false).await?;
+        if let Some(dhcp) = &mut self.uplinks[place].dhcp {
+            happens(dhcp);
+        }
+        if self.perform_dhcp(place) {
+            self.refresh(gateways, false).await?;
         }
         Ok(())
     }
 
-    /// The PCP servers that DHCP offers on the WAN interface, as far as it is there.
-    fn offered(&mut self, found: Option<&Interface>) -> Vec<Vec<IpAddr>> {
-        let Some(dhcp) = &mut self.dhcp else { return Vec::new() };
-        let offered = dhcp.offered(now(), &self.config, found);
-        // Sockets that nobody needs any more are closed; what has changed is told by who asks here.
-        dhcp.perform(now(), &self.config.wan.interface.0, &self.datagrams.0, &mut self.notices);
-        offered
+    /// Sockets that nobody needs any more are closed, questions asked; true when other servers are offered now.
+    fn perform_dhcp(&mut self, place: Place) -> bool {
+        let uplink = &mut self.uplinks[place];
+        let interface = uplink.interface().to_owned();
+        let wrap = move |datagram| (place, Datagram::Dhcp(datagram));
+        let Some(dhcp) = &mut uplink.dhcp else { return false };
+        dhcp.perform(now(), &interface, (&self.datagrams.0, wrap), &mut self.notices)
+    }
+
+    fn status(&self, gateways: &Gateways) -> StatusReport {
+        let mut all = gateways.iter().zip(&self.uplinks);
+        let ((_, first), _) = all.next().expect("there is one at least");
+        let others = all.map(|((_, gateway), uplink)| (uplink.line.hosts.clone(), gateway.status(now())));
+        StatusReport::new(first.status(now()), others)
+    }
+
+    fn mappings(&self, gateways: &Gateways) -> Vec<MappingReport> {
+        let of = |(place, gateway): (Place, &engine::gateway::Gateway)| {
+            let uplink = (place > 0).then(|| self.uplinks[place].line.name.clone());
+            let report =
+                move |mapping| MappingReport { uplink: uplink.clone(), ..MappingReport::from(mapping) };
+            gateway.mappings(now()).map(report).collect::<Vec<_>>()
+        };
+        gateways.iter().flat_map(of).collect()
     }
 
     /// Everything of a LAN host goes; the answer says whether that will survive a crash.
-    async fn release(&mut self, gateway: &mut Gateway, host: Ipv4Addr) -> String {
+    async fn release(&mut self, gateways: &mut Gateways, host: Ipv4Addr) -> String {
         let of_host = |mapping: &MappingStatus| *mapping.internal.ip() == host;
-        let released = gateway.mappings(now()).filter(of_host).count();
-        gateway.handle(now(), Event::Release(host));
-        while let Some(effect) = gateway.poll_effect() {
-            self.perform(effect).await;
-        }
+        let mappings = gateways.iter().flat_map(|(_, gateway)| gateway.mappings(now()).filter(of_host));
+        let released = mappings.count();
+        gateways.handle(now(), To::Host(host.into()), Event::Release(host));
+        self.perform_all(gateways).await;
         self.sync();
-        json(&ReleaseReport { host, released, stored: !self.store_failed })
+        json(&ReleaseReport {
+            host,
+            released,
+            stored: !self.uplinks.iter().any(|uplink| uplink.store_failed),
+        })
     }
 
     /// Hands a request of a control point to the gateway.
-    fn take_in(&mut self, gateway: &mut Gateway, incoming: http::Incoming) {
+    fn take_in(&mut self, gateways: &mut Gateways, incoming: http::Incoming) {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         let from = incoming.from;
@@ -412,11 +414,11 @@ impl Shell {
                 Event::Unsubscribe { request: id, from, service, sid }
             }
         };
-        gateway.handle(now(), event);
+        gateways.handle(now(), To::Host(from), event);
     }
 
     /// Reads the configuration again; a bad one changes nothing.
-    async fn reload(&mut self, gateway: &mut Gateway) {
+    async fn reload(&mut self, gateways: &mut Gateways) {
         let Some(path) = &self.reload else { return };
         let new = match Config::load(path) {
             Ok(new) => new,
@@ -431,28 +433,56 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
-        gateway.handle(now(), Event::Reconfigure(Box::new(self.config.engine(self.device.clone()))));
-        while let Some(effect) = gateway.poll_effect() {
-            self.perform(effect).await;
+        for (place, line) in self.config.lines().into_iter().enumerate() {
+            let config = self.config.engine(&line, self.device.clone());
+            gateways.handle(now(), To::Uplink(place), Event::Reconfigure(Box::new(config)));
+            self.uplinks[place].take_over(line);
         }
-        self.hooks.configure(self.config.hooks.clone(), gateway.standing(now()));
-        if let Err(failure) = self.refresh(gateway, false).await {
+        self.perform_all(gateways).await;
+        gateways.bind(now(), self.uplinks.iter().skip(1).map(|uplink| uplink.line.hosts.clone()).collect());
+        self.perform_all(gateways).await;
+        let standing = self.standing(gateways);
+        self.hooks.configure(self.config.hooks.clone(), standing.into_iter());
+        if let Err(failure) = self.refresh(gateways, false).await {
             tracing::warn!("{failure}");
         }
+    }
+
+    /// What the program of `[hooks]` is told of who knows nothing yet.
+    fn standing(&self, gateways: &Gateways) -> Vec<Told> {
+        let told = |(place, change)| Told { uplink: self.name(place), change };
+        gateways.standing(now()).map(told).collect()
+    }
+
+    /// What an uplink is called.
+    fn name(&self, place: Place) -> Arc<str> {
+        self.uplinks[place].line.name.as_str().into()
     }
 
     /// Leaves nothing behind.
     async fn close(&mut self) {
         // What is kept over the stop goes on to let in what it lets in.
-        if let Some(nft) = self.nft.as_mut().filter(|_| !self.config.state.keep_on_stop)
-            && let Err(error) = nft.clear().await
-        {
-            tracing::warn!("the table of this router's NAT could not be deleted: {error}");
+        if !self.config.state.keep_on_stop {
+            for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
+                if let Err(error) = nft.clear().await {
+                    tracing::warn!("the table of this router's NAT could not be deleted: {error}");
+                }
+            }
         }
         self.hooks.finish().await;
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;
     }
+}
+
+fn open_store(line: &Line) -> Result<(Store, Loaded), Failure> {
+    let directory = &line.directory;
+    std::fs::create_dir_all(directory).and_then(|()| Store::open(directory)).map_err(|error| {
+        Failure::cannot_create(format!(
+            "cannot keep mappings in {}: {error}; portferry has to be able to write there ([state] directory)",
+            directory.display()
+        ))
+    })
 }
 
 fn event(outcome: Outcome) -> Event<'static> {
@@ -473,13 +503,18 @@ fn json(report: &impl serde::Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use engine::gateway::{Effect, LanInterface};
+    use engine::gateway::{Effect, Gateway, LanInterface};
     use engine::journal::Record;
     use engine::policy::InterfaceAddress;
 
     use super::*;
     use crate::entropy::KernelEntropy;
     use crate::netlink::Snapshot;
+
+    fn gateways(config: &Config, device: &DeviceConfig) -> Gateways {
+        let settings = config.engine(&config.lines()[0], device.clone());
+        Gateways::new(Gateway::new(settings, Box::new(KernelEntropy::new([7; 16]))))
+    }
 
     /// an answer of success is only sent when the mapping is stored.
     #[tokio::test]
@@ -490,18 +525,18 @@ mod tests {
         let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
         let (_signals, received) = mpsc::channel(1);
         let mut shell = Shell::new(config, None, device, links, received);
-        shell.store = Some(Store::full());
+        shell.uplinks[0].store = Some(Store::full());
         for stored in [false, true] {
-            shell.store_failed = false;
+            shell.uplinks[0].store_failed = false;
             let (reply, answer) = oneshot::channel();
             shell.waiting.insert(RequestId(1), reply);
             if stored {
-                shell.perform(Effect::Store(Record::Probe(wire::pcp::Nonce([1; 12])))).await;
+                shell.perform(0, Effect::Store(Record::Remove(wire::pcp::Protocol::TCP, 1))).await;
             }
-            shell.perform(Effect::Reply { request: RequestId(1), answer: Ok("fine".to_owned()) }).await;
+            shell.perform(0, Effect::Reply { request: RequestId(1), answer: Ok("fine".to_owned()) }).await;
             let expected = if stored { Err(UpnpError::ACTION_FAILED) } else { Ok("fine".to_owned()) };
             assert_eq!(answer.await.unwrap(), expected);
-            assert_eq!(matches!(shell.outcomes.front(), Some(Outcome::StoreFailed(_))), stored);
+            assert_eq!(matches!(shell.outcomes.front(), Some((0, Outcome::StoreFailed(_)))), stored);
         }
     }
 
@@ -513,21 +548,21 @@ mod tests {
         let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
         let config = Config::parse(std::path::Path::new("test"), text).unwrap();
         let device = crate::run::device(&config, &crate::state::Identity::random());
-        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new([7; 16])));
+        let mut gateways = gateways(&config, &device);
         let (_signals, received) = mpsc::channel(1);
         let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
         let mut shell = Shell::new(config, None, device, links, received);
-        shell.store = Some(Store::open(&directory).unwrap().0);
-        shell.write(|_| Err(std::io::ErrorKind::StorageFull.into()));
-        let retry = shell.store_retry.expect("it is tried again");
+        shell.uplinks[0].store = Some(Store::open(&directory).unwrap().0);
+        shell.write(0, |_| Err(std::io::ErrorKind::StorageFull.into()));
+        let retry = shell.uplinks[0].store_retry.expect("it is tried again");
         assert!(retry > now() && retry <= now() + effects::STORE_RETRY);
-        assert!(matches!(shell.outcomes.pop_front(), Some(Outcome::StoreFailed(_))));
+        assert!(matches!(shell.outcomes.pop_front(), Some((0, Outcome::StoreFailed(_)))));
         // Half a minute later there is room.
-        shell.store.as_mut().unwrap().fall_behind();
-        shell.store_retry = Some(now());
-        shell.wait(&mut gateway).await.unwrap();
-        assert!(matches!(shell.outcomes.pop_front(), Some(Outcome::StoreWorks)));
-        assert_eq!(shell.store_retry, None);
+        shell.uplinks[0].store.as_mut().unwrap().fall_behind();
+        shell.uplinks[0].store_retry = Some(now());
+        shell.wait(&mut gateways).await.unwrap();
+        assert!(matches!(shell.outcomes.pop_front(), Some((0, Outcome::StoreWorks))));
+        assert_eq!(shell.uplinks[0].store_retry, None);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
@@ -536,7 +571,7 @@ mod tests {
         let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
         let config = Config::parse(std::path::Path::new("test"), text).unwrap();
         let device = crate::run::device(&config, &crate::state::Identity::random());
-        let mut gateway = Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new([7; 16])));
+        let mut gateways = gateways(&config, &device);
         let (_signals, received) = mpsc::channel(1);
         let links = Links::Fixed(Snapshot::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut shell = Shell::new(config, None, device, links, received);
@@ -546,17 +581,20 @@ mod tests {
             name: "lan".into(),
             addresses: vec![InterfaceAddress { addr, prefix_len: 24 }],
         };
-        gateway.handle(now(), Event::Lan(vec![lan]));
-        while gateway.poll_effect().is_some() {}
+        gateways.handle_lan(now(), &[lan]);
+        while gateways.poll_effect().is_some() {}
         let queue = shell.datagrams.0.clone();
         let from = SocketAddr::new(addr, 1900);
-        while queue.try_send(Datagram::Ssdp { interface: 1, from, bytes: Vec::new() }).is_ok() {}
+        while queue.try_send((0, Datagram::Ssdp { interface: 1, from, bytes: Vec::new() })).is_ok() {}
         // The first announcements come within 100 ms.
-        let due = gateway.next_timeout().expect("announcements are due");
+        let due = gateways.next_timeout().expect("announcements are due");
         while now() < due {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        shell.wait(&mut gateway).await.unwrap();
-        assert!(matches!(gateway.poll_effect(), Some(Effect::Ssdp { .. })), "the announcements are out");
+        shell.wait(&mut gateways).await.unwrap();
+        assert!(
+            matches!(gateways.poll_effect(), Some((0, Effect::Ssdp { .. }))),
+            "the announcements are out"
+        );
     }
 }

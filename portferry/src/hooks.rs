@@ -11,7 +11,6 @@ mod report;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use engine::gateway::Change;
 use engine::time::Instant;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::clock::now;
 use crate::config;
 use queue::Queue;
+pub use queue::Told;
 
 /// What is not told by the end is told within this, or the program's timeout if that is shorter: the service manager
 /// loses its patience soon after the gateway has waited for the provider.
@@ -71,13 +71,13 @@ impl Hooks {
 
     /// The settings as they are from now on. The program is told what stands, also when it is the same: whatever it missed, it
     /// has then.
-    pub fn configure(&mut self, settings: config::Hooks, standing: impl Iterator<Item = Change>) {
+    pub fn configure(&mut self, settings: config::Hooks, standing: impl Iterator<Item = Told>) {
         complain_early(&settings);
         self.shared.state().settings = settings;
         self.begin(standing);
     }
 
-    fn begin(&mut self, standing: impl Iterator<Item = Change>) {
+    fn begin(&mut self, standing: impl Iterator<Item = Told>) {
         let mut state = self.shared.state();
         state.queue = Queue::default();
         if !state.settings.on_change.0.is_empty() {
@@ -88,12 +88,12 @@ impl Hooks {
     }
 
     /// Has the program told of a change, when its turn comes.
-    pub fn tell(&mut self, change: Change) {
+    pub fn tell(&mut self, told: Told) {
         let mut state = self.shared.state();
         if state.settings.on_change.0.is_empty() {
             return;
         }
-        if state.queue.push(change) {
+        if state.queue.push(told) {
             let (program, waiting) = (state.settings.on_change.0[0].clone(), state.queue.len());
             tracing::warn!(
                 "{program} is slower than the mappings change: of each of the {waiting} that it has not heard of it is told only how it is now ([hooks] on_change)"

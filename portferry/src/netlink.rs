@@ -82,6 +82,8 @@ pub struct DefaultRoute {
     pub gateway: Option<IpAddr>,
     /// Its priority: the lowest wins. IPv4 and IPv6 count apart.
     pub metric: u32,
+    /// Whose traffic takes it.
+    pub is_ipv6: bool,
 }
 
 /// Everything [`Netlink`] knows, at one moment.
@@ -321,9 +323,10 @@ fn push_default_routes(
         return;
     }
     let metric = attrs.get_priority().unwrap_or(0);
+    let is_ipv6 = header.rtm_family == AF_INET6;
     let router = |interface, attrs| gateway(attrs).or_else(|| peers.of(interface, header.rtm_family));
     if let Ok(interface) = attrs.get_oif() {
-        all.push(DefaultRoute { interface, gateway: router(interface, attrs.get_buf()), metric });
+        all.push(DefaultRoute { interface, gateway: router(interface, attrs.get_buf()), metric, is_ipv6 });
     }
     let mut ways = attrs.get_multipath().unwrap_or_default();
     // `struct rtnexthop`: length u16, flags u8, hops u8, interface i32; then attributes.
@@ -332,7 +335,7 @@ fn push_default_routes(
         let Some(own) = len.checked_sub(8).and_then(|len| rest.get(..len)) else { break };
         if u32::from(flags) & RTNH_F_DEAD == 0 {
             let interface = u32::from_ne_bytes([i0, i1, i2, i3]);
-            all.push(DefaultRoute { interface, gateway: router(interface, own), metric });
+            all.push(DefaultRoute { interface, gateway: router(interface, own), metric, is_ipv6 });
         }
         ways = ways.get(len.next_multiple_of(4)..).unwrap_or_default();
     }

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use engine::device::DeviceConfig;
+use engine::entropy::Entropy as _;
 use engine::gateway::Gateway;
+use engine::gateways::Gateways;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, Line};
 use crate::control;
 use crate::dhcp::Dhcp;
 use crate::entropy::KernelEntropy;
@@ -61,23 +63,35 @@ async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
     let identity = Identity::next_start(&config.state.directory)?;
     let device = device(&config, &identity);
-    let mut gateway =
-        Gateway::new(config.engine(device.clone()), Box::new(KernelEntropy::new(identity.nonce_key)));
+    let mut gateways = gateways(&config, &device, identity.nonce_key);
     let (signals, received) = mpsc::channel(4);
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
     let links = Links::Kernel(netlink);
     let socket = config.control.socket.clone();
-    let state = config.state.directory.clone();
-    let dhcp = Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
+    let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
     let shell =
-        Shell::new(config, Some(path.to_owned()), device, links, received).with_state(state).with_dhcp(dhcp);
+        Shell::new(config, Some(path.to_owned()), device, links, received).with_state().with_dhcp(dhcp);
     let control = control::Server::start(&socket, shell.asked())?;
-    shell.run(&mut gateway).await?;
+    shell.run(&mut gateways).await?;
     drop(control);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// One gateway for each uplink.
+fn gateways(config: &Config, device: &DeviceConfig, nonce_key: [u8; 16]) -> Gateways {
+    let mut lines = config.lines().into_iter();
+    let gateway = |line: &Line, key| {
+        Gateway::new(config.engine(line, device.clone()), Box::new(KernelEntropy::new(key)))
+    };
+    let first = lines.next().expect("there is one at least");
+    lines.fold(Gateways::new(gateway(&first, nonce_key)), |all, line| {
+        // One provider learns nothing of the nonces that another one is told.
+        let key = KernelEntropy::new(nonce_key).derive(format!("uplink {}", line.name).as_bytes());
+        all.with(line.hosts.clone(), gateway(&line, key))
+    })
 }
 
 /// Forwards a signal for as long as somebody listens.

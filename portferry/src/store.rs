@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
-use engine::journal::{Record, StoredMapping};
+use engine::journal::{Record, StoredMapping, StoredNonce};
 use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
@@ -37,6 +37,8 @@ enum Line {
     },
     Probe {
         nonce: [u8; 12],
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wan: Option<String>,
     },
     Filtered {
         source: Option<IpAddr>,
@@ -63,6 +65,9 @@ struct Mapping {
     /// Seconds that were left of the lease when it was written; absent for ever.
     lease_left: Option<u64>,
     nonce: [u8; 12],
+    /// The WAN interface behind which the nonce is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wan: Option<String>,
     #[serde(flatten)]
     written: Stamp,
 }
@@ -75,7 +80,7 @@ pub struct Store(JournalFile<Contents>);
 #[derive(Debug, Default)]
 struct Contents {
     mappings: Mappings,
-    probe: Option<[u8; 12]>,
+    probe: Option<StoredNonce>,
     /// Mappings at the server that may have filters, and when that was written.
     filtered: BTreeMap<Client, Stamp>,
 }
@@ -93,7 +98,7 @@ pub struct Loaded {
     /// contradict each other, the newer one is right.
     pub mappings: Vec<StoredMapping>,
     /// The nonce of the mapping that tells the external address.
-    pub probe: Option<Nonce>,
+    pub probe: Option<StoredNonce>,
     /// What the server may have filters for.
     pub filtered: Vec<Filtered>,
     /// Lines that made no sense.
@@ -114,7 +119,7 @@ impl Store {
                 .rev()
                 .map(|mapping| mapping.stored(now))
                 .collect(),
-            probe: contents.probe.map(Nonce),
+            probe: contents.probe.clone(),
             filtered: contents.filtered.keys().map(filtered).collect(),
             damaged,
         };
@@ -144,7 +149,7 @@ impl Store {
                 self.0.change(|contents| contents.mappings.clear());
                 return self.0.shrink();
             }
-            Record::Probe(nonce) => Line::Probe { nonce: nonce.0 },
+            Record::Probe(StoredNonce { nonce, wan }) => Line::Probe { nonce: nonce.0, wan: wan.clone() },
             Record::Filtered(filtered) => {
                 let Filtered { source, third_party, protocol, internal_port } = *filtered;
                 Line::Filtered { source, third_party, protocol: protocol.0, internal_port, written: now }
@@ -188,7 +193,9 @@ impl journal_file::Contents for Contents {
             Line::Remove { protocol, external_port } => {
                 self.mappings.remove(&(*protocol, *external_port))?;
             }
-            Line::Probe { nonce } => self.probe = Some(*nonce),
+            Line::Probe { nonce, wan } => {
+                self.probe = Some(StoredNonce { nonce: Nonce(*nonce), wan: wan.clone() });
+            }
             Line::Filtered { source, third_party, protocol, internal_port, written } => {
                 self.filtered.insert((*source, *third_party, *protocol, *internal_port), *written);
                 while self.filtered.len() > MOST_FILTERED {
@@ -209,7 +216,7 @@ impl journal_file::Contents for Contents {
     fn lines(&self) -> Vec<Line> {
         let mappings = in_order(&self.mappings).into_iter().cloned();
         let mappings = mappings.map(|mapping| Line::Put { mapping, before: None });
-        let probe = self.probe.map(|nonce| Line::Probe { nonce });
+        let probe = self.probe.clone().map(|StoredNonce { nonce, wan }| Line::Probe { nonce: nonce.0, wan });
         let filtered =
             self.filtered.iter().map(|(&(source, third_party, protocol, internal_port), &written)| {
                 Line::Filtered { source, third_party, protocol, internal_port, written }
@@ -258,7 +265,8 @@ impl Mapping {
             description: stored.description.clone(),
             strict: stored.strict,
             lease_left: stored.lease_left.map(|left| left.as_secs().max(1)),
-            nonce: stored.nonce.0,
+            nonce: stored.nonce.nonce.0,
+            wan: stored.nonce.wan.clone(),
             written,
         }
     }
@@ -279,7 +287,7 @@ impl Mapping {
             description: self.description.clone(),
             strict: self.strict,
             lease_left: self.lease_at(now).map(Duration::from_secs),
-            nonce: Nonce(self.nonce),
+            nonce: StoredNonce { nonce: Nonce(self.nonce), wan: self.wan.clone() },
         }
     }
 }
@@ -305,8 +313,12 @@ mod tests {
             description: "a\nb \"c\" 5fd924d6 {}".into(),
             strict: true,
             lease_left: lease_left.map(Duration::from_secs),
-            nonce: Nonce([9; 12]),
+            nonce: nonce(9),
         }
+    }
+
+    fn nonce(octet: u8) -> StoredNonce {
+        StoredNonce { nonce: Nonce([octet; 12]), wan: Some("wan0".into()) }
     }
 
     fn load(directory: &Directory) -> Loaded {
@@ -325,7 +337,7 @@ mod tests {
             Record::Put(mapping(3, Some(1000))),
             Record::Remove(Protocol::TCP, 2),
             Record::Remove(Protocol::UDP, 3),
-            Record::Probe(Nonce([4; 12])),
+            Record::Probe(nonce(4)),
         ] {
             store.append(&record).unwrap();
         }
@@ -335,7 +347,7 @@ mod tests {
             assert_eq!(loaded.mappings[0].external.port(), 3, "the newest first");
             let left = loaded.mappings[0].lease_left.unwrap().as_secs();
             assert!((990..=1000).contains(&left), "{left}");
-            assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damaged), (2, Some(Nonce([4; 12])), 0));
+            assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damaged), (2, Some(nonce(4)), 0));
         }
     }
 
@@ -416,12 +428,12 @@ mod tests {
         let directory = Directory::new("store-clear");
         let (mut store, _) = Store::open(&directory.0).unwrap();
         store.append(&Record::Put(mapping(1, None))).unwrap();
-        store.append(&Record::Probe(Nonce([4; 12]))).unwrap();
+        store.append(&Record::Probe(nonce(4))).unwrap();
         std::fs::create_dir(directory.0.join("mappings.journal.new")).unwrap();
         store.append(&Record::Clear).unwrap();
         std::fs::remove_dir(directory.0.join("mappings.journal.new")).unwrap();
         let loaded = load(&directory);
-        assert_eq!((loaded.mappings, loaded.probe), (vec![], Some(Nonce([4; 12]))));
+        assert_eq!((loaded.mappings, loaded.probe), (vec![], Some(nonce(4))));
     }
 
     /// A mapping that the provider moved is stored under one port or the other, wherever the power was cut.

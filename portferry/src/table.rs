@@ -2,14 +2,44 @@
 
 use std::fmt::Write;
 
-use crate::control::{MappingReport, StatusReport};
+use crate::control::{MappingReport, StatusReport, UplinkReport};
 
 /// The gateway in a few lines.
 pub fn status(report: &StatusReport) -> String {
-    let addresses = |addresses: &[std::net::Ipv4Addr]| match addresses {
+    let lan: Vec<String> =
+        report.lan.iter().map(|lan| format!("{} {}", lan.name, addresses(&lan.addresses))).collect();
+    let lan = if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") };
+    let usual = &report.usual;
+    let ignored = format!("{} from upstream, {} searches", usual.ignored_upstream, report.ignored_ssdp);
+    let mut out = rows(uplink(usual, Some(lan), ignored));
+    for extra in &report.extra {
+        let whose = format!("{} of {}", extra.uplink.wan.name, extra.hosts.join(", "));
+        let ignored = format!("{} from upstream", extra.uplink.ignored_upstream);
+        let _ = writeln!(out);
+        out += &rows([("uplink", whose)].into_iter().chain(uplink(&extra.uplink, None, ignored)));
+    }
+    out
+}
+
+fn rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    rows.into_iter().fold(String::new(), |mut out, (name, value)| {
+        let _ = writeln!(out, "{name:<17} {value}");
+        out
+    })
+}
+
+fn addresses(addresses: &[std::net::Ipv4Addr]) -> String {
+    match addresses {
         [] => "no address".to_owned(),
         all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    };
+    }
+}
+
+fn uplink(
+    report: &UplinkReport,
+    lan: Option<String>,
+    ignored: String,
+) -> impl Iterator<Item = (&'static str, String)> {
     let server = report.server.map_or("none known".to_owned(), |server| server.to_string());
     let uplink = match (report.uplink.as_str(), report.last_heard) {
         ("answering", Some(heard)) => format!("{server} answers, last {} ago", duration(heard)),
@@ -26,13 +56,10 @@ pub fn status(report: &StatusReport) -> String {
         },
     };
     let own_nat = if report.nat == "none" { "none" } else { "nftables, in between" };
-    let lan: Vec<String> =
-        report.lan.iter().map(|lan| format!("{} {}", lan.name, addresses(&lan.addresses))).collect();
     let mappings = match report.held {
         0 => report.mappings.to_string(),
         held => format!("{}, and {held} kept for a while in case an application asks", report.mappings),
     };
-    let mut out = String::new();
     let servers = |servers: &[Vec<std::net::IpAddr>]| {
         let server = |addresses: &Vec<std::net::IpAddr>| {
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -52,19 +79,11 @@ pub fn status(report: &StatusReport) -> String {
         Some("UPnP IGD") => ("UPnP IGD", uplink),
         _ => ("PCP server", uplink),
     };
-    let rows = [
-        ("external address", external),
-        server,
-        ("WAN", format!("{} {}", report.wan.name, addresses(&report.wan.addresses))),
-        ("own NAT", own_nat.to_owned()),
-        ("LAN", if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") }),
-        ("mappings", mappings),
-        ("ignored", format!("{} from upstream, {} searches", report.ignored_upstream, report.ignored_ssdp)),
-    ];
-    for (name, value) in rows.into_iter().chain(offered).chain(storage) {
-        let _ = writeln!(out, "{name:<17} {value}");
-    }
-    out
+    let wan = format!("{} {}", report.wan.name, addresses(&report.wan.addresses));
+    let first =
+        [("external address", external), server, ("WAN", wan), ("own NAT", own_nat.to_owned())].into_iter();
+    let last = [("mappings", mappings), ("ignored", ignored)].into_iter();
+    first.chain(lan.map(|lan| ("LAN", lan))).chain(last).chain(offered).chain(storage)
 }
 
 /// One line a mapping.
@@ -72,8 +91,8 @@ pub fn mappings(report: &[MappingReport]) -> String {
     if report.is_empty() {
         return "no mappings\n".to_owned();
     }
-    let head =
-        ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "DESCRIPTION"].map(str::to_owned);
+    let head = ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "UPLINK", "DESCRIPTION"]
+        .map(str::to_owned);
     let mut rows = vec![head];
     for mapping in report {
         let outside = match mapping.external.ip().is_unspecified() {
@@ -92,10 +111,16 @@ pub fn mappings(report: &[MappingReport]) -> String {
             mapping.internal.to_string(),
             mapping.lease_left.map_or("for ever".to_owned(), duration),
             mapping.state.clone(),
+            mapping.uplink.clone().unwrap_or_else(|| "-".to_owned()),
             printable(&mapping.description),
         ]);
     }
-    columns(rows)
+    if report.iter().any(|mapping| mapping.uplink.is_some()) {
+        return columns(rows);
+    }
+    columns(rows.into_iter().map(|[proto, external, nat, internal, lease, state, _, description]| {
+        [proto, external, nat, internal, lease, state, description]
+    }))
 }
 
 /// Rows of cells, each column as wide as its widest cell.
@@ -140,6 +165,7 @@ mod tests {
 
     fn mapping() -> MappingReport {
         MappingReport {
+            uplink: None,
             protocol: "TCP".into(),
             external: "198.51.100.7:8080".parse().unwrap(),
             nat_port: Some(8080),
@@ -169,6 +195,13 @@ mod tests {
             "PROTO  EXTERNAL                            OWN NAT  INTERNAL         LEASE     STATE   DESCRIPTION\n\
              TCP    198.51.100.7:8080                   8080     192.168.1.10:80  59m 59s   active  web\u{fffd}[31m\n\
              UDP    198.51.100.7:8080 from 203.0.113.9  -        192.168.1.10:80  for ever  active\n"
+        );
+        let at_another = MappingReport { uplink: Some("wg0".into()), ..mapping() };
+        assert_eq!(
+            mappings(&[mapping(), at_another]),
+            "PROTO  EXTERNAL           OWN NAT  INTERNAL         LEASE    STATE   UPLINK  DESCRIPTION\n\
+             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  -       web\u{fffd}[31m\n\
+             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  wg0     web\u{fffd}[31m\n"
         );
         let named = MappingReport {
             remote_host: Some("203.0.113.9".parse().unwrap()),

@@ -3,10 +3,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use wire::pcp::{Nonce, Protocol, ResultCode};
+use wire::pcp::{Protocol, ResultCode};
 
 use super::mappings::v4;
 use super::{Alarm, Gateway};
+use crate::journal::StoredNonce;
 use crate::notice::Notice;
 use crate::policy::is_usable_external;
 use crate::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(30);
 pub(super) const DISCARD: u16 = 9;
 
 /// The mapping of the router itself that tells the external address.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Probe {
     flow: Option<FlowId>,
     /// It is not renewed any more: mappings of control points tell the address.
@@ -34,7 +35,7 @@ pub(super) struct Probe {
     /// The high port, as long as it is in use.
     taken: Option<u16>,
     /// The nonce that was stored.
-    stored: Option<Nonce>,
+    stored: Option<StoredNonce>,
     /// After a start it is not asked for before that, unless a control point comes.
     begins: Option<Instant>,
     /// Mappings that were stored are asked for, and their answers will tell the address.
@@ -48,7 +49,7 @@ impl Probe {
     }
 
     /// What was stored when the gateway last ran.
-    pub(super) fn restore(&mut self, nonce: Option<Nonce>) {
+    pub(super) fn restore(&mut self, nonce: Option<StoredNonce>) {
         self.stored = nonce;
     }
 
@@ -215,19 +216,20 @@ impl Gateway {
         self.lose_probe();
         self.probe_without_pause();
         // Another server is no reason to hurry.
-        let Probe { stored, begins, behind, .. } = self.probe;
+        let Probe { stored, begins, behind, .. } = std::mem::take(&mut self.probe);
         self.probe = Probe { stored, begins, behind, ..Probe::default() };
     }
 
     /// The probe's nonce, if it is another one than was stored. With another one the server would refuse the probe until
     /// the old mapping ends, so it has to survive.
-    pub(super) fn new_probe_nonce(&mut self) -> Option<Nonce> {
+    pub(super) fn new_probe_nonce(&mut self) -> Option<StoredNonce> {
         let nonce = self.probe.flow.and_then(|flow| self.uplink.as_ref()?.nonce(flow))?;
-        if self.probe.high_port || self.probe.stored == Some(nonce) {
+        if self.probe.high_port || self.probe.stored.as_ref().is_some_and(|stored| stored.nonce == nonce) {
             return None;
         }
-        self.probe.stored = Some(nonce);
-        Some(nonce)
+        let stored = StoredNonce { nonce, wan: Some(self.uplink_on.clone()) };
+        self.probe.stored = Some(stored.clone());
+        Some(stored)
     }
 
     /// After an interruption: what the mappings that still stand say.

@@ -96,6 +96,11 @@ impl HeldMappings {
         self.by_flow.keys().copied().collect()
     }
 
+    /// Whoever has something held for him.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.by_host.iter().map(|&(host, _)| host)
+    }
+
     /// Those of one host, the oldest first.
     pub(super) fn of_host(&self, host: Ipv4Addr) -> impl Iterator<Item = (FlowId, &Held)> {
         let range = self.by_host.range((host, FlowId(0))..=(host, FlowId(u64::MAX)));

@@ -7,7 +7,8 @@ use super::{Effect, Gateway, NatMode, WhenUnreachable};
 use crate::notice::{IspRouterNews, Notice};
 use crate::time::{Duration, Instant};
 use crate::uplink::{
-    Finding, FoundIgd, HttpId, HttpOutcome, IgdClient, IgdFinder, Input, Output, UplinkProtocol,
+    Finding, FoundIgd, HttpId, HttpOutcome, IgdClient, IgdFinder, Input, Leftover, Output, Uplink,
+    UplinkProtocol,
 };
 
 /// The pause between two searches in vain: it doubles from the first to the last.
@@ -28,6 +29,8 @@ pub(super) struct IspRouter {
     ignored: u64,
     /// Its external address, when that is of another NAT above it.
     nat_above: Option<Ipv4Addr>,
+    /// What is still there since another protocol has taken its place.
+    leftover: Option<Leftover>,
 }
 
 impl IspRouter {
@@ -38,7 +41,8 @@ impl IspRouter {
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let finder = self.finder.as_ref().and_then(IgdFinder::next_timeout);
-        finder.or(self.search_at)
+        let leftover = self.leftover.as_ref().and_then(Leftover::next_timeout);
+        [finder.or(self.search_at), leftover].into_iter().flatten().min()
     }
 
     pub(super) fn ignored(&self) -> u64 {
@@ -51,8 +55,11 @@ impl IspRouter {
 }
 
 impl Gateway {
-    /// Searches, goes on searching, or stops that, as it is needed; whether another uplink is in use now.
+    /// Searches, goes on searching, or stops that, as it is needed; whether there is something new of an uplink now.
     pub(super) fn tend_isp_router(&mut self, now: Instant) -> bool {
+        if self.tend_leftover(now) {
+            return true;
+        }
         let Some(router) = self.router_to_search() else {
             self.end_search();
             (self.isp_router.vain, self.isp_router.search_at) = (0, None);
@@ -128,6 +135,9 @@ impl Gateway {
         if let Some(finder) = &mut self.isp_router.finder {
             finder.on_http(now, id, outcome);
         }
+        if let Some(leftover) = &mut self.isp_router.leftover {
+            leftover.handle_http(now, id, outcome, &mut *self.entropy);
+        }
         self.input(now, Input::Http(id, outcome));
     }
 
@@ -143,7 +153,12 @@ impl Gateway {
             return None;
         }
         let at = self.uplink.as_ref().filter(|client| client.protocol() == UplinkProtocol::Igd);
-        let Some(at) = at.map(|client| client.asked_at()) else { return Some(output) };
+        let Some(at) = at.map(|client| client.asked_at()) else {
+            if let (Output::Answering, Some(leftover)) = (&output, &mut self.isp_router.leftover) {
+                leftover.begin(now, &mut *self.entropy); // it has really taken its place
+            }
+            return Some(output);
+        };
         if let Output::External(_) = output {
             self.isp_router.nat_above = None;
         }
@@ -178,5 +193,41 @@ impl Gateway {
     /// Another uplink is in use.
     pub(super) fn forget_isp_router(&mut self) {
         self.isp_router.nat_above = None;
+    }
+
+    /// `next` takes the place of `before`. What that leaves at the router is taken back once `next` is answered, at the same link: behind
+    /// another one there may be somebody else's router, and another host with the address that was ours.
+    pub(super) fn leave_behind(&mut self, before: Box<dyn Uplink>, next: &dyn Uplink) {
+        let leftover = before.retire().or_else(|| self.isp_router.leftover.take());
+        self.isp_router.leftover = leftover.filter(|leftover| {
+            matches!(next.protocol(), UplinkProtocol::Pcp | UplinkProtocol::NatPmp)
+                && leftover.source() == next.source()
+                && self.uplink_on == self.wan.name
+                && Some(leftover.asked_at().ip()) == self.wan.router
+        });
+    }
+
+    /// Whether a mapping has to be asked for again: what was deleted may have been the same one, on a list of both protocols.
+    fn tend_leftover(&mut self, now: Instant) -> bool {
+        let Some(leftover) = &mut self.isp_router.leftover else { return false };
+        if leftover.next_timeout().is_some_and(|at| at <= now) {
+            leftover.handle_timeout(now, &mut *self.entropy);
+        }
+        let mut deleted = Vec::new();
+        while let Some(output) = leftover.poll_output() {
+            match output {
+                Output::Http(request) => self.effects.push_back(Effect::Http(request)),
+                Output::Deleted(flow) => deleted.push(flow),
+                _ => {}
+            }
+        }
+        if leftover.is_over(now) {
+            self.isp_router.leftover = None;
+        }
+        deleted.retain(|&flow| self.uplink.as_ref().is_some_and(|uplink| uplink.holds(flow)));
+        for &flow in &deleted {
+            self.input(now, Input::Confirm(flow));
+        }
+        !deleted.is_empty()
     }
 }

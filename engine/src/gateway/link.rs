@@ -6,7 +6,7 @@ use wire::error::UpnpError;
 
 use super::servers::NOBODY;
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
-use crate::journal::Record;
+use crate::journal::{Record, StoredNonce};
 use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
@@ -23,12 +23,17 @@ const STOP_LIMIT: Duration = Duration::from_secs(75);
 impl Gateway {
     pub(super) fn on_wan(&mut self, now: Instant, wan: Wan) {
         let before = (self.server(), self.ways_out(), self.wan.router, self.wan.up);
-        let first = self.wan.name.is_empty();
+        let other = self.wan.name != wan.name;
         let might_go_alone = self.may_go_alone();
+        if other && !self.wan.name.is_empty() {
+            self.notice(Notice::OtherWan { from: self.wan.name.clone(), to: wan.name.clone() });
+            self.servers.forget();
+            self.forget_external();
+        }
         self.wan = wan;
         self.list_servers_again(now);
         let same = before == (self.server(), self.ways_out(), self.wan.router, self.wan.up);
-        if same && !first && !self.is_alone_no_more() {
+        if same && !other && !self.is_alone_no_more() {
             return self.go_alone_by_and_by(now, might_go_alone);
         }
         self.find_way_out(now);
@@ -50,6 +55,7 @@ impl Gateway {
             self.input(now, Input::Closed);
         }
         self.timers.cancel(Alarm::Uplink);
+        self.servers.link_is_gone();
         self.forget_external();
         self.refuse_all_pending(now);
         self.release_all(now);
@@ -130,12 +136,19 @@ impl Gateway {
         if self.server() != Some(server) {
             return; // it is wanted no more
         }
+        self.notice(Notice::UplinkFailed(server, error));
+        if self.is_alone_all_the_same() {
+            return;
+        }
+        if self.is_alone() {
+            self.forget_external(); // that was at another address, or must not be
+        }
         self.uplink_open = false;
         self.input(now, Input::Closed);
         self.note_connection(now);
         self.timers.set(Alarm::Uplink, now + UPLINK_RETRY);
-        self.notice(Notice::UplinkFailed(server, error));
         self.on_server_silent(now);
+        self.go_alone_unopened(now, server);
     }
 
     /// The machine is there, and nobody on it who could answer.
@@ -155,7 +168,7 @@ impl Gateway {
         self.uplink_open = true;
         self.timers.cancel(Alarm::Uplink);
         let same = |client: &dyn Uplink| {
-            client.server() == server
+            client.server() == server && self.uplink_on == self.wan.name
                 // What is asked otherwise may speak something better here.
                 && !matches!(client.protocol(), UplinkProtocol::Local | UplinkProtocol::Igd)
         };
@@ -188,6 +201,7 @@ impl Gateway {
     fn pcp_client(&self, server: SocketAddr, source: IpAddr) -> PcpClient {
         let client =
             PcpClient::new(server, source, self.config.recovery_wait).known_as(self.identity(server));
+        let client = if self.may_be_nobody(server) { client.that_may_be_nobody() } else { client };
         // NAT-PMP maps to the packet's own source alone, which is this router.
         if self.config.nat == NatMode::Own { client.with_fallback() } else { client }
     }
@@ -219,15 +233,21 @@ impl Gateway {
         self.forget_isp_router();
         let restored = std::mem::take(&mut self.restored);
         let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
-        for (want, nonce) in restored.nonces {
+        for (want, StoredNonce { nonce, wan }) in restored.nonces {
             // What is another server's must not be told to this one (RFC 6887 §11.2, RFC 7488 §4).
-            if !self.is_of_another_server(client.server(), &want, nonce) {
+            let of_this_wan = wan.is_none_or(|wan| wan == self.wan.name);
+            if of_this_wan && !self.is_of_another_server(client.server(), &want, nonce) {
                 client.remember(&want, nonce);
             }
         }
-        let before = self.uplink.take().map(|mut before| before.take_filters());
+        let before = self.uplink.take().map(|mut before| {
+            let filters = before.take_filters();
+            self.leave_behind(before, &*client);
+            filters
+        });
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
+        self.uplink_on.clone_from(&self.wan.name);
         let mappings: Vec<_> = self
             .table
             .iter()

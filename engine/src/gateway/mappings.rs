@@ -434,7 +434,7 @@ impl Gateway {
     }
 
     /// Everything that a LAN host has or is about to have goes: its address may be another host's soon (R-36, decision 18).
-    pub(super) fn on_release(&mut self, now: Instant, host: Ipv4Addr) {
+    pub(super) fn on_release(&mut self, now: Instant, host: Ipv4Addr, cause: Cause) {
         let of_host = |pending: &Pending| *pending.request.internal.ip() == host;
         let wanted: Vec<FlowId> =
             self.pending.iter().filter(|(_, pending)| of_host(pending)).map(|(&flow, _)| flow).collect();
@@ -449,7 +449,7 @@ impl Gateway {
         }
         let of_host = |mapping: &&Mapping| *mapping.internal.ip() == host;
         for key in self.table.iter().filter(of_host).map(Mapping::key).collect::<Vec<_>>() {
-            self.drop_mapping(now, key, Cause::Released);
+            self.drop_mapping(now, key, cause);
         }
     }
 
@@ -476,7 +476,7 @@ impl Gateway {
                 }
                 self.give_back_in_turn(now, mapping.flow);
             }
-            Cause::Released => self.give_back_in_turn(now, mapping.flow),
+            Cause::Released | Cause::Rebound => self.give_back_in_turn(now, mapping.flow),
             _ => self.give_back(now, mapping.flow),
         }
         self.finish_deletes(mapping.flow, None);

@@ -23,6 +23,7 @@ mod settings;
 mod specific;
 mod unreachable;
 mod waiting;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -32,16 +33,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
-use wire::pcp::{Nonce, Protocol};
+use wire::pcp::Protocol;
 use wire::services::{Face, Service};
 use wire::soap;
 
 use crate::device::Devices;
 use crate::entropy::Entropy;
 use crate::gena::{Delivery, Notification, SubscribeError, Subscriptions};
-use crate::journal::{Record, StoredMapping};
+use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure, NatPorts, NatRule};
-use crate::notice::Notice;
+use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
@@ -52,6 +53,7 @@ use crate::uplink::{Filtered, FlowId, HttpId, HttpOutcome, HttpRequest, Uplink};
 pub use changes::{Change, What};
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
+pub use ways::{Way, preferred};
 
 use control::Counting;
 use mappings::DeleteJob;
@@ -78,7 +80,8 @@ pub struct LanInterface {
     pub addresses: Vec<InterfaceAddress>,
 }
 
-/// The WAN interface as it is now.
+/// The WAN interface as it is now. One of another name takes the place of the one before: nothing that was learned of servers
+/// behind that holds for those behind this.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Wan {
     /// Its name.
@@ -94,6 +97,8 @@ pub struct Wan {
     /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
     /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
     pub offered: Vec<Vec<IpAddr>>,
+    /// The servers that somebody has chosen for it, in the place of [`Config::servers`].
+    pub servers: Option<Vec<SocketAddr>>,
     /// Its speed in bit/s, where the kernel knows it.
     pub bits_per_second: Option<u64>,
 }
@@ -134,7 +139,7 @@ pub enum Event<'a> {
         /// The mappings, the rest of their leases as of now.
         mappings: Vec<StoredMapping>,
         /// The nonce of the mapping that tells the external address.
-        probe: Option<Nonce>,
+        probe: Option<StoredNonce>,
         /// What the server may have filters for.
         filtered: Vec<Filtered>,
     },
@@ -260,6 +265,8 @@ pub enum Event<'a> {
     },
     /// This LAN host is gone, says who gave it its address: so are its mappings (RFC 6970 §5.10).
     Release(Ipv4Addr),
+    /// These LAN hosts are another gateway's now ([`Gateways`](crate::gateways::Gateways)): what they have here goes.
+    Rebound(Vec<Ipv4Addr>),
     /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.
     Reconfigure(Box<Config>),
     /// Take everything back and stop.
@@ -388,6 +395,9 @@ enum Alarm {
     Stop,
 }
 
+/// More than one gateway numbers in its life; no number is too long for JSON, with a thousand of them.
+const FLOWS_EACH: u64 = 1 << 42;
+
 /// See the module's description.
 pub struct Gateway {
     config: Config,
@@ -399,6 +409,8 @@ pub struct Gateway {
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
+    /// The WAN interface that [`Self::uplink`] was made for.
+    uplink_on: String,
     isp_router: isp_router::IspRouter,
     external: Option<Ipv4Addr>,
     /// The last one that was known.
@@ -444,6 +456,8 @@ pub struct Gateway {
     /// What the end gives back.
     given_back: BTreeMap<FlowId, Key>,
     ssdp: SsdpServer,
+    /// Another gateway of the same device is found by SSDP.
+    beside: bool,
     subscriptions: Subscriptions,
     /// What subscribers were told, or are about to be.
     evented: events::Evented,
@@ -465,6 +479,7 @@ impl Gateway {
             servers: servers::Servers::default(),
             uplink: None,
             uplink_open: false,
+            uplink_on: String::new(),
             isp_router: isp_router::IspRouter::default(),
             external: None,
             told_external: None,
@@ -498,6 +513,7 @@ impl Gateway {
             stop_by: Instant::default(),
             given_back: BTreeMap::new(),
             ssdp,
+            beside: false,
             subscriptions: Subscriptions::default(),
             evented: events::Evented::default(),
             timers: Timers::default(),
@@ -505,6 +521,13 @@ impl Gateway {
         };
         new.list_servers();
         new
+    }
+
+    /// The same as the `place`-th of several behind one device, whose first one is found: it says nothing by SSDP, and its flows are
+    /// numbered apart from those of all others.
+    #[must_use]
+    pub(crate) fn beside(self, place: usize) -> Self {
+        Self { beside: place > 0, next_flow: FLOWS_EACH.saturating_mul(place as u64), ..self }
     }
 
     /// What the HTTP server serves.
@@ -554,7 +577,13 @@ impl Gateway {
                 self.on_unsubscribe(request, from, service, sid);
             }
             Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
-            Event::Release(host) => self.on_release(now, host),
+            Event::Release(host) => self.on_release(now, host, Cause::Released),
+            Event::Rebound(hosts) => {
+                for host in hosts {
+                    self.on_release(now, host, Cause::Rebound);
+                    self.subscriptions.forget(host.into());
+                }
+            }
             Event::Reconfigure(config) => self.on_reconfigure(now, *config),
             Event::Stop => self.on_stop(now),
         }
@@ -565,7 +594,9 @@ impl Gateway {
         self.tell_subscribers(now);
         self.tell_changes(now, began);
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
-            self.effects.push_back(Effect::Ssdp { interface, to, bytes });
+            if !self.beside {
+                self.effects.push_back(Effect::Ssdp { interface, to, bytes });
+            }
         }
         // The caller may end at this: it is the last effect of its turn, and of all.
         if self.stopped && !self.said_stopped {
@@ -659,6 +690,14 @@ impl Gateway {
     /// All mappings at this moment, by protocol and external port.
     pub fn mappings(&self, now: Instant) -> impl Iterator<Item = MappingStatus> {
         self.table.iter().map(move |mapping: &Mapping| mapping.status(now))
+    }
+
+    /// The LAN hosts that have something here: a mapping, one that is being made, one that is held for them, a subscription.
+    pub fn clients(&self) -> BTreeSet<Ipv4Addr> {
+        let mapped = self.table.iter().map(|mapping| *mapping.internal.ip());
+        let wanted = self.pending.values().map(|pending| *pending.request.internal.ip());
+        let subscribed = self.subscriptions.hosts().filter_map(mappings::v4);
+        mapped.chain(wanted).chain(self.held.hosts()).chain(subscribed).collect()
     }
 
     /// How many ports of the router's own NAT are taken; for simulations, which see that none is lost.

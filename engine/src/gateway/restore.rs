@@ -1,17 +1,15 @@
 //! What survives a crash: written as it happens, taken up again at the next start (decisions 16 and 17,
 //! D-2, D-9; R-44 asks for less).
 
-use wire::pcp::Nonce;
-
 use super::external::{DISCARD, probe_want};
 use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, NatMode};
-use crate::journal::{Record, StoredMapping};
+use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::NatChange;
 use crate::notice::{Cause, Notice};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{Filtered, Filters, FlowId, Want};
+use crate::uplink::{Filtered, Filters, FlowId, Want, derived_nonce};
 
 /// A server keeps no mapping longer without a renewal; a stored one that it does not confirm in this time is gone.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -21,7 +19,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Restored {
     /// There are mappings among it.
     pub(super) any: bool,
-    pub(super) nonces: Vec<(Want, Nonce)>,
+    pub(super) nonces: Vec<(Want, StoredNonce)>,
     pub(super) filters: Filters,
 }
 
@@ -32,11 +30,11 @@ impl Gateway {
         &mut self,
         now: Instant,
         mappings: Vec<StoredMapping>,
-        probe: Option<Nonce>,
+        probe: Option<StoredNonce>,
         filtered: Vec<Filtered>,
     ) {
         self.restored.filters = Filters::restored(filtered);
-        self.probe.restore(probe);
+        self.probe.restore(probe.clone());
         if let Some(nonce) = probe {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
         }
@@ -106,13 +104,18 @@ impl Gateway {
         let want = self.want_to_keep(mapping);
         let nonce = match &self.uplink {
             Some(client) => {
-                client.nonce(mapping.flow).unwrap_or_else(|| client.nonce_for(&want, &*self.entropy))
+                let wan = Some(self.uplink_on.clone());
+                let known = client.nonce(mapping.flow).or_else(|| client.remembered(&want));
+                let server = self.identity(client.server());
+                // What a PCP server there would know it by, were it asked.
+                let nonce = known.unwrap_or_else(|| derived_nonce(&server, &want, &*self.entropy));
+                StoredNonce { nonce, wan }
             }
             // Before the first PCP server is known, the nonce is still where it was restored to.
             None => {
                 let mut nonces = self.restored.nonces.iter();
                 let restored = nonces.find(|(other, _)| is_same_client(other, &want));
-                restored?.1
+                restored?.1.clone()
             }
         };
         Some(StoredMapping {

@@ -1,9 +1,11 @@
 //! Which server is asked (decision 19, R-5): the configured ones, else those that DHCP offers (RFC 7291), the WAN's default router and
 //! the anycast addresses (RFC 7723), in this order. The first that answers serves, the others are kept for failover (RFC 7488).
 //!
-//! The first is asked for mappings at once. As long as it does not answer, the others are *scouted*: each is sent what makes no
+//! The first is asked for mappings at once, also where it is but guessed at: a default router is at this link, and who asks has its
+//! answer as soon as can be. An anycast address that nobody has named may lead out into the Internet, so that one is asked for what
+//! tells of nobody first (RFC 7723). As long as the first does not answer, the others are *scouted*: each is sent what makes no
 //! state there (PCP's ANNOUNCE, NAT-PMP's question for the address), and one that answers takes its place. So nothing is asked
-//! of a server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
+//! of another server that is not there, and nobody waits for the end of a list. A server that has served is not left over a lost packet;
 //! one that is preferred is gone back to once it has answered for a while.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +17,7 @@ use super::{Alarm, Effect, Gateway, NatMode, WhenNoneFound};
 use crate::notice::Notice;
 use crate::policy::is_behind_nat;
 use crate::time::{Duration, Instant};
-use crate::uplink::{UplinkProtocol, Want, derived_nonce};
+use crate::uplink::{ServerIdentity, UplinkProtocol, Want, derived_nonce};
 
 /// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
@@ -56,7 +58,7 @@ struct Candidate {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Servers {
     /// The best first.
     candidates: Vec<Candidate>,
@@ -72,8 +74,27 @@ pub(super) struct Servers {
     due: Instant,
     /// The socket to another one is on its way.
     opening: bool,
+    /// To this one none can be opened, since then.
+    unopened: Option<(SocketAddr, Instant)>,
     /// It has taken the place of another one, as it may have done for a whole town.
     failed_over: bool,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self {
+            candidates: Vec::new(),
+            current: None,
+            silent_since: None,
+            given_up: false,
+            looked_at: None,
+            gap: FIRST_GAP,
+            due: Instant::default(),
+            unopened: None,
+            opening: false,
+            failed_over: false,
+        }
+    }
 }
 
 impl Servers {
@@ -88,6 +109,16 @@ impl Servers {
     /// Nobody listens there, says the machine itself (RFC 7488 §3): another one is next at once.
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
+    }
+
+    /// They were another WAN's, which may have gone down for a whole town.
+    pub(super) fn forget(&mut self) {
+        *self = Self { due: self.due, failed_over: true, ..Self::default() };
+    }
+
+    /// The link is gone: that no socket could be opened says nothing of the next one.
+    pub(super) fn link_is_gone(&mut self) {
+        self.unopened = None;
     }
 
     /// It answers looks, and nothing else.
@@ -141,12 +172,20 @@ impl Gateway {
         self.servers.current()
     }
 
+    /// Those that somebody has chosen.
+    fn configured(&self) -> &[SocketAddr] {
+        self.wan.servers.as_deref().unwrap_or(&self.config.servers)
+    }
+
     /// The settings or the WAN have changed: who may be asked now.
     pub(super) fn list_servers(&mut self) {
         let list = self.server_list();
         let reachable: Vec<SocketAddr> =
             list.iter().copied().filter(|server| !self.ways_to(*server).is_empty()).collect();
-        if reachable.is_empty() && self.config.servers.is_empty() && self.servers.current.is_some() {
+        let of_use = !self.wan.addresses.is_empty()
+            || self.config.nat == NatMode::None && !self.wan.addresses_v6.is_empty();
+        let gone = list.is_empty() && of_use;
+        if reachable.is_empty() && self.configured().is_empty() && self.servers.current.is_some() && !gone {
             return; // what is found on a WAN without an address is nothing new
         }
         let current = self.servers.current;
@@ -168,14 +207,15 @@ impl Gateway {
         }
     }
 
-    /// The first address that the server is known by: DHCP names one server by several.
-    pub(super) fn identity(&self, server: SocketAddr) -> IpAddr {
+    /// What the server is known by: DHCP names one by several addresses.
+    pub(super) fn identity(&self, server: SocketAddr) -> ServerIdentity {
         let of_it = self.wan.offered.iter().find(|addresses| addresses.contains(&server.ip()));
-        of_it
-            .filter(|_| self.config.servers.is_empty())
+        let first = of_it
+            .filter(|_| self.configured().is_empty())
             .and_then(|addresses| addresses.first())
             .copied()
-            .unwrap_or(server.ip())
+            .unwrap_or(server.ip());
+        ServerIdentity { addr: first, interface: self.wan.name.clone() }
     }
 
     /// Whether it is the nonce by which another server of the list knows us.
@@ -183,20 +223,29 @@ impl Gateway {
         let identity = self.identity(server);
         // What stood at nobody's was for this router alone.
         let others = self.servers.all().chain([NO_SERVER]).map(|other| self.identity(other));
-        let mut others = others.filter(|&other| other != identity);
-        others.any(|other| derived_nonce(other, want, &*self.entropy) == nonce)
+        let mut others = others.filter(|other| *other != identity);
+        others.any(|other| derived_nonce(&other, want, &*self.entropy) == nonce)
+    }
+
+    /// Whether it is an anycast address that nobody has named and that has not answered: it may lead out into the Internet.
+    pub(super) fn may_be_nobody(&self, server: SocketAddr) -> bool {
+        let mut candidates = self.servers.candidates.iter();
+        [ANYCAST_V4, ANYCAST_V6].contains(&server.ip())
+            && self.configured().is_empty()
+            && !self.wan.offered.iter().flatten().any(|&offered| offered == server.ip())
+            && candidates.all(|one| one.server != server || one.answered == 0)
     }
 
     fn server_list(&self) -> Vec<SocketAddr> {
         let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
-        let mut list = if self.config.servers.is_empty() {
+        let mut list = if self.configured().is_empty() {
             let offered = self.wan.offered.iter().flatten().copied();
             let anycast = [ANYCAST_V4, ANYCAST_V6].into_iter().filter(|_| self.config.anycast);
             // Asked in IPv6, a server maps to LAN hosts (decision 22), and not to the NAT in between.
             let of_use = |addr: &IpAddr| self.config.nat == NatMode::None || addr.is_ipv4();
             offered.chain(self.wan.router).chain(anycast).filter(of_use).map(at_port).collect()
         } else {
-            self.config.servers.clone()
+            self.configured().to_vec()
         };
         let mut seen = Vec::new();
         list.retain(|&server| {
@@ -210,7 +259,7 @@ impl Gateway {
     /// A socket to the server was opened, and its client made: how long until somebody else is looked at.
     pub(super) fn await_server(&mut self, now: Instant) {
         (self.servers.silent_since, self.servers.given_up, self.servers.opening) = (None, false, false);
-        self.servers.gap = FIRST_GAP;
+        (self.servers.gap, self.servers.unopened) = (FIRST_GAP, None);
         if self.servers.candidates.len() > 1 {
             self.timers.set(Alarm::Scout, now + FIRST_ANSWER);
         }
@@ -221,13 +270,15 @@ impl Gateway {
 
     /// Whether no server is known: nobody has named one, and those that are guessed at may not be there (decision 21).
     pub(super) fn may_go_alone(&self) -> bool {
-        let named = !self.config.servers.is_empty() || !self.wan.offered.is_empty();
+        let named = !self.configured().is_empty() || !self.wan.offered.is_empty();
         let of_its_own = self.wan.addresses.first().is_some_and(|&addr| !is_behind_nat(addr));
         self.config.nat == NatMode::Own
             && self.config.when_none_found == WhenNoneFound::Local
             && !named
             && of_its_own
-            && self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none())
+            // One that has served is known, unless it is gone from the list, and nobody is left there.
+            && (self.server().is_none()
+                || self.uplink.as_ref().is_none_or(|uplink| uplink.last_heard().is_none()))
     }
 
     /// A setting or an offer that was against it is gone.
@@ -265,6 +316,32 @@ impl Gateway {
             self.serve_alone(now, server, addr);
             self.timers.set(Alarm::Scout, now + GAP_ALONE);
         }
+    }
+
+    /// No socket to `server` can be opened. Whether that changes nothing: this router's own NAT counts as the last one, at the address
+    /// that it has.
+    pub(super) fn is_alone_all_the_same(&mut self) -> bool {
+        let alone = self.is_alone() && self.uplink_open && self.may_go_alone();
+        let at = self.uplink.as_ref().filter(|_| alone).map(|uplink| uplink.source());
+        let same = at.is_some() && at == self.wan.addresses.first().map(|&addr| addr.into());
+        if same {
+            self.servers.opening = false;
+        }
+        same
+    }
+
+    /// The same, where that changes something. For so long that none can be found there, either.
+    pub(super) fn go_alone_unopened(&mut self, now: Instant, server: SocketAddr) {
+        let before = self.servers.unopened.filter(|&(one, _)| one == server);
+        let (_, since) = *self.servers.unopened.insert(before.unwrap_or((server, now)));
+        let Some(&addr) = self.wan.addresses.first() else { return };
+        if now < since + NOBODY || !self.may_go_alone() || self.stopping {
+            return;
+        }
+        self.servers.unopened = None;
+        self.timers.cancel(Alarm::Uplink);
+        self.serve_alone(now, server, addr);
+        self.timers.set(Alarm::Scout, now + GAP_ALONE);
     }
 
     /// The server does not answer, says its client, or cannot be asked.
@@ -309,7 +386,7 @@ impl Gateway {
         }
         let place = self.servers.place(current).unwrap_or(0);
         // Only those that somebody has chosen are looked at for their own sake: a town of routers would be too many for others.
-        let all = !answering || self.config.servers.len() > 1;
+        let all = !answering || self.configured().len() > 1;
         let mut asked = Vec::new();
         for (n, candidate) in self.servers.candidates.iter_mut().enumerate() {
             if candidate.asked.take().is_some() {

@@ -20,11 +20,12 @@ mod specific;
 mod strategies;
 mod trouble;
 mod unreachable;
+mod wans;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Body, MapData, PcpOption, Protocol, Request, Response, ResultCode};
+use wire::pcp::{Body, MapData, Nonce, PcpOption, Protocol, Request, Response, ResultCode};
 use wire::services::Service;
 use wire::soap::{SoapError, decode_answer, encode_call};
 
@@ -79,6 +80,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         addresses_v6: Vec::new(),
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
+        servers: None,
         offered: Vec::new(),
     }
 }
@@ -103,6 +105,7 @@ enum Next {
     Nat(NatTicket, Result<(), NatFailure>),
     Datagram(SocketAddr, Vec<u8>),
     Opened(SocketAddr),
+    Failed(SocketAddr),
     Scouted(SocketAddr, Vec<u8>),
     Counters(RequestId),
     SearchAnswer(SocketAddr, Vec<u8>),
@@ -131,6 +134,8 @@ struct Lab {
     /// NAT outcomes wait for [`Lab::release_nat`].
     slow_nat: bool,
     held: Vec<Next>,
+    /// No socket can be opened.
+    no_socket: bool,
     /// The uplink's socket: the server it leads to.
     socket: Option<SocketAddr>,
     /// Which of the sockets it is; what is on its way to an older one is lost.
@@ -153,7 +158,7 @@ struct Lab {
     store: BTreeMap<(Protocol, u16), StoredMapping>,
     /// When each of them was stored.
     stored_at: BTreeMap<(Protocol, u16), u64>,
-    probe_nonce: Option<Nonce>,
+    probe_nonce: Option<StoredNonce>,
     filtered: Vec<Filtered>,
     /// Names that the gateway wants looked up.
     lookups: Vec<(LookupId, String)>,
@@ -188,6 +193,7 @@ impl Lab {
             broken: false,
             slow_nat: false,
             held: Vec::new(),
+            no_socket: false,
             socket: None,
             generation: 0,
             weather: None,
@@ -261,6 +267,7 @@ impl Lab {
                 Next::Datagram(from, bytes) => Event::Uplink { from: *from, bytes },
                 Next::Scouted(from, bytes) => Event::Scouted { from: *from, bytes },
                 Next::Opened(server) => Event::UplinkOpened { server: *server, source: self.source },
+                Next::Failed(server) => Event::UplinkFailed { server: *server, error: "no route".into() },
                 Next::SearchAnswer(from, bytes) => Event::SearchAnswer { from: *from, bytes },
                 Next::Http(id, outcome) => Event::Http { id: *id, outcome: outcome.clone() },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
@@ -277,6 +284,10 @@ impl Lab {
                     assert!(self.heard.insert(request, heard).is_none(), "{request:?} is answered once");
                 }
                 Effect::ReadCounters { request } if !self.mute => queue.push_back(Next::Counters(request)),
+                Effect::OpenUplink { server } if self.no_socket => {
+                    (self.socket, self.generation) = (None, self.generation + 1);
+                    queue.push_back(Next::Failed(server));
+                }
                 Effect::OpenUplink { server } => {
                     self.socket = Some(server);
                     self.generation += 1;
@@ -707,6 +718,10 @@ fn hear(answer: &Result<String, UpnpError>) -> Heard {
         }
         Err(error) => Err(error.code),
     }
+}
+
+fn connected(addr: Ipv4Addr) -> (String, String) {
+    ("Connected".into(), addr.to_string())
 }
 
 fn done() -> Heard {

@@ -9,9 +9,9 @@ use wire::pcp::{self, Body, Opcode, PcpOption, Rejection, Request, RequestHeader
 use super::config::ServerConfig;
 use super::interface::{Arrival, Inside, Requester, Subscriber};
 use super::journal::MappingKey;
-use super::prefix::Prefix;
 use super::reason::{Kind, Reason, Refused};
 use super::{Server, nat};
+use crate::prefix::Prefix;
 use crate::time::Instant;
 
 /// Tells a response from a request, in PCP and in NAT-PMP.

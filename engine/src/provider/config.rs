@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use wire::pcp::{Prefix64, Protocol};
 
 use super::interface::Inside;
-use super::prefix::Prefix;
+use crate::prefix::Prefix;
 use crate::time::Duration;
 
 /// What a [`Server`](super::Server) is to do, and for whom. [`ServerConfig::new`] has what a careful provider would begin

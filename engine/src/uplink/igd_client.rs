@@ -29,6 +29,9 @@ mod answers;
 mod asking;
 mod errors;
 mod flow;
+mod leftover;
+
+pub use leftover::Leftover;
 
 use flow::{Flow, Looked, Phase};
 
@@ -108,6 +111,8 @@ pub struct IgdClient {
     source: Ipv4Addr,
     connection: Connection,
     open: bool,
+    /// Another protocol has taken its place: it takes back what would stand for ever, and nothing else.
+    leaving: bool,
     recovery_wait: Duration,
     flows: BTreeMap<FlowId, Flow>,
     /// Whose external ports they are, as far as that is known.
@@ -153,6 +158,7 @@ impl IgdClient {
             source,
             connection: found.connection,
             open: true,
+            leaving: false,
             recovery_wait,
             flows: BTreeMap::new(),
             by_port: BTreeMap::new(),
@@ -539,6 +545,10 @@ impl Uplink for IgdClient {
 
     fn take_filters(&mut self) -> Filters {
         std::mem::take(&mut self.filters)
+    }
+
+    fn retire(self: Box<Self>) -> Option<Leftover> {
+        Leftover::of(*self)
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug)]
 pub(crate) struct IgdModel {
     pub(crate) external: &'static str,
+    /// Of its service.
+    pub(crate) version: u8,
     /// What it answers this action with.
     pub(crate) refuses: BTreeMap<&'static str, UpnpError>,
     /// Answers this, whatever it is asked.
@@ -51,6 +53,7 @@ impl IgdModel {
     pub(crate) fn new(external: &'static str) -> Self {
         Self {
             external,
+            version: 2,
             refuses: BTreeMap::new(),
             says: None,
             only_permanent: false,
@@ -98,7 +101,7 @@ impl IgdModel {
     pub(crate) fn answer(&mut self, now: Instant, from: Ipv4Addr, request: &HttpRequest) -> HttpOutcome {
         let action = request.action.as_deref();
         let Some(action) = action else {
-            return HttpOutcome::Answer { status: 200, body: Self::description(2).into_bytes() };
+            return HttpOutcome::Answer { status: 200, body: Self::description(self.version).into_bytes() };
         };
         let decoded = soap::decode(Service::WanIpConnection, Face::V2, Some(action), request.body.as_bytes());
         let Ok(soap::Request::Call(call)) = decoded else { panic!("{action}: {decoded:?}") };

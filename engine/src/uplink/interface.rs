@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use wire::pcp::{Nonce, OptionCode, ResultCode};
 
 use super::filters::{Filtered, Filters};
-use super::flow::{FlowId, Grant, Terms, Unknown, Want, client};
+use super::flow::{FlowId, Grant, Terms, Unknown, Want};
 use super::http::{HttpId, HttpOutcome, HttpRequest};
+use super::igd_client::Leftover;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
@@ -195,9 +196,10 @@ pub trait Uplink: fmt::Debug {
         None
     }
 
-    /// What a PCP server there would know the owner of such a mapping by, were it asked for.
-    fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        super::nonces::derived(self.server().ip(), client(want), entropy)
+    /// What [`remember`](Self::remember) was told of the owner of such a mapping, until that is asked for.
+    fn remembered(&self, want: &Want) -> Option<Nonce> {
+        let _ = want;
+        None
     }
 
     /// The server may know the owner of such a mapping by this nonce: it is used when the mapping is asked for.
@@ -210,4 +212,9 @@ pub trait Uplink: fmt::Debug {
 
     /// What is to be told to the client of the next server, which may be the same machine.
     fn take_filters(&mut self) -> Filters;
+
+    /// Another uplink is in its place. What has to be taken back all the same, because it would stand for ever; `None`: nothing.
+    fn retire(self: Box<Self>) -> Option<Leftover> {
+        None
+    }
 }

@@ -12,22 +12,32 @@ use crate::entropy::Entropy;
 /// What the server knows a client by, apart from the nonce: the third party, if it is one, protocol, internal port.
 pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
 
-/// The nonce by which the server with this address knows the owner of such a mapping.
-pub fn derived_nonce(server: IpAddr, want: &Want, entropy: &dyn Entropy) -> Nonce {
+/// What tells a server from all others.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerIdentity {
+    /// The first of its addresses.
+    pub addr: IpAddr,
+    /// The interface that it is reached by: the routers behind two of them may both be 192.168.1.1.
+    pub interface: String,
+}
+
+/// The nonce by which this server knows the owner of such a mapping.
+pub fn derived_nonce(server: &ServerIdentity, want: &Want, entropy: &dyn Entropy) -> Nonce {
     derived(server, super::flow::client(want), entropy)
 }
 
-/// The nonce of `client` at the server with this address: always the same for this installation, and nobody else's.
-pub(super) fn derived(server: IpAddr, client: Client, entropy: &dyn Entropy) -> Nonce {
+/// The nonce of `client` at this server: always the same for this installation, and nobody else's.
+pub(super) fn derived(server: &ServerIdentity, client: Client, entropy: &dyn Entropy) -> Nonce {
     let (third_party, protocol, internal_port) = client;
     let mut name = b"PCP nonce ".to_vec();
-    match server {
+    match server.addr {
         IpAddr::V4(v4) => name.extend(v4.to_ipv6_mapped().octets()),
         IpAddr::V6(v6) => name.extend(v6.octets()),
     }
     name.extend(third_party.map_or([0; 4], |host| host.octets()));
     name.push(protocol.0);
     name.extend(internal_port.to_be_bytes());
+    name.extend(server.interface.as_bytes());
     let [nonce @ .., _, _, _, _] = entropy.derive(&name);
     Nonce(nonce)
 }

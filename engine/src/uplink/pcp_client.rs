@@ -16,9 +16,10 @@ use super::epoch::EpochClock;
 use super::filters::{Filtered, Filters};
 use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
+    wire_addr,
 };
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
-use super::nonces::Client;
+use super::nonces::{Client, ServerIdentity};
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
 use super::schedule::{BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, next_rt, next_wake};
@@ -57,7 +58,7 @@ const MOST_NONCES: usize = 4096;
 pub struct PcpClient {
     server: SocketAddr,
     /// By what nonces are derived.
-    identity: IpAddr,
+    identity: ServerIdentity,
     source: IpAddr,
     open: bool,
     recovery_wait: Duration,
@@ -89,6 +90,8 @@ pub struct PcpClient {
     /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
     hold: Option<(Instant, ResultCode)>,
     ignored: u64,
+    /// Nothing that tells of anybody is sent before the server has answered something else.
+    knocks: bool,
     /// A server that speaks NAT-PMP instead is of use.
     fallback: bool,
     /// When it has shown to somebody else that it speaks PCP.
@@ -254,9 +257,8 @@ impl Uplink for PcpClient {
         self.flows.get(&flow).map(|flow| flow.nonce)
     }
 
-    fn nonce_for(&self, want: &Want, entropy: &dyn Entropy) -> Nonce {
-        let kept = self.nonces.peek(client(want)).copied();
-        kept.unwrap_or_else(|| super::nonces::derived(self.identity, client(want), entropy))
+    fn remembered(&self, want: &Want) -> Option<Nonce> {
+        self.nonces.peek(client(want)).copied()
     }
 
     fn remember(&mut self, want: &Want, nonce: Nonce) {
@@ -277,7 +279,7 @@ impl PcpClient {
     pub fn new(server: SocketAddr, source: IpAddr, recovery_wait: Duration) -> Self {
         Self {
             server,
-            identity: server.ip(),
+            identity: ServerIdentity { addr: server.ip(), interface: String::new() },
             source,
             open: true,
             recovery_wait,
@@ -301,6 +303,7 @@ impl PcpClient {
             last_heard: None,
             hold: None,
             ignored: 0,
+            knocks: false,
             fallback: false,
             spoke_at: None,
             doubt_at: Instant::default(),
@@ -309,10 +312,17 @@ impl PcpClient {
         }
     }
 
-    /// The same, of a server that has this address, too: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
+    /// The same, of a server that is known as this: at each of its addresses it is asked by the same nonces (RFC 7488 §3).
     #[must_use]
-    pub fn known_as(self, identity: IpAddr) -> Self {
+    pub fn known_as(self, identity: ServerIdentity) -> Self {
         Self { identity, ..self }
+    }
+
+    /// The same, of a server that may be nobody, or somebody whom nobody knows: until it answers, ANNOUNCE goes out in the place of every
+    /// request (RFC 7723).
+    #[must_use]
+    pub fn that_may_be_nobody(self) -> Self {
+        Self { knocks: true, ..self }
     }
 
     /// The same, which has just shown that it speaks PCP: as long as its first answer may be on its way, its word for another
@@ -356,7 +366,7 @@ impl PcpClient {
         let client = client(&want);
         let (nonce, derived) = match self.nonces.take(client) {
             Some(nonce) => (nonce, false),
-            None => (super::nonces::derived(self.identity, client, entropy), true),
+            None => (super::nonces::derived(&self.identity, client, entropy), true),
         };
         let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
@@ -523,6 +533,17 @@ impl PcpClient {
         }
     }
 
+    /// There is somebody: what was to be asked is asked.
+    fn speak_up(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        self.knocks = false;
+        let knocked = |flow: &Flow| matches!(flow.phase, Phase::Asking { sent: 1.., .. });
+        let flows = self.flows.iter().filter(|(_, flow)| knocked(flow));
+        for id in flows.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.flows.get_mut(&id).expect("it was listed").phase = Phase::ASK;
+            self.on_timer(now, id, entropy);
+        }
+    }
+
     /// What was asked in vain need not wait for its next repetition, up to 18 minutes away.
     fn nudge(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         for (&id, flow) in &self.flows {
@@ -617,6 +638,12 @@ impl PcpClient {
         if !self.open {
             return;
         }
+        if self.knocks {
+            let client_addr = wire_addr(self.source);
+            let announce =
+                pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
+            return self.sent(now, announce.to_bytes());
+        }
         flow.unanswered = true;
         flow.carried = Carried {
             prefer_failure: flow.prefers_failure(self.lacks),
@@ -630,7 +657,11 @@ impl PcpClient {
         if filters && self.filters.note(now, filtered) {
             self.outputs.push_back(Output::Filtered(filtered));
         }
-        self.outputs.push_back(Output::Transmit(request.to_bytes()));
+        self.sent(now, request.to_bytes());
+    }
+
+    fn sent(&mut self, now: Instant, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit(bytes));
         self.unanswered += 1;
         let since = *self.unanswered_since.get_or_insert(now);
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {

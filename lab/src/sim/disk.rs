@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use engine::entropy::{Entropy, SeededEntropy};
 use engine::gateway::{Event, Gateway, LanInterface, RequestId};
-use engine::journal::{Record, StoredMapping};
+use engine::journal::{Record, StoredMapping, StoredNonce};
 use engine::policy::InterfaceAddress;
 use engine::time::{Duration, Instant};
 use engine::uplink::Filtered;
-use wire::pcp::{Nonce, Protocol};
+use wire::pcp::Protocol;
 
 use super::follower::Follower;
 use super::{GATEWAY, LAN_INDEX, Parcel, World};
@@ -29,7 +29,7 @@ pub(super) struct Disk {
 #[derive(Clone, Debug, Default)]
 struct Contents {
     mappings: BTreeMap<(Protocol, u16), Line>,
-    probe: Option<Nonce>,
+    probe: Option<StoredNonce>,
     filtered: BTreeSet<Filtered>,
     next: u64,
 }
@@ -91,7 +91,7 @@ impl Disk {
     }
 
     /// What a start at this time reads.
-    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<Nonce>, Vec<Filtered>) {
+    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<StoredNonce>, Vec<Filtered>) {
         if let Some(written) = self.written.take() {
             self.wanted = written;
         }
@@ -122,7 +122,7 @@ impl Contents {
         }
     }
 
-    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<Nonce>, Vec<Filtered>) {
+    fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<StoredNonce>, Vec<Filtered>) {
         let left = |line: &Line| line.lease_left.map(|left| left.saturating_sub(now.as_secs() - line.at));
         self.mappings.retain(|_, line| left(line) != Some(0));
         let mut lines: Vec<&Line> = self.mappings.values().collect();
@@ -131,7 +131,7 @@ impl Contents {
             lease_left: left(line).map(Duration::from_secs),
             ..line.mapping.clone()
         });
-        (stored.collect(), self.probe, self.filtered.iter().copied().collect())
+        (stored.collect(), self.probe.clone(), self.filtered.iter().copied().collect())
     }
 }
 

@@ -36,12 +36,42 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+/// Where values that are good by themselves make no sense together.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its full name.
+    pub name: &'static str,
+    /// In which of several sections of the same name.
+    pub section: usize,
+}
+
+impl From<&'static str> for Key {
+    fn from(name: &'static str) -> Self {
+        Self { name, section: 0 }
+    }
+}
+
+impl Key {
+    /// Its line, or that of its section where it is not set.
+    fn line(self, text: &str) -> Option<usize> {
+        let count = text.lines().count();
+        let all =
+            |name: &str| (1..=count).filter(|&line| key_at(text, line).as_deref() == Some(name)).collect();
+        let section = self.name.rsplit_once('.').map_or("", |(section, _)| section);
+        let sections: Vec<usize> = all(&format!("[{section}]"));
+        let (from, to) = (sections.get(self.section), sections.get(self.section + 1));
+        let keys: Vec<usize> = all(self.name);
+        let inside = |line: usize| from.is_none_or(|&from| line > from) && to.is_none_or(|&to| line < to);
+        keys.into_iter().find(|&line| inside(line)).or(from.copied())
+    }
+}
+
 /// Checks a file's content, each value by itself and then all together: `contradiction` names a key and what is wrong
 /// with it.
-pub fn parse<T: serde::de::DeserializeOwned>(
+pub fn parse<T: serde::de::DeserializeOwned, K: Into<Key>>(
     path: &Path,
     text: &str,
-    contradiction: impl Fn(&T) -> Option<(&'static str, String)>,
+    contradiction: impl Fn(&T) -> Option<(K, String)>,
 ) -> Result<T, ConfigError> {
     let config: T = toml::from_str(text).map_err(|error| {
         let place = error.span().map(|span| place(text, span.start));
@@ -50,9 +80,8 @@ pub fn parse<T: serde::de::DeserializeOwned>(
     match contradiction(&config) {
         None => Ok(config),
         Some((key, message)) => {
-            let mut lines = 1..=text.lines().count();
-            let line = lines.find(|&line| key_at(text, line).as_deref() == Some(key));
-            let place = line.map(|line| (line, Some(key.to_owned())));
+            let key = key.into();
+            let place = key.line(text).map(|line| (line, Some(key.name.to_owned())));
             Err(ConfigError { path: path.to_owned(), place, message })
         }
     }
@@ -74,6 +103,7 @@ fn key_at(text: &str, line: usize) -> Option<String> {
     for (number, content) in (1..=line).zip(text.lines()) {
         let content = content.trim();
         if let Some(name) = content.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+            let name = name.trim_start_matches('['); // one of several
             section = Some(name.trim());
             if number == line {
                 return Some(format!("[{}]", name.trim()));

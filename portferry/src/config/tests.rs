@@ -92,7 +92,7 @@ fn a_reload_never_serves_control_points_on_the_wan() {
     let parse = |text: &str| Config::parse(Path::new("pf.toml"), text).unwrap();
     let mut running = parse(GOOD);
     let swapped = parse("[lan]\ninterfaces = [\"wan0\"]\n[wan]\ninterface = \"br-lan\"\n");
-    assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is the WAN interface"));
+    assert!(running.take_over(swapped).unwrap_err().starts_with("wan0 is a WAN interface"));
     assert_eq!(running, parse(GOOD));
     let more = parse(&format!(
         "{}[policy]\nlowest_port = 1\n[igd]\nadd_port_mapping = \"any-then-hold\"\nget_specific = \"local\"\n[state]\nkeep_on_stop = true\n[hooks]\non_change = [\"/bin/true\", \"x\"]\ntimeout = 1\n",
@@ -117,6 +117,102 @@ fn servers_are_addresses_with_or_without_port() {
     let config = Config::parse(Path::new("pf.toml"), &text).unwrap();
     let servers: Vec<String> = config.uplink.servers.iter().map(|s| s.0.to_string()).collect();
     assert_eq!(servers, ["192.0.2.1:5351", "192.0.2.1:5352", "[2001:db8::1]:5351"]);
+}
+
+fn with_extras(extras: &str) -> Config {
+    Config::parse(Path::new("pf.toml"), &format!("{GOOD}[uplink]\nservers = [\"100.64.0.1\"]\n{extras}"))
+        .unwrap()
+}
+
+/// One without hosts is a spare for the usual interface, one with hosts an uplink of its own.
+#[test]
+fn further_uplinks() {
+    let config = with_extras(
+        "[[uplink.extra]]\ninterface = \"wwan0\"\n\
+         [[uplink.extra]]\ninterface = \"wg0.1\"\nservers = [\"10.8.0.1\"]\nhosts = [\"192.168.1.20\", \"192.168.1.64/26\"]\nnat = \"none\"\n",
+    );
+    let way = |interface: &str, servers: &[&str]| WanWay {
+        interface: interface.to_owned(),
+        servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+    };
+    let usual = Line {
+        name: "wan0".into(),
+        ways: vec![way("wan0", &["100.64.0.1:5351"]), way("wwan0", &[])],
+        hosts: Vec::new(),
+        nat: NatMode::Nftables,
+        table: "portferry".into(),
+        directory: "/var/lib/portferry".into(),
+    };
+    let vpn = Line {
+        name: "wg0.1".into(),
+        ways: vec![way("wg0.1", &["10.8.0.1:5351"])],
+        hosts: ["192.168.1.20", "192.168.1.64/26"].map(|hosts| hosts.parse().unwrap()).to_vec(),
+        nat: NatMode::None,
+        table: "portferry-wg0_2e1".into(),
+        directory: "/var/lib/portferry/uplink-wg0.1".into(),
+    };
+    assert_eq!(config.lines(), [usual, vpn]);
+    assert_eq!(with_extras("").lines().len(), 1);
+}
+
+#[test]
+fn further_uplinks_that_make_no_sense() {
+    for (extras, wanted) in [
+        ("", "line 9, uplink.extra.interface: expected each interface once, got \"wan0\" twice"),
+        (
+            "interface = \"br-lan\"\n",
+            "line 9, uplink.extra.interface: expected another interface than those of [lan], got \"br-lan\"",
+        ),
+        (
+            "interface = \"wan1\"\nhosts = [\"10.0.0.1/33\"]\n",
+            "line 10, uplink.extra.hosts: expected an IPv4 address or prefix such as \"192.168.1.64/26\", got \"10.0.0.1/33\"",
+        ),
+        (
+            "interface = \"wan1\"\nhosts = [\"fd00::/8\"]\n",
+            "line 10, uplink.extra.hosts: expected an IPv4 address or prefix such as \"192.168.1.64/26\", got \"fd00::/8\"",
+        ),
+        (
+            "interface = \"wan1\"\nnat = \"none\"\n",
+            "line 10, uplink.extra.nat: expected that of [wan]: without hosts of its own it takes the place of wan.interface",
+        ),
+        (
+            "interface = \"wan1\"\nhosts = [\"192.168.1.9\", \"192.168.1.20\"]\n",
+            "line 10, uplink.extra.hosts: expected the hosts of one uplink, got 192.168.1.20 twice",
+        ),
+        (
+            "interface = \"wan1\"\nservers = [\"2001:db8::1\"]\n",
+            "line 10, uplink.extra.servers: expected IPv4 addresses, got \"2001:db8::1\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
+        ),
+    ] {
+        let first = "[[uplink.extra]]\ninterface = \"wg0\"\nhosts = [\"192.168.1.20\"]\n";
+        let second =
+            if extras.is_empty() { "[[uplink.extra]]\ninterface = \"wan0\"\n" } else { "[[uplink.extra]]\n" };
+        let message = refused(&format!("{GOOD}{first}{second}{extras}"));
+        assert_eq!(message, format!("pf.toml, {wanted}"));
+    }
+    let ways = |name: &str| format!("{GOOD}[[uplink.extra]]\ninterface = \"{name}\"\n");
+    assert!(refused(&ways("..")).contains("expected the name of a network interface"));
+}
+
+/// Whose they are, and their servers, count at once; which there are, from the next start.
+#[test]
+fn further_uplinks_at_a_reload() {
+    let vpn = |more: &str| with_extras(&format!("[[uplink.extra]]\ninterface = \"wg0\"\n{more}"));
+    let mut running = vpn("hosts = [\"192.168.1.20\"]\n");
+    let other = vpn("hosts = [\"192.168.1.21\"]\nservers = [\"10.8.0.1\"]\n");
+    assert_eq!(running.needs_restart(&other), Vec::<&str>::new());
+    running.take_over(other.clone()).unwrap();
+    assert_eq!(running, other);
+    for new in [vpn(""), with_extras(""), vpn("hosts = [\"192.168.1.21\"]\nnat = \"none\"\n")] {
+        assert_eq!(running.needs_restart(&new), ["[[uplink.extra]]"]);
+        running.take_over(new).unwrap();
+        assert_eq!(running.uplink.extra, other.uplink.extra);
+    }
+    let lan = Config {
+        lan: Lan { interfaces: Interfaces(vec![Interface("wg0".into())]), ..running.lan.clone() },
+        ..running.clone()
+    };
+    assert!(running.take_over(lan).unwrap_err().starts_with("wg0 is a WAN interface"));
 }
 
 /// The example file names every key there is, with its default.

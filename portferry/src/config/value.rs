@@ -4,15 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use engine::device::IgdVersion;
+use engine::prefix::Prefix;
 use serde::{Deserialize, Deserializer};
 
 pub(super) fn default_http_port() -> Port {
     Port(5431)
 }
 
+/// As people write it: one host by its address alone.
+pub fn hosts_text(hosts: &Prefix) -> String {
+    if *hosts == Prefix::from(hosts.first()) { hosts.first().to_string() } else { hosts.to_string() }
+}
+
 /// Whether a network interface can have this name, and a file that is named after it lies where it should.
 pub fn is_interface_name(name: &str) -> bool {
-    (1..=15).contains(&name.len()) && !name.contains(|c: char| c.is_whitespace() || c == '/')
+    !matches!(name, "." | "..")
+        && (1..=15).contains(&name.len())
+        && !name.contains(|c: char| c.is_whitespace() || c == '/')
 }
 
 /// A text that is checked as it is read, so that an error names its line.
@@ -96,6 +104,14 @@ checked!(
             Ok(addr) if !addr.ip().is_unspecified() && !addr.ip().is_multicast() && addr.port() != 0 => Ok(addr),
             _ => Err(format!("expected the address of a PCP server such as \"192.0.2.1\", got {text:?}")),
         }
+    }
+);
+
+checked!(
+    /// LAN hosts: an IPv4 address, or a prefix of such. Control points are heard by IPv4 alone.
+    Hosts(Prefix) from String, |text| match text.parse::<Prefix>() {
+        Ok(prefix) if prefix.first().is_ipv4() => Ok(prefix),
+        _ => Err(format!("expected an IPv4 address or prefix such as \"192.168.1.64/26\", got {text:?}")),
     }
 );
 

@@ -52,11 +52,12 @@ impl Dhcp {
     }
 
     /// Looks at what hooks say of `wan`, `None` while it does not exist, and has the rest asked for. What is offered now:
-    /// DHCPv6's servers, then DHCPv4's.
+    /// DHCPv6's servers, then DHCPv4's. `is_named`: somebody has chosen the servers.
     pub fn offered(
         &mut self,
         now: Instant,
         config: &Config,
+        is_named: bool,
         wan: Option<&Interface>,
     ) -> Vec<ServerAddresses> {
         let wan = wan.filter(|wan| wan.up);
@@ -69,7 +70,7 @@ impl Dhcp {
                 .and_then(|wan| self.by_hook(offer::directory(&config.control.socket), &wan.name, version));
             let asks = match mode {
                 // Who names a server wants that one, and no packets to strangers.
-                DhcpMode::Auto => by_hook.is_none() && config.uplink.servers.is_empty(),
+                DhcpMode::Auto => by_hook.is_none() && !is_named,
                 DhcpMode::Inform => true,
                 DhcpMode::Hooks | DhcpMode::Off => false,
             };
@@ -129,11 +130,11 @@ impl Dhcp {
     }
 
     /// Does what the inquiry wants done; whether other servers are offered now.
-    pub fn perform<T: From<Datagram> + Send + 'static>(
+    pub fn perform<T: Send + 'static>(
         &mut self,
         now: Instant,
         interface: &str,
-        queue: &mpsc::Sender<T>,
+        (queue, wrap): (&mpsc::Sender<T>, impl Fn(Datagram) -> T + Clone + Send + 'static),
         notices: &mut Notices,
     ) -> bool {
         let mut changed = false;
@@ -141,7 +142,8 @@ impl Dhcp {
             match output {
                 Output::Open(source) => {
                     let version = source.version();
-                    let wrap = move |_, bytes| T::from(Datagram { version, bytes });
+                    let wrap = wrap.clone();
+                    let wrap = move |_, bytes| wrap(Datagram { version, bytes });
                     let opened = sockets::dhcp(interface, self.index, source.socket())
                         .and_then(|socket| Reading::start(socket, queue.clone(), wrap));
                     match opened {
@@ -211,7 +213,8 @@ mod tests {
         offer::write(&directory.0, "wan0", Version::V4, &v4).unwrap();
         let asked = |uplink: &str, wan: Option<&Interface>| {
             let mut dhcp = Dhcp::new(Box::new(SeededEntropy::new(1)));
-            let offered = dhcp.offered(now, &config(&directory.0, uplink), wan);
+            let config = config(&directory.0, uplink);
+            let offered = dhcp.offered(now, &config, !config.uplink.servers.is_empty(), wan);
             // After two seconds whoever asks has asked.
             dhcp.handle_timeout(now + std::time::Duration::from_secs(2));
             let opened =

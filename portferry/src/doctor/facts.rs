@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::config::{Config, NatMode};
-use crate::control::{MappingReport, StatusReport};
+use crate::control::{MappingReport, StatusReport, UplinkReport};
 use crate::netlink::Snapshot;
 use crate::nft::reading::Ruleset;
 
@@ -40,11 +40,15 @@ impl Setup {
             nat: config.wan.nat,
             table: config.nat.table.0.clone(),
             igd: config.uplink.igd,
-            uplinks: vec![UplinkSetup {
-                interface: config.wan.interface.0.clone(),
-                servers: config.uplink.servers.iter().map(|server| server.0).collect(),
-                main: true,
-            }],
+            uplinks: std::iter::once((&config.wan.interface, &config.uplink.servers))
+                .chain(config.uplink.extra.iter().map(|extra| (&extra.interface, &extra.servers)))
+                .enumerate()
+                .map(|(n, (interface, servers))| UplinkSetup {
+                    interface: interface.0.clone(),
+                    servers: servers.iter().map(|server| server.0).collect(),
+                    main: n == 0,
+                })
+                .collect(),
         }
     }
 }
@@ -108,6 +112,13 @@ impl Gateway {
             Gateway::Running { status, .. } => Some(status),
             _ => None,
         }
+    }
+
+    /// What it says of the uplink by this interface.
+    pub(crate) fn uplink(&self, interface: &str) -> Option<&UplinkReport> {
+        let status = self.status()?;
+        let all = std::iter::once(&status.usual).chain(status.extra.iter().map(|extra| &extra.uplink));
+        all.into_iter().find(|uplink| uplink.wan.name == interface)
     }
 }
 

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use engine::gateway::Effect;
+use engine::gateways::Place;
 use engine::time::Duration;
 use wire::error::UpnpError;
 
 use super::{Datagram, Links, Outcome, Shell};
 use crate::clock::now;
+use crate::hooks::Told;
 use crate::sockets::{self, Reading};
 use crate::store::Store;
 use crate::{isp_router, notify, resolve};
@@ -16,7 +18,7 @@ use crate::{isp_router, notify, resolve};
 pub(super) const STORE_RETRY: Duration = Duration::from_secs(30);
 
 impl Shell {
-    pub(super) async fn perform(&mut self, effect: Effect) {
+    pub(super) async fn perform(&mut self, place: Place, effect: Effect) {
         // One for all changes of a turn; what only this router sees does not wait for it.
         if !matches!(effect, Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. }) {
             self.sync();
@@ -24,8 +26,8 @@ impl Shell {
         match effect {
             Effect::Reply { request, answer } => {
                 // A success counts on what was stored.
-                let answer =
-                    if self.store_failed { answer.and(Err(UpnpError::ACTION_FAILED)) } else { answer };
+                let stored = !self.uplinks[place].store_failed;
+                let answer = if stored { answer } else { answer.and(Err(UpnpError::ACTION_FAILED)) };
                 if let Some(reply) = self.waiting.remove(&request) {
                     // The control point may have hung up.
                     let _ = reply.send(answer);
@@ -41,50 +43,51 @@ impl Shell {
                 let delivered = self.delivered.0.clone();
                 tokio::spawn(async move {
                     let delivery = notify::deliver(&event).await;
-                    let _ = delivered.send((event.sid, delivery)).await;
+                    let _ = delivered.send((place, event.sid, delivery)).await;
                 });
             }
             Effect::Resolve { lookup, name } => {
                 // A slow resolver delays nobody; the gateway bounds how many there are.
                 let resolved = self.resolved.0.clone();
                 tokio::spawn(async move {
-                    let _ = resolved.send((lookup, resolve::addresses(&name).await)).await;
+                    let _ = resolved.send((place, lookup, resolve::addresses(&name).await)).await;
                 });
             }
             Effect::ReadCounters { request } => {
-                let counters = match self.wan_index {
+                let counters = match self.uplinks[place].index {
                     Some(index) => self.links.counters(index).await,
                     None => None,
                 };
-                self.outcomes.push_back(Outcome::Counters(request, counters));
+                self.outcomes.push_back((place, Outcome::Counters(request, counters)));
             }
-            Effect::OpenUplink { server } => self.open_uplink(server),
+            Effect::OpenUplink { server } => self.open_uplink(place, server),
             Effect::CloseUplink => {
-                self.uplink = None;
-                self.scouts.clear();
+                self.uplinks[place].socket = None;
+                self.uplinks[place].scouts.clear();
             }
             Effect::Send { to, bytes } => {
-                if let Some(uplink) = &self.uplink
+                if let Some(uplink) = &self.uplinks[place].socket
                     && let Err(error) = uplink.sender.send(&bytes)
                 {
                     // As if lost on the way: it is sent again. The error may be that of the last one.
                     tracing::debug!("to {to}: {error}");
                     if sockets::is_refused(&error) {
-                        self.outcomes.push_back(Outcome::UplinkUnreachable(to));
+                        self.outcomes.push_back((place, Outcome::UplinkUnreachable(to)));
                     }
                 }
             }
-            Effect::Search { to, bytes } => self.seek(to, &bytes),
-            Effect::EndSearch => self.search = None,
+            Effect::Search { to, bytes } => self.seek(place, to, &bytes),
+            Effect::EndSearch => self.uplinks[place].search = None,
             Effect::Http(request) => {
                 // A slow router delays nobody; the gateway has a few on their way at most.
-                let (exchanged, interface) = (self.exchanged.0.clone(), self.config.wan.interface.0.clone());
+                let exchanged = self.exchanged.0.clone();
+                let interface = self.uplinks[place].interface().to_owned();
                 tokio::spawn(async move {
                     let outcome = isp_router::exchange(&interface, &request).await;
-                    let _ = exchanged.send((request.id, outcome)).await;
+                    let _ = exchanged.send((place, request.id, outcome)).await;
                 });
             }
-            Effect::Scout { to, bytes } => self.scout(to, &bytes),
+            Effect::Scout { to, bytes } => self.scout(place, to, &bytes),
             Effect::Ssdp { interface, to, bytes } => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
                 if let Some((_, sockets)) = sockets
@@ -94,13 +97,17 @@ impl Shell {
                 }
             }
             Effect::Nat { ticket, change } => {
-                let outcome = self.change_nat(change).await;
-                self.outcomes.push_back(Outcome::Nat(ticket, outcome));
+                let outcome = self.change_nat(place, change).await;
+                self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));
             }
             Effect::Store(record) => {
-                self.write(|store| store.append(&record));
+                self.write(place, |store| store.append(&record));
             }
-            Effect::Changed(change) => self.hooks.tell(change),
+            Effect::Changed(change) => self.hooks.tell(Told { uplink: self.name(place), change }),
+            Effect::Notice(notice) if place > 0 => {
+                let line = format!("{}: {notice}", self.name(place));
+                self.notices.line(now(), notice.level(), &line);
+            }
             Effect::Notice(notice) => self.notices.write(now(), &notice),
             Effect::Stopped => self.stopped = true,
         }
@@ -108,25 +115,28 @@ impl Shell {
 
     /// What was stored survives a power cut from now on.
     pub(super) fn sync(&mut self) {
-        self.write(Store::sync);
+        for place in 0..self.uplinks.len() {
+            self.write(place, Store::sync);
+        }
     }
 
     /// Nothing may have to be stored for a long time.
-    pub(super) fn catch_up(&mut self) {
-        self.write(|store| if store.is_behind() { store.catch_up() } else { Ok(()) });
+    pub(super) fn catch_up(&mut self, place: Place) {
+        self.write(place, |store| if store.is_behind() { store.catch_up() } else { Ok(()) });
     }
 
     /// The gateway hears of a failure before anything else.
-    pub(super) fn write(&mut self, what: impl FnOnce(&mut Store) -> std::io::Result<()>) {
-        let Some(store) = &mut self.store else { return };
+    pub(super) fn write(&mut self, place: Place, what: impl FnOnce(&mut Store) -> std::io::Result<()>) {
+        let uplink = &mut self.uplinks[place];
+        let Some(store) = &mut uplink.store else { return };
         let before = store.is_behind();
         match what(store) {
             Err(error) => {
-                self.store_failed = true;
-                self.store_retry = Some(now() + STORE_RETRY);
-                self.outcomes.push_front(Outcome::StoreFailed(error.to_string()));
+                uplink.store_failed = true;
+                uplink.store_retry = Some(now() + STORE_RETRY);
+                self.outcomes.push_front((place, Outcome::StoreFailed(error.to_string())));
             }
-            Ok(()) if before && !store.is_behind() => self.outcomes.push_back(Outcome::StoreWorks),
+            Ok(()) if before && !store.is_behind() => self.outcomes.push_back((place, Outcome::StoreWorks)),
             Ok(()) => {}
         }
     }
@@ -139,57 +149,61 @@ impl Shell {
         }
     }
 
-    fn scout(&mut self, to: SocketAddr, bytes: &[u8]) {
-        let family = to.is_ipv6();
-        if !self.scouts.contains_key(&family) {
-            let wrap = |from, bytes| Datagram::Scouted { from, bytes };
-            let opened = sockets::scout(&self.config.wan.interface.0, self.fixed_source(), to)
+    fn scout(&mut self, place: Place, to: SocketAddr, bytes: &[u8]) {
+        let (family, from) = (to.is_ipv6(), self.fixed_source());
+        let uplink = &mut self.uplinks[place];
+        if !uplink.scouts.contains_key(&family) {
+            let wrap = move |from, bytes| (place, Datagram::Scouted { from, bytes });
+            let opened = sockets::scout(uplink.interface(), from, to)
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
             match opened {
-                Ok(reading) => drop(self.scouts.insert(family, reading)),
+                Ok(reading) => drop(uplink.scouts.insert(family, reading)),
                 Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
             }
         }
-        if let Some(Err(error)) = self.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
+        if let Some(Err(error)) = uplink.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
             // It is looked at again; the interface may be another one by then.
             tracing::debug!("to {to}: {error}");
-            self.scouts.remove(&family);
+            uplink.scouts.remove(&family);
         }
     }
 
-    fn open_uplink(&mut self, server: SocketAddr) {
-        self.uplink = None;
+    fn open_uplink(&mut self, place: Place, server: SocketAddr) {
         let from = self.fixed_source();
-        let wrap = |from, bytes| Datagram::Uplink { from, bytes };
-        let opened =
-            sockets::uplink(&self.config.wan.interface.0, from, server).and_then(|(socket, source)| {
-                let refused = move || Some(Datagram::UplinkUnreachable(server));
-                Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
-                    .map(|reading| (reading, source))
-            });
+        let uplink = &mut self.uplinks[place];
+        uplink.socket = None;
+        // The interface may be another one than that of the last.
+        uplink.scouts.clear();
+        let wrap = move |from, bytes| (place, Datagram::Uplink { from, bytes });
+        let opened = sockets::uplink(uplink.interface(), from, server).and_then(|(socket, source)| {
+            let refused = move || Some((place, Datagram::UplinkUnreachable(server)));
+            Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
+                .map(|reading| (reading, source))
+        });
         let outcome = match opened {
             Ok((reading, source)) => {
-                self.uplink = Some(reading);
+                uplink.socket = Some(reading);
                 Outcome::UplinkOpened(server, source)
             }
             Err(error) => Outcome::UplinkFailed(server, error.to_string()),
         };
-        self.outcomes.push_back(outcome);
+        self.outcomes.push_back((place, outcome));
     }
 
     /// Sends a search; its socket is opened with the first one.
-    fn seek(&mut self, to: SocketAddrV4, bytes: &[u8]) {
-        if self.search.is_none() {
-            let wrap = |from, bytes| Datagram::SearchAnswer { from, bytes };
-            let socket = sockets::search(&self.config.wan.interface.0);
+    fn seek(&mut self, place: Place, to: SocketAddrV4, bytes: &[u8]) {
+        let uplink = &mut self.uplinks[place];
+        if uplink.search.is_none() {
+            let wrap = move |from, bytes| (place, Datagram::SearchAnswer { from, bytes });
+            let socket = sockets::search(uplink.interface());
             match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
-                Ok(reading) => self.search = Some(reading),
+                Ok(reading) => uplink.search = Some(reading),
                 Err(error) => {
                     return tracing::warn!("no socket to search for the provider's router: {error}");
                 }
             }
         }
-        if let Some(search) = &self.search
+        if let Some(search) = &uplink.search
             && let Err(error) = search.sender.send_to(bytes, to)
         {
             tracing::debug!("search to {to}: {error}");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use engine::gateway::{Counters, Event, Gateway, LanInterface, Wan};
+use engine::gateway::{Counters, Event, LanInterface, Wan};
+use engine::gateways::{Gateways, Place, To};
 use engine::policy::InterfaceAddress;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -81,7 +82,7 @@ impl Drop for HttpTask {
 
 impl Shell {
     /// Looks at the interfaces again, opens and closes sockets, and tells the gateway.
-    pub(super) async fn refresh(&mut self, gateway: &mut Gateway, first: bool) -> Result<(), Failure> {
+    pub(super) async fn refresh(&mut self, gateways: &mut Gateways, first: bool) -> Result<(), Failure> {
         let snapshot = match self.links.snapshot().await {
             Ok(snapshot) => snapshot,
             Err(error) if first => {
@@ -95,13 +96,16 @@ impl Shell {
         };
         let lan = self.lan_interfaces(&snapshot, first);
         self.open_lan(&lan, first)?;
-        gateway.handle(now(), Event::Lan(lan));
-        while let Some(effect) = gateway.poll_effect() {
-            self.perform(effect).await;
+        gateways.handle_lan(now(), &lan);
+        self.perform_all(gateways).await;
+        for place in 0..self.uplinks.len() {
+            if self.uplinks[place].choose(&snapshot) {
+                self.move_nat(place).await;
+            }
+            let wan = self.wan(place, &snapshot);
+            self.open_announcements(place);
+            gateways.handle(now(), To::Uplink(place), Event::Wan(wan));
         }
-        let wan = self.wan(&snapshot);
-        self.open_announcements();
-        gateway.handle(now(), Event::Wan(wan));
         Ok(())
     }
 
@@ -129,14 +133,16 @@ impl Shell {
         lan
     }
 
-    fn wan(&mut self, snapshot: &Snapshot) -> Wan {
-        let name = self.config.wan.interface.0.clone();
-        let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
-            self.wan_index = None;
-            self.offered(None);
-            return Wan { name, ..Wan::default() };
-        };
-        self.wan_index = Some(found.index);
+    fn wan(&mut self, place: Place, snapshot: &Snapshot) -> Wan {
+        let uplink = &mut self.uplinks[place];
+        let (name, servers) = (uplink.interface().to_owned(), uplink.servers_in_place());
+        let found = snapshot.interfaces.iter().find(|interface| interface.name == name);
+        uplink.index = found.map(|found| found.index);
+        let is_named = uplink.is_named();
+        let offered = uplink.dhcp.as_mut().map(|dhcp| dhcp.offered(now(), &self.config, is_named, found));
+        self.perform_dhcp(place);
+        let offered = offered.unwrap_or_default();
+        let Some(found) = found else { return Wan { name, servers, ..Wan::default() } };
         let (mut addresses, mut addresses_v6) = (Vec::new(), Vec::new());
         for (addr, _) in found.addresses.iter().filter(|_| found.up) {
             match addr {
@@ -157,7 +163,8 @@ impl Shell {
             addresses,
             addresses_v6,
             router: router.map(|(_, gateway)| gateway),
-            offered: self.offered(Some(found)),
+            offered,
+            servers,
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed
                 .and_then(|text| text.trim().parse::<u64>().ok())
@@ -200,7 +207,8 @@ impl Shell {
         if !self.lan.contains_key(&key) {
             let what = format!("SSDP's port {}", wire::ssdp::PORT);
             let interface = lan.index;
-            let wrap = move |from, bytes| Datagram::Ssdp { interface, from, bytes };
+            // The first of several gateways answers.
+            let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, from, bytes });
             let ssdp = sockets::ssdp(&lan.name, lan.index)
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
                 .map_err(|error| (error, what))?;
@@ -242,28 +250,29 @@ impl Shell {
         failed.map_or(Ok(()), Err)
     }
 
-    fn open_announcements(&mut self) {
-        let Some(index) = self.wan_index else {
-            self.announcements = None;
+    fn open_announcements(&mut self, place: Place) {
+        let uplink = &mut self.uplinks[place];
+        let Some(index) = uplink.index else {
+            uplink.announcements = None;
             return;
         };
-        let first = self.announcements.as_ref().is_none_or(|(open, _)| *open != index);
+        let first = uplink.announcements.as_ref().is_none_or(|(open, _)| *open != index);
         if first {
-            self.announcements = Some((index, Announcements::default()));
+            uplink.announcements = Some((index, Announcements::default()));
         }
-        let Some((_, open)) = &mut self.announcements else { return };
-        let interface = &self.config.wan.interface.0;
+        let interface = uplink.interface().to_owned();
+        let Some((_, open)) = &mut uplink.announcements else { return };
         // In both families: which one the server speaks may change. A WAN may get one of them later than the other.
         for (reading, v6) in [(&mut open.v4, false), (&mut open.v6, true)] {
             if reading.is_some() {
                 continue;
             }
             let socket = if v6 {
-                sockets::announcements_v6(interface, index)
+                sockets::announcements_v6(&interface, index)
             } else {
-                sockets::announcements(interface, index)
+                sockets::announcements(&interface, index)
             };
-            let wrap = |from, bytes| Datagram::Announcement { from, bytes };
+            let wrap = move |from, bytes| (place, Datagram::Announcement { from, bytes });
             match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
                 Ok(opened) => *reading = Some(opened),
                 // The epoch in ordinary answers tells the same, only later.

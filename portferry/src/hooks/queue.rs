@@ -2,6 +2,7 @@
 //! So a queue is never longer than what there is to know, and nothing that stands is lost.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::gateway::{Change, What};
@@ -10,12 +11,21 @@ use engine::uplink::FlowId;
 /// So many changes are kept as they came.
 pub(super) const ROOM: usize = 1024;
 
+/// A change, and the uplink whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// What that is called.
+    pub uplink: Arc<str>,
+    /// The change.
+    pub change: Change,
+}
+
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum News {
     /// Nothing that was told before counts.
     Start,
-    Change(Change),
+    Change(Told),
 }
 
 /// What waits, and since when, in seconds since 1970.
@@ -46,16 +56,16 @@ impl Queue {
     }
 
     /// A program that knows nothing: it hears what stands.
-    pub(super) fn begin(&mut self, standing: impl Iterator<Item = Change>) {
+    pub(super) fn begin(&mut self, standing: impl Iterator<Item = Told>) {
         self.append(News::Start);
-        for change in standing {
-            self.push(change);
+        for told in standing {
+            self.push(told);
         }
     }
 
     /// True when something that was overtaken went, for the first time since the queue was empty.
-    pub(super) fn push(&mut self, change: Change) -> bool {
-        self.append(News::Change(change));
+    pub(super) fn push(&mut self, told: Told) -> bool {
+        self.append(News::Change(told));
         if self.waiting.len() <= self.limit {
             return false;
         }
@@ -83,24 +93,25 @@ impl Queue {
     /// Of each mapping, and of the external address, one change is left, in the place of the newest.
     pub(super) fn drop_overtaken(&mut self) {
         let mut kept: Vec<Option<Waiting>> = Vec::new();
-        let mut places: BTreeMap<Option<FlowId>, usize> = BTreeMap::new();
+        let mut places: BTreeMap<(Arc<str>, Option<FlowId>), usize> = BTreeMap::new();
         for Waiting { news, time } in std::mem::take(&mut self.waiting) {
-            let News::Change(change) = news else {
+            let News::Change(Told { uplink, change }) = news else {
                 kept.push(Some(Waiting { news, time }));
                 continue;
             };
-            let of = match &change {
+            let flow = match &change {
                 Change::External { .. } => None,
                 Change::Mapping { flow, .. } => Some(*flow),
             };
+            let of = (uplink.clone(), flow);
             let older = places.remove(&of).and_then(|place| kept[place].take());
             let merged = match older {
-                Some(Waiting { news: News::Change(older), .. }) => merge(older, change),
+                Some(Waiting { news: News::Change(older), .. }) => merge(older.change, change),
                 _ => Some(change),
             };
             if let Some(change) = merged {
                 places.insert(of, kept.len());
-                kept.push(Some(Waiting { news: News::Change(change), time }));
+                kept.push(Some(Waiting { news: News::Change(Told { uplink, change }), time }));
             }
         }
         self.waiting = kept.into_iter().flatten().collect();
@@ -134,13 +145,13 @@ mod tests {
 
     use engine::notice::Cause;
 
-    use super::super::tests::{mapping, of};
+    use super::super::tests::{mapping, of, told};
     use super::*;
 
-    fn told(queue: &mut Queue) -> Vec<(u64, What, u16)> {
+    fn all(queue: &mut Queue) -> Vec<(u64, What, u16)> {
         std::iter::from_fn(|| queue.pop())
             .filter_map(|waiting| match waiting.news {
-                News::Change(Change::Mapping { flow, what, mapping }) => {
+                News::Change(Told { change: Change::Mapping { flow, what, mapping }, .. }) => {
                     Some((flow.0, what, mapping.external.port()))
                 }
                 _ => None,
@@ -159,7 +170,7 @@ mod tests {
             let what = if n == 0 { What::Began } else { What::Changed };
             assert!(!queue.push(of(1, what, 5000)));
         }
-        assert_eq!(told(&mut queue).len(), ROOM);
+        assert_eq!(all(&mut queue).len(), ROOM);
     }
 
     #[test]
@@ -196,7 +207,7 @@ mod tests {
                 queue.push(change);
             }
             queue.drop_overtaken();
-            assert_eq!(told(&mut queue), wanted, "{changes:?}");
+            assert_eq!(all(&mut queue), wanted, "{changes:?}");
         }
     }
 
@@ -206,11 +217,15 @@ mod tests {
         let mut queue = Queue::default();
         queue.begin(std::iter::empty());
         for (before, now) in [(None, a(1)), (a(1), None), (None, a(2))] {
-            queue.push(Change::External { before, now });
+            queue.push(told(Change::External { before, now }));
         }
+        let vpn = Told { uplink: "wg0".into(), change: Change::External { before: None, now: a(9) } };
+        queue.push(vpn.clone());
         queue.drop_overtaken();
         assert_eq!(queue.pop().unwrap().news, News::Start);
-        assert_eq!(queue.pop().unwrap().news, News::Change(Change::External { before: None, now: a(2) }));
+        let wan = told(Change::External { before: None, now: a(2) });
+        assert_eq!(queue.pop().unwrap().news, News::Change(wan));
+        assert_eq!(queue.pop().unwrap().news, News::Change(vpn), "each uplink has its own");
         assert_eq!(queue.pop(), None);
     }
 
@@ -231,7 +246,7 @@ mod tests {
         }
         assert_eq!(said, 1);
         queue.drop_overtaken();
-        assert_eq!(told(&mut queue), [(1, What::Began, 5000)]);
+        assert_eq!(all(&mut queue), [(1, What::Began, 5000)]);
     }
 
     /// A table of more mappings than there is room.
@@ -240,6 +255,6 @@ mod tests {
         let mut queue = Queue::default();
         queue.begin((0..5000).map(|n| of(n, What::Present, 7000)));
         assert_eq!(queue.len(), 5001);
-        assert_eq!(told(&mut queue).len(), 5000);
+        assert_eq!(all(&mut queue).len(), 5000);
     }
 }

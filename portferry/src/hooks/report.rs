@@ -7,7 +7,7 @@ use engine::notice::Cause;
 use engine::status::MappingStatus;
 use serde::Serialize;
 
-use super::queue::{News, Waiting};
+use super::queue::{News, Told, Waiting};
 
 /// Every other number is another format.
 const VERSION: u32 = 1;
@@ -17,6 +17,8 @@ struct Report<'a> {
     version: u32,
     event: &'static str,
     time: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uplink: Option<&'a str>,
     #[serde(flatten)]
     of: Of<'a>,
 }
@@ -56,12 +58,15 @@ struct Mapping<'a> {
 
 /// The line, with its line feed.
 pub(super) fn line(waiting: &Waiting) -> String {
-    let (event, of) = match &waiting.news {
-        News::Start => ("start", Of::Start {}),
-        News::Change(Change::External { before, now }) => {
+    let Told { uplink, change } = match &waiting.news {
+        News::Start => return json("start", waiting.time, None, Of::Start {}),
+        News::Change(told) => told,
+    };
+    let (event, of) = match change {
+        Change::External { before, now } => {
             ("external", Of::External { external_address: *now, previous_external_address: *before })
         }
-        News::Change(Change::Mapping { flow, what, mapping }) => {
+        Change::Mapping { flow, what, mapping } => {
             let event = match what {
                 What::Present => "present",
                 What::Began => "began",
@@ -72,7 +77,11 @@ pub(super) fn line(waiting: &Waiting) -> String {
             (event, Of::Mapping(of_mapping(flow.0, *what, mapping)))
         }
     };
-    let report = Report { version: VERSION, event, time: waiting.time, of };
+    json(event, waiting.time, Some(uplink), of)
+}
+
+fn json(event: &'static str, time: u64, uplink: Option<&str>, of: Of<'_>) -> String {
+    let report = Report { version: VERSION, event, time, uplink, of };
     serde_json::to_string(&report).expect("plain values become JSON") + "\n"
 }
 
@@ -117,13 +126,14 @@ fn word(cause: Cause) -> &'static str {
         Cause::LocalNat => "nat-refused",
         Cause::NotStored => "not-stored",
         Cause::Released => "released",
+        Cause::Rebound => "other-uplink",
         Cause::Stopping => "stopping",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{mapping, of};
+    use super::super::tests::{mapping, of, told};
     use super::*;
 
     fn said(news: News) -> String {
@@ -138,7 +148,7 @@ mod tests {
         let (now, before) = (mapping(40_112).external, mapping(40_007).external);
         for news in [
             News::Start,
-            News::Change(Change::External { before: None, now: Some(*now.ip()) }),
+            News::Change(told(Change::External { before: None, now: Some(*now.ip()) })),
             News::Change(of(7, What::Present, 40_007)),
             News::Change(of(7, What::Began, 40_007)),
             News::Change(of(7, What::Moved(before), 40_112)),
@@ -158,6 +168,7 @@ mod tests {
             Cause::LocalNat,
             Cause::NotStored,
             Cause::Released,
+            Cause::Rebound,
             Cause::Stopping,
         ] {
             assert!(
@@ -171,9 +182,9 @@ mod tests {
     #[test]
     fn a_description_stays_a_string() {
         let description = "\"},{\"event\":\"ended\"\n`reboot` $(reboot) \u{2028} ü".to_owned();
-        let Change::Mapping { flow, what, mapping } = of(7, What::Began, 5000) else { unreachable!() };
+        let Change::Mapping { flow, what, mapping } = of(7, What::Began, 5000).change else { unreachable!() };
         let mapping = MappingStatus { description: description.clone(), ..mapping };
-        let line = said(News::Change(Change::Mapping { flow, what, mapping }));
+        let line = said(News::Change(told(Change::Mapping { flow, what, mapping })));
         assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&value["description"], &value["event"]), (&description.into(), &"began".into()));

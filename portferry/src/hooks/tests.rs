@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use engine::gateway::What;
+use engine::gateway::{Change, What};
 use engine::notice::Cause;
 use engine::status::MappingStatus;
 use engine::table::Health;
@@ -32,9 +32,14 @@ pub(super) fn mapping(port: u16) -> MappingStatus {
     }
 }
 
+/// A change at the usual uplink.
+pub(super) fn told(change: Change) -> Told {
+    Told { uplink: "wan0".into(), change }
+}
+
 /// A change of the mapping with this number.
-pub(super) fn of(flow: u64, what: What, port: u16) -> Change {
-    Change::Mapping { flow: FlowId(flow), what, mapping: mapping(port) }
+pub(super) fn of(flow: u64, what: What, port: u16) -> Told {
+    told(Change::Mapping { flow: FlowId(flow), what, mapping: mapping(port) })
 }
 
 /// Where programs of one test are and what they write.

@@ -70,6 +70,7 @@ mod tests {
     fn snapshot(gateways: &[&str]) -> Snapshot {
         let interface = Interface { index: 2, name: "wan0".into(), up: true, addresses: vec![], mac: None };
         let route = |gateway: &&str| DefaultRoute {
+            is_ipv6: false,
             interface: 2,
             gateway: Some(gateway.parse().unwrap()),
             metric: 100,

@@ -140,6 +140,68 @@ fn nobody_to_ask() {
     assert_eq!((lab.status().external, lab.rules.len()), (Some(W), 1));
 }
 
+/// No socket to those that could be asked can be opened: nobody can be found that way, either. What comes later is found.
+#[test]
+fn nobody_can_be_asked() {
+    for anycast in [false, true] {
+        let mut lab = nobody(|settings| settings.anycast = anycast);
+        lab.no_socket = true;
+        up(&mut lab, W);
+        assert_eq!((lab.status().external, lab.status().protocol), (Some(W), Some(UplinkProtocol::Local)));
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        assert_eq!((lab.rules.len(), lab.sent().len()), (1, 0));
+        let failed = lab.notices().len();
+        lab.pass(3600);
+        assert_eq!(lab.notices().len(), failed, "it is said no more: {:?}", lab.notices());
+        // One is there, and still no socket can be opened: what serves goes on.
+        lab.providers.insert(server(), Provider::new(lab.instant(), ProviderConfig::new(E)));
+        lab.pass(3600);
+        assert_eq!((lab.status().external, lab.status().protocol), (Some(W), Some(UplinkProtocol::Local)));
+        assert_eq!(lab.rules.len(), 1);
+        lab.no_socket = false;
+        lab.pass(16 * 60);
+        assert_eq!((lab.status().external, lab.status().protocol), (Some(E), Some(UplinkProtocol::Pcp)));
+        assert_eq!(lab.upstream().iter().map(|(port, _)| *port).collect::<Vec<_>>(), [8080]);
+
+        // A link that goes and comes back is given as much time as the first; at another address it is the same.
+        let mut lab = nobody(|settings| settings.anycast = anycast);
+        lab.no_socket = true;
+        up(&mut lab, W);
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        lab.event(Event::Wan(wan(&[])));
+        assert_eq!(lab.status().external, None);
+        lab.event(Event::Wan(wan(&[W])));
+        lab.pass(9);
+        assert_eq!(lab.status().external, None);
+        lab.pass(1);
+        assert_eq!(lab.status().external, Some(W));
+        let other = Ipv4Addr::new(192, 0, 2, 99);
+        lab.source = other.into();
+        lab.event(Event::Wan(wan(&[other])));
+        assert_eq!(lab.status().external, None, "that was another address");
+        lab.pass(10);
+        assert_eq!((lab.status().external, lab.rules.len()), (Some(other), 1));
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| *mapping.external.ip() == other));
+        // It may be asked after all, and is not there.
+        lab.no_socket = false;
+        lab.event(Event::Wan(wan(&[other, W])));
+        lab.pass(10);
+        assert_eq!((lab.status().protocol, lab.mapped().len()), (Some(UplinkProtocol::Local), 1));
+    }
+    // Who has named one hears of it, from the start or later.
+    for later in [false, true] {
+        let named = || Config { servers: vec![server()], ..config(NatMode::Own) };
+        let mut lab = if later { nobody(|_| {}) } else { Lab::new(named()) };
+        lab.no_socket = true;
+        up(&mut lab, W);
+        assert_eq!(lab.status().external, Some(W).filter(|_| later));
+        lab.event(Event::Reconfigure(Box::new(named())));
+        lab.pass(60);
+        assert_eq!((lab.status().external, lab.rules.len()), (None, 0));
+        assert!(matches!(lab.notices().last(), Some(Notice::UplinkFailed(..))), "{:?}", lab.notices());
+    }
+}
+
 /// What speaks against it is taken back: nobody has to touch the WAN for that.
 #[test]
 fn it_may_be_allowed_later() {

@@ -154,6 +154,129 @@ fn pcp_is_noticed() {
     }
 }
 
+/// A home behind a router that knows no leases; some mappings are there, and one of a neighbour's.
+fn without_leases() -> Lab {
+    let mut lab = behind(|_, model| (model.version, model.only_permanent) = (1, true));
+    lab.run(30_000);
+    for number in [8080, 8081, 8082] {
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(number) }), done());
+    }
+    isp(&mut lab).maps("TCP", 9090, (Ipv4Addr::new(192, 0, 2, 77), 1));
+    assert!(isp(&mut lab).entries.values().all(|entry| entry.ends.is_none()));
+    lab.pass(10);
+    isp(&mut lab).calls.clear();
+    lab
+}
+
+fn learns_pcp(lab: &mut Lab) {
+    let provider = Provider::new(lab.instant(), ProviderConfig::new(E));
+    lab.providers.insert(server(), provider);
+}
+
+/// When PCP takes over, what would stand at the router for ever is taken back there, and PCP does not wait for that. What is not
+/// ours any more, or was made by PCP meanwhile on the same list, is let be; and PCP is asked once more for what was deleted.
+#[test]
+fn nothing_is_left_behind_when_pcp_takes_over() {
+    for another_link in [false, true] {
+        let mut lab = without_leases();
+        learns_pcp(&mut lab);
+        if another_link {
+            lab.event(Event::Wan(wan(&[])));
+            lab.pass(1);
+        }
+        // One list for both protocols; somebody else has one of the ports by now.
+        let ends = lab.instant() + Duration::from_secs(7200);
+        isp(&mut lab).entries.get_mut(&("TCP".to_owned(), 8081)).unwrap().ends = Some(ends);
+        isp(&mut lab).maps("TCP", 8082, (Ipv4Addr::new(192, 0, 2, 77), 8082));
+        isp(&mut lab).calls.clear();
+        lab.effects.clear();
+        if another_link {
+            lab.event(Event::Wan(wan(&[W])));
+        }
+        lab.pass(700);
+        assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+        assert_eq!(isp(&mut lab).ports(), [8081, 8082, 9090], "{another_link}");
+        let deletes: Vec<String> =
+            isp(&mut lab).take_calls().into_iter().filter(|call| call.starts_with("Delete")).collect();
+        assert_eq!(deletes, ["DeletePortMapping 8080"]);
+        let asked =
+            |number| lab.sent().iter().filter(|(_, request)| map_of(request).external_port == number).count();
+        assert_eq!([8080, 8081, 8082].map(asked), [2, 1, 1]);
+        let place =
+            |wanted: &dyn Fn(&Effect) -> bool| lab.effects.iter().position(|(_, effect)| wanted(effect));
+        let map = place(&|effect| {
+            matches!(effect, Effect::Send { bytes, .. }
+                if Request::parse(bytes).is_ok_and(|request| matches!(request.body, Body::Map(_)) && map_of(&request).external_port == 8082))
+        });
+        let delete = place(&|effect| {
+            matches!(effect, Effect::Http(request)
+                if request.action.as_ref().is_some_and(|action| action.ends_with("#DeletePortMapping")))
+        });
+        assert!(map < delete, "PCP waits for nothing: {map:?} {delete:?}");
+        assert_eq!((lab.upstream().len(), lab.mapped().len(), lab.rules.len()), (3, 3, 3));
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active));
+        lab.pass(86_400);
+        assert_eq!(isp(&mut lab).take_calls(), Vec::<String>::new());
+    }
+}
+
+/// Entries that end by themselves are left to that; and nothing is asked of a router at another link, of one that is silent for
+/// long, or on the word of one datagram.
+#[test]
+fn what_is_left_to_itself() {
+    let mut lab = behind(|_, _| {});
+    lab.run(30_000);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    lab.pass(10);
+    isp(&mut lab).calls.clear();
+    learns_pcp(&mut lab);
+    lab.pass(7200);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+    assert!(
+        !isp(&mut lab).take_calls().iter().any(|call| call.ends_with(" 8080") && call.starts_with("Delete"))
+    );
+    assert_eq!(isp(&mut lab).ports(), [8080]);
+
+    let mut lab = without_leases();
+    learns_pcp(&mut lab);
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    lab.source = other.into();
+    lab.event(Event::Wan(wan(&[other])));
+    lab.pass(700);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+    assert_eq!(isp(&mut lab).take_calls(), Vec::<String>::new());
+
+    let mut lab = without_leases();
+    let model = lab.isp.take();
+    learns_pcp(&mut lab);
+    lab.pass(700);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+    let tries =
+        |lab: &Lab| lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Http(_))).count();
+    let before = tries(&lab);
+    lab.pass(3600);
+    assert_eq!(tries(&lab), before, "not for ever");
+    lab.isp = model;
+    lab.pass(3600);
+    assert_eq!(isp(&mut lab).take_calls(), Vec::<String>::new());
+
+    // Nobody speaks PCP there after all: everything goes on as before.
+    let mut lab = without_leases();
+    let forged = Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch: 1,
+        body: Body::Announce,
+        options: Vec::new(),
+    };
+    lab.event(Event::Uplink { from: server(), bytes: &forged.to_bytes() });
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Pcp));
+    lab.pass(1200);
+    assert_eq!(lab.status().protocol, Some(UplinkProtocol::Igd));
+    assert_eq!(isp(&mut lab).ports(), [8080, 8081, 8082, 9090]);
+    assert!(!isp(&mut lab).take_calls().iter().any(|call| call.starts_with("Delete")));
+}
+
 /// What LAN hosts and machines next to us say means nothing.
 #[test]
 fn answers_to_nobody() {

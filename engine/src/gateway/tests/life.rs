@@ -48,6 +48,47 @@ fn a_long_lease_of_short_lifetimes() {
     }
 }
 
+/// What VPN providers give, by either protocol: a port of the server's own choice, for a minute. It is renewed for a day with the port
+/// that was given, and half a minute without a server ends nothing.
+#[test]
+fn a_minute_at_a_time_for_a_day() {
+    for speaks in [Speaks::NatPmp, Speaks::Pcp] {
+        let mut lab = Lab::new(config(NatMode::Own));
+        let provider = lab.provider().config_mut();
+        (provider.shortest, provider.longest, provider.hold) = (1, 60, Duration::ZERO);
+        provider.speaks = speaks;
+        lab.bring_up();
+        // Another subscriber has the port that is suggested.
+        let other = SocketAddr::from(([192, 0, 2, 77], 49_152));
+        let theirs = wire::natpmp::Request::Map {
+            protocol: wire::natpmp::Transport::Tcp,
+            internal_port: 8080,
+            external_port: 8080,
+            lifetime: 60,
+        };
+        lab.provider().config_mut().speaks = Speaks::Both;
+        let now = lab.instant();
+        lab.provider().handle_datagram(now, other, &theirs.to_bytes()).expect("granted");
+        lab.provider().config_mut().speaks = speaks;
+        let given = lab.add(ALICE, 2, Add { lease: 0, ..any(8080) }).expect("any port will do");
+        assert_ne!(given, ["8080"], "{speaks:?}");
+        let given: u16 = given[0].parse().unwrap();
+        lab.seen();
+        let start = lab.now;
+        for second in 1..=86_400 {
+            lab.silent = (43_200..43_215).contains(&second);
+            lab.run(start + second * 1000);
+            let upstream: Vec<u16> = lab.upstream().iter().map(|(port, _)| *port).collect();
+            assert!(upstream.contains(&given), "{speaks:?}, after {second} s: {upstream:?}");
+            assert_eq!(lab.mapped(), [(given, at(ALICE, 8080))]);
+        }
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active));
+        // Between a half and five eighths of a minute, now and then a little later.
+        let renewals = lab.notices().iter().filter(|notice| matches!(notice, Notice::Renewed(_))).count();
+        assert!((2300..=2880).contains(&renewals), "{speaks:?}: {renewals}");
+    }
+}
+
 /// the answer to AddPortMapping says nothing of the lifetime, and listings tell the lease. iwf.md 2.5: a server
 /// grants more than was asked; the lease ends it all the same.
 #[test]

@@ -3,10 +3,6 @@
 use super::*;
 use crate::provider::PreferFailure;
 
-fn connected(addr: Ipv4Addr) -> (String, String) {
-    ("Connected".into(), addr.to_string())
-}
-
 fn disconnected() -> (String, String) {
     ("Disconnected".into(), String::new())
 }

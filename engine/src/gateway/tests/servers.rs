@@ -260,6 +260,117 @@ fn lists_change() {
     assert_eq!((lab.upstream().len(), lab.mapped().len()), (1, 1));
 }
 
+/// RFC 7723: behind a link without a router that could be asked the anycast address is the first, and may be at home with somebody out
+/// in the Internet. Nothing that tells of hosts and applications goes there before somebody has answered; who waits has its answer then.
+#[test]
+fn an_anycast_address_that_is_asked_first() {
+    let anycast: SocketAddr = "192.0.0.9:5351".parse().unwrap();
+    let without_router = || Wan { router: None, ..wan(&[W]) };
+    let sent_maps = |lab: &Lab| lab.all_sent().len();
+    let started = |settings: Config, wan: Wan| {
+        let mut lab = Lab::new(settings);
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(wan));
+        lab
+    };
+    let found =
+        || Config { servers: Vec::new(), when_none_found: WhenNoneFound::Refuse, ..config(NatMode::Own) };
+    for speaks in [Speaks::Pcp, Speaks::NatPmp, Speaks::NatPmpSilently] {
+        let mut lab = started(found(), without_router());
+        let early = lab.start_add(ALICE, 1, Add { lease: 0, ..port(8080) });
+        lab.pass(3600);
+        assert_eq!((lab.heard(early), sent_maps(&lab)), (Some(Err(501)), 0));
+        let settings = ProviderConfig { speaks, ..ProviderConfig::new(E) };
+        lab.providers.insert(anycast, Provider::new(lab.instant(), settings.clone()));
+        lab.pass(1200);
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done(), "{speaks:?}");
+
+        // Where it is there from the start nobody waits for anything.
+        let mut lab = Lab::new(found());
+        lab.providers.insert(anycast, Provider::new(lab.instant(), settings));
+        lab.event(Event::Lan(lan()));
+        lab.event(Event::Wan(without_router()));
+        let first = lab.effects.iter().find_map(|(_, effect)| match effect {
+            Effect::Send { bytes, .. } => Some(bytes.clone()),
+            _ => None,
+        });
+        assert!(first.is_some_and(|bytes| bytes[..2] == [2, 0]), "ANNOUNCE");
+        let early = lab.start_add(ALICE, 1, Add { lease: 0, ..port(8080) });
+        lab.pass(if speaks == Speaks::NatPmpSilently { 3 } else { 0 });
+        assert_eq!(lab.heard(early), Some(done()), "{speaks:?}");
+    }
+    // Somebody has named it.
+    let named = Config { servers: vec![anycast], ..found() };
+    let offered = Wan { offered: vec![vec![anycast.ip()]], ..without_router() };
+    for (settings, wan) in [(named, without_router()), (found(), offered)] {
+        assert_eq!(sent_maps(&started(settings, wan)), 1, "the probe");
+    }
+}
+
+/// The router has gone, and nobody has taken its place: nobody is asked any more, and after a while this is an ordinary gateway. A WAN
+/// without an address says nothing of who is there.
+#[test]
+fn the_list_becomes_empty() {
+    let found = || Config { servers: Vec::new(), anycast: false, ..config(NatMode::Own) };
+    let without_router = |addresses: &[Ipv4Addr]| Wan { router: None, ..wan(addresses) };
+    let mut lab = Lab::new(found());
+    up(&mut lab);
+    lab.pass(10);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+    // The link flaps: first the route goes, then the address; and they come back the other way round.
+    for flap in [without_router(&[]), wan(&[]), without_router(&[])] {
+        lab.event(Event::Wan(flap));
+        assert_eq!(lab.status().server, Some(server()));
+    }
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(1);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    // The route is later than the address.
+    lab.event(Event::Wan(wan(&[])));
+    lab.event(Event::Wan(without_router(&[W])));
+    lab.pass(5);
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(1);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    assert_eq!((lab.mapped(), lab.wrong_nonces), (vec![(8080, at(ALICE, 8080))], 0));
+    assert_eq!(lab.upstream().len(), 1);
+
+    lab.event(Event::Wan(without_router(&[W])));
+    assert_eq!((lab.status().server, lab.status().servers.len()), (None, 0));
+    lab.effects.clear();
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(W), "an ordinary gateway");
+    assert_eq!((lab.mapped().len(), lab.rules.len()), (1, 1));
+    lab.pass(3 * 86_400);
+    assert_eq!(lab.all_sent(), []);
+    assert_eq!(looks(&lab), []);
+    // It comes back.
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(5);
+    assert_eq!((lab.status().server, lab.status().external), (Some(server()), Some(E)));
+    assert_eq!((lab.mapped(), lab.upstream().len()), (vec![(8080, at(ALICE, 8080))], 1));
+
+    // Behind a NAT there is nobody, and that is said.
+    let behind = Ipv4Addr::new(100, 64, 0, 2);
+    let mut lab = Lab::new(found());
+    lab.source = behind.into();
+    lab.event(Event::Wan(wan(&[behind])));
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(E));
+    lab.event(Event::Wan(without_router(&[behind])));
+    lab.pass(60);
+    assert_eq!((lab.status().server, lab.status().external), (None, None));
+    assert_eq!(lab.notices().last(), Some(&Notice::NoServer));
+    // A server that was configured is no more.
+    let mut lab = Lab::new(Config { servers: vec![second()], ..found() });
+    lab.event(Event::Wan(without_router(&[W])));
+    assert_eq!(lab.status().server, Some(second()));
+    lab.event(Event::Reconfigure(Box::new(found())));
+    assert_eq!(lab.status().server, None);
+    lab.pass(10);
+    assert_eq!(lab.status().external, Some(W));
+}
+
 /// RFC 7488 §3: at each address of one server it is asked by the same nonces, so that what it holds is still ours.
 #[test]
 fn one_server_by_two_addresses() {

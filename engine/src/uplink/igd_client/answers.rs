@@ -294,10 +294,19 @@ impl IgdClient {
             _ => Looked::Free,
         };
         if flow.is_deleting() {
-            // Somebody else's is none of ours any more.
-            if let Seen::Gone | Seen::Foreign = seen {
+            let no_more = match seen {
+                // Somebody else's is none of ours any more,
+                Seen::Gone | Seen::Foreign => true,
+                // and what ends by itself was made in the other protocol, where the router has one list for both.
+                Seen::Ours(lease) => self.leaving && lease != 0,
+                Seen::Otherwise => self.leaving,
+                Seen::Unknown => false,
+            };
+            if no_more {
                 self.remove(id);
-                self.outputs.push_back(Output::Deleted(id));
+                if !self.leaving {
+                    self.outputs.push_back(Output::Deleted(id));
+                }
                 return false;
             }
             return true;

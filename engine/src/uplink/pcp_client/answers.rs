@@ -14,6 +14,7 @@ impl PcpClient {
             self.ignored += 1;
             return;
         };
+        let knocked = self.knocks;
         match &response.body {
             Body::Announce if response.result != ResultCode::SUCCESS => self.ignored += 1,
             Body::Announce => {
@@ -28,6 +29,10 @@ impl PcpClient {
                 _ => self.ignored += 1,
             },
             _ => self.ignored += 1,
+        }
+        // Whatever that says of ANNOUNCE.
+        if knocked {
+            self.speak_up(now, entropy);
         }
     }
 

@@ -69,5 +69,5 @@ fn own_address(links: &Snapshot, name: &str) -> Option<std::net::Ipv4Addr> {
 
 /// Whether the gateway itself asks by UPnP, so that no server is there to be asked.
 fn asks_by_upnp(gateway: &Gateway) -> bool {
-    gateway.status().is_some_and(|status| status.protocol.as_deref() == Some("UPnP IGD"))
+    gateway.status().is_some_and(|status| status.usual.protocol.as_deref() == Some("UPnP IGD"))
 }

@@ -22,7 +22,7 @@ pub(super) async fn all(
     mut uplinks: Vec<UplinkFacts>,
 ) -> Vec<UplinkFacts> {
     for (uplink, facts) in setup.uplinks.iter().zip(&mut uplinks) {
-        let used = gateway.status().and_then(|status| status.server);
+        let used = gateway.uplink(&uplink.interface).and_then(|status| status.server);
         let answering = |candidate: &&Candidate| candidate.answers().is_some();
         let candidates = facts.candidates.iter().filter(answering);
         let chosen = candidates.clone().find(|candidate| Some(candidate.server) == used);

@@ -83,7 +83,7 @@ fn list(
         return uplink.servers.iter().map(|server| (*server, Origin::Configured)).collect();
     }
     let at_port = |addr| SocketAddr::new(addr, pcp::SERVER_PORT);
-    let offered = match gateway.status().filter(|status| status.wan.name == uplink.interface) {
+    let offered = match gateway.uplink(&uplink.interface) {
         Some(status) => status.wan.offered_pcp_servers.concat(),
         None => {
             let directory = offer::directory(&config.control.socket);

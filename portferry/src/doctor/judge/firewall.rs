@@ -287,8 +287,7 @@ pub(super) fn hears(facts: &Facts, client: SocketAddrV4) -> bool {
 fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Finding> {
     let wan = uplink.interface.as_str();
     let (own, _) = *facts.addresses(wan).first()?;
-    let used =
-        facts.gateway.status().filter(|_| facts.is_of_gateway(uplink)).and_then(|status| status.server);
+    let used = facts.gateway.uplink(&uplink.interface).and_then(|status| status.server);
     let server = match used.or(uplink.servers.first().copied()).map(|server| server.ip()) {
         Some(IpAddr::V4(server)) => server,
         _ => STRANGER,

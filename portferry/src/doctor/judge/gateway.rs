@@ -24,7 +24,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             return vec![Finding::new("gateway-not-asked", seen).todo("run doctor as root")];
         }
     };
-    let seen = format!("portferry {} is running, nat = \"{}\"", status.version, status.nat);
+    let seen = format!("portferry {} is running, nat = \"{}\"", status.version, status.usual.nat);
     let mut all = vec![Finding::new("gateway-running", seen).with("version", status.version.clone())];
     if status.version != env!("CARGO_PKG_VERSION") {
         let seen =
@@ -39,7 +39,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
                 .todo("restart portferry, or name the file that it was started with (--config)"),
         );
     }
-    if let Some(error) = &status.store_error {
+    if let Some(error) = &status.usual.store_error {
         let seen = format!("the state cannot be written, so new mappings are refused: {error}");
         all.push(Finding::new("store-error", seen).todo(
             "make room on the file system of state.directory, or name a directory elsewhere; portferry goes on by itself then",
@@ -60,17 +60,26 @@ fn differences(status: &StatusReport, setup: &Setup) -> Vec<String> {
             all.push(format!("{key} is \"{runs}\" there and \"{says}\" in the file"));
         }
     };
-    differ("wan.nat", &status.nat, nat);
+    differ("wan.nat", &status.usual.nat, nat);
     let main = setup.uplinks.iter().find(|uplink| uplink.main);
-    differ("wan.interface", &status.wan.name, main.map_or("", |uplink| &uplink.interface));
+    // A spare one may have taken its place.
+    let wan = &status.usual.wan.name;
+    if !setup.uplinks.iter().any(|uplink| uplink.interface == *wan) {
+        differ("wan.interface", wan, main.map_or("", |uplink| &uplink.interface));
+    }
     for lan in &status.lan {
         if !setup.lan.contains(&lan.name) {
             all.push(format!("it serves {}, which lan.interfaces does not name", lan.name));
         }
     }
-    let servers = main.map_or(&[][..], |uplink| &uplink.servers);
-    if let Some(server) = status.server.filter(|server| !servers.is_empty() && !servers.contains(server))
-        && status.protocol.as_deref() != Some("UPnP IGD")
+    let servers = setup
+        .uplinks
+        .iter()
+        .find(|uplink| uplink.interface == *wan)
+        .map_or(&[][..], |uplink| &uplink.servers);
+    if let Some(server) =
+        status.usual.server.filter(|server| !servers.is_empty() && !servers.contains(server))
+        && status.usual.protocol.as_deref() != Some("UPnP IGD")
     {
         all.push(format!("it asks {server}, which uplink.servers does not name"));
     }

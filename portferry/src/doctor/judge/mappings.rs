@@ -18,7 +18,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         )];
     };
     let mut all = Vec::new();
-    let held = match status.held {
+    let held = match status.usual.held {
         0 => String::new(),
         held => format!(", and {held} kept in case an application asks"),
     };

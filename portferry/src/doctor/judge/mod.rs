@@ -53,11 +53,6 @@ impl Facts {
         };
         all.filter_map(v4).collect()
     }
-
-    /// Whether the gateway that runs serves this uplink.
-    fn is_of_gateway(&self, uplink: &UplinkSetup) -> bool {
-        self.gateway.status().is_some_and(|status| status.wan.name == uplink.interface)
-    }
 }
 
 /// "a", "a and b", "a, b and c".

@@ -22,7 +22,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 /// The external address, as the gateway knows it or a server said just now.
 pub(super) fn external(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Ipv4Addr> {
-    let gateway = facts.gateway.status().filter(|_| facts.is_of_gateway(uplink));
+    let gateway = facts.gateway.uplink(&uplink.interface);
     let of_gateway = gateway.and_then(|status| status.nat_above.or(status.external_address));
     let of_probe = match &found.probe {
         Probe::Granted(granted) => match granted.external {
@@ -83,7 +83,7 @@ fn path(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Find
 
 fn own_table(facts: &Facts) -> Option<Finding> {
     let (rules, status) = (facts.rules.as_ref().ok()?, facts.gateway.status()?);
-    if status.nat != "nftables" {
+    if status.usual.nat != "nftables" {
         return None;
     }
     let table = &facts.setup.table;

@@ -108,7 +108,7 @@ fn igd(uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
 /// What it means when nobody answers.
 fn nobody(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Finding> {
     let answered = found.candidates.iter().any(|candidate| candidate.answers().is_some());
-    let answering = facts.gateway.status().filter(|_| facts.is_of_gateway(uplink));
+    let answering = facts.gateway.uplink(&uplink.interface);
     let by_gateway = answering
         .is_some_and(|status| status.uplink == "answering" && status.protocol.as_deref() != Some("none"));
     if answered || found.igd.is_some() || by_gateway {
@@ -135,7 +135,7 @@ fn nobody(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Fi
 }
 
 fn gateway(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
-    let status = facts.gateway.status().filter(|_| facts.is_of_gateway(uplink))?;
+    let status = facts.gateway.uplink(&uplink.interface)?;
     let server = status.server.map_or("its server".to_owned(), |server| server.to_string());
     let protocol = status.protocol.as_deref().unwrap_or("PCP");
     let ago = status.last_heard.map_or(String::new(), |seconds| format!(", last {seconds} s ago"));

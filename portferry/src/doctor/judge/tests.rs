@@ -109,6 +109,7 @@ fn healthy() -> Facts {
             default_routes: vec![DefaultRoute {
                 interface: 2,
                 gateway: Some("100.64.0.1".parse().unwrap()),
+                is_ipv6: false,
                 metric: 0,
             }],
         },
@@ -312,7 +313,8 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "a better default route",
         |facts| {
             facts.links.default_routes[0].metric = 100;
-            let other = DefaultRoute { interface: 4, gateway: Some([10, 0, 0, 1].into()), metric: 0 };
+            let other =
+                DefaultRoute { interface: 4, gateway: Some([10, 0, 0, 1].into()), is_ipv6: false, metric: 0 };
             facts.links.default_routes.insert(0, other);
         },
         &["default-route-elsewhere"],
