@@ -55,9 +55,13 @@ tests() {
         if ! is_installed transmission-daemon && command -v systemctl >/dev/null; then
             systemctl mask --quiet transmission-daemon.service
         fi
+        # A firewall of the machine's own is not what anybody asked for.
+        if ! is_installed firewalld && command -v systemctl >/dev/null; then
+            systemctl mask --quiet firewalld.service
+        fi
         install iproute2 procps util-linux nftables miniupnpd-nftables miniupnpc natpmpc tcpdump \
             wireguard-tools wireguard-go ufw python3 python3-libtorrent transmission-daemon qbittorrent-nox \
-            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc systemd
+            dnsmasq-base isc-dhcp-client dhcpcd-base udhcpc firewalld dbus-daemon iptables systemd
     else
         say "not root: the tests in network namespaces (lab, kernel) are skipped, and say so"
     fi

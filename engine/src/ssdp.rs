@@ -68,7 +68,17 @@ pub struct SsdpServer {
     refresh: Option<Instant>,
     sources: BTreeMap<IpAddr, Answered>,
     ignored: u64,
+    heard: Heard,
     ready: std::collections::VecDeque<Outgoing>,
+}
+
+/// Well-formed searches that came in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Heard {
+    /// By others.
+    pub hosts: u64,
+    /// By this router itself.
+    pub own: u64,
 }
 
 impl SsdpServer {
@@ -88,8 +98,14 @@ impl SsdpServer {
             refresh: None,
             sources: BTreeMap::new(),
             ignored: 0,
+            heard: Heard::default(),
             ready: std::collections::VecDeque::new(),
         }
+    }
+
+    /// Searches that came in, whether they were answered or not.
+    pub fn heard(&self) -> Heard {
+        self.heard
     }
 
     /// Datagrams that were not answered: malformed, foreign, too many.
@@ -152,6 +168,11 @@ impl SsdpServer {
     ) {
         match ssdp::parse(bytes) {
             Ok(Message::Search(search)) => {
+                if self.is_own(from.ip()) {
+                    self.heard.own += 1;
+                } else {
+                    self.heard.hosts += 1;
+                }
                 if self.answer(now, interface, from, &search, entropy).is_none() {
                     self.ignored += 1;
                 }
@@ -160,6 +181,12 @@ impl SsdpServer {
             Ok(Message::Notify(_) | Message::Response(_)) => {}
             Err(_) => self.ignored += 1,
         }
+    }
+
+    /// Whether it is one of this router's addresses, from which `portferry doctor` searches.
+    fn is_own(&self, from: IpAddr) -> bool {
+        let mut own = self.interfaces.iter().flat_map(|interface| &interface.links);
+        own.any(|(own, _)| IpAddr::V4(*own) == from)
     }
 
     /// Queues the answers to a search; `None` when it is not answered for a reason worth counting.

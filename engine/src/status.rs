@@ -49,6 +49,8 @@ pub struct Status {
     pub ignored_upstream: u64,
     /// Datagrams to SSDP that were not answered: malformed, foreign, too many.
     pub ignored_ssdp: u64,
+    /// Searches that came in on the LAN.
+    pub searches: crate::ssdp::Heard,
     /// WANIPConnection:2's SystemUpdateID.
     pub system_update_id: u32,
 }

@@ -12,8 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -21,8 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    BOTH, CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, UDP, interworking_subject, lan_address,
-    listener, name, now, reaches, reaches_nobody, ready, say, try_reach,
+    BOTH, CASCADED, Caller, ControlPoint, NAT, SECOND, Small, TCP, Told, UDP, interworking_subject,
+    lan_address, listener, name, now, reaches, reaches_nobody, ready, say, try_reach,
 };
 use engine::entropy::{Entropy as _, SeededEntropy};
 use lab::capture::{Capture, MapMessage, most_unanswered};
@@ -541,38 +539,6 @@ fn start_keeping(subject: &Subject, network: &Network) -> Process {
 }
 
 // ── A full file system ─────────────────────────────────────────────────────────────────────────────────────────────
-
-/// A file system of 64 KiB.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf) -> Self {
-        fs::create_dir_all(&at).expect("the directory is ours");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64k", "portferry-lab"]).arg(&at);
-        assert!(mount.status().expect("it runs").success(), "a tmpfs at {}", at.display());
-        Self(at)
-    }
-
-    /// Fills it to the last octet, or makes room again.
-    fn fill(&self, full: bool) {
-        let filler = self.0.join("filler");
-        if full {
-            let mut file = fs::File::create(filler).expect("there is room for a name");
-            let refused = std::iter::repeat_with(|| file.write_all(&[0; 512])).find_map(Result::err);
-            assert_eq!(refused.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
-        } else {
-            fs::remove_file(filler).expect("it was filled");
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // The daemon may be in it still, when a test has failed.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
 
 /// R-10, decision 16: what cannot be stored is no success, and is not left at the provider; what was there before goes on. The
 /// daemon starts on a full file system, too, and once there is room everything is as ever.

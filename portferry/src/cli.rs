@@ -12,7 +12,7 @@ use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::pcp_server::{self, report};
-use crate::{demo, dhcp, run, table};
+use crate::{demo, dhcp, doctor, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 64 wrong command line, 69 a port or socket is taken or nobody answers, \
 71 the system refuses, 73 the state directory or the control socket cannot be written, 77 a privilege is missing, \
-78 the configuration is wrong; those of pcp see there.";
+78 the configuration is wrong; those of pcp and doctor see there.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -44,6 +44,9 @@ enum Command {
     Status(Ask),
     /// Show the running gateway's mappings
     Mappings(Ask),
+    /// Find out why a port is closed: interfaces, NATs, the provider's server, firewall, multicast; and what to do
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(doctor::Doctor),
     /// Give all mappings of a LAN host back, because its address is free again; for DHCP servers
     Release {
         /// The host's IPv4 address
@@ -127,7 +130,7 @@ pub fn main() -> ExitCode {
         }
     };
     match execute(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "portferry: {failure}");
             failure.exit_code()
@@ -135,8 +138,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
+/// The code for the shell: only doctor has another one than 0 for what it has done.
+fn execute(command: Command) -> Result<u8, Failure> {
+    if let Command::Doctor(command) = command {
+        return doctor::run(&command);
+    }
+    other(command).map(|()| 0)
+}
+
+fn other(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Doctor(_) => unreachable!("it has a code of its own"),
         Command::Run { config } => run::run(&config),
         Command::Check { file } => {
             Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;

@@ -79,6 +79,12 @@ pub struct StatusReport {
     pub extra: Vec<ExtraReport>,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
+    /// Searches that LAN hosts have sent since the start.
+    #[serde(default)]
+    pub searches: u64,
+    /// Those of this router itself, such as `portferry doctor` sends.
+    #[serde(default)]
+    pub own_searches: u64,
 }
 
 /// An uplink of a [`StatusReport`].
@@ -217,6 +223,8 @@ impl StatusReport {
                 .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
             ignored_ssdp: usual.ignored_ssdp,
+            searches: usual.searches.hosts,
+            own_searches: usual.searches.own,
             usual: usual.into(),
             extra: extra.collect(),
         }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod dhcp;
+mod doctor;
 pub mod entropy;
 pub mod event_loop;
 pub mod exit;

@@ -375,6 +375,7 @@ impl Gateway {
             store_error: self.store_error.clone(),
             ignored_upstream: uplink.map_or(0, |client| client.ignored()) + self.isp_router.ignored(),
             ignored_ssdp: self.ssdp.ignored(),
+            searches: self.ssdp.heard(),
             system_update_id: self.system_update_id,
         }
     }

@@ -418,3 +418,13 @@ fn location_is_the_address_next_to_the_control_point() {
     let out = responses(&rig.search(&from, &Target::RootDevice, Some(1)), &from);
     assert_eq!(out[0].1.location, "http://10.0.0.1:5000/v1/igd.xml");
 }
+
+/// `portferry doctor` searches from the router itself: that is heard, not answered, and no host's.
+#[test]
+fn searches_are_counted_by_who_sent_them() {
+    let mut rig = Rig::at_home(IgdVersion::Auto);
+    assert_eq!(rig.search("192.168.1.10:50000", &device(1), Some(1)).len(), 1);
+    assert_eq!(rig.search("192.168.1.1:50000", &device(1), Some(1)), []);
+    rig.receive(3, "192.168.1.10:50000", b"no search at all");
+    assert_eq!(rig.server.heard(), Heard { hosts: 1, own: 1 });
+}

@@ -4,7 +4,8 @@
 //! * `endless`: XML that never ends;
 //! * `redirect`: to the same path at LOCATION's next port;
 //! * `elsewhere`: a description whose control URL is on another host;
-//! * `private`: a router with an external address of another NAT, which says yes to everything.
+//! * `private`: a router with an external address of another NAT, which says yes to everything;
+//! * `unconnected`: one that has no external address.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -71,11 +72,12 @@ fn serve(mut stream: TcpStream, mode: &str) -> io::Result<()> {
                 stream.local_addr()?
             )
         }
-        "private" => {
+        "private" | "unconnected" => {
+            let external = if mode == "private" { "10.1.2.3" } else { "" };
             let body = match action {
                 Some(action) => format!(
-                    "<Envelope><Body><{action}Response><NewExternalIPAddress>10.1.2.3</NewExternalIPAddress>\
-                     </{action}Response></Body></Envelope>"
+                    "<Envelope><Body><{action}Response><NewExternalIPAddress>{external}</NewExternalIPAddress>\
+                     <NewConnectionStatus>Disconnected</NewConnectionStatus></{action}Response></Body></Envelope>"
                 ),
                 None => "<root><device><deviceType>x</deviceType><service>\
                          <serviceType>urn:schemas-upnp-org:service:WANIPConnection:1</serviceType>\

@@ -5,7 +5,7 @@ pub(crate) mod ds_lite;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
@@ -394,4 +394,36 @@ pub(crate) fn requests(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)
 /// MAP responses for a transport protocol.
 pub(crate) fn answers(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)> {
     wire.maps().into_iter().filter(|(_, map)| map.response && map.protocol == protocol).collect()
+}
+
+/// A file system of 64 KiB.
+pub(crate) struct Small(PathBuf);
+
+impl Small {
+    pub(crate) fn mount(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).expect("the directory is ours");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k", "portferry-lab"]).arg(&at);
+        assert!(mount.status().expect("it runs").success(), "a tmpfs at {}", at.display());
+        Self(at)
+    }
+
+    /// Fills it to the last octet, or makes room again.
+    pub(crate) fn fill(&self, full: bool) {
+        let filler = self.0.join("filler");
+        if full {
+            let mut file = std::fs::File::create(filler).expect("there is room for a name");
+            let refused = std::iter::repeat_with(|| file.write_all(&[0; 512])).find_map(Result::err);
+            assert_eq!(refused.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
+        } else {
+            std::fs::remove_file(filler).expect("it was filled");
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // The daemon may be in it still, when a test has failed.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }

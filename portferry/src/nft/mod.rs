@@ -34,6 +34,7 @@ mod conntrack;
 mod counter;
 mod link;
 pub mod provider;
+pub(crate) mod reading;
 mod rule;
 mod ruleset;
 

@@ -19,6 +19,7 @@ mod note;
 mod outcome;
 mod parse;
 mod plan;
+pub(crate) mod quiet;
 mod reading;
 mod schedule;
 mod server;

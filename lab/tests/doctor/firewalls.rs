@@ -1,0 +1,388 @@
+//! Packet filters that drop what has to pass: what doctor says of each, and that what it tells to do helps. Done as it says, doctor
+//! finds no fault, and bytes pass.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use lab::netns::{Host, Network};
+use lab::provider::{Options, Provider};
+use lab::wait::eventually;
+
+use super::common::{
+    CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches,
+    reaches_nobody, ready,
+};
+use super::{FILE, examine, obey, status, there_is};
+
+/// A gateway with a mapping that leads to the first LAN host, before anybody filters.
+fn mapped<'a>(network: &'a Network, daemon: &mut lab::netns::Process) -> ControlPoint<'a> {
+    let control_point = ready(network, daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    reaches(network, TCP, 8080, "lan1");
+    control_point
+}
+
+/// A ruleset of somebody's own that drops everything, in and through.
+#[test]
+fn nftables() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    network.nft(
+        Host::Router,
+        "table inet mine {
+          chain in { type filter hook input priority 0; policy drop; iifname lo accept; }
+          chain through { type filter hook forward priority 0; policy drop; ct state vmap { established: accept, related: accept }; iifname br-lan accept; }
+        }",
+    );
+    let examined = examine(&network, &subject, FILE);
+    for id in [
+        "firewall-forward-drops",
+        "firewall-search-drops",
+        "firewall-http-drops",
+        "firewall-uplink-drops",
+        "search-lost",
+    ] {
+        assert_eq!(examined.find(id)["verdict"], "fault", "{id}");
+    }
+    assert_eq!(examined.find("firewall-forward-drops")["data"]["firewall"], "nftables");
+    reaches_nobody(&network, TCP, 8080);
+    for id in
+        ["firewall-forward-drops", "firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"]
+    {
+        obey(&network, examined.find(id), &[], "");
+    }
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&[]);
+    examined.has(&["firewall-announcements-drop"]);
+    reaches(&network, TCP, 8080, "lan1");
+
+    // The answers of the LAN are dropped, and then what nobody understands may let something pass.
+    network.nft(Host::Router, "insert rule inet mine through iifname br-lan drop");
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-replies-drop"]);
+    obey(&network, examined.find("firewall-replies-drop"), &[], "");
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    network.nft(
+        Host::Router,
+        "flush chain inet mine through; add rule inet mine through iifname wan0 numgen inc mod 2 0 accept",
+    );
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-forward-unclear"]);
+    obey(&network, examined.find("firewall-forward-unclear"), &[], "");
+    assert!(!examine(&network, &subject, FILE).bad().contains("firewall-forward-unclear"));
+    // Not even the router itself is answered.
+    network.nft(Host::Router, "insert rule inet mine in iifname lo tcp dport 5431 drop");
+    assert!(examine(&network, &subject, FILE).bad().contains("control-point-http-silent"));
+}
+
+/// In the layout of OpenWrt's: zones, and a reject at the end of each.
+const FW4: &str = "
+table inet fw4
+delete table inet fw4
+table inet fw4 {
+ chain input {
+  type filter hook input priority filter; policy drop;
+  iifname lo accept
+  ct state vmap { established : accept, related : accept }
+  iifname br-lan jump input_lan
+  iifname wan0 jump input_wan
+  jump handle_reject
+ }
+ chain forward {
+  type filter hook forward priority filter; policy drop;
+  INCLUDED
+  ct state vmap { established : accept, related : accept }
+  iifname br-lan jump forward_lan
+  iifname wan0 jump forward_wan
+  jump handle_reject
+ }
+ chain handle_reject {
+  meta l4proto tcp reject with tcp reset
+  reject
+ }
+ chain input_lan { jump accept_from_lan; }
+ chain accept_from_lan { iifname br-lan counter accept; }
+ chain input_wan { meta nfproto ipv4 udp dport 68 counter accept; jump reject_from_wan; }
+ chain forward_lan { jump accept_to_wan; jump accept_to_lan; }
+ chain forward_wan { meta l4proto esp counter jump accept_to_lan; jump reject_to_wan; }
+ chain accept_to_lan { oifname br-lan counter accept; }
+ chain accept_to_wan { meta nfproto ipv4 oifname wan0 ct state invalid counter drop; oifname wan0 counter accept; }
+ chain reject_to_wan { oifname wan0 counter jump handle_reject; }
+ chain reject_from_wan { iifname wan0 counter jump handle_reject; }
+}
+";
+
+#[test]
+fn fw4() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    network.nft(Host::Router, &FW4.replace("INCLUDED", ""));
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-forward-drops"]);
+    let drops = examined.find("firewall-forward-drops");
+    assert_eq!(
+        (&drops["data"]["firewall"], &drops["data"]["chain"]),
+        (&"fw4".into(), &"handle_reject".into())
+    );
+    reaches_nobody(&network, TCP, 8080);
+
+    // Its program puts files into the chains that their directories name.
+    let share = network.directory().join("share");
+    fs::create_dir_all(&share).expect("the directory is ours");
+    fs::write(share.join("fw4.nft"), FW4).expect("the directory is ours");
+    let program = "fw4() { sed \"s,INCLUDED,include \\\"/usr/share/nftables.d/chain-pre/forward/*.nft\\\"\\;,\" /usr/share/fw4.nft | nft -f -; }";
+    obey(&network, drops, &[("/usr/share", share)], program);
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+}
+
+/// A copy of a directory of /etc for the network alone.
+fn own_copy(network: &Network, directory: &str) -> PathBuf {
+    let own = network.directory().join(directory.trim_start_matches('/').replace('/', "-"));
+    let copied = Command::new("cp").arg("-r").arg(directory).arg(&own).status().expect("it runs");
+    assert!(copied.success(), "{directory}");
+    own
+}
+
+#[test]
+fn ufw() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("ufw") {
+        return;
+    }
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let control_point = mapped(&network, &mut daemon);
+    let state = network.directory().join("ufw-state");
+    fs::create_dir_all(&state).expect("the directory is ours");
+    // Its own files may name the older iptables.
+    let alternatives = own_copy(&network, "/etc/alternatives");
+    let files = [
+        ("/etc/ufw", own_copy(&network, "/etc/ufw")),
+        ("/etc/default", own_copy(&network, "/etc/default")),
+        ("/run", state),
+        ("/etc/alternatives", alternatives),
+    ];
+    let enable = serde_json::json!({ "commands": ["ufw --force enable >/dev/null"] });
+    obey(&network, &enable, &files, "");
+    let examined = examine(&network, &subject, FILE);
+    // It lets searches in by itself.
+    let found = ["firewall-forward-drops", "firewall-http-drops"];
+    examined.has_exactly(&found);
+    reaches_nobody(&network, TCP, 8080);
+    for id in found {
+        let finding = examined.find(id);
+        assert_eq!(finding["data"]["firewall"], "ufw", "{finding}");
+        obey(&network, finding, &files, "");
+    }
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    control_point.adds(8081, 8081, "TCP", 3600);
+}
+
+/// Chains as Docker makes them, by iptables-nft.
+#[test]
+fn docker() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("iptables-nft") {
+        return;
+    }
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    for line in [
+        "-N DOCKER",
+        "-N DOCKER-USER",
+        "-N DOCKER-FORWARD",
+        "-P FORWARD DROP",
+        "-A FORWARD -j DOCKER-USER",
+        "-A FORWARD -j DOCKER-FORWARD",
+        "-A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-A DOCKER-FORWARD -o docker0 -j DOCKER",
+        "-A DOCKER-FORWARD -i docker0 -j ACCEPT",
+        "-A DOCKER ! -i docker0 -o docker0 -j DROP",
+    ] {
+        network.run(Host::Router, "iptables-nft", line.split(' '));
+    }
+    let alias = "iptables() { iptables-nft \"$@\"; }";
+    // What comes in first, then the answers.
+    for id in ["firewall-forward-drops", "firewall-replies-drop"] {
+        reaches_nobody(&network, TCP, 8080);
+        let examined = examine(&network, &subject, FILE);
+        examined.has_exactly(&[id]);
+        let finding = examined.find(id);
+        assert_eq!(finding["data"]["firewall"], "Docker", "{finding}");
+        obey(&network, finding, &[], alias);
+    }
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    // Without Docker's chains, whose rules they are.
+    for line in ["-F FORWARD", "-F DOCKER-USER", "-F DOCKER", "-F DOCKER-FORWARD", "-X DOCKER-USER"] {
+        network.run(Host::Router, "iptables-nft", line.split(' '));
+    }
+    for id in ["firewall-forward-drops", "firewall-replies-drop"] {
+        let examined = examine(&network, &subject, FILE);
+        let finding = examined.find(id);
+        assert_eq!(finding["data"]["firewall"], "iptables", "{finding}");
+        obey(&network, finding, &[], alias);
+    }
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+}
+
+/// The older iptables, whose rules are not to be seen: the tables' names are.
+#[test]
+fn legacy() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("iptables-legacy") {
+        return;
+    }
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    let drop = network.command(Host::Router, "iptables-legacy").args(["-P", "FORWARD", "DROP"]).output();
+    if !drop.expect("it runs").status.success() {
+        return super::skipped("the kernel has no rules of the older iptables");
+    }
+    reaches_nobody(&network, TCP, 8080);
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-legacy"]);
+    obey(&network, examined.find("firewall-legacy"), &[], "");
+    reaches(&network, TCP, 8080, "lan1");
+}
+
+/// The real one, with a message bus of its own.
+struct Firewalld<'a> {
+    network: &'a Network,
+    bus: String,
+    _processes: [lab::netns::Process; 2],
+}
+
+impl<'a> Firewalld<'a> {
+    fn start(network: &'a Network) -> Self {
+        let directory = network.directory().join("firewalld");
+        fs::create_dir_all(&directory).expect("the directory is ours");
+        let bus = format!("unix:path={}", directory.join("bus").display());
+        let configuration = format!(
+            "<busconfig><type>system</type><listen>{bus}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
+             <allow own=\"*\"/><allow send_destination=\"*\"/><allow receive_sender=\"*\"/><allow user=\"*\"/>\
+             </policy></busconfig>"
+        );
+        let file = directory.join("bus.conf");
+        fs::write(&file, configuration).expect("the directory is ours");
+        let arguments =
+            [format!("--config-file={}", file.display()), "--nofork".into(), "--nopidfile".into()];
+        let daemon = network.spawn(Host::Router, "dbus", "dbus-daemon", arguments);
+        let there = directory.join("bus");
+        eventually("the message bus", 10 * SECOND, || there.exists().then_some(()));
+        let own = directory.join("etc");
+        fs::create_dir_all(&own).expect("the directory is ours");
+        fs::copy("/etc/firewalld/firewalld.conf", own.join("firewalld.conf")).expect("the package has it");
+        let arguments = [
+            format!("DBUS_SYSTEM_BUS_ADDRESS={bus}"),
+            "firewalld".into(),
+            "--nofork".into(),
+            "--nopid".into(),
+            "--system-config".into(),
+            own.display().to_string(),
+        ];
+        let firewall = network.spawn(Host::Router, "firewalld", "env", arguments);
+        let this = Self { network, bus, _processes: [daemon, firewall] };
+        eventually("firewalld", 60 * SECOND, || {
+            let mut command = network.command(Host::Router, "env");
+            let state = command.arg(this.variable()).args(["firewall-cmd", "--state"]).output();
+            state.expect("it runs").status.success().then_some(())
+        });
+        this
+    }
+
+    fn variable(&self) -> String {
+        format!("DBUS_SYSTEM_BUS_ADDRESS={}", self.bus)
+    }
+
+    fn tell(&self, line: &str) {
+        let arguments = [self.variable(), "firewall-cmd".to_owned()];
+        self.network.run(
+            Host::Router,
+            "env",
+            arguments.into_iter().chain(line.split(' ').map(str::to_owned)),
+        );
+    }
+
+    #[track_caller]
+    fn obey(&self, finding: &serde_json::Value) {
+        assert_eq!(finding["data"]["firewall"], "firewalld", "{finding}");
+        obey(self.network, finding, &[], &format!("export {}", self.variable()));
+    }
+}
+
+/// What is translated here passes by itself; searches and requests of the LAN do not.
+#[test]
+fn firewalld() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("firewalld") || !there_is("dbus-daemon") {
+        return;
+    }
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let control_point = mapped(&network, &mut daemon);
+    let firewall = Firewalld::start(&network);
+    let examined = examine(&network, &subject, FILE);
+    let found = ["firewall-search-drops", "firewall-http-drops", "search-lost"];
+    examined.has_exactly(&found);
+    examined.has(&["firewall-forward"]);
+    reaches(&network, TCP, 8080, "lan1");
+    for id in &found[..2] {
+        firewall.obey(examined.find(id));
+    }
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    control_point.adds(8081, 8081, "TCP", 3600);
+}
+
+/// Without a NAT here what comes for the LAN is rejected, until a policy lets it pass.
+#[test]
+fn firewalld_without_a_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("firewalld") || !there_is("dbus-daemon") {
+        return;
+    }
+    let network = Network::new(ROUTED);
+    let _provider = Provider::start(&network, Options { third_party: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NO_NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    let firewall = Firewalld::start(&network);
+    for line in [
+        "--permanent --zone=public --add-interface=wan0",
+        "--permanent --zone=trusted --add-interface=br-lan",
+        "--reload",
+    ] {
+        firewall.tell(line);
+    }
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-forward-drops"]);
+    reaches_nobody(&network, TCP, 8080);
+    firewall.obey(examined.find("firewall-forward-drops"));
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    assert_eq!(status(&network)["uplink"], "answering");
+}

@@ -1,0 +1,96 @@
+//! The probe: a mapping of the router itself that stands for a moment. Its port is bound meanwhile, so that no program and no
+//! mapping of the gateway has it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use super::{asks_by_upnp, own_address};
+use crate::config::NatMode;
+use crate::doctor::facts::{Candidate, Gateway, Granted, Probe, Setup, UplinkFacts};
+use crate::netlink::Snapshot;
+use crate::pcp_client::quiet::{Asked, Told, map};
+
+/// Seconds: what servers grant at least (RFC 6887 §15).
+const LIFETIME: u32 = 120;
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// One probe for each uplink.
+pub(super) async fn all(
+    setup: &Setup,
+    links: &Snapshot,
+    gateway: &Gateway,
+    mut uplinks: Vec<UplinkFacts>,
+) -> Vec<UplinkFacts> {
+    for (uplink, facts) in setup.uplinks.iter().zip(&mut uplinks) {
+        let used = gateway.uplink(&uplink.interface).and_then(|status| status.server);
+        let answering = |candidate: &&Candidate| candidate.answers().is_some();
+        let candidates = facts.candidates.iter().filter(answering);
+        let chosen = candidates.clone().find(|candidate| Some(candidate.server) == used);
+        let Some(candidate) = chosen.or(candidates.clone().next()) else { continue };
+        if asks_by_upnp(gateway) {
+            facts.probe = Probe::Skipped("the gateway asks the provider's router by UPnP".to_owned());
+            continue;
+        }
+        // Without a NAT of its own everything depends on THIRD_PARTY.
+        let lan = setup.lan.iter().find_map(|lan| own_address(links, lan));
+        let third_party = match (setup.nat, lan) {
+            (NatMode::Nftables, _) => None,
+            (NatMode::None, Some(lan)) => Some(IpAddr::V4(lan)),
+            (NatMode::None, None) => {
+                facts.probe = Probe::Skipped("no LAN interface has an address to map to".to_owned());
+                continue;
+            }
+        };
+        let nat_pmp = candidate.answers().is_some_and(|(protocol, _)| protocol == "NAT-PMP");
+        let (server, interface) = (candidate.server, uplink.interface.clone());
+        (facts.probe, facts.prefer_failure) = probe(server, nat_pmp, interface, third_party).await;
+    }
+    uplinks
+}
+
+async fn probe(
+    server: SocketAddr,
+    nat_pmp: bool,
+    interface: String,
+    third_party: Option<IpAddr>,
+) -> (Probe, Option<bool>) {
+    let reserved = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let ports: Vec<u16> =
+        reserved.iter().flatten().filter_map(|s| Some(s.local_addr().ok()?.port())).collect();
+    let &[first, second] = &ports[..] else {
+        return (Probe::Skipped("no port of this machine is free".to_owned()), None);
+    };
+    let asked = Asked {
+        server,
+        nat_pmp,
+        interface,
+        internal_port: first,
+        lifetime: LIFETIME,
+        third_party,
+        rival: Some(second),
+        patience: PATIENCE,
+    };
+    let is_third = third_party.is_some();
+    match map(&asked).await {
+        Told::Granted { nat_pmp, external, port, lifetime, left, prefers_failure } => {
+            let granted = Granted {
+                server,
+                protocol: if nat_pmp { "NAT-PMP" } else { "PCP" },
+                external,
+                port,
+                lifetime,
+                third_party,
+                left: if left == Some(0) { None } else { Some(left.unwrap_or(lifetime)) },
+            };
+            (Probe::Granted(granted), prefers_failure)
+        }
+        Told::Refused { code, why, todo } => {
+            (Probe::Refused { code, why, todo, third_party: is_third }, None)
+        }
+        Told::Otherwise(got) => {
+            let what = format!("it granted the mapping to {got} instead, as if THIRD_PARTY were not there");
+            (Probe::Failed { what, third_party: true }, None)
+        }
+        Told::Failed(what) => (Probe::Failed { what, third_party: is_third }, None),
+    }
+}

@@ -1,0 +1,126 @@
+//! What /proc and /sys tell: forwarding, who has a port, who has joined a group, how a bridge treats multicast.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::doctor::facts::{Bridge, Holder, Port, Setup};
+
+const IFF_MULTICAST: u32 = 0x1000;
+
+/// `net.ipv4.ip_forward`
+pub(super) fn forwarding() -> Option<bool> {
+    switch(Path::new("/proc/sys/net/ipv4/ip_forward"))
+}
+
+/// The interfaces of the setup that exist.
+pub(super) fn ports(setup: &Setup) -> BTreeMap<String, Port> {
+    let names = setup.lan.iter().chain(setup.uplinks.iter().map(|uplink| &uplink.interface));
+    names.filter_map(|name| Some((name.clone(), port(name)?))).collect()
+}
+
+fn port(name: &str) -> Option<Port> {
+    let directory = PathBuf::from("/sys/class/net").join(name);
+    let flags = fs::read_to_string(directory.join("flags")).ok()?;
+    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).ok()?;
+    let bridge = switch(&directory.join("bridge/multicast_snooping")).map(|snooping| Bridge {
+        snooping,
+        querier: switch(&directory.join("bridge/multicast_querier")).unwrap_or(false),
+    });
+    Some(Port { multicast: flags & IFF_MULTICAST != 0, bridge })
+}
+
+fn switch(file: &Path) -> Option<bool> {
+    let text = fs::read_to_string(file).ok()?;
+    Some(text.trim() != "0")
+}
+
+/// Where the group is joined.
+pub(super) fn joined(group: Ipv4Addr) -> BTreeSet<String> {
+    joined_in(&fs::read_to_string("/proc/net/igmp").unwrap_or_default(), group)
+}
+
+/// Lines of an interface (`2  eth0 : 1 V3`), each followed by lines of its groups, indented.
+fn joined_in(text: &str, group: Ipv4Addr) -> BTreeSet<String> {
+    let mut interface = String::new();
+    let mut found = BTreeSet::new();
+    for line in text.lines().skip(1) {
+        if line.starts_with(char::is_whitespace) {
+            let word = line.split_whitespace().next().unwrap_or_default();
+            let own = u32::from_str_radix(word, 16).map(|number| Ipv4Addr::from(number.to_ne_bytes()));
+            if own == Ok(group) {
+                found.insert(interface.clone());
+            }
+        } else {
+            interface = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        }
+    }
+    found
+}
+
+/// Who has a port; `listening`: of TCP, only those that listen.
+pub(super) fn holders(table: &Path, port: u16, listening: bool) -> Vec<Holder> {
+    let sockets = sockets_in(&fs::read_to_string(table).unwrap_or_default(), port, listening);
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let owners = owners(sockets.iter().map(|(_, inode)| inode.clone()).collect());
+    let holder =
+        |(address, inode): (Ipv4Addr, String)| Holder { address, process: owners.get(&inode).cloned() };
+    sockets.into_iter().map(holder).collect()
+}
+
+/// Address and inode.
+fn sockets_in(table: &str, port: u16, listening: bool) -> Vec<(Ipv4Addr, String)> {
+    const LISTEN: &str = "0A";
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, own) = fields.get(1)?.split_once(':')?;
+        let is_it =
+            u16::from_str_radix(own, 16).ok()? == port && (!listening || fields.get(3) == Some(&LISTEN));
+        let address = u32::from_str_radix(address, 16).ok()?;
+        is_it.then_some((Ipv4Addr::from(address.to_ne_bytes()), (*fields.get(9)?).to_owned()))
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+/// The processes that have these sockets, by inode. Those of others can be seen by root only.
+fn owners(inodes: BTreeSet<String>) -> BTreeMap<String, (u32, String)> {
+    let mut found = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        for file in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
+            let Ok(target) = fs::read_link(file.path()) else { continue };
+            let target = target.to_string_lossy();
+            let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+            if let Some(inode) = inode.filter(|inode| inodes.contains(*inode)) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                found.entry(inode.to_owned()).or_insert((pid, name.trim().to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn tables_as_the_kernel_prints_them() {
+        let igmp = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
+                    1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
+                    4\tbr-lan    :     2      V3\n\t\t\t\tFAFFFFEF     1 0:00000000\t\t0\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
+        assert_eq!(joined_in(igmp, wire::ssdp::GROUP_V4), ["br-lan".to_owned()].into());
+        let udp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+                   22: 00000000:076C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7231 2 0 0\n\
+                   23: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7232 2 0 0\n";
+        assert_eq!(sockets_in(udp, 1900, false), [(Ipv4Addr::UNSPECIFIED, "7231".to_owned())]);
+        assert_eq!(sockets_in(udp, 53, false), [(Ipv4Addr::LOCALHOST, "7232".to_owned())]);
+        assert_eq!(sockets_in(udp, 53, true), [], "it does not listen");
+    }
+}

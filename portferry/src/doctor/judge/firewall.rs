@@ -1,0 +1,328 @@
+//! Whether the packet filter lets in what it has to: mapped traffic to the LAN and its answers, searches and requests of
+//! applications, the answers of the provider's server. Typical packets are walked through the rules as they stand.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use engine::policy::InterfaceAddress;
+
+use super::and;
+use super::remedy::{Firewall, Wish, remedy};
+use crate::config::NatMode;
+use crate::doctor::facts::{Facts, Gateway, Unread, UplinkSetup};
+use crate::doctor::finding::Finding;
+use crate::doctor::walk::{FORWARD, INPUT, Outcome, POSTROUTING, Packet, Place, walk};
+use crate::nft::reading::Ruleset;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Somebody in the Internet, and ports that nothing has by itself.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
+const STRANGERS_PORT: u16 = 40_000;
+const MAPPED_PORT: u16 = 51_413;
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut all = Vec::new();
+    if facts.legacy.iter().any(|table| table == "filter") {
+        all.push(
+            Finding::new(
+                "firewall-legacy",
+                "there are rules of the older iptables, which doctor cannot read: whether they let mapped traffic pass is not known",
+            )
+            .todo("see whether FORWARD drops, and let translated flows pass; better move to iptables-nft or nftables")
+            .command("iptables-legacy -S FORWARD")
+            .command("iptables-legacy -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"),
+        );
+    }
+    let rules = match &facts.rules {
+        Ok(rules) => rules,
+        Err(why) => {
+            let (why, todo) = match why {
+                Unread::NotAllowed => ("that takes CAP_NET_ADMIN", "run doctor as root"),
+                Unread::Failed(why) => (why.as_str(), "see whether the kernel has nf_tables"),
+            };
+            let seen = format!("the firewall's rules were not read: {why}");
+            all.push(Finding::new("firewall-unread", seen).todo(todo));
+            return all;
+        }
+    };
+    for lan in &facts.setup.lan {
+        for uplink in &facts.setup.uplinks {
+            all.extend(forward(facts, rules, lan, uplink));
+        }
+        all.extend(input(facts, rules, lan));
+    }
+    for uplink in &facts.setup.uplinks {
+        all.extend(answers(facts, rules, uplink));
+    }
+    all
+}
+
+/// By which traffic of the Internet comes: with DS-Lite and the like that is a softwire's device.
+fn outside<'a>(facts: &'a Facts, uplink: &'a UplinkSetup) -> Option<(&'a str, u32)> {
+    let own = facts.interface(&uplink.interface)?;
+    if facts.setup.nat == NatMode::None && facts.addresses(&uplink.interface).is_empty() {
+        let v4 = facts.links.default_routes.iter().find(|route| {
+            route.gateway.is_none_or(|gateway| gateway.is_ipv4()) && route.interface != own.index
+        });
+        let device = v4.and_then(|route| {
+            facts.links.interfaces.iter().find(|interface| interface.index == route.interface)
+        });
+        if let Some(device) = device {
+            return Some((&device.name, device.index));
+        }
+    }
+    Some((&own.name, own.index))
+}
+
+/// A host of that LAN: one that has a mapping, or any.
+fn host(facts: &Facts, lan: &str) -> Option<(Ipv4Addr, u16)> {
+    let (own, len) = *facts.addresses(lan).first()?;
+    let link = InterfaceAddress { addr: IpAddr::V4(own), prefix_len: len };
+    let on_link = |addr: Ipv4Addr| link.contains(IpAddr::V4(addr));
+    let mapped = match &facts.gateway {
+        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| on_link(*mapping.internal.ip())),
+        _ => None,
+    };
+    let any = Ipv4Addr::from(u32::from(own) ^ 2);
+    Some(mapped.map_or((any, MAPPED_PORT), |mapping| (*mapping.internal.ip(), mapping.internal.port())))
+}
+
+fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
+    let interface = facts.interface(lan)?;
+    Some((interface.name.clone(), interface.index))
+}
+
+/// A packet of the LAN on its way out, where a source is translated.
+pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> {
+    let up = |name: &str| facts.interface(name).is_some_and(|interface| interface.up);
+    let lan = facts.setup.lan.iter().find(|lan| up(lan) && !facts.addresses(lan).is_empty())?;
+    let (wan, index) = outside(facts, uplink).filter(|(wan, _)| up(wan))?;
+    Some(Packet {
+        hook: POSTROUTING,
+        arrives: lan_side(facts, lan)?,
+        leaves: Some((wan.to_owned(), index)),
+        source: Ipv4Addr::from(u32::from(facts.addresses(lan).first()?.0) ^ 2),
+        destination: STRANGER,
+        protocol: TCP,
+        source_port: STRANGERS_PORT,
+        destination_port: 443,
+        established: false,
+        translated: false,
+    })
+}
+
+fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> Option<Finding> {
+    let (wan, wan_index) = outside(facts, uplink)?;
+    let ((host, port), inside) = (host(facts, lan)?, lan_side(facts, lan)?);
+    let translated = facts.setup.nat == NatMode::Nftables;
+    let comes = |protocol| Packet {
+        hook: FORWARD,
+        arrives: (wan.to_owned(), wan_index),
+        leaves: Some(inside.clone()),
+        source: STRANGER,
+        destination: host,
+        protocol,
+        source_port: STRANGERS_PORT,
+        destination_port: port,
+        established: false,
+        translated,
+    };
+    let goes = |protocol| Packet {
+        arrives: inside.clone(),
+        leaves: Some((wan.to_owned(), wan_index)),
+        source: host,
+        destination: STRANGER,
+        source_port: port,
+        destination_port: STRANGERS_PORT,
+        established: true,
+        ..comes(protocol)
+    };
+    let what = if translated { "traffic that a mapping lets in" } else { "traffic of the provider's NAT" };
+    let wish = Wish::Forward { wan, lan, dnat: translated };
+    let [udp, tcp] = [UDP, TCP].map(|protocol| walk(rules, &comes(protocol)));
+    let affected: Vec<String> = [("UDP", &udp), ("TCP", &tcp)]
+        .iter()
+        .filter(|(_, outcome)| **outcome != Outcome::Passes)
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    let affected = and(&affected);
+    let first = if udp == Outcome::Passes { tcp } else { udp };
+    match first {
+        Outcome::Dropped(place) => {
+            let by = Firewall::of(rules, &place);
+            let seen = format!("{} drops {what} from {wan} to {lan} ({affected}; {place})", by.name());
+            return Some(advised(Finding::new("firewall-forward-drops", seen), by, &place, wish).at(wan));
+        }
+        Outcome::Unclear(place, perhaps) => {
+            let by = Firewall::of(rules, &place);
+            let seen = format!(
+                "{} drops {what} from {wan} to {lan} ({affected}; {place}) unless a rule accepts it that doctor does not \
+                 understand ({perhaps})",
+                by.name()
+            );
+            return Some(advised(Finding::new("firewall-forward-unclear", seen), by, &place, wish).at(wan));
+        }
+        Outcome::Passes => {}
+    }
+    for protocol in [UDP, TCP] {
+        if let Outcome::Dropped(place) = walk(rules, &goes(protocol)) {
+            let by = Firewall::of(rules, &place);
+            let seen = format!("{} drops what {lan} answers to mapped traffic of {wan} ({place})", by.name());
+            let finding = Finding::new("firewall-replies-drop", seen);
+            return Some(advised(finding, by, &place, Wish::Replies { wan, lan }).at(wan));
+        }
+    }
+    let whose = by_whom(rules);
+    let seen = format!("{whose}: {what} passes from {wan} to {lan}, and so do the answers");
+    Some(Finding::new("firewall-forward", seen).at(wan))
+}
+
+fn advised(finding: Finding, by: Firewall, place: &Place, wish: Wish<'_>) -> Finding {
+    let (todo, commands) = remedy(by, place, wish);
+    let finding = finding.todo(todo).with("firewall", by.name()).with("chain", place.chain.clone());
+    commands.into_iter().fold(finding, Finding::command)
+}
+
+/// Who filters at all.
+fn by_whom(rules: &Ruleset) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for chain in &rules.chains {
+        let filters = chain
+            .base
+            .as_ref()
+            .is_some_and(|base| base.kind == "filter" && matches!(base.hook, INPUT | FORWARD));
+        if filters {
+            let family = match chain.table.family {
+                crate::nft::reading::Family::Ip => "ip",
+                crate::nft::reading::Family::Inet => "inet",
+            };
+            let table = format!("{family} {}", chain.table.name);
+            let place = Place { table: table.clone(), chain: chain.name.clone(), by: "" };
+            let name = match Firewall::of(rules, &place) {
+                Firewall::Nftables => format!("table {table}"),
+                by => by.name().to_owned(),
+            };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    if names.is_empty() { "no rules".to_owned() } else { and(&names) }
+}
+
+/// Searches and HTTP of the LAN.
+fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
+    let (Some((host, _)), Some(inside)) = (host(facts, lan), lan_side(facts, lan)) else { return Vec::new() };
+    let Some((own, _)) = facts.addresses(lan).first().copied() else { return Vec::new() };
+    let to = |destination, protocol, destination_port| Packet {
+        hook: INPUT,
+        arrives: inside.clone(),
+        leaves: None,
+        source: host,
+        destination,
+        protocol,
+        source_port: STRANGERS_PORT,
+        destination_port,
+        established: false,
+        translated: false,
+    };
+    let port = facts.setup.http_port;
+    let mut all = Vec::new();
+    for (id, packet, protocol, port, what) in [
+        (
+            "firewall-search-drops",
+            to(wire::ssdp::GROUP_V4, UDP, wire::ssdp::PORT),
+            "udp",
+            wire::ssdp::PORT,
+            "searches of applications",
+        ),
+        ("firewall-http-drops", to(own, TCP, port), "tcp", port, "requests of applications"),
+    ] {
+        if let Outcome::Dropped(place) = walk(rules, &packet) {
+            let by = Firewall::of(rules, &place);
+            let seen = format!(
+                "{} drops {what} that come by {lan} ({} port {port}; {place})",
+                by.name(),
+                protocol.to_uppercase()
+            );
+            let wish = Wish::Input { lan, protocol, port };
+            all.push(advised(Finding::new(id, seen), by, &place, wish).at(lan));
+        }
+    }
+    if all.is_empty() {
+        let seen = format!("searches (UDP 1900) and requests (TCP {port}) of {lan} are let in");
+        all.push(Finding::new("firewall-input", seen).at(lan));
+    }
+    all
+}
+
+/// Whether this router hears what a LAN host answers to it; if not, its silence says nothing.
+pub(super) fn hears(facts: &Facts, client: SocketAddrV4) -> bool {
+    let Ok(rules) = &facts.rules else { return true };
+    let on_link = |(own, prefix_len): &(Ipv4Addr, u8)| {
+        let link = InterfaceAddress { addr: IpAddr::V4(*own), prefix_len: *prefix_len };
+        link.contains(IpAddr::V4(*client.ip()))
+    };
+    let mut ways = facts.setup.lan.iter().filter_map(|lan| {
+        let (own, _) = facts.addresses(lan).into_iter().find(on_link)?;
+        Some((lan_side(facts, lan)?, own))
+    });
+    let Some((arrives, own)) = ways.next() else { return true };
+    let answer = Packet {
+        hook: INPUT,
+        arrives,
+        leaves: None,
+        source: *client.ip(),
+        destination: own,
+        protocol: TCP,
+        source_port: client.port(),
+        destination_port: STRANGERS_PORT,
+        established: true,
+        translated: false,
+    };
+    !matches!(walk(rules, &answer), Outcome::Dropped(_))
+}
+
+/// What the provider's server says.
+fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Finding> {
+    let wan = uplink.interface.as_str();
+    let (own, _) = *facts.addresses(wan).first()?;
+    let used = facts.gateway.uplink(&uplink.interface).and_then(|status| status.server);
+    let server = match used.or(uplink.servers.first().copied()).map(|server| server.ip()) {
+        Some(IpAddr::V4(server)) => server,
+        _ => STRANGER,
+    };
+    let answer = Packet {
+        hook: INPUT,
+        arrives: lan_side(facts, wan)?,
+        leaves: None,
+        source: server,
+        destination: own,
+        protocol: UDP,
+        source_port: wire::pcp::SERVER_PORT,
+        destination_port: STRANGERS_PORT,
+        established: true,
+        translated: false,
+    };
+    if let Outcome::Dropped(place) = walk(rules, &answer) {
+        let by = Firewall::of(rules, &place);
+        let seen = format!("{} drops the answers of the provider's server on {wan} ({place})", by.name());
+        let finding = Finding::new("firewall-uplink-drops", seen);
+        return Some(advised(finding, by, &place, Wish::Answers { wan }).at(wan));
+    }
+    let announcement = Packet {
+        destination: wire::pcp::ANNOUNCE_GROUP_V4,
+        destination_port: wire::pcp::CLIENT_PORT,
+        established: false,
+        ..answer
+    };
+    let Outcome::Dropped(place) = walk(rules, &announcement) else { return None };
+    let by = Firewall::of(rules, &place);
+    let seen = format!(
+        "{} drops announcements on {wan} (UDP port 5350; {place}): that the provider's server has lost its state is noticed later, \
+         at the next renewal",
+        by.name()
+    );
+    let todo = format!("if you care, let UDP port 5350 in on {wan}");
+    Some(Finding::new("firewall-announcements-drop", seen).at(wan).todo(todo))
+}

@@ -1,0 +1,175 @@
+//! Interfaces, addresses, default routes, forwarding.
+
+use engine::policy::InterfaceAddress;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::address::Kind;
+use crate::config::NatMode;
+use crate::doctor::facts::{Facts, UplinkSetup};
+use crate::doctor::finding::Finding;
+
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut all = vec![];
+    match facts.forwarding {
+        Some(true) => all.push(Finding::new("forwarding-on", "this machine forwards IPv4 packets")),
+        Some(false) => all.push(
+            Finding::new(
+                "forwarding-off",
+                "this machine forwards no IPv4 packets (net.ipv4.ip_forward = 0): it is no router",
+            )
+            .todo("switch forwarding on, and keep it so with a file in /etc/sysctl.d")
+            .command("sysctl -w net.ipv4.ip_forward=1"),
+        ),
+        None => {}
+    }
+    for lan in &facts.setup.lan {
+        all.extend(lan_interface(facts, lan));
+    }
+    for uplink in &facts.setup.uplinks {
+        all.extend(wan_interface(facts, uplink));
+        all.extend(default_route(facts, uplink));
+    }
+    all
+}
+
+fn lan_interface(facts: &Facts, name: &str) -> Option<Finding> {
+    let Some(interface) = facts.interface(name) else {
+        let seen = format!("there is no interface {name}");
+        return Some(
+            Finding::new("lan-interface-missing", seen).at(name).todo(format!(
+                "bring {name} up, or correct lan.interfaces; these are there: {}",
+                names(facts)
+            )),
+        );
+    };
+    if !interface.up {
+        let finding =
+            Finding::new("lan-interface-down", format!("{name} is down, or has no carrier")).at(name);
+        let todo = "bring it up and look at its cable, or, of a bridge, at its ports";
+        return Some(finding.todo(todo).command(format!("ip link set {name} up")));
+    }
+    let addresses = facts.addresses(name);
+    let Some((first, len)) = addresses.first() else {
+        let finding = Finding::new("lan-address-none", format!("{name} has no IPv4 address")).at(name);
+        return Some(finding.todo("give it one: applications are served over IPv4"));
+    };
+    for uplink in &facts.setup.uplinks {
+        for (wan, wan_len) in facts.addresses(&uplink.interface) {
+            let shorter = wan_len.min(*len);
+            let same = InterfaceAddress { addr: IpAddr::V4(*first), prefix_len: shorter };
+            if wan_len < 32 && *len < 32 && same.contains(IpAddr::V4(wan)) {
+                let wan_name = &uplink.interface;
+                let seen = format!(
+                    "{name} ({first}/{len}) and {wan_name} ({wan}/{wan_len}) are in the same network: answers go out by the wrong \
+                     interface"
+                );
+                return Some(Finding::new("lan-wan-overlap", seen).at(name).todo(format!(
+                    "give the LAN another network, for instance 192.168.{}.1/24, here and in the DHCP server; or change that \
+                     of the router in front",
+                    if first.octets()[2] == 77 { 78 } else { 77 }
+                )));
+            }
+        }
+    }
+    let kind = Kind::of(*first);
+    let seen = format!("{name} is up with {first}/{len}, a {} address", kind.words());
+    Some(Finding::new("lan-interface", seen).at(name).with("address", first.to_string()))
+}
+
+fn names(facts: &Facts) -> String {
+    let names = facts.links.interfaces.iter().map(|interface| interface.name.as_str());
+    names.filter(|name| *name != "lo").collect::<Vec<_>>().join(", ")
+}
+
+fn wan_interface(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
+    let name = uplink.interface.as_str();
+    let Some(interface) = facts.interface(name) else {
+        let seen = format!("there is no interface {name}");
+        let todo = format!("correct wan.interface, or bring {name} up; these are there: {}", names(facts));
+        return Some(Finding::new("wan-interface-missing", seen).at(name).todo(todo));
+    };
+    if !interface.up {
+        let finding =
+            Finding::new("wan-interface-down", format!("{name} is down, or has no carrier")).at(name);
+        let todo = "bring it up; look at the cable, the modem, the dial-up";
+        return Some(finding.todo(todo).command(format!("ip link set {name} up")));
+    }
+    let v6 = interface.addresses.iter().any(
+        |(addr, _)| matches!(addr, IpAddr::V6(addr) if !addr.is_unicast_link_local() && !addr.is_loopback()),
+    );
+    let Some((addr, _)) = facts.addresses(name).first().copied() else {
+        return Some(match (facts.setup.nat, v6) {
+            (NatMode::None, true) => Finding::new(
+                "wan-ds-lite",
+                format!("{name} has IPv6 addresses only: IPv4 comes by a softwire (DS-Lite, MAP-E, 464XLAT)"),
+            )
+            .at(name),
+            (NatMode::Nftables, true) => {
+                Finding::new("wan-address-none", format!("{name} has IPv6 addresses only")).at(name).todo(
+                    "with DS-Lite set wan.nat = \"none\": the provider's NAT is the only one; else see why there is no IPv4 address",
+                )
+            }
+            (_, false) => Finding::new("wan-address-none", format!("{name} has no address"))
+                .at(name)
+                .todo("see what the DHCP client, or the dial-up, of that interface says"),
+        });
+    };
+    Some(of_kind(name, addr))
+}
+
+fn of_kind(name: &str, addr: Ipv4Addr) -> Finding {
+    let kind = Kind::of(addr);
+    let seen = |more: &str| format!("{name} is up with {addr}, a {} address{more}", kind.words());
+    let finding = match kind {
+        Kind::Public => Finding::new("wan-address-public", seen("")),
+        Kind::Private => Finding::new("wan-address-private", seen(": there is another router in front")),
+        Kind::Shared => Finding::new("wan-address-shared", seen(": there is a provider's NAT")),
+        Kind::DsLite => Finding::new("wan-ds-lite", seen(": there is a provider's NAT (AFTR)")),
+        Kind::LinkLocal => Finding::new("wan-address-link-local", seen(": nobody gave it one"))
+            .todo("see what the DHCP client of that interface says, and whether the modem is connected"),
+        Kind::Documentation | Kind::Reserved => Finding::new("wan-address-reserved", seen(""))
+            .todo("ask your provider: nobody in the Internet can reach such an address"),
+    };
+    finding.at(name).with("address", addr.to_string())
+}
+
+fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
+    let name = uplink.interface.as_str();
+    let index = facts.interface(name)?.index;
+    let routes = &facts.links.default_routes;
+    if let Some(own) = routes.iter().find(|route| route.interface == index) {
+        let way = own.gateway.map_or(String::new(), |gateway| format!(" to {gateway}"));
+        let best = routes
+            .iter()
+            .filter(|route| route.gateway.map(|g| g.is_ipv4()) == own.gateway.map(|g| g.is_ipv4()));
+        let first = best.min_by_key(|route| route.metric).unwrap_or(own);
+        if !uplink.main || first.metric >= own.metric {
+            let seen = format!("the default route leads out by {name}{way}");
+            return Some(Finding::new("default-route", seen).at(name));
+        }
+    }
+    let names = |index| {
+        let found = facts.links.interfaces.iter().find(|interface| interface.index == index);
+        found.map_or("?", |interface| interface.name.as_str())
+    };
+    match routes.first() {
+        // Its routes may be in another table.
+        _ if !uplink.main => None,
+        // IPv4 goes through a softwire's device, PCP does not.
+        Some(_) if facts.setup.nat == NatMode::None && facts.addresses(name).is_empty() => None,
+        Some(route) => {
+            let other = names(route.interface);
+            let seen = format!("the default route leads out by {other}, not by {name}");
+            let todo = format!(
+                "if {other} is the way to your provider, set wan.interface = \"{other}\"; else see why {name} has no default route, \
+                 or one with a greater metric"
+            );
+            Some(Finding::new("default-route-elsewhere", seen).at(name).todo(todo))
+        }
+        None => {
+            let seen = "there is no default route: nothing of the LAN gets out";
+            let todo = format!("see what the DHCP client, or the dial-up, of {name} says");
+            Some(Finding::new("default-route-none", seen).at(name).todo(todo))
+        }
+    }
+}

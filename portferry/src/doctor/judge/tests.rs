@@ -1,0 +1,626 @@
+//! A healthy network, and what one thing after the other makes of it: a row for each fault and each warning.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+use crate::config::NatMode;
+use crate::doctor::facts::{
+    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin,
+    PcpSays, Port, Probe, Says, Setup, Unread, UplinkFacts, UplinkSetup,
+};
+use crate::doctor::finding::Verdict;
+use crate::doctor::ids;
+use crate::netlink::{DefaultRoute, Interface, Snapshot};
+use crate::nft::reading::{
+    Base, Chain, Compare, Element, Family, Load, Ruleset, Set, Step, TableName, Verdict as Decides,
+};
+
+fn interface(index: u32, name: &str, address: &str) -> Interface {
+    let addresses = match address.split_once('/') {
+        Some((addr, len)) => vec![(addr.parse().unwrap(), len.parse().unwrap())],
+        None => vec![],
+    };
+    Interface { index, name: name.to_owned(), up: true, addresses, mac: None }
+}
+
+fn table(family: Family, name: &str) -> TableName {
+    TableName { family, name: name.to_owned() }
+}
+
+/// A base chain of type filter at a hook.
+fn filter(table: TableName, name: &str, hook: u32, drops: bool) -> Chain {
+    let base = Some(Base { hook, priority: 0, kind: "filter".to_owned(), drops });
+    Chain { table, name: name.to_owned(), base, rules: Vec::new() }
+}
+
+fn masquerading() -> Chain {
+    let base = Some(Base { hook: 4, priority: 100, kind: "nat".to_owned(), drops: false });
+    Chain {
+        table: table(Family::Ip, "nat"),
+        name: "POSTROUTING".to_owned(),
+        base,
+        rules: vec![vec![
+            Step::Load { to: 0, len: 16, what: Load::Meta(7) },
+            Step::Compare { from: 0, how: Compare::Equal, value: b"wan0\0".to_vec() },
+            Step::Masquerade,
+        ]],
+    }
+}
+
+fn status() -> serde_json::Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"), "nat": "nftables",
+        "lan": [{ "name": "br-lan", "addresses": ["192.168.77.1"] }],
+        "wan": { "name": "wan0", "addresses": ["100.64.0.2"] },
+        "server": "100.64.0.1:5351", "servers": ["100.64.0.1:5351"], "protocol": "PCP", "uplink": "answering",
+        "last_heard": 3, "epoch": 9, "external_address": "203.0.114.1", "uptime": 60, "mappings": 1, "held": 0,
+        "ignored_upstream": 0, "ignored_ssdp": 0, "searches": 4, "own_searches": 0, "system_update_id": 1,
+    })
+}
+
+fn mapping() -> serde_json::Value {
+    json!({
+        "protocol": "TCP", "external": "203.0.114.1:9090", "nat_port": 8080, "internal": "192.168.77.10:8080",
+        "remote_host": null, "remote_name": null, "description": "", "age": 1, "lease_left": 3000, "lifetime_left": 3000,
+        "state": "active",
+    })
+}
+
+fn healthy() -> Facts {
+    let ports = Set {
+        key_len: 8,
+        elements: vec![Element {
+            key: vec![6, 0, 0, 0, 0x1f, 0x90, 0, 0],
+            key_end: None,
+            ends: false,
+            value: None,
+            verdict: None,
+        }],
+        ..Set::default()
+    };
+    let own = table(Family::Inet, "portferry");
+    Facts {
+        setup: Setup {
+            lan: vec!["br-lan".to_owned()],
+            http_port: 5431,
+            nat: NatMode::Nftables,
+            table: "portferry".to_owned(),
+            igd: true,
+            uplinks: vec![UplinkSetup {
+                interface: "wan0".to_owned(),
+                servers: vec!["100.64.0.1:5351".parse().unwrap()],
+                main: true,
+            }],
+        },
+        gateway: Gateway::Running {
+            status: Box::new(serde_json::from_value(status()).unwrap()),
+            mappings: vec![serde_json::from_value(mapping()).unwrap()],
+            own_searches: Some((0, 2)),
+        },
+        links: Snapshot {
+            interfaces: vec![
+                interface(1, "lo", "127.0.0.1/8"),
+                interface(2, "wan0", "100.64.0.2/24"),
+                interface(3, "br-lan", "192.168.77.1/24"),
+                interface(4, "wan1", ""),
+            ],
+            default_routes: vec![DefaultRoute {
+                interface: 2,
+                gateway: Some("100.64.0.1".parse().unwrap()),
+                is_ipv6: false,
+                metric: 0,
+            }],
+        },
+        forwarding: Some(true),
+        ports: [
+            ("wan0".to_owned(), Port { multicast: true, bridge: None }),
+            (
+                "br-lan".to_owned(),
+                Port { multicast: true, bridge: Some(Bridge { snooping: true, querier: false }) },
+            ),
+        ]
+        .into(),
+        rules: Ok(Ruleset {
+            chains: vec![masquerading()],
+            sets: [((own, "ports".to_owned()), ports)].into(),
+        }),
+        legacy: vec![],
+        ssdp: vec![Holder { address: [0; 4].into(), process: Some((7, "portferry".to_owned())) }],
+        http: vec![],
+        joined: ["br-lan".to_owned()].into(),
+        uplinks: vec![UplinkFacts {
+            candidates: vec![answering()],
+            igd: None,
+            probe: Probe::Granted(Granted {
+                server: "100.64.0.1:5351".parse().unwrap(),
+                protocol: "PCP",
+                external: Some("203.0.114.1".parse().unwrap()),
+                port: 40_000,
+                lifetime: 120,
+                third_party: None,
+                left: None,
+            }),
+            prefer_failure: Some(true),
+        }],
+        neighbours: vec![],
+        control_points: vec![control_point("Connected", Some("203.0.114.1"))],
+        clients: vec![client(Says::Accepts)],
+    }
+}
+
+fn client(says: Says) -> Client {
+    Client { at: "192.168.77.10:8080".parse().unwrap(), says }
+}
+
+fn answering() -> Candidate {
+    Candidate {
+        server: "100.64.0.1:5351".parse().unwrap(),
+        origin: Origin::Configured,
+        pcp: Some((1.5, PcpSays::Success)),
+        nat_pmp: None,
+        closed: false,
+        unreachable: None,
+    }
+}
+
+fn control_point(status: &str, external: Option<&str>) -> ControlPoint {
+    let address = [192, 168, 77, 1].into();
+    let external = external.map(|addr| addr.parse().unwrap());
+    let answer = Some(Igd { address, server: None, status: Some(status.to_owned()), external });
+    ControlPoint { interface: "br-lan".to_owned(), address, answer }
+}
+
+fn bad(facts: &Facts) -> BTreeSet<&'static str> {
+    let findings = judge(facts).into_iter();
+    let bad = findings.filter(|finding| matches!(finding.verdict, Verdict::Warning | Verdict::Fault));
+    bad.inspect(|finding| assert!(finding.todo.is_some(), "{} says what to do", finding.id))
+        .map(|finding| finding.id)
+        .collect()
+}
+
+fn with_status(facts: &mut Facts, key: &str, value: serde_json::Value) {
+    let Gateway::Running { status: own, .. } = &mut facts.gateway else { panic!("it runs") };
+    let mut changed = status();
+    changed[key] = value;
+    **own = serde_json::from_value(changed).unwrap();
+}
+
+fn silence(facts: &mut Facts) {
+    let uplink = &mut facts.uplinks[0];
+    uplink.candidates[0].pcp = None;
+    uplink.probe = Probe::Skipped("nobody".to_owned());
+}
+
+fn rules(facts: &mut Facts) -> &mut Vec<Chain> {
+    &mut facts.rules.as_mut().unwrap().chains
+}
+
+fn wan(facts: &mut Facts) -> &mut Interface {
+    &mut facts.links.interfaces[1]
+}
+
+fn lan(facts: &mut Facts) -> &mut Interface {
+    &mut facts.links.interfaces[2]
+}
+
+fn address(text: &str) -> Vec<(IpAddr, u8)> {
+    vec![(text.parse().unwrap(), 24)]
+}
+
+type Change = fn(&mut Facts);
+
+/// What is changed, and the faults and warnings that come of it.
+const ROWS: &[(&str, Change, &[&str])] = &[
+    ("nothing", |_| {}, &[]),
+    (
+        "no gateway",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+        },
+        &["gateway-not-running"],
+    ),
+    (
+        "one that does not answer",
+        |facts| {
+            facts.gateway = Gateway::Unanswering("timed out".to_owned());
+            facts.control_points.clear();
+        },
+        &["gateway-unanswering"],
+    ),
+    (
+        "its socket is for others",
+        |facts| {
+            facts.gateway = Gateway::NotAllowed;
+            facts.control_points.clear();
+            facts.rules = Err(Unread::NotAllowed);
+        },
+        &[],
+    ),
+    ("another NAT", |facts| with_status(facts, "nat", json!("none")), &["gateway-other-configuration"]),
+    (
+        "another server",
+        |facts| with_status(facts, "server", json!("100.64.0.9:5351")),
+        &["gateway-other-configuration"],
+    ),
+    (
+        "another LAN interface",
+        |facts| with_status(facts, "lan", json!([{ "name": "eth7", "addresses": [] }])),
+        &["gateway-other-configuration"],
+    ),
+    ("another version", |facts| with_status(facts, "version", json!("0.0.1")), &[]),
+    ("a full file system", |facts| with_status(facts, "store_error", json!("no space")), &["store-error"]),
+    ("no forwarding", |facts| facts.forwarding = Some(false), &["forwarding-off"]),
+    (
+        "no LAN",
+        |facts| {
+            facts.links.interfaces.remove(2);
+            facts.ports.remove("br-lan");
+            facts.control_points.clear();
+        },
+        &["lan-interface-missing"],
+    ),
+    ("the LAN is down", |facts| lan(facts).up = false, &["lan-interface-down"]),
+    ("the LAN has no address", |facts| lan(facts).addresses.clear(), &["lan-address-none"]),
+    ("LAN and WAN overlap", |facts| lan(facts).addresses = address("100.64.0.200"), &["lan-wan-overlap"]),
+    (
+        "no WAN",
+        |facts| {
+            facts.links.interfaces.remove(1);
+            facts.links.default_routes.clear();
+        },
+        &["wan-interface-missing"],
+    ),
+    ("the WAN is down", |facts| wan(facts).up = false, &["wan-interface-down"]),
+    ("the WAN has no address", |facts| wan(facts).addresses.clear(), &["wan-address-none"]),
+    ("the WAN has IPv6 only", |facts| wan(facts).addresses = address("2001:db8::2"), &["wan-address-none"]),
+    (
+        "nobody gave an address",
+        |facts| wan(facts).addresses = address("169.254.1.2"),
+        &["wan-address-link-local"],
+    ),
+    (
+        "an address of documents",
+        |facts| wan(facts).addresses = address("192.0.2.2"),
+        &["wan-address-reserved"],
+    ),
+    ("a public address", |facts| wan(facts).addresses = address("9.1.1.1"), &[]),
+    ("a private address", |facts| wan(facts).addresses = address("10.1.1.1"), &[]),
+    (
+        "another uplink beside it, without a default route",
+        |facts| {
+            let other = UplinkSetup { interface: "wan1".to_owned(), servers: vec![], main: false };
+            facts.setup.uplinks.push(other);
+            facts.links.interfaces[3].addresses = address("9.1.1.1");
+            facts.uplinks.push(UplinkFacts {
+                candidates: vec![],
+                igd: None,
+                probe: Probe::Skipped("nobody".to_owned()),
+                prefer_failure: None,
+            });
+        },
+        &["masquerade-none"],
+    ),
+    ("no default route", |facts| facts.links.default_routes.clear(), &["default-route-none"]),
+    (
+        "another default route",
+        |facts| facts.links.default_routes[0].interface = 4,
+        &["default-route-elsewhere"],
+    ),
+    (
+        "a better default route",
+        |facts| {
+            facts.links.default_routes[0].metric = 100;
+            let other =
+                DefaultRoute { interface: 4, gateway: Some([10, 0, 0, 1].into()), is_ipv6: false, metric: 0 };
+            facts.links.default_routes.insert(0, other);
+        },
+        &["default-route-elsewhere"],
+    ),
+    (
+        "two servers, one of them silent",
+        |facts| {
+            let other = Candidate { server: "100.64.0.7:5351".parse().unwrap(), pcp: None, ..answering() };
+            facts.uplinks[0].candidates.push(other);
+        },
+        &["server-configured-silent"],
+    ),
+    (
+        "it speaks NAT-PMP",
+        |facts| {
+            let candidate = &mut facts.uplinks[0].candidates[0];
+            candidate.pcp = Some((1.0, PcpSays::Version(0)));
+            candidate.nat_pmp = Some((1.0, NatPmpSays::External([203, 0, 114, 1].into())));
+        },
+        &[],
+    ),
+    ("it is slow", |facts| facts.uplinks[0].candidates[0].pcp = Some((1800.0, PcpSays::Success)), &[]),
+    (
+        "nobody answers",
+        |facts| {
+            silence(facts);
+            with_status(facts, "uplink", json!("silent"));
+        },
+        &["server-configured-silent", "uplink-none", "gateway-uplink-silent"],
+    ),
+    (
+        "nobody answers who was only guessed at",
+        |facts| {
+            silence(facts);
+            facts.setup.uplinks[0].servers.clear();
+            facts.uplinks[0].candidates[0].origin = Origin::Router;
+            with_status(facts, "uplink", json!("unknown"));
+        },
+        &["uplink-none"],
+    ),
+    (
+        "nobody has to answer",
+        |facts| {
+            silence(facts);
+            facts.setup.uplinks[0].servers.clear();
+            facts.uplinks[0].candidates[0].origin = Origin::Router;
+            wan(facts).addresses = address("9.1.1.1");
+            with_status(facts, "protocol", json!("none"));
+        },
+        &[],
+    ),
+    (
+        "a router without an address",
+        |facts| {
+            silence(facts);
+            facts.setup.uplinks[0].servers.clear();
+            facts.uplinks[0].candidates.clear();
+            facts.uplinks[0].igd =
+                Some(Igd { address: [100, 64, 0, 1].into(), server: None, status: None, external: None });
+        },
+        &["isp-router-disconnected"],
+    ),
+    (
+        "a refusal",
+        |facts| {
+            let words = || "words".to_owned();
+            facts.uplinks[0].probe =
+                Probe::Refused { code: words(), why: words(), todo: words(), third_party: false };
+        },
+        &["probe-refused"],
+    ),
+    (
+        "no answer to the probe",
+        |facts| {
+            facts.uplinks[0].probe = Probe::Failed { what: "silence".to_owned(), third_party: false };
+        },
+        &["probe-failed"],
+    ),
+    (
+        "no THIRD_PARTY",
+        |facts| {
+            facts.setup.nat = NatMode::None;
+            with_status(facts, "nat", json!("none"));
+            rules(facts).clear();
+            let words = || "words".to_owned();
+            facts.uplinks[0].probe =
+                Probe::Refused { code: words(), why: words(), todo: words(), third_party: true };
+        },
+        &["third-party-refused"],
+    ),
+    ("a NAT above", |facts| with_status(facts, "nat_above", json!("10.2.3.4")), &[]),
+    (
+        "a NAT above, and no better word",
+        |facts| {
+            facts.uplinks[0].probe = Probe::Skipped("by UPnP".to_owned());
+            with_status(facts, "nat_above", json!("10.2.3.4"));
+        },
+        &["nat-above"],
+    ),
+    ("the own table is gone", |facts| facts.rules.as_mut().unwrap().sets.clear(), &["own-nat-missing"]),
+    ("nobody masquerades", |facts| rules(facts).clear(), &["masquerade-none"]),
+    (
+        "somebody masquerades",
+        |facts| {
+            facts.setup.nat = NatMode::None;
+            with_status(facts, "nat", json!("none"));
+        },
+        &["masquerade-unexpected"],
+    ),
+    (
+        "FORWARD drops",
+        |facts| rules(facts).push(filter(table(Family::Ip, "filter"), "FORWARD", 2, true)),
+        &["firewall-forward-drops"],
+    ),
+    (
+        "it may",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
+            chain.rules.push(vec![Step::Unknown("socket".to_owned()), Step::Verdict(Decides::Accept)]);
+            rules(facts).push(chain);
+        },
+        &["firewall-forward-unclear"],
+    ),
+    (
+        "the LAN's answers are dropped",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 16, what: Load::Meta(6) },
+                Step::Compare { from: 0, how: Compare::Equal, value: b"br-lan\0".to_vec() },
+                Step::Verdict(Decides::Drop),
+            ]);
+            rules(facts).push(chain);
+        },
+        &["firewall-replies-drop"],
+    ),
+    (
+        "INPUT drops",
+        |facts| rules(facts).push(filter(table(Family::Ip, "filter"), "INPUT", 1, true)),
+        &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
+    ),
+    ("the older iptables", |facts| facts.legacy = vec!["filter".to_owned()], &["firewall-legacy"]),
+    ("the port of searches is not ours", |facts| facts.ssdp.clear(), &["ssdp-port-not-ours"]),
+    ("it is somebody's, who cannot be seen", |facts| facts.ssdp[0].process = None, &[]),
+    (
+        "miniupnpd has it, too",
+        |facts| {
+            let process = Some((9, "miniupnpd".to_owned()));
+            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+        },
+        &["ssdp-port-shared"],
+    ),
+    (
+        "minidlnad has it, too",
+        |facts| {
+            let process = Some((9, "minidlnad".to_owned()));
+            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+        },
+        &[],
+    ),
+    (
+        "the port of requests is taken",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+            facts.http.push(Holder { address: [0; 4].into(), process: None });
+        },
+        &["gateway-not-running", "http-port-taken"],
+    ),
+    ("no group", |facts| facts.joined.clear(), &["ssdp-group-missing"]),
+    (
+        "no multicast",
+        |facts| facts.ports.get_mut("br-lan").unwrap().multicast = false,
+        &["lan-multicast-off"],
+    ),
+    ("no search yet", |facts| with_status(facts, "searches", json!(0)), &["bridge-snooping-unqueried"]),
+    (
+        "no search yet, and no snooping",
+        |facts| {
+            with_status(facts, "searches", json!(0));
+            facts.ports.get_mut("br-lan").unwrap().bridge = None;
+        },
+        &[],
+    ),
+    (
+        "our own search is lost",
+        |facts| {
+            let Gateway::Running { own_searches, .. } = &mut facts.gateway else { panic!("it runs") };
+            *own_searches = Some((2, 2));
+        },
+        &["search-lost"],
+    ),
+    (
+        "an older gateway, which does not count",
+        |facts| {
+            with_status(facts, "version", json!("0.0.1"));
+            let Gateway::Running { own_searches, .. } = &mut facts.gateway else { panic!("it runs") };
+            *own_searches = Some((0, 0));
+        },
+        &[],
+    ),
+    (
+        "another gateway",
+        |facts| {
+            facts.neighbours.push(Neighbour {
+                interface: "br-lan".to_owned(),
+                address: [192, 168, 77, 11].into(),
+                location: "http://192.168.77.11/".to_owned(),
+                server: Some("another".to_owned()),
+            });
+        },
+        &["other-gateway"],
+    ),
+    ("no description", |facts| facts.control_points[0].answer = None, &["control-point-http-silent"]),
+    (
+        "not connected",
+        |facts| facts.control_points = vec![control_point("Disconnected", Some("203.0.114.1"))],
+        &["control-point-disconnected"],
+    ),
+    (
+        "no address",
+        |facts| facts.control_points = vec![control_point("Connected", None)],
+        &["control-point-disconnected"],
+    ),
+    (
+        "an address that is refused",
+        |facts| facts.control_points = vec![control_point("Connected", Some("198.51.100.7"))],
+        &["control-point-address-refused"],
+    ),
+    ("nobody listens", |facts| facts.clients = vec![client(Says::Refuses)], &["mapping-client-refuses"]),
+    (
+        "nobody is heard",
+        |facts| {
+            facts.clients = vec![client(Says::Silent)];
+            rules(facts).push(filter(table(Family::Ip, "filter"), "INPUT", 1, true));
+        },
+        &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
+    ),
+    ("nobody is there", |facts| facts.clients = vec![client(Says::Silent)], &["mapping-client-silent"]),
+    (
+        "a degraded mapping",
+        |facts| {
+            let Gateway::Running { mappings, .. } = &mut facts.gateway else { panic!("it runs") };
+            mappings[0].state = "degraded".to_owned();
+        },
+        &["mapping-degraded"],
+    ),
+    (
+        "a mapping without an element",
+        |facts| {
+            let Gateway::Running { mappings, .. } = &mut facts.gateway else { panic!("it runs") };
+            mappings[0].nat_port = Some(8081);
+        },
+        &["mapping-nat-missing"],
+    ),
+];
+
+#[test]
+fn each_fault_has_its_finding() {
+    let mut seen = BTreeSet::new();
+    for (what, change, expected) in ROWS {
+        let mut facts = healthy();
+        change(&mut facts);
+        let found = bad(&facts);
+        assert_eq!(found, expected.iter().copied().collect(), "{what}");
+        seen.extend(found);
+    }
+    let all = ids::ALL.iter().filter(|known| matches!(known.verdict, Verdict::Warning | Verdict::Fault));
+    let without_a_row: Vec<&str> =
+        all.map(|known| known.id).filter(|id| !seen.contains(id) && *id != "configuration-bad").collect();
+    assert_eq!(without_a_row, [""; 0]);
+}
+
+/// What commands name is what was found.
+#[test]
+fn commands_for_each_firewall() {
+    let command = |chains: Vec<Chain>| {
+        let mut facts = healthy();
+        rules(&mut facts).extend(chains);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-forward-drops");
+        finding.expect("it drops").commands.join("\n")
+    };
+    let ip = || table(Family::Ip, "filter");
+    let plain = |name: &str| Chain { table: ip(), name: name.to_owned(), base: None, rules: Vec::new() };
+    let forward = || filter(ip(), "FORWARD", 2, true);
+    for (chains, expected) in [
+        (vec![forward()], "iptables -I FORWARD -i wan0 -o br-lan -m conntrack --ctstate DNAT -j ACCEPT"),
+        (
+            vec![forward(), plain("DOCKER-USER")],
+            "iptables -I DOCKER-USER -i wan0 -o br-lan -m conntrack --ctstate DNAT -j ACCEPT",
+        ),
+        (
+            vec![forward(), plain("DOCKER-USER"), plain("ufw-before-forward")],
+            "sed -i '/^# End required lines/a -A ufw-before-forward -i wan0 -o br-lan -m conntrack --ctstate DNAT -j ACCEPT' /etc/ufw/before.rules\nufw reload",
+        ),
+        (
+            vec![filter(table(Family::Inet, "mine"), "through", 2, true)],
+            "nft 'insert rule inet mine through iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
+        ),
+        (
+            vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)],
+            "mkdir -p /usr/share/nftables.d/chain-pre/forward\n\
+             echo 'iifname \"wan0\" oifname \"br-lan\" ct status dnat accept' >> /usr/share/nftables.d/chain-pre/forward/portferry.nft\n\
+             fw4 reload",
+        ),
+    ] {
+        assert_eq!(command(chains), expected);
+    }
+}
