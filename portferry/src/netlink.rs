@@ -178,6 +178,29 @@ impl Netlink {
         Ok(())
     }
 
+    /// By which interface a packet leaves that comes in by `arriving`, from one host for another; `None`: by none. Rules for routes
+    /// are followed as far as they ask for addresses and interfaces.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`]: no answer within 5 s.
+    pub async fn way_of(&mut self, from: Ipv4Addr, arriving: u32, to: Ipv4Addr) -> io::Result<Option<u32>> {
+        within("asking for a route", async {
+            let mut socket = NetlinkSocket::new();
+            let mut header = Rtmsg::new();
+            (header.rtm_family, header.rtm_src_len, header.rtm_dst_len) = (AF_INET, 32, 32);
+            let mut request = rt_route::Request::new().op_getroute_do(&header);
+            request.encode().push_dst(to.into()).push_src(from.into()).push_iif(arriving);
+            let mut replies = socket.request(&request).await?;
+            match replies.recv_one().await {
+                Ok((header, attrs)) if header.rtm_type == RTN_UNICAST => Ok(attrs.get_oif().ok()),
+                Ok(_) => Ok(None),
+                // "No route to host", "network unreachable", and what rules say that forbid.
+                Err(_) => Ok(None),
+            }
+        })
+        .await
+    }
+
     /// Reads the counters of the interface with this index.
     ///
     /// # Errors

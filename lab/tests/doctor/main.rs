@@ -19,8 +19,10 @@ use common::{
     ready, skipped,
 };
 use lab::netns::{
-    AFTR, B4_DEVICE, EXTERNAL, Host, LAN1, Layout, Network, PROVIDER, ROUTER_LAN, WAN_INTERFACE,
+    AFTR, B4_DEVICE, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, ROUTER_LAN, SECOND_EXTERNAL,
+    SECOND_PROVIDER, SECOND_WAN, WAN_INTERFACE,
 };
+use lab::pcp_server::{PROVIDER_SITE, PcpServer, Site};
 use lab::provider::{Options, Provider, QuickProvider};
 use lab::subject::{self, Subject};
 use lab::wait::eventually;
@@ -568,4 +570,64 @@ fn older_protocols() {
     examined.has_exactly(&["gateway-not-running"]);
     examined.has(&["server-answers", "nats", "probe-granted"]);
     assert_eq!(examined.find("server-answers")["data"]["protocol"], "NAT-PMP");
+}
+
+// ── Several uplinks ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The second provider of [`Network::two_lines`].
+const SECOND_SITE: Site = Site {
+    host: Host::Other,
+    name: "second-server",
+    inside: "cust0",
+    outside: "inet0",
+    external: SECOND_EXTERNAL,
+};
+
+/// A host is bound to the second line and its traffic leaves by the first; after what doctor says it does not, and nothing is wrong.
+/// With a spare line: while that has the default route, and while it is down, which is no fault.
+#[test]
+fn two_lines() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::two_lines();
+    let program = program(&subject);
+    let _first = PcpServer::start_in(&network, &program, PROVIDER_SITE, &["100.64.0.0/24"], &[], "");
+    let _second = PcpServer::start_in(&network, &program, SECOND_SITE, &["100.65.0.0/24"], &[], "");
+    let extra =
+        format!("[[uplink.extra]]\ninterface = \"{SECOND_WAN}\"\nservers = [\"{SECOND_PROVIDER}\"]\n");
+    let bound = format!("{extra}hosts = [\"{LAN2}\"]\n");
+    let mut daemon = subject.start(&network, NAT, &bound);
+    ready(&network, &mut daemon, Host::Lan1);
+    eventually("the second uplink", 15 * SECOND, || {
+        (status(&network)["extra"][0]["external_address"] == SECOND_EXTERNAL.to_string()).then_some(())
+    });
+    let astray = examine(&network, &subject, FILE);
+    astray.has_exactly(&["bound-host-elsewhere"]);
+    obey(&network, astray.find("bound-host-elsewhere"), &[], "");
+    let healthy = examine(&network, &subject, FILE);
+    healthy.has_exactly(&[]);
+    assert_eq!(healthy.find("bound-host")["interface"], SECOND_WAN);
+    let own = healthy.findings().iter().filter(|finding| finding["id"] == "own-nat").count();
+    let granted = healthy.findings().iter().filter(|finding| finding["id"] == "probe-granted").count();
+    assert_eq!((own, granted), (2, 2), "{:#}", healthy.report);
+    ip(&network, "route flush table 101");
+    ip(&network, &format!("rule del from {LAN2} lookup 101"));
+    daemon.terminate(20 * SECOND);
+
+    let mut daemon = subject.start(&network, NAT, &format!("service_wait = 0.1\n{extra}"));
+    ready(&network, &mut daemon, Host::Lan1);
+    ip(&network, "route del default via 100.64.0.1 metric 100");
+    eventually("the spare line", 15 * SECOND, || {
+        (status(&network)["external_address"] == SECOND_EXTERNAL.to_string()).then_some(())
+    });
+    let spare = examine(&network, &subject, FILE);
+    spare.has_exactly(&[]);
+    spare.has(&["default-route-spare"]);
+    network.usual_route();
+    ip(&network, &format!("link set {SECOND_WAN} down"));
+    eventually("the usual line", 15 * SECOND, || {
+        (status(&network)["external_address"] == EXTERNAL.to_string()).then_some(())
+    });
+    let down = examine(&network, &subject, FILE);
+    down.has_exactly(&[]);
+    down.has(&["spare-down", "default-route"]);
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use crate::config::{Config, NatMode};
+use engine::prefix::Prefix;
+
+use crate::config::{Config, Line, NatMode};
 use crate::control::{MappingReport, StatusReport, UplinkReport};
 use crate::netlink::Snapshot;
 use crate::nft::reading::Ruleset;
@@ -13,11 +15,9 @@ use crate::nft::reading::Ruleset;
 pub(crate) struct Setup {
     pub(crate) lan: Vec<String>,
     pub(crate) http_port: u16,
-    pub(crate) nat: NatMode,
-    /// The name of the router's own NAT's table.
-    pub(crate) table: String,
     /// Whether a router of the provider's is asked by UPnP.
     pub(crate) igd: bool,
+    /// The usual one first.
     pub(crate) uplinks: Vec<UplinkSetup>,
 }
 
@@ -27,30 +27,57 @@ pub(crate) struct UplinkSetup {
     pub(crate) interface: String,
     /// Those that are configured.
     pub(crate) servers: Vec<SocketAddr>,
-    /// It is the one that the LAN's traffic takes.
-    pub(crate) main: bool,
+    pub(crate) nat: NatMode,
+    /// The name of the router's own NAT's table.
+    pub(crate) table: String,
+    pub(crate) role: Role,
+}
+
+/// Whose traffic takes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Role {
+    /// Everybody's that takes no other one.
+    Usual,
+    /// The same while the usual one is down.
+    Spare,
+    /// These hosts'.
+    Bound(Vec<Prefix>),
 }
 
 impl Setup {
     /// The one place that knows how uplinks are written in a configuration.
     pub(crate) fn of(config: &Config) -> Self {
+        let of_line = |line: Line| {
+            let Line { ways, hosts, nat, table, .. } = line;
+            ways.into_iter().enumerate().map(move |(n, way)| UplinkSetup {
+                interface: way.interface,
+                servers: way.servers,
+                nat,
+                table: table.clone(),
+                role: match n {
+                    0 if hosts.is_empty() => Role::Usual,
+                    0 => Role::Bound(hosts.clone()),
+                    _ => Role::Spare,
+                },
+            })
+        };
         Self {
             lan: config.lan.interfaces.0.iter().map(|interface| interface.0.clone()).collect(),
             http_port: config.lan.http_port.0,
-            nat: config.wan.nat,
-            table: config.nat.table.0.clone(),
             igd: config.uplink.igd,
-            uplinks: std::iter::once((&config.wan.interface, &config.uplink.servers))
-                .chain(config.uplink.extra.iter().map(|extra| (&extra.interface, &extra.servers)))
-                .enumerate()
-                .map(|(n, (interface, servers))| UplinkSetup {
-                    interface: interface.0.clone(),
-                    servers: servers.iter().map(|server| server.0).collect(),
-                    main: n == 0,
-                })
-                .collect(),
+            uplinks: config.lines().into_iter().flat_map(of_line).collect(),
         }
     }
+}
+
+/// By which interface a bound host's traffic leaves, by the router's rules and tables for routes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Leaving {
+    pub(crate) host: Ipv4Addr,
+    /// That of its uplink.
+    pub(crate) bound_to: String,
+    /// `None`: it does not leave at all.
+    pub(crate) interface: Option<String>,
 }
 
 /// All of it.
@@ -73,6 +100,8 @@ pub(crate) struct Facts {
     pub(crate) joined: BTreeSet<String>,
     /// In the order of the setup's.
     pub(crate) uplinks: Vec<UplinkFacts>,
+    /// One host of each prefix that is bound to an uplink.
+    pub(crate) leaving: Vec<Leaving>,
     /// Other gateways that answered a search on the LAN.
     pub(crate) neighbours: Vec<Neighbour>,
     /// What a control point hears, for each LAN interface that was asked.

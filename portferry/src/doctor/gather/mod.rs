@@ -11,10 +11,18 @@ mod uplink;
 
 use std::path::Path;
 
-use super::facts::{Facts, Gateway, Setup};
+use std::net::{IpAddr, Ipv4Addr};
+
+use engine::policy::InterfaceAddress;
+use engine::prefix::Prefix;
+
+use super::facts::{Facts, Gateway, Leaving, Role, Setup};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::netlink::{Netlink, Snapshot};
+
+/// Somebody in the Internet, as far as routes are concerned.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// Everything.
 ///
@@ -45,12 +53,52 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         http: system::holders(Path::new("/proc/net/tcp"), port, true),
         joined: system::joined(wire::ssdp::GROUP_V4),
         uplinks,
+        leaving: leaving(&setup, &links).await,
         neighbours,
         control_points,
         clients,
         links,
         setup,
     })
+}
+
+/// By which interface a host of each bound prefix leaves, if it is on the LAN.
+async fn leaving(setup: &Setup, links: &Snapshot) -> Vec<Leaving> {
+    let Ok(mut netlink) = Netlink::open() else { return Vec::new() };
+    let mut all = Vec::new();
+    for uplink in &setup.uplinks {
+        let Role::Bound(hosts) = &uplink.role else { continue };
+        for prefix in hosts {
+            let Some((host, arriving)) = a_host(setup, links, *prefix) else { continue };
+            let Ok(way) = netlink.way_of(host, arriving, STRANGER).await else { continue };
+            let interface = way.map(|index| name(links, index));
+            all.push(Leaving { host, bound_to: uplink.interface.clone(), interface });
+        }
+    }
+    all
+}
+
+/// An address of the prefix that a host may have, and the LAN interface that it is on.
+fn a_host(setup: &Setup, links: &Snapshot, prefix: Prefix) -> Option<(Ipv4Addr, u32)> {
+    let IpAddr::V4(first) = prefix.first() else { return None };
+    let links = setup.lan.iter().filter_map(|lan| links.interfaces.iter().find(|found| found.name == *lan));
+    links.into_iter().find_map(|interface| {
+        interface.addresses.iter().find_map(|&(own, prefix_len)| {
+            let link = InterfaceAddress { addr: own, prefix_len };
+            // The first few, but for the network's own and the router's.
+            let candidates = (0..4).map(|n| Ipv4Addr::from(u32::from(first).saturating_add(n)));
+            let mut hosts = candidates.filter(|&host| {
+                let inside = prefix.contains(host.into()) && link.contains(host.into());
+                inside && IpAddr::V4(host) != own && (prefix.bits() == 32 || host != first)
+            });
+            Some((hosts.next()?, interface.index))
+        })
+    })
+}
+
+fn name(links: &Snapshot, index: u32) -> String {
+    let found = links.interfaces.iter().find(|interface| interface.index == index);
+    found.map_or_else(|| format!("interface {index}"), |interface| interface.name.clone())
 }
 
 async fn snapshot() -> Result<Snapshot, Failure> {

@@ -33,7 +33,7 @@ pub(super) async fn all(
         }
         // Without a NAT of its own everything depends on THIRD_PARTY.
         let lan = setup.lan.iter().find_map(|lan| own_address(links, lan));
-        let third_party = match (setup.nat, lan) {
+        let third_party = match (uplink.nat, lan) {
             (NatMode::Nftables, _) => None,
             (NatMode::None, Some(lan)) => Some(IpAddr::V4(lan)),
             (NatMode::None, None) => {

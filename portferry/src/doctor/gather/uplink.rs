@@ -98,7 +98,7 @@ fn list(
     let anycast = ANYCAST.into_iter().filter(|_| config.uplink.anycast).map(|addr| (addr, Origin::Anycast));
     for (addr, origin) in offered.chain(router).chain(anycast) {
         // Asked in IPv6, a server maps to LAN hosts, not to the NAT in between.
-        let of_use = addr.is_ipv4() || config.wan.nat == NatMode::None;
+        let of_use = addr.is_ipv4() || uplink.nat == NatMode::None;
         if of_use && !all.iter().any(|(known, _)| known.ip() == addr) {
             all.push((at_port(addr), origin));
         }

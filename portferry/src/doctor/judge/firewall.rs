@@ -60,7 +60,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 /// By which traffic of the Internet comes: with DS-Lite and the like that is a softwire's device.
 fn outside<'a>(facts: &'a Facts, uplink: &'a UplinkSetup) -> Option<(&'a str, u32)> {
     let own = facts.interface(&uplink.interface)?;
-    if facts.setup.nat == NatMode::None && facts.addresses(&uplink.interface).is_empty() {
+    if uplink.nat == NatMode::None && facts.addresses(&uplink.interface).is_empty() {
         let v4 = facts.links.default_routes.iter().find(|route| {
             route.gateway.is_none_or(|gateway| gateway.is_ipv4()) && route.interface != own.index
         });
@@ -114,7 +114,7 @@ pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> 
 fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> Option<Finding> {
     let (wan, wan_index) = outside(facts, uplink)?;
     let ((host, port), inside) = (host(facts, lan)?, lan_side(facts, lan)?);
-    let translated = facts.setup.nat == NatMode::Nftables;
+    let translated = uplink.nat == NatMode::Nftables;
     let comes = |protocol| Packet {
         hook: FORWARD,
         arrives: (wan.to_owned(), wan_index),

@@ -2,7 +2,7 @@
 
 use crate::config::NatMode;
 use crate::control::StatusReport;
-use crate::doctor::facts::{Facts, Gateway, Setup};
+use crate::doctor::facts::{Facts, Gateway, Role, Setup};
 use crate::doctor::finding::Finding;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -51,7 +51,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 /// Where the file and the running gateway disagree, in words.
 fn differences(status: &StatusReport, setup: &Setup) -> Vec<String> {
     let mut all = Vec::new();
-    let nat = match setup.nat {
+    let main = setup.uplinks.iter().find(|uplink| uplink.role == Role::Usual);
+    let nat = match main.map_or(NatMode::None, |uplink| uplink.nat) {
         NatMode::Nftables => "nftables",
         NatMode::None => "none",
     };
@@ -61,7 +62,6 @@ fn differences(status: &StatusReport, setup: &Setup) -> Vec<String> {
         }
     };
     differ("wan.nat", &status.usual.nat, nat);
-    let main = setup.uplinks.iter().find(|uplink| uplink.main);
     // A spare one may have taken its place.
     let wan = &status.usual.wan.name;
     if !setup.uplinks.iter().any(|uplink| uplink.interface == *wan) {

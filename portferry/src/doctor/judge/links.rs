@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::Kind;
 use crate::config::NatMode;
-use crate::doctor::facts::{Facts, UplinkSetup};
+use crate::doctor::facts::{Facts, Leaving, Role, UplinkSetup};
 use crate::doctor::finding::Finding;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
@@ -29,7 +29,36 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         all.extend(wan_interface(facts, uplink));
         all.extend(default_route(facts, uplink));
     }
+    all.extend(facts.leaving.iter().map(|found| leaving(facts, found)));
     all
+}
+
+/// Whether a bound host's traffic takes the way that its mappings are at.
+fn leaving(facts: &Facts, found: &Leaving) -> Finding {
+    let Leaving { host, bound_to, interface } = found;
+    if interface.as_ref() == Some(bound_to) {
+        let seen = format!("what {host} sends leaves by {bound_to}, the uplink that it is bound to");
+        return Finding::new("bound-host", seen).at(bound_to);
+    }
+    let way = match interface {
+        Some(other) => format!("leaves by {other}"),
+        None => "does not leave at all".to_owned(),
+    };
+    let seen = format!(
+        "{host} is bound to {bound_to}, and what it sends {way}: nobody out there understands its answers"
+    );
+    // A point-to-point link needs no router's address.
+    let index = facts.interface(bound_to).map(|interface| interface.index);
+    let mut routes = facts.links.default_routes.iter().filter(|route| Some(route.interface) == index);
+    let via = routes.find_map(|route| route.gateway).filter(IpAddr::is_ipv4);
+    let via = via.map_or(String::new(), |gateway| format!("via {gateway} "));
+    Finding::new("bound-host-elsewhere", seen)
+        .at(bound_to)
+        .todo(format!(
+            "have a rule lead it to a table whose default route is by {bound_to} (docs/uplinks.md)"
+        ))
+        .command(format!("ip route replace default {via}dev {bound_to} table 101"))
+        .command(format!("ip rule add from {host} lookup 101"))
 }
 
 fn lan_interface(facts: &Facts, name: &str) -> Option<Finding> {
@@ -83,9 +112,18 @@ fn names(facts: &Facts) -> String {
 
 fn wan_interface(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let name = uplink.interface.as_str();
+    if uplink.role == Role::Spare && !facts.interface(name).is_some_and(|interface| interface.up) {
+        let seen = format!(
+            "{name}, a spare line, is down or not there: it could not take the place of another one now"
+        );
+        return Some(Finding::new("spare-down", seen).at(name));
+    }
     let Some(interface) = facts.interface(name) else {
         let seen = format!("there is no interface {name}");
-        let todo = format!("correct wan.interface, or bring {name} up; these are there: {}", names(facts));
+        let todo = format!(
+            "correct wan.interface (or uplink.extra.interface), or bring {name} up; these are there: {}",
+            names(facts)
+        );
         return Some(Finding::new("wan-interface-missing", seen).at(name).todo(todo));
     };
     if !interface.up {
@@ -98,7 +136,7 @@ fn wan_interface(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
         |(addr, _)| matches!(addr, IpAddr::V6(addr) if !addr.is_unicast_link_local() && !addr.is_loopback()),
     );
     let Some((addr, _)) = facts.addresses(name).first().copied() else {
-        return Some(match (facts.setup.nat, v6) {
+        return Some(match (uplink.nat, v6) {
             (NatMode::None, true) => Finding::new(
                 "wan-ds-lite",
                 format!("{name} has IPv6 addresses only: IPv4 comes by a softwire (DS-Lite, MAP-E, 464XLAT)"),
@@ -143,7 +181,7 @@ fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
             .iter()
             .filter(|route| route.gateway.map(|g| g.is_ipv4()) == own.gateway.map(|g| g.is_ipv4()));
         let first = best.min_by_key(|route| route.metric).unwrap_or(own);
-        if !uplink.main || first.metric >= own.metric {
+        if uplink.role != Role::Usual || first.metric >= own.metric {
             let seen = format!("the default route leads out by {name}{way}");
             return Some(Finding::new("default-route", seen).at(name));
         }
@@ -153,10 +191,24 @@ fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
         found.map_or("?", |interface| interface.name.as_str())
     };
     match routes.first() {
-        // Its routes may be in another table.
-        _ if !uplink.main => None,
+        // Its routes may be in another table, or come when they are needed.
+        _ if uplink.role != Role::Usual => None,
+        // A spare line has taken its place, as it should.
+        Some(route)
+            if facts
+                .setup
+                .uplinks
+                .iter()
+                .any(|other| other.role == Role::Spare && other.interface == names(route.interface)) =>
+        {
+            let seen = format!(
+                "the default route leads out by {}, a spare line, and not by {name}",
+                names(route.interface)
+            );
+            Some(Finding::new("default-route-spare", seen).at(name))
+        }
         // IPv4 goes through a softwire's device, PCP does not.
-        Some(_) if facts.setup.nat == NatMode::None && facts.addresses(name).is_empty() => None,
+        Some(_) if uplink.nat == NatMode::None && facts.addresses(name).is_empty() => None,
         Some(route) => {
             let other = names(route.interface);
             let seen = format!("the default route leads out by {other}, not by {name}");

@@ -3,7 +3,7 @@
 use super::and;
 use super::firewall::hears;
 use crate::control::MappingReport;
-use crate::doctor::facts::{Facts, Gateway, Says};
+use crate::doctor::facts::{Facts, Gateway, Role, Says, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::nft::reading::{Family, Ruleset, TableName};
 
@@ -37,21 +37,30 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             "portferry tries again until their lifetime ends; see under the provider's NAT whether its server answers",
         ));
     }
-    let table = TableName { family: Family::Inet, name: facts.setup.table.clone() };
-    if let Ok(rules) = &facts.rules
-        && rules.has_table(Family::Inet, &facts.setup.table)
-    {
-        let standing = mappings.iter().filter(|mapping| mapping.state != "deleting");
-        let missing: Vec<_> = standing.filter(|mapping| !is_in(rules, &table, mapping)).collect();
-        if !missing.is_empty() {
-            let seen = format!("the router's own NAT lacks {}: {}", count(missing.len()), list(&missing));
-            all.push(Finding::new("mapping-nat-missing", seen).todo(format!(
-                "restart portferry, which makes table inet {} anew; and see who changes it",
-                table.name
-            )));
-        }
-    }
+    let uplinks = facts.setup.uplinks.iter().filter(|uplink| uplink.role != Role::Spare);
+    all.extend(uplinks.filter_map(|uplink| not_in_nat(facts, uplink, mappings)));
     all
+}
+
+/// Mappings of this uplink that its table lacks.
+fn not_in_nat(facts: &Facts, uplink: &UplinkSetup, mappings: &[MappingReport]) -> Option<Finding> {
+    let table = TableName { family: Family::Inet, name: uplink.table.clone() };
+    let rules = facts.rules.as_ref().ok().filter(|rules| rules.has_table(Family::Inet, &table.name))?;
+    let is_usual = uplink.role == Role::Usual;
+    let here = |mapping: &&MappingReport| match &mapping.uplink {
+        None => is_usual,
+        Some(name) => *name == uplink.interface,
+    };
+    let standing = mappings.iter().filter(|mapping| mapping.state != "deleting").filter(here);
+    let missing: Vec<_> = standing.filter(|mapping| !is_in(rules, &table, mapping)).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let seen = format!("the router's own NAT lacks {}: {}", count(missing.len()), list(&missing));
+    Some(Finding::new("mapping-nat-missing", seen).at(&uplink.interface).todo(format!(
+        "restart portferry, which makes table inet {} anew; and see who changes it",
+        table.name
+    )))
 }
 
 /// Whether anybody listens where mappings lead to.

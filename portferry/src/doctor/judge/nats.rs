@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::address::Kind;
 use super::firewall::out_of_lan;
 use crate::config::NatMode;
-use crate::doctor::facts::{Facts, NatPmpSays, Probe, UplinkFacts, UplinkSetup};
+use crate::doctor::facts::{Facts, NatPmpSays, Probe, Role, UplinkFacts, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::doctor::walk::masquerades;
 use crate::nft::reading::Family;
@@ -15,7 +15,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     for (uplink, found) in facts.each_uplink() {
         all.extend(path(facts, uplink, found));
     }
-    all.extend(own_table(facts));
+    all.extend(facts.setup.uplinks.iter().filter_map(|uplink| own_table(facts, uplink)));
     all.extend(facts.setup.uplinks.iter().filter_map(|uplink| masquerade(facts, uplink)));
     all
 }
@@ -43,7 +43,7 @@ fn path(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Find
     let wan = facts.addresses(&uplink.interface).first().map(|(addr, _)| *addr);
     let external = external(facts, uplink, found);
     let mut nats = Vec::new();
-    if facts.setup.nat == NatMode::Nftables {
+    if uplink.nat == NatMode::Nftables {
         nats.push("this router".to_owned());
     }
     let end = external.or(wan)?;
@@ -81,22 +81,25 @@ fn path(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Find
     )
 }
 
-fn own_table(facts: &Facts) -> Option<Finding> {
-    let (rules, status) = (facts.rules.as_ref().ok()?, facts.gateway.status()?);
-    if status.usual.nat != "nftables" {
+fn own_table(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
+    let rules = facts.rules.as_ref().ok()?;
+    // One table for an uplink and its spares, which is made while the gateway runs.
+    facts.gateway.status()?;
+    if uplink.nat != NatMode::Nftables || uplink.role == Role::Spare {
         return None;
     }
-    let table = &facts.setup.table;
-    if rules.has_table(Family::Inet, table) {
-        let seen = format!("the router's own NAT stands: table inet {table}");
-        return Some(Finding::new("own-nat", seen));
-    }
-    let seen = format!(
-        "the nftables table inet {table} is gone, so that no mapping leads to the LAN: somebody flushed the ruleset"
-    );
-    Some(Finding::new("own-nat-missing", seen).todo(
-        "restart portferry, which makes it anew; and have the firewall's start not say `flush ruleset`, or start before portferry",
-    ))
+    let table = &uplink.table;
+    let finding = if rules.has_table(Family::Inet, table) {
+        Finding::new("own-nat", format!("the router's own NAT stands: table inet {table}"))
+    } else {
+        let seen = format!(
+            "the nftables table inet {table} is gone, so that no mapping leads to the LAN: somebody flushed the ruleset"
+        );
+        Finding::new("own-nat-missing", seen).todo(
+            "restart portferry, which makes it anew; and have the firewall's start not say `flush ruleset`, or start before portferry",
+        )
+    };
+    Some(finding.at(&uplink.interface))
 }
 
 /// Whether the LAN's own traffic is translated on its way out, as the configuration says.
@@ -108,7 +111,7 @@ fn masquerade(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let packet = out_of_lan(facts, uplink)?;
     let (lan, wan) = (packet.arrives.0.clone(), packet.leaves.clone()?.0);
     let translated = masquerades(rules, &packet);
-    match (facts.setup.nat, translated) {
+    match (uplink.nat, translated) {
         (NatMode::Nftables, true) => {
             Some(Finding::new("masquerade", format!("what {lan} sends out by {wan} is translated")).at(&wan))
         }

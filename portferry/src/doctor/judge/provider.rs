@@ -116,7 +116,7 @@ fn nobody(facts: &Facts, uplink: &UplinkSetup, found: &UplinkFacts) -> Option<Fi
     }
     let public = facts.addresses(&uplink.interface).iter().any(|(addr, _)| Kind::of(*addr) == Kind::Public);
     let name = &uplink.interface;
-    if public && facts.setup.nat == NatMode::Nftables && uplink.servers.is_empty() {
+    if public && uplink.nat == NatMode::Nftables && uplink.servers.is_empty() {
         let seen = format!(
             "{name} has a public address and no PCP server: portferry is an ordinary gateway of this router's NAT"
         );

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::config::NatMode;
 use crate::doctor::facts::{
-    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, NatPmpSays, Neighbour, Origin,
-    PcpSays, Port, Probe, Says, Setup, Unread, UplinkFacts, UplinkSetup,
+    Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, Leaving, NatPmpSays, Neighbour,
+    Origin, PcpSays, Port, Probe, Role, Says, Setup, Unread, UplinkFacts, UplinkSetup,
 };
 use crate::doctor::finding::Verdict;
 use crate::doctor::ids;
@@ -68,6 +68,20 @@ fn mapping() -> serde_json::Value {
     })
 }
 
+/// One more uplink, as healthy as the first.
+fn second(facts: &mut Facts, role: Role) {
+    let first = facts.setup.uplinks[0].clone();
+    facts.setup.uplinks.push(UplinkSetup { interface: "wg0".to_owned(), role, ..first });
+    facts.links.interfaces.push(interface(9, "wg0", "10.8.0.2/24"));
+    facts.uplinks.push(facts.uplinks[0].clone());
+    // It is translated as the first is.
+    let mut chain = masquerading();
+    chain.rules[0][1] = Step::Compare { from: 0, how: Compare::Equal, value: b"wg0\0".to_vec() };
+    chain.rules.push(masquerading().rules.remove(0));
+    rules(facts).retain(|chain| chain.name != "POSTROUTING");
+    rules(facts).push(chain);
+}
+
 fn healthy() -> Facts {
     let ports = Set {
         key_len: 8,
@@ -85,13 +99,13 @@ fn healthy() -> Facts {
         setup: Setup {
             lan: vec!["br-lan".to_owned()],
             http_port: 5431,
-            nat: NatMode::Nftables,
-            table: "portferry".to_owned(),
             igd: true,
             uplinks: vec![UplinkSetup {
                 interface: "wan0".to_owned(),
                 servers: vec!["100.64.0.1:5351".parse().unwrap()],
-                main: true,
+                nat: NatMode::Nftables,
+                table: "portferry".to_owned(),
+                role: Role::Usual,
             }],
         },
         gateway: Gateway::Running {
@@ -144,6 +158,7 @@ fn healthy() -> Facts {
             }),
             prefer_failure: Some(true),
         }],
+        leaving: Vec::new(),
         neighbours: vec![],
         control_points: vec![control_point("Connected", Some("203.0.114.1"))],
         clients: vec![client(Says::Accepts)],
@@ -291,7 +306,9 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     (
         "another uplink beside it, without a default route",
         |facts| {
-            let other = UplinkSetup { interface: "wan1".to_owned(), servers: vec![], main: false };
+            let first = facts.setup.uplinks[0].clone();
+            let other =
+                UplinkSetup { interface: "wan1".to_owned(), servers: vec![], role: Role::Spare, ..first };
             facts.setup.uplinks.push(other);
             facts.links.interfaces[3].addresses = address("9.1.1.1");
             facts.uplinks.push(UplinkFacts {
@@ -396,7 +413,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     (
         "no THIRD_PARTY",
         |facts| {
-            facts.setup.nat = NatMode::None;
+            facts.setup.uplinks[0].nat = NatMode::None;
             with_status(facts, "nat", json!("none"));
             rules(facts).clear();
             let words = || "words".to_owned();
@@ -414,12 +431,54 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         },
         &["nat-above"],
     ),
+    (
+        "the spare line has the default route",
+        |facts| {
+            second(facts, Role::Spare);
+            facts.links.default_routes =
+                vec![DefaultRoute { interface: 9, gateway: None, metric: 0, is_ipv6: false }];
+        },
+        &[],
+    ),
+    (
+        "the spare line is down",
+        |facts| {
+            second(facts, Role::Spare);
+            facts.links.interfaces.pop();
+        },
+        &[],
+    ),
+    (
+        "a bound host whose traffic goes elsewhere",
+        |facts| {
+            second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
+            facts.leaving = vec![Leaving {
+                host: "192.168.77.11".parse().unwrap(),
+                bound_to: "wg0".to_owned(),
+                interface: Some("wan0".to_owned()),
+            }];
+        },
+        &["bound-host-elsewhere"],
+    ),
+    (
+        "a bound host whose traffic goes nowhere, and no table for it",
+        |facts| {
+            second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
+            facts.setup.uplinks[1].table = "portferry-wg0".to_owned();
+            facts.leaving = vec![Leaving {
+                host: "192.168.77.11".parse().unwrap(),
+                bound_to: "wg0".to_owned(),
+                interface: None,
+            }];
+        },
+        &["own-nat-missing", "bound-host-elsewhere"],
+    ),
     ("the own table is gone", |facts| facts.rules.as_mut().unwrap().sets.clear(), &["own-nat-missing"]),
     ("nobody masquerades", |facts| rules(facts).clear(), &["masquerade-none"]),
     (
         "somebody masquerades",
         |facts| {
-            facts.setup.nat = NatMode::None;
+            facts.setup.uplinks[0].nat = NatMode::None;
             with_status(facts, "nat", json!("none"));
         },
         &["masquerade-unexpected"],
