@@ -17,6 +17,9 @@ use crate::http;
 use crate::netlink::{Netlink, Snapshot};
 use crate::sockets::{self, Reading};
 
+/// So often the interfaces are read at the start before a kernel that does not answer ends it.
+const FIRST_TRIES: u32 = 6;
+
 /// Where the interfaces' state comes from.
 pub enum Links {
     /// The kernel.
@@ -83,7 +86,18 @@ impl Drop for HttpTask {
 impl Shell {
     /// Looks at the interfaces again, opens and closes sockets, and tells the gateway.
     pub(super) async fn refresh(&mut self, gateways: &mut Gateways, first: bool) -> Result<(), Failure> {
-        let snapshot = match self.links.snapshot().await {
+        let mut snapshot = self.links.snapshot().await;
+        // While a machine starts, the kernel may have other things to do.
+        for _ in 1..FIRST_TRIES {
+            match &snapshot {
+                Err(error) if first && error.kind() == std::io::ErrorKind::TimedOut => {
+                    tracing::warn!("cannot read the interfaces: {error}; trying again");
+                    snapshot = self.links.snapshot().await;
+                }
+                _ => break,
+            }
+        }
+        let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(error) if first => {
                 return Err(Failure::system(format!("cannot read the interfaces: {error}")));
