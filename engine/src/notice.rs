@@ -80,6 +80,8 @@ pub enum Notice {
     Moved(Mapping, SocketAddrV4),
     /// The server refused to renew it.
     RenewalRefused(Mapping, ResultCode),
+    /// This spare line's server does not give it.
+    NotAtSpare(Mapping, String),
     /// The server refused to delete it.
     DeleteRefused(Mapping, ResultCode),
     /// Policy refused a request.
@@ -293,6 +295,11 @@ impl fmt::Display for Notice {
             Notice::RenewalRefused(m, result) => write!(
                 f,
                 "renewal refused ({result}) by the provider's server: {}; it is tried again until its lifetime ends",
+                Described(m)
+            ),
+            Notice::NotAtSpare(m, wan) => write!(
+                f,
+                "{} cannot be had behind {wan}; it is kept for when the usual line is back",
                 Described(m)
             ),
             Notice::DeleteRefused(m, result) => {

@@ -167,6 +167,15 @@ impl MappingTable {
         self.host_addresses_changed
     }
 
+    /// The way to the Internet is another one: nobody has an external address there yet.
+    pub fn forget_externals(&mut self) {
+        let mut known = self.by_host.values_mut().filter(|host| !host.external.is_unspecified()).peekable();
+        if known.peek().is_some() {
+            self.host_addresses_changed = self.host_addresses_changed.wrapping_add(1);
+        }
+        known.for_each(|host| host.external = Ipv4Addr::UNSPECIFIED);
+    }
+
     /// The PCP server has answered about the mapping with this key.
     pub fn note_external(&mut self, key: Key) {
         let Some(slot) = self.by_key.get(&key) else { return };

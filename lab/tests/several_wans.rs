@@ -109,7 +109,7 @@ fn mappings_follow_the_default_route() {
         control_point.upnpc(&["-s"]).contains(&format!("ExternalIPAddress = {SECOND_EXTERNAL}")).then_some(())
     });
     let rules = network.run(Host::Router, "nft", ["list", "table", "inet", "portferry"]);
-    assert!(rules.contains("iifname \"wan1\"") && !rules.contains("\"wan0\""), "{rules}");
+    assert!(rules.contains("iifname \"wan1\"") && !rules.contains("iifname \"wan0\""), "{rules}");
     // What is asked for there is there.
     control_point.adds(8080, 7070, "TCP", 3600);
     reaches(&network, SECOND_EXTERNAL, 7070, "lan1");
@@ -220,4 +220,50 @@ fn hosts_are_bound_anew_at_a_reload() {
     first.adds(8080, 7071, "TCP", 0);
     second.adds(8080, 7072, "TCP", 0);
     assert_eq!(servers.each_ref().map(given), [["7072"], ["7071"]]);
+}
+
+/// As docs/uplinks.md has it: the second line's default route is in a table of its own, and its router is the server. While the daemon
+/// was killed the configuration has lost that uplink: nothing of it leads in any more, and the next start can be trusted.
+#[test]
+fn an_uplink_that_finds_its_server_and_goes() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::two_lines();
+    network.bind_to_second(LAN2);
+    network.run(Host::Router, "ip", "route del default via 100.65.0.1 metric 200".split(' '));
+    let _servers = providers(&network, &subject);
+    let found =
+        format!("service_wait = 0.5\n[[uplink.extra]]\ninterface = \"{SECOND_WAN}\"\nhosts = [\"{LAN2}\"]\n");
+    let mut daemon = start(&network, &subject, &found);
+    let [_, second] = two_control_points(&network, &mut daemon);
+    assert_eq!(status_of_extra(&network)["server"], "100.65.0.1:5351");
+    let _listener = listener(&network, Host::Lan2, TCP, 8080);
+    second.adds(8080, 9090, "TCP", 0);
+    reaches(&network, SECOND_EXTERNAL, 9090, "lan2");
+    daemon.signal("KILL");
+    daemon.wait(5 * SECOND);
+    let mut daemon = start(&network, &subject, "service_wait = 0.5\n");
+    ready(&network, &mut daemon, Host::Lan1);
+    assert_eq!(answer(&network, SECOND_EXTERNAL, 9090), None);
+    let tables = network.run(Host::Router, "nft", ["list", "tables"]);
+    assert!(!tables.contains("portferry-wan1"), "{tables}");
+    assert!(daemon.log().contains("wan1 is no uplink of its own any more"), "{}", daemon.log());
+}
+
+/// Who is bound to another uplink since the last start, after a crash, has nothing left at the old one.
+#[test]
+fn hosts_are_bound_anew_over_a_crash() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::two_lines();
+    let servers = providers(&network, &subject);
+    let mut daemon = start(&network, &subject, &extra(&format!("hosts = [\"{LAN2}\"]")));
+    let [_, second] = two_control_points(&network, &mut daemon);
+    second.adds(8080, 9090, "TCP", 0);
+    assert_eq!(servers.each_ref().map(given), [vec![], vec!["9090".to_owned()]]);
+    daemon.signal("KILL");
+    daemon.wait(5 * SECOND);
+    let mut daemon = start(&network, &subject, &extra(&format!("hosts = [\"{LAN1}\"]")));
+    eventually("what is a stranger's given back", 15 * SECOND, || {
+        (servers.each_ref().map(given) == [Vec::<String>::new(), Vec::new()]).then_some(())
+    });
+    daemon.terminate(20 * SECOND);
 }

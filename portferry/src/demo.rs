@@ -371,7 +371,7 @@ fn loopback() -> Result<Snapshot, Failure> {
         addresses: vec![(IpAddr::V4(GATEWAY_LAN), 8)],
         mac: None,
     };
-    Ok(Snapshot { interfaces: vec![lo], default_routes: Vec::new() })
+    Ok(Snapshot { interfaces: vec![lo], ..Snapshot::default() })
 }
 
 /// Resolves at Ctrl-C or SIGTERM.

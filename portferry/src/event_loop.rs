@@ -31,6 +31,7 @@ use crate::exit::Failure;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
+use crate::nft::Nft;
 use crate::store::{Loaded, Store};
 
 use interfaces::LanSockets;
@@ -189,6 +190,7 @@ impl Shell {
             uplink.nft = Some(open_nft(&self.config, uplink).await?);
         }
         if self.keeps_state {
+            self.forget_former_uplinks().await;
             self.restore(gateways).await?;
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
@@ -215,6 +217,32 @@ impl Shell {
         }
     }
 
+    /// What is left of uplinks that the configuration does not have any more: no mapping of theirs leads in, and none comes back.
+    async fn forget_former_uplinks(&self) {
+        let known: Vec<&str> = self.uplinks.iter().map(|uplink| uplink.line.name.as_str()).collect();
+        for (name, directory) in Line::directories(&self.config) {
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            let table = Line::table_of(&self.config, &name);
+            if let Err(error) = Nft::remove(&table).await {
+                tracing::debug!("nftables table {table}: {error}");
+            }
+            match std::fs::remove_dir_all(&directory) {
+                Ok(()) => tracing::warn!(
+                    "{name} is no uplink of its own any more ([[uplink.extra]]): what its hosts had there is forgotten, and ends at its provider by itself"
+                ),
+                Err(error) => tracing::warn!("{} cannot be deleted: {error}", directory.display()),
+            }
+        }
+        // Nor by an uplink that has no NAT of ours any more.
+        for uplink in self.uplinks.iter().filter(|uplink| !uplink.has_nat()) {
+            if let Err(error) = Nft::remove(&uplink.line.table).await {
+                tracing::debug!("nftables table {}: {error}", uplink.line.table);
+            }
+        }
+    }
+
     async fn perform_all(&mut self, gateways: &mut Gateways) {
         while let Some((place, effect)) = gateways.poll_effect() {
             self.perform(place, effect).await;
@@ -231,7 +259,11 @@ impl Shell {
             uplink.store_retry = store.is_behind().then(now);
             uplink.store = Some(store);
             if loaded.damaged > 0 {
-                tracing::warn!("{} damaged lines of stored mappings were passed over", loaded.damaged);
+                let place = uplink.line.directory.display();
+                tracing::warn!(
+                    "{} damaged lines of mappings that were stored in {place} were passed over",
+                    loaded.damaged
+                );
             }
             let Loaded { mappings, probe, filtered, .. } = loaded;
             gateways.handle(now(), To::Uplink(place), Event::Restore { mappings, probe, filtered });
@@ -433,13 +465,15 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
-        for (place, line) in self.config.lines().into_iter().enumerate() {
+        let lines = self.config.lines();
+        // Given back to the servers that they are at, before those are others.
+        gateways.bind(now(), lines.iter().skip(1).map(|line| line.hosts.clone()).collect());
+        self.perform_all(gateways).await;
+        for (place, line) in lines.into_iter().enumerate() {
             let config = self.config.engine(&line, self.device.clone());
             gateways.handle(now(), To::Uplink(place), Event::Reconfigure(Box::new(config)));
             self.uplinks[place].take_over(line);
         }
-        self.perform_all(gateways).await;
-        gateways.bind(now(), self.uplinks.iter().skip(1).map(|uplink| uplink.line.hosts.clone()).collect());
         self.perform_all(gateways).await;
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());

@@ -93,6 +93,8 @@ pub struct Snapshot {
     pub interfaces: Vec<Interface>,
     /// By metric, then interface.
     pub default_routes: Vec<DefaultRoute>,
+    /// Those of other tables than the main one, which rules lead some of the traffic to.
+    pub other_default_routes: Vec<DefaultRoute>,
 }
 
 /// An interface's traffic since it was created. Octets and packets, link-layer headers included; may start again from 0
@@ -144,11 +146,13 @@ impl Netlink {
             let mut socket = NetlinkSocket::new();
             let mut interfaces = links(&mut socket).await?;
             let peers = addresses(&mut socket, &mut interfaces).await?;
-            let mut default_routes = default_routes(&mut socket, &peers).await?;
+            let (mut default_routes, mut other_default_routes) = default_routes(&mut socket, &peers).await?;
             let mut interfaces: Vec<_> = interfaces.into_values().collect();
             interfaces.iter_mut().for_each(|one| one.addresses.sort_by_key(|(addr, _)| addr.is_ipv6()));
-            default_routes.sort_unstable_by_key(|route| (route.metric, route.interface, route.gateway));
-            Ok(Snapshot { interfaces, default_routes })
+            for routes in [&mut default_routes, &mut other_default_routes] {
+                routes.sort_unstable_by_key(|route| (route.metric, route.interface, route.gateway));
+            }
+            Ok(Snapshot { interfaces, default_routes, other_default_routes })
         })
         .await
     }
@@ -313,21 +317,27 @@ impl Peers {
     }
 }
 
-async fn default_routes(socket: &mut NetlinkSocket, peers: &Peers) -> Result<Vec<DefaultRoute>, ReplyError> {
-    let mut all = Vec::new();
+/// Those of the main table, and those of others.
+async fn default_routes(
+    socket: &mut NetlinkSocket,
+    peers: &Peers,
+) -> Result<(Vec<DefaultRoute>, Vec<DefaultRoute>), ReplyError> {
+    let (mut all, mut others) = (Vec::new(), Vec::new());
     let mut seen = 0_u32;
     let request = rt_route::Request::new().op_getroute_dump(&Rtmsg::new());
     let mut replies = socket.request(&request).await?;
     while let Some(reply) = replies.recv().await {
         let (header, attrs) = reply?;
-        push_default_routes(&header, &attrs, peers, &mut all);
+        let table = attrs.get_table().unwrap_or_else(|_| u32::from(header.rtm_table));
+        let all = if table == RT_TABLE_MAIN { &mut all } else { &mut others };
+        push_default_routes(&header, &attrs, peers, all);
         // The whole of every table comes by here: let others run.
         seen += 1;
         if seen.is_multiple_of(256) {
             tokio::task::yield_now().await;
         }
     }
-    Ok(all)
+    Ok((all, others))
 }
 
 fn push_default_routes(
@@ -336,12 +346,10 @@ fn push_default_routes(
     peers: &Peers,
     all: &mut Vec<DefaultRoute>,
 ) {
-    let table = attrs.get_table().unwrap_or_else(|_| u32::from(header.rtm_table));
     if !matches!(header.rtm_family, AF_INET | AF_INET6)
         || header.rtm_dst_len != 0
         || header.rtm_type != RTN_UNICAST
         || header.rtm_flags & (RTM_F_CLONED | RTNH_F_DEAD) != 0
-        || table != RT_TABLE_MAIN
     {
         return;
     }

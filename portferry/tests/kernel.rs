@@ -39,6 +39,12 @@ table inet portferry {
 		elements = { \"lan0\" }
 	}
 
+	set wan {
+		type ifname
+		elements = { \"wan0\",
+			     \"wan1\" }
+	}
+
 	map sources {
 		type inet_proto . ipv4_addr . inet_service : inet_service
 		elements = { tcp . 192.168.77.2 . 80 : 8080,
@@ -54,15 +60,15 @@ table inet portferry {
 	chain forward {
 		type filter hook forward priority filter - 5; policy accept;
 		ct state established,related accept
-		iifname \"wan0\" oifname @lan ct state new ct status dnat accept
-		iifname \"wan0\" oifname @lan counter packets 0 bytes 0 drop
-		iifname @lan oifname \"wan0\" ct state new tcp flags != syn / fin,syn,rst,ack reject with tcp reset
+		iifname @wan oifname @lan ct state new ct status dnat accept
+		iifname @wan oifname @lan counter packets 0 bytes 0 drop
+		iifname @lan oifname @wan ct state new tcp flags != syn / fin,syn,rst,ack reject with tcp reset
 	}
 
 	chain postrouting {
 		type nat hook postrouting priority srcnat - 1; policy accept;
-		meta nfproto ipv4 iifname @lan oifname \"wan0\" masquerade to :meta l4proto . ip saddr . th sport map @sources
-		meta nfproto ipv4 iifname @lan oifname \"wan0\" masquerade
+		meta nfproto ipv4 iifname @lan oifname @wan masquerade to :meta l4proto . ip saddr . th sport map @sources
+		meta nfproto ipv4 iifname @lan oifname @wan masquerade
 	}
 }
 ";
@@ -529,6 +535,7 @@ fn config() -> TableConfig {
     TableConfig {
         name: "portferry".to_owned(),
         wan_interface: "wan0".to_owned(),
+        spare_interfaces: vec!["wan1".to_owned()],
         lan_interfaces: vec!["lan0".to_owned()],
         forward_filter: true,
         masquerade: true,

@@ -54,6 +54,8 @@ pub struct Wan {
     pub offered: Vec<Vec<IpAddr>>,
     /// The servers that somebody has chosen for it, in the place of [`Config::servers`].
     pub servers: Option<Vec<SocketAddr>>,
+    /// It stands in for the usual one.
+    pub is_spare: bool,
     /// Its speed in bit/s, where the kernel knows it.
     pub bits_per_second: Option<u64>,
 }

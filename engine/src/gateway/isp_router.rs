@@ -34,6 +34,11 @@ pub(super) struct IspRouter {
 }
 
 impl IspRouter {
+    /// The link is another one: so may be the router behind it.
+    pub(super) fn forget_leftover(&mut self) {
+        self.leftover = None;
+    }
+
     fn first_id(&mut self) -> u64 {
         self.lives += 1;
         self.lives << 32

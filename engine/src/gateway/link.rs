@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::error::UpnpError;
 
+use super::restore::LONGEST;
 use super::servers::NOBODY;
 use super::{Alarm, Config, Effect, Gateway, NatMode, Wan, WhenUnreachable};
 use crate::journal::{Record, StoredNonce};
@@ -29,6 +30,7 @@ impl Gateway {
             self.notice(Notice::OtherWan { from: self.wan.name.clone(), to: wan.name.clone() });
             self.servers.forget();
             self.forget_external();
+            self.table.forget_externals();
         }
         self.wan = wan;
         self.list_servers_again(now);
@@ -36,6 +38,7 @@ impl Gateway {
         if same && !other && !self.is_alone_no_more() {
             return self.go_alone_by_and_by(now, might_go_alone);
         }
+        self.isp_router.forget_leftover();
         self.find_way_out(now);
     }
 
@@ -247,7 +250,17 @@ impl Gateway {
         });
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
+        let other_wan = self.uplink_on != self.wan.name;
         self.uplink_on.clone_from(&self.wan.name);
+        if other_wan {
+            // However long the other one was in use, this one's server is asked before anything ends; as after a restart.
+            let all: Vec<_> = self.table.iter().map(Mapping::key).collect();
+            for key in all {
+                self.table.update(key, |mapping| {
+                    mapping.lifetime_ends = mapping.lifetime_ends.max(now + LONGEST);
+                });
+            }
+        }
         let mappings: Vec<_> = self
             .table
             .iter()
@@ -272,6 +285,11 @@ impl Gateway {
             self.input(now, Input::List(due));
         }
         self.doubt_all(|mapping| mapping.confirmed = false);
+        for (flow, want) in restored.unwanted {
+            self.strays.insert(flow);
+            self.input(now, Input::Assume(flow, want));
+            self.input(now, Input::DeleteInTurn(flow));
+        }
         for (flow, lifetime_ends, want, asked_at) in mappings {
             self.timers.cancel(Alarm::Again(flow));
             self.timers.set(Alarm::Lifetime(flow), lifetime_ends);

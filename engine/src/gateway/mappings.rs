@@ -18,6 +18,8 @@ use crate::uplink::{FlowId, Grant, Input, Terms, Want};
 
 /// How soon a mapping that a server has refused for a while is asked for again.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// How often a spare line's server is asked for what it would not give.
+const SPARE_RETRY: Duration = Duration::from_secs(30 * 60);
 
 /// A control point's deletion of one or more mappings.
 #[derive(Debug)]
@@ -100,14 +102,14 @@ impl Gateway {
             return;
         }
         if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
-            return self.drop_mapping(now, key, Cause::LostUpstream);
+            return self.on_unkept(now, mapping, Cause::LostUpstream);
         }
         if grant.external != mapping.external {
             // Decision 15: its owner counts on the port, or it was told one and hears of another by event.
             let other_port = grant.external.port() != key.external_port;
             self.forget_held_at(now, Key { external_port: grant.external.port(), ..key });
             if (mapping.strict && other_port) || !self.table.rekey(key, grant.external) {
-                return self.drop_mapping(now, key, Cause::MovedUpstream(grant.external));
+                return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external));
             }
             self.system_update_id = self.system_update_id.wrapping_add(1);
             self.told_external = Some(*grant.external.ip()); // one change, counted
@@ -377,11 +379,29 @@ impl Gateway {
             // Granted, and taken away again before it was acknowledged.
             self.fail(now, flow, Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL));
         } else if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
-            self.drop_mapping(now, key, cause);
+            let mapping = self.table.find(key).expect("it was found by its flow").clone();
+            self.on_unkept(now, &mapping, cause);
         } else {
             self.release(now, flow);
         }
         self.stop_if_done(now);
+    }
+
+    /// The server does not give what stands. That is its end (decision 15), unless the server is that of a spare line: then it stays,
+    /// shown as degraded, for the usual one, which has it or gives it again. Should that be given meanwhile which is not wanted, it ends by
+    /// itself.
+    fn on_unkept(&mut self, now: Instant, mapping: &Mapping, cause: Cause) {
+        if !self.wan.is_spare || mapping.health == Health::Deleting || self.stopping {
+            return self.drop_mapping(now, mapping.key(), cause);
+        }
+        self.timers.cancel(Alarm::Lifetime(mapping.flow));
+        self.input(now, Input::Forget(mapping.flow));
+        self.timers.set(Alarm::Again(mapping.flow), now + SPARE_RETRY);
+        self.table.update(mapping.key(), |mapping| {
+            mapping.health = Health::Degraded;
+            mapping.confirmed = false;
+        });
+        self.notice(Notice::NotAtSpare(mapping.clone(), self.wan.name.clone()));
     }
 
     /// The server has lost its state, or is another one: until it answers for a mapping, that is in doubt.
@@ -475,6 +495,10 @@ impl Gateway {
                     self.given_back.insert(mapping.flow, key);
                 }
                 self.give_back_in_turn(now, mapping.flow);
+            }
+            // After a start, before there is anybody to be told.
+            Cause::Released | Cause::Rebound if self.uplink.is_none() => {
+                self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
             Cause::Released | Cause::Rebound => self.give_back_in_turn(now, mapping.flow),
             _ => self.give_back(now, mapping.flow),

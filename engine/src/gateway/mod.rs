@@ -32,11 +32,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
+use wire::error::UpnpError;
 use wire::pcp::Protocol;
 
 use crate::device::Devices;
 use crate::entropy::Entropy;
-use crate::gena::Subscriptions;
+use crate::gena::{SubscribeError, Subscriptions};
 use crate::nat::{NatPorts, NatRule};
 use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
@@ -232,7 +233,7 @@ impl Gateway {
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         debug_assert!(self.effects.is_empty(), "a turn ends when its effects are drained");
         if self.said_stopped {
-            return;
+            return self.refuse_late(&event);
         }
         let stood = std::mem::take(&mut self.stood);
         let began = if matches!(event, Event::Restore { .. }) { What::Present } else { What::Began };
@@ -295,6 +296,20 @@ impl Gateway {
         if self.stopped && !self.said_stopped {
             self.said_stopped = true;
             self.effects.push_back(Effect::Stopped);
+        }
+    }
+
+    /// Others may not have stopped yet, so that somebody can still ask.
+    fn refuse_late(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Control(ControlRequest { id: request, .. }) => {
+                self.effects.push_back(Effect::Reply { request, answer: Err(UpnpError::ACTION_FAILED) });
+            }
+            Event::Subscribe { request, .. } | Event::Unsubscribe { request, .. } => {
+                let answer = Err(SubscribeError::PreconditionFailed);
+                self.effects.push_back(Effect::Subscribed { request, answer });
+            }
+            _ => {}
         }
     }
 

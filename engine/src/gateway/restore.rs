@@ -21,6 +21,8 @@ pub(super) struct Restored {
     pub(super) any: bool,
     pub(super) nonces: Vec<(Want, StoredNonce)>,
     pub(super) filters: Filters,
+    /// What is wanted no more, and the server has not been told.
+    pub(super) unwanted: Vec<(FlowId, Want)>,
 }
 
 impl Gateway {

@@ -26,7 +26,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::description::Uuid;
-use wire::error::UpnpError;
 use wire::pcp::{Body, MapData, Nonce, PcpOption, Protocol, Request, Response, ResultCode};
 use wire::services::{Face, Service};
 use wire::soap::{self, SoapError, decode_answer, encode_call};
@@ -34,7 +33,7 @@ use wire::soap::{self, SoapError, decode_answer, encode_call};
 use super::*;
 use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
-use crate::gena::{Delivery, Notification, SubscribeError};
+use crate::gena::{Delivery, Notification};
 use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure};
 use crate::policy::Policy;
@@ -86,6 +85,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         router: Some(server().ip()),
         bits_per_second: Some(1_000_000_000),
         servers: None,
+        is_spare: false,
         offered: Vec::new(),
     }
 }

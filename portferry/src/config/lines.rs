@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use engine::prefix::Prefix;
 
-use super::{Config, Interface, NatMode, Server};
+use super::{Config, Interface, NatMode, Server, is_interface_name};
 
 /// An interface that an uplink may use.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,6 +31,26 @@ pub struct Line {
     pub table: String,
     /// Where it keeps its mappings.
     pub directory: PathBuf,
+}
+
+/// What the directories of uplinks with hosts begin with.
+const DIRECTORY: &str = "uplink-";
+
+impl Line {
+    /// The nftables table of an uplink with hosts.
+    pub fn table_of(config: &Config, name: &str) -> String {
+        format!("{}-{}", config.nat.table.0, in_table_name(name))
+    }
+
+    /// What there is of uplinks with hosts, now or before: their names, and where they keep their mappings.
+    pub fn directories(config: &Config) -> Vec<(String, PathBuf)> {
+        let entries = std::fs::read_dir(&config.state.directory).into_iter().flatten().flatten();
+        let of = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().to_str()?.strip_prefix(DIRECTORY)?.to_owned();
+            (entry.file_type().ok()?.is_dir() && is_interface_name(&name)).then(|| (name, entry.path()))
+        };
+        entries.filter_map(of).collect()
+    }
 }
 
 impl Config {
@@ -60,8 +80,8 @@ impl Config {
                 ways: vec![of(&extra.interface, &extra.servers)],
                 hosts: extra.hosts.iter().map(|hosts| hosts.0).collect(),
                 nat: extra.nat.unwrap_or(self.wan.nat),
-                table: format!("{}-{}", self.nat.table.0, in_table_name(&name)),
-                directory: self.state.directory.join(format!("uplink-{name}")),
+                table: Line::table_of(self, &name),
+                directory: self.state.directory.join(format!("{DIRECTORY}{name}")),
                 name,
             }
         });

@@ -66,7 +66,9 @@ impl Shell {
                 self.uplinks[place].scouts.clear();
             }
             Effect::Send { to, bytes } => {
-                if let Some(uplink) = &self.uplinks[place].socket
+                // What was for the server before this one is lost with its socket; it is none of this one's business.
+                let socket = self.uplinks[place].socket.as_ref().filter(|(server, _)| *server == to);
+                if let Some((_, uplink)) = socket
                     && let Err(error) = uplink.sender.send(&bytes)
                 {
                     // As if lost on the way: it is sent again. The error may be that of the last one.
@@ -182,7 +184,7 @@ impl Shell {
         });
         let outcome = match opened {
             Ok((reading, source)) => {
-                uplink.socket = Some(reading);
+                uplink.socket = Some((server, reading));
                 Outcome::UplinkOpened(server, source)
             }
             Err(error) => Outcome::UplinkFailed(server, error.to_string()),

@@ -14,7 +14,7 @@ use super::{Datagram, RETRY, Shell};
 use crate::clock::now;
 use crate::exit::Failure;
 use crate::http;
-use crate::netlink::{Netlink, Snapshot};
+use crate::netlink::{DefaultRoute, Netlink, Snapshot};
 use crate::sockets::{self, Reading};
 
 /// So often the interfaces are read at the start before a kernel that does not answer ends it.
@@ -113,8 +113,9 @@ impl Shell {
         gateways.handle_lan(now(), &lan);
         self.perform_all(gateways).await;
         for place in 0..self.uplinks.len() {
-            if self.uplinks[place].choose(&snapshot) {
-                self.move_nat(place).await;
+            self.uplinks[place].choose(&snapshot);
+            if !self.move_nat(place).await {
+                self.retry = Some(now() + RETRY);
             }
             let wan = self.wan(place, &snapshot);
             self.open_announcements(place);
@@ -150,13 +151,14 @@ impl Shell {
     fn wan(&mut self, place: Place, snapshot: &Snapshot) -> Wan {
         let uplink = &mut self.uplinks[place];
         let (name, servers) = (uplink.interface().to_owned(), uplink.servers_in_place());
+        let is_spare = uplink.is_spare();
         let found = snapshot.interfaces.iter().find(|interface| interface.name == name);
         uplink.index = found.map(|found| found.index);
         let is_named = uplink.is_named();
         let offered = uplink.dhcp.as_mut().map(|dhcp| dhcp.offered(now(), &self.config, is_named, found));
         self.perform_dhcp(place);
         let offered = offered.unwrap_or_default();
-        let Some(found) = found else { return Wan { name, servers, ..Wan::default() } };
+        let Some(found) = found else { return Wan { name, servers, is_spare, ..Wan::default() } };
         let (mut addresses, mut addresses_v6) = (Vec::new(), Vec::new());
         for (addr, _) in found.addresses.iter().filter(|_| found.up) {
             match addr {
@@ -165,12 +167,12 @@ impl Shell {
                 IpAddr::V6(_) => {}
             }
         }
-        let router = snapshot
-            .default_routes
-            .iter()
-            .filter(|route| route.interface == found.index)
-            .filter_map(|route| Some((route.metric, route.gateway.filter(IpAddr::is_ipv4)?)))
-            .min();
+        let of_it = |routes: &[DefaultRoute]| {
+            let own = routes.iter().filter(|route| route.interface == found.index);
+            own.filter_map(|route| Some((route.metric, route.gateway.filter(IpAddr::is_ipv4)?))).min()
+        };
+        // Where only some of the traffic goes by it, its route is in a table of its own.
+        let router = of_it(&snapshot.default_routes).or_else(|| of_it(&snapshot.other_default_routes));
         let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
         Wan {
             up: found.up,
@@ -179,6 +181,7 @@ impl Shell {
             router: router.map(|(_, gateway)| gateway),
             offered,
             servers,
+            is_spare,
             // In Mbit/s; -1 where the driver does not know.
             bits_per_second: speed
                 .and_then(|text| text.trim().parse::<u64>().ok())

@@ -3,27 +3,31 @@
 use engine::gateways::Place;
 use engine::nat::{NatChange, NatFailure, NatRule};
 
+use super::Shell;
 use super::uplink::Uplink;
-use super::{RETRY, Shell};
-use crate::clock::now;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 
 impl Shell {
-    /// The way to the Internet is by another interface: so is the way in.
-    pub(super) async fn move_nat(&mut self, place: Place) {
+    /// When the way to the Internet is by another interface, so is the way in. True if it is as it should be.
+    pub(super) async fn move_nat(&mut self, place: Place) -> bool {
         let uplink = &mut self.uplinks[place];
-        let Some(before) = uplink.nft.as_ref().map(|nft| nft.config().clone()) else { return };
-        let table = TableConfig { wan_interface: uplink.interface().to_owned(), ..before };
-        let Some(nft) = &mut uplink.nft else { return };
-        if let Err(error) = make_anew(nft, table).await {
+        let table = table(&self.config, uplink);
+        let Some(nft) = &mut uplink.nft else { return true };
+        if nft.config().wan_interface == table.wan_interface {
+            return true;
+        }
+        // What the LAN interfaces were at the start, the rest of the table's rules name.
+        let table = TableConfig { lan_interfaces: nft.config().lan_interfaces.clone(), ..table };
+        let made = make_anew(nft, table).await;
+        if let Err(error) = &made {
             tracing::warn!(
                 "the table of this router's NAT could not be made for {}: {error}; trying again",
                 uplink.interface()
             );
-            self.retry = Some(now() + RETRY);
         }
+        made.is_ok()
     }
 
     pub(super) async fn change_nat(&mut self, place: Place, change: NatChange) -> Result<(), NatFailure> {
@@ -53,7 +57,10 @@ impl Shell {
             // Somebody flushed the whole ruleset, as a restarted firewall does.
             result = make_anew(nft, nft.config().clone()).await;
             if result.is_ok() {
-                tracing::warn!("the table of this router's NAT was gone (nft flush ruleset?); made anew");
+                let table = &nft.config().name;
+                tracing::warn!(
+                    "the table of this router's NAT, {table}, was gone (nft flush ruleset?); made anew"
+                );
                 result = nft.apply(&[change]).await;
             }
         }
@@ -65,6 +72,7 @@ fn table(config: &Config, uplink: &Uplink) -> TableConfig {
     TableConfig {
         name: uplink.line.table.clone(),
         wan_interface: uplink.interface().to_owned(),
+        spare_interfaces: uplink.others().map(str::to_owned).collect(),
         lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
         forward_filter: config.nat.forward_filter,
         masquerade: config.nat.masquerade,
@@ -83,10 +91,12 @@ pub(super) async fn open_nft(config: &Config, uplink: &Uplink) -> Result<Nft, Fa
 /// Makes the table anew, with everything that was in it.
 async fn make_anew(nft: &mut Nft, table: TableConfig) -> std::io::Result<()> {
     let rules: Vec<Change> = nft.rules().map(Change::Add).collect();
-    *nft = Nft::open(table).await?;
+    let mut new = Nft::open(table).await?;
     for some in rules.chunks(MAX_CHANGES) {
-        nft.apply(some).await?;
+        new.apply(some).await?;
     }
+    // Not before: should it fail half way, what belongs into it is still known.
+    *nft = new;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What the daemon has open for one uplink: its interface as it is now, sockets towards its provider, its NAT, its store.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use engine::gateway::{Way, preferred};
 use engine::time::Instant;
@@ -21,7 +21,8 @@ pub(super) struct Uplink {
     way: usize,
     /// The kernel's number of that interface, while it is there.
     pub(super) index: Option<u32>,
-    pub(super) socket: Option<Reading>,
+    /// The socket to the server in use, and which that is.
+    pub(super) socket: Option<(SocketAddr, Reading)>,
     /// Searches for the provider's router.
     pub(super) search: Option<Reading>,
     /// What looks at other servers, by whether they have IPv6 addresses.
@@ -72,7 +73,12 @@ impl Uplink {
 
     /// The servers that somebody has chosen for the interface in use, unless that is the usual one.
     pub(super) fn servers_in_place(&self) -> Option<Vec<SocketAddr>> {
-        (self.way > 0).then(|| self.way().servers.clone())
+        self.is_spare().then(|| self.way().servers.clone())
+    }
+
+    /// Whether the interface in use stands in for the usual one.
+    pub(super) fn is_spare(&self) -> bool {
+        self.way > 0
     }
 
     /// Whether somebody has chosen the servers.
@@ -85,30 +91,43 @@ impl Uplink {
         self.line = line;
     }
 
-    /// Chooses among its interfaces; true when it is another one than before.
-    pub(super) fn choose(&mut self, snapshot: &Snapshot) -> bool {
-        let ways: Vec<Way> = self.line.ways.iter().map(|way| of(snapshot, &way.interface)).collect();
-        let before = std::mem::replace(&mut self.way, preferred(&ways));
-        before != self.way
+    /// The interfaces that are not in use.
+    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
+        let others = self.line.ways.iter().enumerate().filter(|(place, _)| *place != self.way);
+        others.map(|(_, way)| way.interface.as_str())
+    }
+
+    /// Chooses among its interfaces.
+    pub(super) fn choose(&mut self, snapshot: &Snapshot) {
+        let named = |index: u32| {
+            let found = snapshot.interfaces.iter().find(|interface| interface.index == index);
+            found.is_some_and(|found| self.line.ways.iter().any(|way| way.interface == found.name))
+        };
+        let mut routes = snapshot.default_routes.iter();
+        let elsewhere = routes.find(|route| !route.is_ipv6 && !named(route.interface));
+        let ways: Vec<Way> = self.line.ways.iter().map(|way| self.of(snapshot, &way.interface)).collect();
+        self.way = preferred(&ways, elsewhere.map(|route| route.metric), self.way);
+    }
+
+    /// What speaks for an interface.
+    fn of(&self, snapshot: &Snapshot, name: &str) -> Way {
+        let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
+            return Way::default();
+        };
+        let route = |v6: bool| {
+            let mut routes = snapshot.default_routes.iter().filter(|route| route.interface == found.index);
+            routes.find(|route| route.is_ipv6 == v6).map(|route| route.metric)
+        };
+        // What a NAT of our own translates to is IPv4.
+        let usable = has_address(found, !self.has_nat());
+        Way { usable, route_v4: route(false), route_v6: route(true) }
     }
 }
 
-/// What speaks for an interface.
-fn of(snapshot: &Snapshot, name: &str) -> Way {
-    let Some(found) = snapshot.interfaces.iter().find(|interface| interface.name == name) else {
-        return Way::default();
-    };
-    let route = |v6: bool| {
-        let mut routes = snapshot.default_routes.iter().filter(|route| route.interface == found.index);
-        routes.find(|route| route.is_ipv6 == v6).map(|route| route.metric)
-    };
-    Way { usable: has_address(found), route_v4: route(false), route_v6: route(true) }
-}
-
-fn has_address(found: &Interface) -> bool {
-    let is_of_use = |addr: &std::net::IpAddr| match addr {
-        std::net::IpAddr::V4(_) => true,
-        std::net::IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+fn has_address(found: &Interface, v6_too: bool) -> bool {
+    let is_of_use = |addr: &IpAddr| match addr {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => v6_too && !v6.is_unicast_link_local(),
     };
     found.up && found.addresses.iter().any(|(addr, _)| is_of_use(addr))
 }

@@ -11,6 +11,7 @@
 //!   map peers   { type inet_proto . inet_service . ipv4_addr : ipv4_addr . inet_service }   the same, one remote peer
 //!   map sources { type inet_proto . ipv4_addr . inet_service : inet_service }               protocol . internal : w
 //!   set lan     { type ifname }
+//!   set wan     { type ifname }                                                             spare lines, too
 //!   chain prerouting  dnat by peers, then by ports: what arrives on the WAN interface for any address of this router
 //!   chain forward     WAN to LAN only what a mapping (or somebody else's DNAT) lets in
 //!   chain postrouting LAN to WAN: masquerade, with a mapping's own port where there is one
@@ -81,8 +82,10 @@ pub struct Nat1Rule {
 pub struct TableConfig {
     /// Name of the table in family `inet`, 1..=64 octets; normally `portferry`.
     pub name: String,
-    /// The interface towards the Internet.
+    /// The interface towards the Internet, by which mappings lead in.
     pub wan_interface: String,
+    /// Others that may take its place. Mappings do not lead in by them; they are filtered and masqueraded all the same.
+    pub spare_interfaces: Vec<String>,
     /// The interfaces towards the LAN, at least one.
     pub lan_interfaces: Vec<String>,
     /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4 and IPv6), and
@@ -177,6 +180,14 @@ impl Nft {
         Ok(())
     }
 
+    /// Deletes a table of this name that an earlier run has left. Succeeds where there is none.
+    ///
+    /// # Errors
+    /// As [`Nft::clear`].
+    pub async fn remove(name: &str) -> io::Result<()> {
+        Link::default().transact("deleting a table", |batch| rule::delete(batch, name)).await
+    }
+
     /// What [`Nft::open`] was given.
     pub fn config(&self) -> &TableConfig {
         &self.config
@@ -207,7 +218,8 @@ impl TableConfig {
         if self.lan_interfaces.is_empty() {
             return Err(invalid("no LAN interface".to_owned()));
         }
-        match self.lan_interfaces.iter().chain([&self.wan_interface]).find(|name| !plain_name(name, 15)) {
+        let wans = self.spare_interfaces.iter().chain([&self.wan_interface]);
+        match self.lan_interfaces.iter().chain(wans).find(|name| !plain_name(name, 15)) {
             Some(name) => Err(invalid(format!("bad interface name {name:?}"))),
             None => Ok(()),
         }

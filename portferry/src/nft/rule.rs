@@ -197,10 +197,6 @@ impl Rule {
     pub(super) fn arriving_from(self, interface: &str) -> Self {
         self.meta(MetaKeys::Iifname, 0).cmp(CmpOps::Eq, &interface_key(interface))
     }
-    /// `oifname NAME`
-    pub(super) fn leaving_to(self, interface: &str) -> Self {
-        self.meta(MetaKeys::Oifname, 0).cmp(CmpOps::Eq, &interface_key(interface))
-    }
     /// `iifname @SET`
     pub(super) fn arriving_from_any(self, set: &str) -> Self {
         self.meta(MetaKeys::Iifname, 0).member(set)

@@ -21,6 +21,8 @@ pub(super) const PEERS: &str = "peers";
 pub(super) const SOURCES: &str = "sources";
 /// Names of the LAN interfaces.
 const LAN: &str = "lan";
+/// Names of the interfaces towards the Internet, in use or not.
+const WAN: &str = "wan";
 
 const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
@@ -36,12 +38,14 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
     set(batch, t, 1, PORTS, (service_key, 8), Some(host));
     set(batch, t, 2, PEERS, (concat(&[TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]), 12), Some(host));
     set(batch, t, 3, LAN, (TYPE_IFNAME, 16), None);
-    let names: Vec<Element> = config
-        .lan_interfaces
-        .iter()
-        .map(|name| Element { key: interface_key(name).to_vec(), value: Vec::new() })
-        .collect();
-    batch.elements(Kind::NewElement, t, LAN, &names);
+    set(batch, t, 4, WAN, (TYPE_IFNAME, 16), None);
+    let names = |names: &[String]| -> Vec<Element> {
+        let element = |name: &String| Element { key: interface_key(name).to_vec(), value: Vec::new() };
+        names.iter().map(element).collect()
+    };
+    batch.elements(Kind::NewElement, t, LAN, &names(&config.lan_interfaces));
+    let wans = [std::slice::from_ref(&config.wan_interface), &config.spare_interfaces].concat();
+    batch.elements(Kind::NewElement, t, WAN, &names(&wans));
 
     chain(batch, t, PREROUTING, "nat", NF_INET_PRE_ROUTING, PREROUTING_PRIORITY);
     let arriving = || Rule::new().ipv4().arriving_from(&config.wan_interface).for_this_router();
@@ -56,7 +60,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
 
     if config.forward_filter {
         chain(batch, t, FORWARD, "filter", NF_INET_FORWARD, FORWARD_PRIORITY);
-        let inwards = || Rule::new().arriving_from(&config.wan_interface).leaving_to_any(LAN);
+        let inwards = || Rule::new().arriving_from_any(WAN).leaving_to_any(LAN);
         Rule::new()
             .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
             .verdict(VerdictCode::Accept)
@@ -69,7 +73,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
         inwards().counter().verdict(VerdictCode::Drop).append(batch, t, FORWARD);
         Rule::new()
             .arriving_from_any(LAN)
-            .leaving_to(&config.wan_interface)
+            .leaving_to_any(WAN)
             .ct(CtKeys::State, CT_STATE_NEW)
             .tcp_without_syn()
             .reject_with_reset()
@@ -77,9 +81,9 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
     }
     if config.masquerade {
         let source_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE]);
-        set(batch, t, 4, SOURCES, (source_key, 12), Some((TYPE_INET_SERVICE, 2)));
+        set(batch, t, 5, SOURCES, (source_key, 12), Some((TYPE_INET_SERVICE, 2)));
         chain(batch, t, POSTROUTING, "nat", NF_INET_POST_ROUTING, POSTROUTING_PRIORITY);
-        let leaving = || Rule::new().ipv4().arriving_from_any(LAN).leaving_to(&config.wan_interface);
+        let leaving = || Rule::new().ipv4().arriving_from_any(LAN).leaving_to_any(WAN);
         leaving()
             .load_protocol(0)
             .load_source_address(1)

@@ -75,7 +75,11 @@ mod tests {
             gateway: Some(gateway.parse().unwrap()),
             metric: 100,
         };
-        Snapshot { interfaces: vec![interface], default_routes: gateways.iter().map(route).collect() }
+        Snapshot {
+            interfaces: vec![interface],
+            default_routes: gateways.iter().map(route).collect(),
+            ..Snapshot::default()
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ mod tests {
                 mac: None,
             };
             let interfaces = vec![of("tun0", &["203.0.113.77"]), of("eth0", there)];
-            let snapshot = Snapshot { interfaces, default_routes: Vec::new() };
+            let snapshot = Snapshot { interfaces, default_routes: Vec::new(), ..Snapshot::default() };
             let found = external(&config, &snapshot);
             let found: Vec<_> = found.iter().map(|(told, own)| (told.to_string(), own.to_string())).collect();
             let wanted: Vec<_> =

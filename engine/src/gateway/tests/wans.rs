@@ -16,7 +16,7 @@ fn other_provider(nat: NatMode) -> Provider {
 
 /// The second line, whose server somebody has named.
 fn lte() -> Wan {
-    Wan { name: "wwan0".into(), servers: Some(vec![second()]), router: None, ..wan(&[W]) }
+    Wan { name: "wwan0".into(), is_spare: true, servers: Some(vec![second()]), router: None, ..wan(&[W]) }
 }
 
 fn ports_at(lab: &Lab, server: SocketAddr) -> Vec<u16> {
@@ -138,5 +138,57 @@ fn a_look_that_was_due_when_the_wan_changed() {
         while lab.gateway.poll_effect().is_some() {}
         turns += 1;
         assert!(turns < 1000, "it never sleeps");
+    }
+}
+
+/// At the spare line somebody else has the port, or gets another one; or nobody is there at all, for longer than any lifetime. On the way
+/// back everything is there again, whatever happened meanwhile.
+#[test]
+fn what_a_spare_line_does_not_give_is_kept_for_the_usual_one() {
+    let refusals = [ResultCode::CANNOT_PROVIDE_EXTERNAL, ResultCode::NOT_AUTHORIZED];
+    let refused = refusals.map(|result| (Some(Reaction::Refuse(result, 30)), 10));
+    let others = [(Some(Reaction::Grant(E2, 40_000)), 10), (None, 10), (None, 3 * 86_400)];
+    for nat in [NatMode::Own, NatMode::None] {
+        for (reaction, away) in refused.into_iter().chain(others) {
+            let mut lab = Lab::up(nat);
+            if reaction.is_some() {
+                lab.providers.insert(second(), other_provider(nat));
+            }
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+            lab.script = reaction.into_iter().collect();
+            lab.event(Event::Wan(lte()));
+            lab.pass(away);
+            assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))], "{nat:?} {reaction:?}");
+            let health = |lab: &Lab| lab.gateway.mappings(lab.instant()).next().unwrap().health;
+            assert_eq!(health(&lab), Health::Degraded);
+            lab.script.clear();
+            lab.event(Event::Wan(wan(&[W])));
+            lab.pass(10);
+            assert_eq!((lab.mapped(), health(&lab)), (vec![(8080, at(ALICE, 8080))], Health::Active));
+            assert_eq!((lab.connection(), ports_at(&lab, server())), (connected(E), vec![8080]));
+            assert!(lab.store.contains_key(&(Protocol::TCP, 8080)));
+        }
+    }
+}
+
+/// Its owner may delete it there, and its lease may end there.
+#[test]
+fn what_is_kept_for_the_usual_line_can_end() {
+    for nat in [NatMode::Own, NatMode::None] {
+        for deletes in [true, false] {
+            let mut lab = Lab::up(nat);
+            lab.providers.insert(second(), other_provider(nat));
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 600, ..port(8080) }), done());
+            lab.script = [Reaction::Refuse(ResultCode::CANNOT_PROVIDE_EXTERNAL, 30)].into();
+            lab.event(Event::Wan(lte()));
+            lab.pass(10);
+            if deletes {
+                assert_eq!(lab.delete(ALICE, 1, 8080), done());
+            } else {
+                lab.pass(600);
+            }
+            assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0), "{nat:?} {deletes}");
+            assert!(lab.store.is_empty() || !deletes, "what ends by itself ends in the store, too");
+        }
     }
 }

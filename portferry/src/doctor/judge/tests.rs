@@ -114,6 +114,7 @@ fn healthy() -> Facts {
             own_searches: Some((0, 2)),
         },
         links: Snapshot {
+            other_default_routes: Vec::new(),
             interfaces: vec![
                 interface(1, "lo", "127.0.0.1/8"),
                 interface(2, "wan0", "100.64.0.2/24"),
