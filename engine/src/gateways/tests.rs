@@ -11,6 +11,7 @@ use super::*;
 use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
 use crate::gateway::{Config, ControlRequest, NatMode, RequestId, Wan};
+use crate::journal::Record;
 use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
 use crate::provider::{Provider, ProviderConfig};
@@ -54,6 +55,13 @@ struct Lab {
 
 impl Lab {
     fn up() -> Self {
+        let mut lab = Self::down("192.168.1.11");
+        lab.bring_up();
+        lab
+    }
+
+    /// These hosts have the second uplink; nothing is there yet.
+    fn down(hosts: &str) -> Self {
         let gateway = |seed| Gateway::new(config(), Box::new(SeededEntropy::new(seed)));
         let provider = |external| {
             Provider::new(
@@ -61,23 +69,25 @@ impl Lab {
                 ProviderConfig { third_party: true, ..ProviderConfig::new(external) },
             )
         };
-        let mut lab = Self {
-            gateways: Gateways::new(gateway(1)).with(vec![prefix("192.168.1.11")], gateway(2)),
+        Self {
+            gateways: Gateways::new(gateway(1)).with(vec![prefix(hosts)], gateway(2)),
             providers: EXTERNAL.map(provider),
             silent: false,
             now: 0,
             effects: Vec::new(),
             heard: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn bring_up(&mut self) {
         let addresses = vec![InterfaceAddress { addr: Ipv4Addr::new(192, 168, 1, 1).into(), prefix_len: 24 }];
         let lan = [LanInterface { index: 3, name: "lan0".into(), addresses }];
-        lab.turn(|gateways, now| gateways.handle_lan(now, &lan));
+        self.turn(|gateways, now| gateways.handle_lan(now, &lan));
         for (place, name) in ["wan0", "wan1"].into_iter().enumerate() {
             let addresses = vec![Ipv4Addr::new(192, 0, 2, 10)];
             let wan = Wan { name: name.into(), up: true, addresses, ..Wan::default() };
-            lab.turn(|gateways, now| gateways.handle(now, To::Uplink(place), Event::Wan(wan)));
+            self.turn(|gateways, now| gateways.handle(now, To::Uplink(place), Event::Wan(wan)));
         }
-        lab
     }
 
     fn instant(&self) -> Instant {
@@ -297,4 +307,38 @@ fn nobody_is_served_at_another_uplink() {
     assert_eq!(lab.add(ALICE, 8080), Ok(vec![]));
     lab.pass(Duration::from_secs(2 * 3600).as_secs());
     assert_eq!((lab.upstream(0), lab.mapped(0)), (vec![], 0), "the lease has ended");
+}
+
+/// Between two starts a host got another uplink: as soon as the old one's server can be asked, it hears that the mapping is not wanted.
+#[test]
+fn a_host_that_is_bound_anew_over_a_restart() {
+    let mut before = Lab::up();
+    assert_eq!(before.add(BOB, 8080), Ok(vec![]));
+    let stored = before.effects.iter().find_map(|(_, effect)| match effect {
+        Effect::Store(Record::Put(stored)) => Some(stored.clone()),
+        _ => None,
+    });
+    let mut lab = Lab::down("192.168.1.10");
+    lab.providers = before.providers;
+    lab.now = before.now + 1000;
+    let restore =
+        Event::Restore { mappings: stored.into_iter().collect(), probe: None, filtered: Vec::new() };
+    lab.turn(|gateways, now| gateways.handle(now, To::Uplink(1), restore));
+    lab.turn(Gateways::release_strangers);
+    assert_eq!((lab.mapped(1), lab.upstream(1)), (0, vec![8080]), "nobody can be asked yet");
+    lab.bring_up();
+    lab.pass(60);
+    assert_eq!(lab.upstream(1), [] as [u16; 0]);
+}
+
+/// Whoever asks an uplink that has stopped, while another one has not, is answered.
+#[test]
+fn nobody_waits_for_an_uplink_that_has_stopped() {
+    let mut lab = Lab::up();
+    assert_eq!(lab.add(ALICE, 8080), Ok(vec![]));
+    lab.silent = true;
+    lab.turn(Gateways::handle_stop);
+    lab.pass(1);
+    assert_eq!(lab.add(BOB, 9090), Err(501));
+    assert_eq!(lab.add(ALICE, 9090), Err(501));
 }
