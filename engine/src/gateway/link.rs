@@ -183,6 +183,12 @@ impl Gateway {
             } else {
                 self.recall_external(now);
             }
+            // What had to wait may be had now.
+            for flow in self.table.iter().map(|mapping| mapping.flow).collect::<Vec<_>>() {
+                if self.timers.cancel(Alarm::Again(flow)) {
+                    self.ask_again_to_keep(now, flow);
+                }
+            }
         } else {
             // Who waits for one that has never answered may wait for this one instead.
             if self.uplink.as_ref().is_some_and(|before| before.last_heard().is_some()) {
@@ -250,10 +256,9 @@ impl Gateway {
         });
         client.set_filters(before.unwrap_or(restored.filters));
         self.uplink = Some(client);
-        let other_wan = self.uplink_on != self.wan.name;
         self.uplink_on.clone_from(&self.wan.name);
-        if other_wan {
-            // However long the other one was in use, this one's server is asked before anything ends; as after a restart.
+        if std::mem::replace(&mut self.on_spare, self.wan.is_spare) {
+            // However long the spare line was in use, this one's server is asked before anything ends; as after a restart.
             let all: Vec<_> = self.table.iter().map(Mapping::key).collect();
             for key in all {
                 self.table.update(key, |mapping| {

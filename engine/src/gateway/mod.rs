@@ -103,8 +103,9 @@ pub struct Gateway {
     uplink: Option<Box<dyn Uplink>>,
     /// The socket of the uplink is open.
     uplink_open: bool,
-    /// The WAN interface that [`Self::uplink`] was made for.
+    /// The WAN interface that [`Self::uplink`] was made for, and whether that stands in for another one.
     uplink_on: String,
+    on_spare: bool,
     isp_router: isp_router::IspRouter,
     external: Option<Ipv4Addr>,
     /// The last one that was known.
@@ -174,6 +175,7 @@ impl Gateway {
             uplink: None,
             uplink_open: false,
             uplink_on: String::new(),
+            on_spare: false,
             isp_router: isp_router::IspRouter::default(),
             external: None,
             told_external: None,

@@ -192,3 +192,19 @@ fn what_is_kept_for_the_usual_line_can_end() {
         }
     }
 }
+
+/// The spare line has nobody who could be asked. The usual one's server is the one of before when that is back.
+#[test]
+fn a_spare_line_with_nobody_to_ask() {
+    for away in [10, 3500, 3650, 86_410, 3 * 86_400] {
+        let mut lab = Lab::up_with(Config { anycast: false, ..config(NatMode::None) });
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        lab.event(Event::Wan(Wan { servers: Some(Vec::new()), ..lte() }));
+        lab.pass(away);
+        assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))], "{away}");
+        lab.event(Event::Wan(wan(&[W])));
+        lab.pass(10);
+        assert_eq!((lab.connection(), ports_at(&lab, server())), (connected(E), vec![8080]), "{away}");
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active), "{away}");
+    }
+}
