@@ -205,6 +205,9 @@ fn a_spare_line_with_nobody_to_ask() {
         lab.event(Event::Wan(wan(&[W])));
         lab.pass(10);
         assert_eq!((lab.connection(), ports_at(&lab, server())), (connected(E), vec![8080]), "{away}");
-        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active), "{away}");
+        assert!(
+            lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active),
+            "{away}"
+        );
     }
 }
