@@ -317,13 +317,13 @@ impl<'a> Firewalld<'a> {
         format!("DBUS_SYSTEM_BUS_ADDRESS={}", self.bus)
     }
 
-    fn tell(&self, line: &str) {
+    fn tell(&self, line: &str) -> String {
         let arguments = [self.variable(), "firewall-cmd".to_owned()];
         self.network.run(
             Host::Router,
             "env",
             arguments.into_iter().chain(line.split(' ').map(str::to_owned)),
-        );
+        )
     }
 
     #[track_caller]
@@ -346,6 +346,7 @@ fn firewalld() {
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let control_point = mapped(&network, &mut daemon);
     let firewall = Firewalld::start(&network);
+    // The LAN is in the default zone, as the WAN is, and is given one of its own.
     let examined = examine(&network, &subject, FILE);
     let found = ["firewall-search-drops", "firewall-http-drops", "search-lost"];
     examined.has_exactly(&found);
@@ -356,6 +357,11 @@ fn firewalld() {
     }
     examine(&network, &subject, FILE).has_exactly(&[]);
     control_point.adds(8081, 8081, "TCP", 3600);
+    let zone = |interface: &str| firewall.tell(&format!("--get-zone-of-interface={interface}"));
+    assert_eq!(zone("br-lan").trim(), "internal");
+    let open = firewall.tell("--list-ports");
+    assert!(!open.contains("1900") && !open.contains("5431"), "{open}");
+    reaches(&network, TCP, 8080, "lan1");
 }
 
 /// Without a NAT here what comes for the LAN is rejected, until a policy lets it pass.

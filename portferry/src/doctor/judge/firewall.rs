@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use engine::policy::InterfaceAddress;
 
 use super::and;
-use super::remedy::{Firewall, Wish, remedy};
+use super::remedy::{Firewall, Wish, remedy, zone};
 use crate::config::NatMode;
 use crate::doctor::facts::{Facts, Gateway, Unread, UplinkSetup};
 use crate::doctor::finding::Finding;
@@ -227,6 +227,8 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         translated: false,
     };
     let port = facts.setup.http_port;
+    let wans = facts.setup.uplinks.iter().map(|uplink| uplink.interface.as_str());
+    let shared = wans.into_iter().find(|wan| zone(rules, wan) == zone(rules, lan));
     let mut all = Vec::new();
     for (id, packet, protocol, port, what) in [
         (
@@ -245,7 +247,7 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
                 by.name(),
                 protocol.to_uppercase()
             );
-            let wish = Wish::Input { lan, protocol, port };
+            let wish = Wish::Input { lan, protocol, port, shared };
             all.push(advised(Finding::new(id, seen), by, &place, wish).at(lan));
         }
     }

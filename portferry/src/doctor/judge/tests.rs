@@ -672,15 +672,59 @@ fn commands_for_each_firewall() {
         ),
         (
             vec![filter(table(Family::Inet, "mine"), "through", 2, true)],
-            "nft 'insert rule inet mine through iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
+            "nft 'insert rule inet mine through meta nfproto ipv4 iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
         ),
         (
             vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)],
             "mkdir -p /usr/share/nftables.d/chain-pre/forward\n\
-             echo 'iifname \"wan0\" oifname \"br-lan\" ct status dnat accept' >> /usr/share/nftables.d/chain-pre/forward/portferry.nft\n\
+             echo 'meta nfproto ipv4 iifname \"wan0\" oifname \"br-lan\" ct status dnat accept' >> /usr/share/nftables.d/chain-pre/forward/portferry.nft\n\
              fw4 reload",
         ),
     ] {
         assert_eq!(command(chains), expected);
     }
+}
+
+/// Without a NAT here, what comes for the LAN passes over IPv4 only.
+#[test]
+fn commands_open_no_more_than_ipv4() {
+    let ip = || table(Family::Ip, "filter");
+    let ufw = Chain { table: ip(), name: "ufw-before-forward".to_owned(), base: None, rules: Vec::new() };
+    for (chains, expected) in [
+        (vec![filter(table(Family::Inet, "mine"), "through", 2, true)], "meta nfproto ipv4 iifname \"wan0\""),
+        (vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)], "meta nfproto ipv4 iifname \"wan0\""),
+        (vec![filter(ip(), "FORWARD", 2, true), ufw], "-A ufw-before-forward -i wan0 -o br-lan -j ACCEPT"),
+        (vec![filter(table(Family::Inet, "firewalld"), "filter_FORWARD", 2, true)], "family=\"ipv4\" accept"),
+    ] {
+        let mut facts = healthy();
+        facts.setup.uplinks[0].nat = NatMode::None;
+        rules(&mut facts).extend(chains);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-forward-drops");
+        let commands = finding.expect("it drops").commands.join("\n");
+        assert!(commands.contains(expected), "{commands}");
+        assert!(!commands.contains("route allow") && !commands.contains("target=ACCEPT"), "{commands}");
+    }
+}
+
+/// A port is not opened in a zone that the WAN is in.
+#[test]
+fn the_lan_has_a_zone_of_its_own_first() {
+    let commands = |zones: &[(&[u8], &str)]| {
+        let mut facts = healthy();
+        let mut chain = filter(table(Family::Inet, "firewalld"), "filter_INPUT", 1, true);
+        chain.rules.extend(zones.iter().map(|(name, zone)| {
+            vec![
+                Step::Load { to: 0, len: 16, what: Load::Meta(6) },
+                Step::Compare { from: 0, how: Compare::Equal, value: name.to_vec() },
+                Step::Verdict(Decides::Goto(format!("filter_IN_{zone}"))),
+            ]
+        }));
+        rules(&mut facts).push(chain);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-http-drops");
+        finding.expect("it drops").commands.join("\n")
+    };
+    assert!(commands(&[]).contains("--zone=internal --change-interface=br-lan"));
+    assert!(commands(&[(b"br-", "home"), (b"wan0\0", "home")]).contains("--change-interface"));
+    let own = commands(&[(b"br-lan\0", "home")]);
+    assert!(!own.contains("--change-interface") && own.contains("--add-port=5431/tcp"), "{own}");
 }
