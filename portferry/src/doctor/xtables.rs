@@ -29,7 +29,8 @@ pub(crate) fn target(name: &str) -> Target {
 pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -> Matches {
     match name {
         // The first packets of a rate, and remarks.
-        "comment" | "limit" | "hashlimit" => Some(Matches::Yes),
+        "comment" | "limit" => Some(Matches::Yes),
+        "hashlimit" => hashlimit(revision, info),
         "icmp" | "icmp6" | "sctp" | "esp" | "ah" => Some(Matches::No),
         "state" => number(info, 0).map(|mask| Matches::from(state(packet) & mask != 0)),
         "conntrack" => conntrack(revision, info, packet),
@@ -54,6 +55,17 @@ fn short(info: &[u8], at: usize) -> Option<u16> {
 fn number(info: &[u8], at: usize) -> Option<u32> {
     let octets = info.get(at..at + 4)?;
     Some(u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]))
+}
+
+/// `struct xt_hashlimit_mtinfo1` to `3`: what exceeds a rate is not typical; what is below one of many may be.
+fn hashlimit(revision: u32, info: &[u8]) -> Option<Matches> {
+    const INVERT: u32 = 1 << 4;
+    let mode = match revision {
+        1 => number(info, 16)?,
+        2 | 3 => number(info, 272)?,
+        _ => return None,
+    };
+    Some(if mode & INVERT != 0 { Matches::No } else { Matches::Maybe })
 }
 
 /// `XT_CONNTRACK_STATE_BIT`, which has other places for translated ones than nf_tables.
@@ -207,6 +219,17 @@ mod tests {
             assert_eq!(matches("conntrack", 3, info, &packet), expected);
         }
         assert_eq!(matches("conntrack", 3, &dnat[..100], &packet(false, true)), Matches::Maybe);
+    }
+
+    #[test]
+    fn what_exceeds_a_rate() {
+        for (revision, at) in [(1, 16), (2, 272), (3, 272)] {
+            let mut info = vec![0; 320];
+            assert_eq!(matches("hashlimit", revision, &info, &packet(false, true)), Matches::Maybe);
+            info[at..at + 4].copy_from_slice(&0x11_u32.to_ne_bytes());
+            assert_eq!(matches("hashlimit", revision, &info, &packet(false, true)), Matches::No);
+        }
+        assert_eq!(matches("hashlimit", 0, &[0xff; 320], &packet(false, true)), Matches::Maybe);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(crate) enum Step {
         inverted: bool,
     },
     Verdict(Verdict),
-    /// A rate; `over`: matches what exceeds it.
+    /// A rate or a quota; `over`: matches what exceeds it.
     Limit {
         over: bool,
     },
@@ -327,9 +327,7 @@ fn step(expression: &[u8]) -> Step {
     let a = attribute(expression, 2).unwrap_or_default();
     let (one, two) = (register(number_of(a, 1)), register(number_of(a, 2)));
     match name.as_str() {
-        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "quota" | "dup" => {
-            Step::Nothing
-        }
+        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "dup" => Step::Nothing,
         "immediate" => match attribute(a, 2).and_then(|data| attribute(data, 2)).map(verdict) {
             Some(Some(verdict)) => Step::Verdict(verdict),
             Some(None) => Step::Nothing, // continue, break
@@ -374,6 +372,7 @@ fn step(expression: &[u8]) -> Step {
         "range" => {
             Step::Range { from: one, inverted: number_of(a, 2) == 1, first: value(a, 3), last: value(a, 4) }
         }
+        "quota" => Step::Limit { over: number_of(a, 2) & 1 != 0 },
         "limit" => Step::Limit { over: number_of(a, 5) & 1 != 0 },
         "match" => Step::Match {
             name: text(a, 1),
@@ -522,6 +521,8 @@ mod tests {
                 Step::Lookup { set: "__set0".to_owned(), from: 0, to: To::Verdict, inverted: false },
             ),
             (expression("limit", &[number(5, 1)]), Step::Limit { over: true }),
+            (expression("quota", &[number(2, 1)]), Step::Limit { over: true }),
+            (expression("quota", &[]), Step::Limit { over: false }),
             (expression("nat", &[number(1, 1)]), Step::Redirect),
             (expression("strange", &[]), Step::Unknown("strange".to_owned())),
         ] {

@@ -205,11 +205,12 @@ pub(crate) fn zone<'a>(rules: &'a Ruleset, interface: &str) -> Option<&'a str> {
     let zones = chains.filter(|chain| chain.name.starts_with("filter_INPUT"));
     let mut name = interface.as_bytes().to_vec();
     name.resize(16, 0);
-    let named =
-        |step: &Step| matches!(step, Step::Compare { value, .. } if !value.is_empty() && name.starts_with(value));
-    zones.flat_map(|chain| &chain.rules).filter(|rule| rule.iter().any(named)).find_map(|rule| match rule.last() {
-        Some(Step::Verdict(Verdict::Goto(to) | Verdict::Jump(to))) => to.strip_prefix("filter_IN_"),
-        _ => None,
+    let named = |step: &Step| matches!(step, Step::Compare { value, .. } if !value.is_empty() && name.starts_with(value));
+    zones.flat_map(|chain| &chain.rules).filter(|rule| rule.iter().any(named)).find_map(|rule| {
+        match rule.last() {
+            Some(Step::Verdict(Verdict::Goto(to) | Verdict::Jump(to))) => to.strip_prefix("filter_IN_"),
+            _ => None,
+        }
     })
 }
 
