@@ -76,6 +76,17 @@ fn nftables() {
     examined.has_exactly(&["firewall-forward-unclear"]);
     obey(&network, examined.find("firewall-forward-unclear"), &[], "");
     assert!(!examine(&network, &subject, FILE).bad().contains("firewall-forward-unclear"));
+    // The same of what comes in.
+    network.nft(
+        Host::Router,
+        "flush chain inet mine through; add rule inet mine through accept;
+         flush chain inet mine in; add rule inet mine in iifname lo accept; add rule inet mine in ct state established accept;
+         add rule inet mine in udp dport 1900 numgen inc mod 1 0 accept; add rule inet mine in tcp dport 5431 accept",
+    );
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-input-unclear"]);
+    obey(&network, examined.find("firewall-input-unclear"), &[], "");
+    examine(&network, &subject, FILE).has_exactly(&[]);
     // Not even the router itself is answered.
     network.nft(Host::Router, "insert rule inet mine in iifname lo tcp dport 5431 drop");
     assert!(examine(&network, &subject, FILE).bad().contains("control-point-http-silent"));

@@ -85,6 +85,7 @@ pub(crate) const ALL: &[Known] = {
         known(Firewall, Fault, "firewall-search-drops"),
         known(Firewall, Fault, "firewall-http-drops"),
         known(Firewall, Fault, "firewall-uplink-drops"),
+        known(Firewall, Warning, "firewall-input-unclear"),
         known(Firewall, Note, "firewall-announcements-drop"),
         known(Firewall, Warning, "firewall-legacy"),
         known(Firewall, Skipped, "firewall-unread"),

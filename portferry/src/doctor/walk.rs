@@ -1,7 +1,8 @@
 //! Walks a packet through the machine's rules, as the kernel would, and says what becomes of it. Without I/O.
 //!
 //! The packet is a typical one, and all of it is known: a rule that asks for something else about it does not match. What nobody
-//! here understands may match or not; both ways are kept in mind, and where they differ the outcome is unclear.
+//! here understands may match or not: what would be dropped otherwise, and may be accepted by such a rule, is unclear. A rule that
+//! may drop is passed over: most such are for what is not typical, and a warning of each would be of no use.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -370,9 +371,14 @@ fn part(header: &[Option<u8>], offset: u32, len: usize) -> Vec<Option<u8>> {
     (0..len).map(|n| header.get(offset as usize + n).copied().flatten()).collect()
 }
 
+/// The kernel fills the last of the four-octet registers with zeros.
 fn put(registers: &mut Registers, at: usize, value: impl Iterator<Item = Option<u8>>) {
-    for (place, octet) in registers.iter_mut().skip(at).zip(value) {
-        *place = octet;
+    let mut value = value.peekable();
+    for register in registers[at.min(REGISTERS)..].chunks_mut(4) {
+        if value.peek().is_none() {
+            return;
+        }
+        register.fill_with(|| value.next().unwrap_or(Some(0)));
     }
 }
 
@@ -405,6 +411,7 @@ fn compare(registers: &Registers, from: usize, how: Compare, value: &[u8]) -> Ma
 fn look_up<'a>(set: Option<&'a Set>, registers: &Registers, from: usize) -> (Matches, Option<&'a Element>) {
     let Some(set) = set else { return (Matches::Maybe, None) };
     let Some(key) = known(registers, from, set.key_len) else { return (Matches::Maybe, None) };
+    let elements = || set.elements.iter().filter(|element| !element.is_catch_all());
     let within = |element: &&Element| match &element.key_end {
         // Field by field, in a concatenation; each is padded to four octets.
         Some(end) => {
@@ -413,16 +420,19 @@ fn look_up<'a>(set: Option<&'a Set>, registers: &Registers, from: usize) -> (Mat
         }
         None => element.key == key,
     };
-    let found = if set.intervals && set.elements.iter().all(|element| element.key_end.is_none()) {
-        let below = set.elements.iter().rfind(|element| element.key <= key);
+    let found = if set.intervals && elements().all(|element| element.key_end.is_none()) {
+        let below = elements().rfind(|element| element.key <= key);
         below.filter(|element| !element.ends)
     } else {
-        set.elements.iter().find(within)
+        elements().find(within)
     };
     match found {
         Some(element) => (Matches::Yes, Some(element)),
         None if set.incomplete => (Matches::Maybe, None),
-        None => (Matches::No, None),
+        None => match set.elements.iter().find(|element| element.is_catch_all()) {
+            Some(element) => (Matches::Yes, Some(element)),
+            None => (Matches::No, None),
+        },
     }
 }
 

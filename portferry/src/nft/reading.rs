@@ -198,6 +198,7 @@ pub(crate) struct Set {
 /// One element.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Element {
+    /// Empty: see [`Self::is_catch_all`].
     pub(crate) key: Vec<u8>,
     /// The last key of an interval, where the kernel keeps it with the first.
     pub(crate) key_end: Option<Vec<u8>>,
@@ -205,6 +206,13 @@ pub(crate) struct Element {
     pub(crate) ends: bool,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) verdict: Option<Verdict>,
+}
+
+impl Element {
+    /// It stands for every key that is in no other element; the kernel sends it without one.
+    pub(crate) fn is_catch_all(&self) -> bool {
+        self.key.is_empty()
+    }
 }
 
 impl Ruleset {

@@ -140,13 +140,14 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
     let what = if translated { "traffic that a mapping lets in" } else { "traffic of the provider's NAT" };
     let wish = Wish::Forward { wan, lan, dnat: translated };
     let [udp, tcp] = [UDP, TCP].map(|protocol| walk(rules, &comes(protocol)));
+    let worst = severity(&udp).max(severity(&tcp));
     let affected: Vec<String> = [("UDP", &udp), ("TCP", &tcp)]
         .iter()
-        .filter(|(_, outcome)| **outcome != Outcome::Passes)
+        .filter(|(_, outcome)| severity(outcome) == worst)
         .map(|(name, _)| (*name).to_owned())
         .collect();
     let affected = and(&affected);
-    let first = if udp == Outcome::Passes { tcp } else { udp };
+    let first = if severity(&udp) == worst { udp } else { tcp };
     match first {
         Outcome::Dropped(place) => {
             let by = Firewall::of(rules, &place);
@@ -175,6 +176,27 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
     let whose = by_whom(rules);
     let seen = format!("{whose}: {what} passes from {wan} to {lan}, and so do the answers");
     Some(Finding::new("firewall-forward", seen).at(wan))
+}
+
+/// The worse, the more.
+fn severity(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Passes => 0,
+        Outcome::Unclear(..) => 1,
+        Outcome::Dropped(_) => 2,
+    }
+}
+
+/// Where a packet is dropped, under which id, and what of it is in doubt; `None` when it passes.
+fn of_input(outcome: Outcome, id: &'static str) -> Option<(Place, &'static str, String)> {
+    match outcome {
+        Outcome::Passes => None,
+        Outcome::Dropped(place) => Some((place, id, String::new())),
+        Outcome::Unclear(place, perhaps) => {
+            let doubt = format!(" unless a rule accepts it that doctor does not understand ({perhaps})");
+            Some((place, "firewall-input-unclear", doubt))
+        }
+    }
 }
 
 fn advised(finding: Finding, by: Firewall, place: &Place, wish: Wish<'_>) -> Finding {
@@ -240,10 +262,10 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         ),
         ("firewall-http-drops", to(own, TCP, port), "tcp", port, "requests of applications"),
     ] {
-        if let Outcome::Dropped(place) = walk(rules, &packet) {
+        if let Some((place, id, doubt)) = of_input(walk(rules, &packet), id) {
             let by = Firewall::of(rules, &place);
             let seen = format!(
-                "{} drops {what} that come by {lan} ({} port {port}; {place})",
+                "{} drops {what} that come by {lan} ({} port {port}; {place}){doubt}",
                 by.name(),
                 protocol.to_uppercase()
             );
@@ -306,10 +328,11 @@ fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Findi
         established: true,
         translated: false,
     };
-    if let Outcome::Dropped(place) = walk(rules, &answer) {
+    if let Some((place, id, doubt)) = of_input(walk(rules, &answer), "firewall-uplink-drops") {
         let by = Firewall::of(rules, &place);
-        let seen = format!("{} drops the answers of the provider's server on {wan} ({place})", by.name());
-        let finding = Finding::new("firewall-uplink-drops", seen);
+        let seen =
+            format!("{} drops the answers of the provider's server on {wan} ({place}){doubt}", by.name());
+        let finding = Finding::new(id, seen);
         return Some(advised(finding, by, &place, Wish::Answers { wan }).at(wan));
     }
     let announcement = Packet {

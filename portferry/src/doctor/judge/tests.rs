@@ -516,6 +516,29 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| rules(facts).push(filter(table(Family::Ip, "filter"), "INPUT", 1, true)),
         &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
     ),
+    (
+        "it may drop there",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "input", 1, true);
+            chain.rules.push(vec![Step::Unknown("socket".to_owned()), Step::Verdict(Decides::Accept)]);
+            rules(facts).push(chain);
+        },
+        &["firewall-input-unclear"],
+    ),
+    (
+        "UDP may pass, and TCP does not",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 1, what: Load::Meta(16) },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![17] },
+                Step::Unknown("socket".to_owned()),
+                Step::Verdict(Decides::Accept),
+            ]);
+            rules(facts).push(chain);
+        },
+        &["firewall-forward-drops"],
+    ),
     ("the older iptables", |facts| facts.legacy = vec!["filter".to_owned()], &["firewall-legacy"]),
     ("the port of searches is not ours", |facts| facts.ssdp.clear(), &["ssdp-port-not-ours"]),
     ("it is somebody's, who cannot be seen", |facts| facts.ssdp[0].process = None, &[]),
