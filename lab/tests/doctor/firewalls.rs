@@ -76,6 +76,12 @@ fn nftables() {
     examined.has_exactly(&["firewall-forward-unclear"]);
     obey(&network, examined.find("firewall-forward-unclear"), &[], "");
     assert!(!examine(&network, &subject, FILE).bad().contains("firewall-forward-unclear"));
+    // Some sources only.
+    network.nft(
+        Host::Router,
+        "flush chain inet mine through; add rule inet mine through ip saddr 73.0.0.0/8 drop; add rule inet mine through accept",
+    );
+    examine(&network, &subject, FILE).has_exactly(&["firewall-forward-sources"]);
     // The same of what comes in.
     network.nft(
         Host::Router,

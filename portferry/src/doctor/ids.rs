@@ -80,6 +80,7 @@ pub(crate) const ALL: &[Known] = {
         known(Firewall, Good, "firewall-forward"),
         known(Firewall, Fault, "firewall-forward-drops"),
         known(Firewall, Warning, "firewall-forward-unclear"),
+        known(Firewall, Warning, "firewall-forward-sources"),
         known(Firewall, Fault, "firewall-replies-drop"),
         known(Firewall, Good, "firewall-input"),
         known(Firewall, Fault, "firewall-search-drops"),

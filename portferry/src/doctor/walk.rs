@@ -146,6 +146,8 @@ struct Walker<'a> {
     rules: &'a Ruleset,
     packet: &'a Packet,
     left: usize,
+    /// Some rule sets marks, so that nobody knows them; otherwise there are none.
+    marks: bool,
     /// Where it would have been accepted if a rule matched that is not understood.
     perhaps_accepted: Option<String>,
     masqueraded: Cell<bool>,
@@ -156,7 +158,13 @@ type Registers = [Option<u8>; REGISTERS];
 
 impl<'a> Walker<'a> {
     fn new(rules: &'a Ruleset, packet: &'a Packet) -> Self {
-        Self { rules, packet, left: MAX_RULES, perhaps_accepted: None, masqueraded: Cell::new(false) }
+        let sets_marks = |step: &Step| match step {
+            Step::SetsMark => true,
+            Step::Target { name } => xtables::sets_marks(name),
+            _ => false,
+        };
+        let marks = rules.chains.iter().flat_map(|chain| &chain.rules).flatten().any(sets_marks);
+        Self { rules, packet, left: MAX_RULES, marks, perhaps_accepted: None, masqueraded: Cell::new(false) }
     }
 
     /// `sure`: the chain is reached without doubt; otherwise what it decides is only noted.
@@ -251,6 +259,7 @@ impl<'a> Walker<'a> {
                 }
                 Step::Verdict(verdict) => return Some((verdict.clone(), certain)),
                 Step::Limit { over } => Matches::from(!over),
+                Step::Match { name, .. } if self.marks && xtables::asks_for_marks(name) => Matches::Maybe,
                 Step::Match { name, revision, info } => xtables::matches(name, *revision, info, self.packet),
                 Step::Target { name } => match xtables::target(name) {
                     xtables::Target::GoesOn => Matches::Yes,
@@ -265,7 +274,7 @@ impl<'a> Walker<'a> {
                     self.masqueraded.set(true);
                     return Some((Verdict::Accept, certain));
                 }
-                Step::Redirect | Step::Nothing => Matches::Yes,
+                Step::Redirect | Step::SetsMark | Step::Nothing => Matches::Yes,
                 Step::Unknown(_) => Matches::Maybe,
             };
             match matches {
@@ -287,8 +296,7 @@ impl<'a> Walker<'a> {
         let leaves = packet.leaves.as_ref();
         let value = match what {
             Load::Meta(1) => Some(0x0800_u16.to_be_bytes().to_vec()),
-            // Marks are taken for what they are without anybody who sets them.
-            Load::Meta(3) | Load::Conntrack(3) => Some(vec![0; 4]),
+            Load::Meta(3) | Load::Conntrack(3) if !self.marks => Some(vec![0; 4]),
             Load::Meta(4) => Some(packet.arrives.1.to_ne_bytes().to_vec()),
             Load::Meta(5) => Some(leaves.map_or(0, |(_, index)| *index).to_ne_bytes().to_vec()),
             Load::Meta(6) => name(&packet.arrives.0),

@@ -223,3 +223,24 @@ fn concatenations_and_what_catches_all() {
         assert_eq!(walk(&Ruleset { chains, sets }, &packet()), expected);
     }
 }
+
+/// As soon as anybody sets marks, a packet may have any.
+#[test]
+fn marks() {
+    let of_flow = vec![
+        Step::Load { to: 0, len: 4, what: Load::Conntrack(3) },
+        Step::Compare { from: 0, how: Compare::Equal, value: vec![1, 0, 0, 0] },
+    ];
+    let mut info = vec![0; 9];
+    info[0] = 1;
+    let xtables = vec![Step::Match { name: "mark".to_owned(), revision: 1, info }];
+    let target = Step::Target { name: "CONNMARK".to_owned() };
+    for asks in [of_flow, xtables] {
+        let through = chain("forward", base(true), vec![with(asks, Verdict::Accept)]);
+        assert_eq!(outcome(vec![through.clone()]), dropped("forward", "its policy"));
+        for sets in [Step::SetsMark, target.clone()] {
+            let elsewhere = chain("elsewhere", None, vec![vec![sets]]);
+            assert!(matches!(outcome(vec![through.clone(), elsewhere]), Outcome::Unclear(..)));
+        }
+    }
+}

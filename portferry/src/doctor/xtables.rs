@@ -25,6 +25,16 @@ pub(crate) fn target(name: &str) -> Target {
     }
 }
 
+/// Whether the target of this name sets marks.
+pub(crate) fn sets_marks(name: &str) -> bool {
+    matches!(name, "MARK" | "CONNMARK" | "SET")
+}
+
+/// Whether the match of this name asks for a mark.
+pub(crate) fn asks_for_marks(name: &str) -> bool {
+    matches!(name, "mark" | "connmark")
+}
+
 /// Whether `packet` is what a match asks for.
 pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -> Matches {
     match name {
@@ -39,7 +49,7 @@ pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -
         "multiport" if revision == 1 => multiport(info, packet),
         "addrtype" if revision == 1 => addrtype(info, packet),
         "pkttype" => pkttype(info, packet),
-        "mark" | "connmark" => mark(name, info),
+        "mark" | "connmark" => mark(info),
         // Only what passes between two ports of one bridge has any.
         "physdev" => Some(Matches::No),
         _ => None,
@@ -173,8 +183,8 @@ fn pkttype(info: &[u8], packet: &Packet) -> Option<Matches> {
     Some(((number(info, 0)? == own) != (number(info, 4)? != 0)).into())
 }
 
-/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: taken for what it is without anybody who sets it.
-fn mark(_name: &str, info: &[u8]) -> Option<Matches> {
+/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: what it is without anybody who sets it.
+fn mark(info: &[u8]) -> Option<Matches> {
     let inverted = *info.get(8)? != 0;
     Some(((number(info, 0)? == 0) != inverted).into())
 }

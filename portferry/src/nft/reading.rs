@@ -15,6 +15,8 @@ const NFPROTO_IPV4: u8 = 2;
 const MAX_ELEMENTS: usize = 20_000;
 const SET_INTERVAL: u32 = 0x4;
 const ELEMENT_END: u32 = 0x1;
+/// Of `NFT_META_*` and of `NFT_CT_*`.
+const MARK: u32 = 3;
 const VERDICT_JUMP: i32 = -3;
 const VERDICT_GOTO: i32 = -4;
 const VERDICT_RETURN: i32 = -5;
@@ -129,6 +131,8 @@ pub(crate) enum Step {
     Masquerade,
     /// The destination is translated.
     Redirect,
+    /// A mark of a packet or flow is set: the rule goes on.
+    SetsMark,
     /// Counts, logs, and the like: the rule goes on.
     Nothing,
     /// Nobody here knows whether it matches.
@@ -361,7 +365,7 @@ fn step(expression: &[u8]) -> Step {
             };
             Step::Load { to: one, len: 4, what }
         }
-        // Marks are set by these.
+        "meta" | "ct" if number_of(a, 2) == MARK => Step::SetsMark,
         "meta" | "ct" => Step::Nothing,
         "payload" if attribute(a, 1).is_some() => {
             let what = Load::Payload { base: number_of(a, 2), offset: number_of(a, 3) };
@@ -530,6 +534,7 @@ mod tests {
             ),
             (expression("limit", &[number(5, 1)]), Step::Limit { over: true }),
             (expression("quota", &[number(2, 1)]), Step::Limit { over: true }),
+            (expression("meta", &[number(2, 3), number(3, 1)]), Step::SetsMark),
             (expression("quota", &[]), Step::Limit { over: false }),
             (expression("nat", &[number(1, 1)]), Step::Redirect),
             (expression("strange", &[]), Step::Unknown("strange".to_owned())),

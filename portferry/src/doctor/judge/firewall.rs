@@ -15,8 +15,10 @@ use crate::nft::reading::Ruleset;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Somebody in the Internet, and ports that nothing has by itself.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
+/// Some in the Internet, at home with providers of three continents: one alone may stand in somebody's list, as addresses that
+/// everybody knows do. And ports that nothing has by itself.
+const STRANGERS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(84, 150, 64, 20), Ipv4Addr::new(73, 158, 64, 20), Ipv4Addr::new(126, 110, 64, 20)];
 const STRANGERS_PORT: u16 = 40_000;
 const MAPPED_PORT: u16 = 51_413;
 
@@ -102,7 +104,7 @@ pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> 
         arrives: lan_side(facts, lan)?,
         leaves: Some((wan.to_owned(), index)),
         source: Ipv4Addr::from(u32::from(facts.addresses(lan).first()?.0) ^ 2),
-        destination: STRANGER,
+        destination: STRANGERS[0],
         protocol: TCP,
         source_port: STRANGERS_PORT,
         destination_port: 443,
@@ -115,11 +117,11 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
     let (wan, wan_index) = outside(facts, uplink)?;
     let ((host, port), inside) = (host(facts, lan)?, lan_side(facts, lan)?);
     let translated = uplink.nat == NatMode::Nftables;
-    let comes = |protocol| Packet {
+    let comes = |protocol, stranger| Packet {
         hook: FORWARD,
         arrives: (wan.to_owned(), wan_index),
         leaves: Some(inside.clone()),
-        source: STRANGER,
+        source: stranger,
         destination: host,
         protocol,
         source_port: STRANGERS_PORT,
@@ -127,34 +129,35 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         established: false,
         translated,
     };
-    let goes = |protocol| Packet {
+    let goes = |protocol, stranger| Packet {
         arrives: inside.clone(),
         leaves: Some((wan.to_owned(), wan_index)),
         source: host,
-        destination: STRANGER,
+        destination: stranger,
         source_port: port,
         destination_port: STRANGERS_PORT,
         established: true,
-        ..comes(protocol)
+        ..comes(protocol, stranger)
     };
     let what = if translated { "traffic that a mapping lets in" } else { "traffic of the provider's NAT" };
     let wish = Wish::Forward { wan, lan, dnat: translated };
-    let [udp, tcp] = [UDP, TCP].map(|protocol| walk(rules, &comes(protocol)));
-    let worst = severity(&udp).max(severity(&tcp));
+    let [udp, tcp] =
+        [UDP, TCP].map(|protocol| of_all(STRANGERS.map(|stranger| walk(rules, &comes(protocol, stranger)))));
+    let worst = udp.severity().max(tcp.severity());
     let affected: Vec<String> = [("UDP", &udp), ("TCP", &tcp)]
         .iter()
-        .filter(|(_, outcome)| severity(outcome) == worst)
+        .filter(|(_, whole)| whole.severity() == worst)
         .map(|(name, _)| (*name).to_owned())
         .collect();
     let affected = and(&affected);
-    let first = if severity(&udp) == worst { udp } else { tcp };
-    match first {
-        Outcome::Dropped(place) => {
+    let first = if udp.severity() == worst { udp } else { tcp };
+    let some = match first {
+        Whole::Dropped(place) => {
             let by = Firewall::of(rules, &place);
             let seen = format!("{} drops {what} from {wan} to {lan} ({affected}; {place})", by.name());
             return Some(advised(Finding::new("firewall-forward-drops", seen), by, &place, wish).at(wan));
         }
-        Outcome::Unclear(place, perhaps) => {
+        Whole::Unclear(place, perhaps) => {
             let by = Firewall::of(rules, &place);
             let seen = format!(
                 "{} drops {what} from {wan} to {lan} ({affected}; {place}) unless a rule accepts it that doctor does not \
@@ -163,27 +166,75 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
             );
             return Some(advised(Finding::new("firewall-forward-unclear", seen), by, &place, wish).at(wan));
         }
-        Outcome::Passes => {}
-    }
+        Whole::Some(place) => Some(place),
+        Whole::Passes => None,
+    };
     for protocol in [UDP, TCP] {
-        if let Outcome::Dropped(place) = walk(rules, &goes(protocol)) {
+        let answers = of_all(STRANGERS.map(|stranger| walk(rules, &goes(protocol, stranger))));
+        if let Whole::Dropped(place) = answers {
             let by = Firewall::of(rules, &place);
             let seen = format!("{} drops what {lan} answers to mapped traffic of {wan} ({place})", by.name());
             let finding = Finding::new("firewall-replies-drop", seen);
             return Some(advised(finding, by, &place, Wish::Replies { wan, lan }).at(wan));
         }
     }
+    if let Some(place) = some {
+        let by = Firewall::of(rules, &place);
+        let seen = format!(
+            "{} drops {what} from {wan} to {lan} where it comes from some sources ({affected}; {place})",
+            by.name()
+        );
+        let todo =
+            "see whether you mean them, such as a list of countries; those who are in it reach no mapping";
+        let finding = Finding::new("firewall-forward-sources", seen).at(wan).todo(todo);
+        return Some(finding.with("firewall", by.name()).with("chain", place.chain));
+    }
     let whose = by_whom(rules);
     let seen = format!("{whose}: {what} passes from {wan} to {lan}, and so do the answers");
     Some(Finding::new("firewall-forward", seen).at(wan))
 }
 
-/// The worse, the more.
-fn severity(outcome: &Outcome) -> u8 {
-    match outcome {
-        Outcome::Passes => 0,
-        Outcome::Unclear(..) => 1,
-        Outcome::Dropped(_) => 2,
+/// What becomes of the packets of all strangers.
+enum Whole {
+    Passes,
+    /// Those of some are dropped.
+    Some(Place),
+    Unclear(Place, String),
+    Dropped(Place),
+}
+
+impl Whole {
+    /// The worse, the more.
+    fn severity(&self) -> u8 {
+        match self {
+            Whole::Passes => 0,
+            Whole::Some(_) => 1,
+            Whole::Unclear(..) => 2,
+            Whole::Dropped(_) => 3,
+        }
+    }
+}
+
+fn of_all(outcomes: [Outcome; 3]) -> Whole {
+    let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Dropped(_)));
+    let passes = outcomes.contains(&Outcome::Passes);
+    let (mut dropped, mut unclear) = (None, None);
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Passes => {}
+            Outcome::Dropped(place) => {
+                dropped.get_or_insert(place);
+            }
+            Outcome::Unclear(place, perhaps) => {
+                unclear.get_or_insert((place, perhaps));
+            }
+        }
+    }
+    match (dropped, unclear) {
+        (Some(place), _) if all => Whole::Dropped(place),
+        (Some(place), _) if passes => Whole::Some(place),
+        (_, Some((place, perhaps))) => Whole::Unclear(place, perhaps),
+        _ => Whole::Passes,
     }
 }
 
@@ -314,7 +365,7 @@ fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Findi
     let used = facts.gateway.uplink(&uplink.interface).and_then(|status| status.server);
     let server = match used.or(uplink.servers.first().copied()).map(|server| server.ip()) {
         Some(IpAddr::V4(server)) => server,
-        _ => STRANGER,
+        _ => STRANGERS[0],
     };
     let answer = Packet {
         hook: INPUT,

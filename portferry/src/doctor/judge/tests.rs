@@ -499,6 +499,32 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["firewall-forward-unclear"],
     ),
     (
+        "some sources are dropped",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 1, what: Load::Payload { base: 1, offset: 12 } },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![73] },
+                Step::Verdict(Decides::Drop),
+            ]);
+            rules(facts).push(chain);
+        },
+        &["firewall-forward-sources"],
+    ),
+    (
+        "a list that has a server that everybody knows",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 4, what: Load::Payload { base: 1, offset: 12 } },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![9, 9, 9, 9] },
+                Step::Verdict(Decides::Drop),
+            ]);
+            rules(facts).push(chain);
+        },
+        &[],
+    ),
+    (
         "the LAN's answers are dropped",
         |facts| {
             let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
