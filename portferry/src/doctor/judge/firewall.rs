@@ -4,11 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use engine::policy::InterfaceAddress;
+use engine::prefix::Prefix;
 
 use super::and;
 use super::remedy::{Firewall, Wish, remedy, zone};
 use crate::config::NatMode;
-use crate::doctor::facts::{Facts, Gateway, Unread, UplinkSetup};
+use crate::doctor::facts::{Facts, Gateway, Role, Unread, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::doctor::walk::{FORWARD, INPUT, Outcome, POSTROUTING, Packet, Place, walk};
 use crate::nft::reading::Ruleset;
@@ -78,15 +79,53 @@ fn outside<'a>(facts: &'a Facts, uplink: &'a UplinkSetup) -> Option<(&'a str, u3
 
 /// A host of that LAN: one that has a mapping, or any.
 fn host(facts: &Facts, lan: &str) -> Option<(Ipv4Addr, u16)> {
+    host_of(facts, lan, |_| true, &[])
+}
+
+/// A host of that LAN whose traffic takes the uplink. None where hosts are bound to it that are not there.
+fn user(facts: &Facts, lan: &str, uplink: &UplinkSetup) -> Option<(Ipv4Addr, u16)> {
+    match &uplink.role {
+        Role::Bound(hosts) => host_of(facts, lan, |addr| within(hosts, addr), hosts),
+        Role::Usual | Role::Spare => {
+            let bound = facts.setup.uplinks.iter().filter_map(|uplink| match &uplink.role {
+                Role::Bound(hosts) => Some(hosts.as_slice()),
+                _ => None,
+            });
+            let bound: Vec<&[Prefix]> = bound.collect();
+            host_of(facts, lan, |addr| !bound.iter().any(|hosts| within(hosts, addr)), &[])
+        }
+    }
+}
+
+fn within(hosts: &[Prefix], addr: Ipv4Addr) -> bool {
+    hosts.iter().any(|prefix| prefix.contains(IpAddr::V4(addr)))
+}
+
+/// One that has a mapping, the first of these prefixes, or any near the router's own address.
+fn host_of(
+    facts: &Facts,
+    lan: &str,
+    suits: impl Fn(Ipv4Addr) -> bool,
+    prefixes: &[Prefix],
+) -> Option<(Ipv4Addr, u16)> {
     let (own, len) = *facts.addresses(lan).first()?;
     let link = InterfaceAddress { addr: IpAddr::V4(own), prefix_len: len };
-    let on_link = |addr: Ipv4Addr| link.contains(IpAddr::V4(addr));
+    let fits = |addr: &Ipv4Addr| *addr != own && link.contains(IpAddr::V4(*addr)) && suits(*addr);
     let mapped = match &facts.gateway {
-        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| on_link(*mapping.internal.ip())),
+        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| fits(mapping.internal.ip())),
         _ => None,
     };
-    let any = Ipv4Addr::from(u32::from(own) ^ 2);
-    Some(mapped.map_or((any, MAPPED_PORT), |mapping| (*mapping.internal.ip(), mapping.internal.port())))
+    if let Some(mapping) = mapped {
+        return Some((*mapping.internal.ip(), mapping.internal.port()));
+    }
+    // The first address of a network is nobody's.
+    let firsts = prefixes.iter().filter_map(|prefix| match prefix.first() {
+        IpAddr::V4(addr) if prefix.bits() < 31 => Some(Ipv4Addr::from(u32::from(addr) | 2)),
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    });
+    let near = (2..=255).map(|n| Ipv4Addr::from(u32::from(own) ^ n));
+    firsts.chain(near).find(fits).map(|addr| (addr, MAPPED_PORT))
 }
 
 fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
@@ -97,13 +136,14 @@ fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
 /// A packet of the LAN on its way out, where a source is translated.
 pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> {
     let up = |name: &str| facts.interface(name).is_some_and(|interface| interface.up);
-    let lan = facts.setup.lan.iter().find(|lan| up(lan) && !facts.addresses(lan).is_empty())?;
+    let mut lans = facts.setup.lan.iter().filter(|lan| up(lan));
+    let (lan, (source, _)) = lans.find_map(|lan| Some((lan, user(facts, lan, uplink)?)))?;
     let (wan, index) = outside(facts, uplink).filter(|(wan, _)| up(wan))?;
     Some(Packet {
         hook: POSTROUTING,
         arrives: lan_side(facts, lan)?,
         leaves: Some((wan.to_owned(), index)),
-        source: Ipv4Addr::from(u32::from(facts.addresses(lan).first()?.0) ^ 2),
+        source,
         destination: STRANGERS[0],
         protocol: TCP,
         source_port: STRANGERS_PORT,
@@ -115,7 +155,7 @@ pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> 
 
 fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> Option<Finding> {
     let (wan, wan_index) = outside(facts, uplink)?;
-    let ((host, port), inside) = (host(facts, lan)?, lan_side(facts, lan)?);
+    let ((host, port), inside) = (user(facts, lan, uplink)?, lan_side(facts, lan)?);
     let translated = uplink.nat == NatMode::Nftables;
     let comes = |protocol, stranger| Packet {
         hook: FORWARD,

@@ -499,6 +499,44 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["firewall-forward-unclear"],
     ),
     (
+        "an uplink that nothing passes but what is of the hosts that are bound to it, on one LAN of two",
+        |facts| {
+            facts.setup.lan.push("guests".to_owned());
+            facts.links.interfaces.push(interface(12, "guests", "192.168.88.1/24"));
+            facts.joined.insert("guests".to_owned());
+            facts.ports.insert("guests".to_owned(), facts.ports["br-lan"].clone());
+            second(facts, Role::Bound(vec!["192.168.88.64/26".parse().unwrap()]));
+            let load = |what, len| Step::Load { to: 0, len, what };
+            let equal = |value: &[u8]| Step::Compare { from: 0, how: Compare::Equal, value: value.to_vec() };
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
+            for rule in [
+                vec![load(Load::Meta(6), 16), equal(b"wan0\0")],
+                vec![load(Load::Meta(7), 16), equal(b"wan0\0")],
+                vec![
+                    load(Load::Meta(6), 16),
+                    equal(b"wg0\0"),
+                    load(Load::Payload { base: 1, offset: 16 }, 4),
+                    Step::Mask { from: 0, to: 0, mask: vec![255, 255, 255, 192], xor: vec![0; 4] },
+                    equal(&[192, 168, 88, 64]),
+                ],
+                vec![
+                    load(Load::Meta(7), 16),
+                    equal(b"wg0\0"),
+                    load(Load::Payload { base: 1, offset: 12 }, 4),
+                    Step::Mask { from: 0, to: 0, mask: vec![255, 255, 255, 192], xor: vec![0; 4] },
+                    equal(&[192, 168, 88, 64]),
+                ],
+            ] {
+                chain.rules.push([rule, vec![Step::Verdict(Decides::Accept)]].concat());
+            }
+            let nat = rules(facts).iter_mut().find(|chain| chain.name == "POSTROUTING").unwrap();
+            let of_hosts = [load(Load::Payload { base: 1, offset: 12 }, 3), equal(&[192, 168, 88])];
+            nat.rules[0].splice(0..0, of_hosts);
+            rules(facts).push(chain);
+        },
+        &[],
+    ),
+    (
         "some sources are dropped",
         |facts| {
             let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
