@@ -98,6 +98,51 @@ fn nftables() {
     assert!(examine(&network, &subject, FILE).bad().contains("control-point-http-silent"));
 }
 
+/// Where nothing is translated, what doctor tells to do opens the LAN over IPv4 only.
+#[test]
+fn nftables_without_a_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(ROUTED);
+    let _provider = Provider::start(&network, Options { third_party: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NO_NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    for host in [Host::Router, Host::Provider, Host::Lan1] {
+        network.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=0"]);
+    }
+    network.run(Host::Router, "sysctl", ["-qw", "net.ipv6.conf.all.forwarding=1"]);
+    for (host, line) in [
+        (Host::Router, "addr add 2001:db8:1::2/64 dev wan0 nodad"),
+        (Host::Router, "addr add 2001:db8:77::1/64 dev br-lan nodad"),
+        (Host::Provider, "addr add 2001:db8:1::1/64 dev cust0 nodad"),
+        (Host::Provider, "route add 2001:db8:77::/64 via 2001:db8:1::2"),
+        (Host::Lan1, "addr add 2001:db8:77::10/64 dev eth0 nodad"),
+        (Host::Lan1, "route add default via 2001:db8:77::1"),
+    ] {
+        network.run(host, "ip", ["-6"].into_iter().chain(line.split(' ')));
+    }
+    // Nobody listens there, and the host says so.
+    let arrives = || {
+        let mut connect = network.command(Host::Provider, "timeout");
+        let output = connect.args(["1", "bash", "-c", "exec 3<>/dev/tcp/2001:db8:77::10/9"]).output();
+        String::from_utf8_lossy(&output.expect("it runs").stderr).contains("refused")
+    };
+    eventually("IPv6 of the LAN", 10 * SECOND, || arrives().then_some(()));
+    network.nft(
+        Host::Router,
+        "table inet mine {
+          chain through { type filter hook forward priority 0; policy drop; iifname br-lan accept; }
+        }",
+    );
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-forward-drops"]);
+    reaches_nobody(&network, TCP, 8080);
+    obey(&network, examined.find("firewall-forward-drops"), &[], "");
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    assert!(!arrives(), "IPv6 is closed as before");
+}
+
 /// In the layout of OpenWrt's: zones, and a reject at the end of each.
 const FW4: &str = "
 table inet fw4
@@ -336,11 +381,7 @@ impl<'a> Firewalld<'a> {
 
     fn tell(&self, line: &str) -> String {
         let arguments = [self.variable(), "firewall-cmd".to_owned()];
-        self.network.run(
-            Host::Router,
-            "env",
-            arguments.into_iter().chain(line.split(' ').map(str::to_owned)),
-        )
+        self.network.run(Host::Router, "env", arguments.into_iter().chain(line.split(' ').map(str::to_owned)))
     }
 
     #[track_caller]
