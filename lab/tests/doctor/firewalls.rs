@@ -216,6 +216,20 @@ fn own_copy(network: &Network, directory: &str) -> PathBuf {
     own
 }
 
+/// Files of ufw's for the network alone.
+fn ufw_files(network: &Network) -> [(&'static str, PathBuf); 4] {
+    let state = network.directory().join("ufw-state");
+    fs::create_dir_all(&state).expect("the directory is ours");
+    // Its own files may name the older iptables.
+    let alternatives = own_copy(network, "/etc/alternatives");
+    [
+        ("/etc/ufw", own_copy(network, "/etc/ufw")),
+        ("/etc/default", own_copy(network, "/etc/default")),
+        ("/run", state),
+        ("/etc/alternatives", alternatives),
+    ]
+}
+
 #[test]
 fn ufw() {
     let Some(subject) = interworking_subject() else { return };
@@ -227,16 +241,7 @@ fn ufw() {
     let mut daemon = subject.start(&network, NAT, "");
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let control_point = mapped(&network, &mut daemon);
-    let state = network.directory().join("ufw-state");
-    fs::create_dir_all(&state).expect("the directory is ours");
-    // Its own files may name the older iptables.
-    let alternatives = own_copy(&network, "/etc/alternatives");
-    let files = [
-        ("/etc/ufw", own_copy(&network, "/etc/ufw")),
-        ("/etc/default", own_copy(&network, "/etc/default")),
-        ("/run", state),
-        ("/etc/alternatives", alternatives),
-    ];
+    let files = ufw_files(&network);
     let enable = serde_json::json!({ "commands": ["ufw --force enable >/dev/null"] });
     obey(&network, &enable, &files, "");
     let examined = examine(&network, &subject, FILE);
@@ -253,6 +258,34 @@ fn ufw() {
     examined.has_exactly(&[]);
     reaches(&network, TCP, 8080, "lan1");
     control_point.adds(8081, 8081, "TCP", 3600);
+}
+
+/// Without a NAT here a line of IPv4 lets pass what comes for the LAN, and none of IPv6 does.
+#[test]
+fn ufw_without_a_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("ufw") {
+        return;
+    }
+    let network = Network::new(ROUTED);
+    let _provider = Provider::start(&network, Options { third_party: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NO_NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    let files = ufw_files(&network);
+    let enable = serde_json::json!({ "commands": ["ufw --force enable >/dev/null"] });
+    obey(&network, &enable, &files, "");
+    reaches_nobody(&network, TCP, 8080);
+    let examined = examine(&network, &subject, FILE);
+    let found = ["firewall-forward-drops", "firewall-http-drops"];
+    examined.has_exactly(&found);
+    for id in found {
+        obey(&network, examined.find(id), &files, "");
+    }
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    let rules = network.run(Host::Router, "nft", ["list", "ruleset", "ip6"]);
+    assert!(!rules.contains("oifname \"br-lan\""), "{rules}");
 }
 
 /// Chains as Docker makes them, by iptables-nft.
