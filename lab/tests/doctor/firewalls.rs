@@ -76,9 +76,71 @@ fn nftables() {
     examined.has_exactly(&["firewall-forward-unclear"]);
     obey(&network, examined.find("firewall-forward-unclear"), &[], "");
     assert!(!examine(&network, &subject, FILE).bad().contains("firewall-forward-unclear"));
+    // Some sources only.
+    network.nft(
+        Host::Router,
+        "flush chain inet mine through; add rule inet mine through ip saddr 73.0.0.0/8 drop; add rule inet mine through accept",
+    );
+    examine(&network, &subject, FILE).has_exactly(&["firewall-forward-sources"]);
+    // The same of what comes in.
+    network.nft(
+        Host::Router,
+        "flush chain inet mine through; add rule inet mine through accept;
+         flush chain inet mine in; add rule inet mine in iifname lo accept; add rule inet mine in ct state established accept;
+         add rule inet mine in udp dport 1900 numgen inc mod 1 0 accept; add rule inet mine in tcp dport 5431 accept",
+    );
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-input-unclear"]);
+    obey(&network, examined.find("firewall-input-unclear"), &[], "");
+    examine(&network, &subject, FILE).has_exactly(&[]);
     // Not even the router itself is answered.
     network.nft(Host::Router, "insert rule inet mine in iifname lo tcp dport 5431 drop");
     assert!(examine(&network, &subject, FILE).bad().contains("control-point-http-silent"));
+}
+
+/// Where nothing is translated, what doctor tells to do opens the LAN over IPv4 only.
+#[test]
+fn nftables_without_a_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(ROUTED);
+    let _provider = Provider::start(&network, Options { third_party: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NO_NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    for host in [Host::Router, Host::Provider, Host::Lan1] {
+        network.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=0"]);
+    }
+    network.run(Host::Router, "sysctl", ["-qw", "net.ipv6.conf.all.forwarding=1"]);
+    for (host, line) in [
+        (Host::Router, "addr add 2001:db8:1::2/64 dev wan0 nodad"),
+        (Host::Router, "addr add 2001:db8:77::1/64 dev br-lan nodad"),
+        (Host::Provider, "addr add 2001:db8:1::1/64 dev cust0 nodad"),
+        (Host::Provider, "route add 2001:db8:77::/64 via 2001:db8:1::2"),
+        (Host::Lan1, "addr add 2001:db8:77::10/64 dev eth0 nodad"),
+        (Host::Lan1, "route add default via 2001:db8:77::1"),
+    ] {
+        network.run(host, "ip", ["-6"].into_iter().chain(line.split(' ')));
+    }
+    // Nobody listens there, and the host says so.
+    let arrives = || {
+        let mut connect = network.command(Host::Provider, "timeout");
+        let output = connect.args(["1", "bash", "-c", "exec 3<>/dev/tcp/2001:db8:77::10/9"]).output();
+        String::from_utf8_lossy(&output.expect("it runs").stderr).contains("refused")
+    };
+    eventually("IPv6 of the LAN", 10 * SECOND, || arrives().then_some(()));
+    network.nft(
+        Host::Router,
+        "table inet mine {
+          chain through { type filter hook forward priority 0; policy drop; iifname br-lan accept; }
+        }",
+    );
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&["firewall-forward-drops"]);
+    reaches_nobody(&network, TCP, 8080);
+    obey(&network, examined.find("firewall-forward-drops"), &[], "");
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    assert!(!arrives(), "IPv6 is closed as before");
 }
 
 /// In the layout of OpenWrt's: zones, and a reject at the end of each.
@@ -154,6 +216,20 @@ fn own_copy(network: &Network, directory: &str) -> PathBuf {
     own
 }
 
+/// Files of ufw's for the network alone.
+fn ufw_files(network: &Network) -> [(&'static str, PathBuf); 4] {
+    let state = network.directory().join("ufw-state");
+    fs::create_dir_all(&state).expect("the directory is ours");
+    // Its own files may name the older iptables.
+    let alternatives = own_copy(network, "/etc/alternatives");
+    [
+        ("/etc/ufw", own_copy(network, "/etc/ufw")),
+        ("/etc/default", own_copy(network, "/etc/default")),
+        ("/run", state),
+        ("/etc/alternatives", alternatives),
+    ]
+}
+
 #[test]
 fn ufw() {
     let Some(subject) = interworking_subject() else { return };
@@ -165,16 +241,7 @@ fn ufw() {
     let mut daemon = subject.start(&network, NAT, "");
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let control_point = mapped(&network, &mut daemon);
-    let state = network.directory().join("ufw-state");
-    fs::create_dir_all(&state).expect("the directory is ours");
-    // Its own files may name the older iptables.
-    let alternatives = own_copy(&network, "/etc/alternatives");
-    let files = [
-        ("/etc/ufw", own_copy(&network, "/etc/ufw")),
-        ("/etc/default", own_copy(&network, "/etc/default")),
-        ("/run", state),
-        ("/etc/alternatives", alternatives),
-    ];
+    let files = ufw_files(&network);
     let enable = serde_json::json!({ "commands": ["ufw --force enable >/dev/null"] });
     obey(&network, &enable, &files, "");
     let examined = examine(&network, &subject, FILE);
@@ -191,6 +258,34 @@ fn ufw() {
     examined.has_exactly(&[]);
     reaches(&network, TCP, 8080, "lan1");
     control_point.adds(8081, 8081, "TCP", 3600);
+}
+
+/// Without a NAT here a line of IPv4 lets pass what comes for the LAN, and none of IPv6 does.
+#[test]
+fn ufw_without_a_nat() {
+    let Some(subject) = interworking_subject() else { return };
+    if !there_is("ufw") {
+        return;
+    }
+    let network = Network::new(ROUTED);
+    let _provider = Provider::start(&network, Options { third_party: true, ..Options::default() });
+    let mut daemon = subject.start(&network, NO_NAT, "");
+    let _listener = listener(&network, Host::Lan1, TCP, 8080);
+    let _control_point = mapped(&network, &mut daemon);
+    let files = ufw_files(&network);
+    let enable = serde_json::json!({ "commands": ["ufw --force enable >/dev/null"] });
+    obey(&network, &enable, &files, "");
+    reaches_nobody(&network, TCP, 8080);
+    let examined = examine(&network, &subject, FILE);
+    let found = ["firewall-forward-drops", "firewall-http-drops"];
+    examined.has_exactly(&found);
+    for id in found {
+        obey(&network, examined.find(id), &files, "");
+    }
+    examine(&network, &subject, FILE).has_exactly(&[]);
+    reaches(&network, TCP, 8080, "lan1");
+    let rules = network.run(Host::Router, "nft", ["list", "ruleset", "ip6"]);
+    assert!(!rules.contains("oifname \"br-lan\""), "{rules}");
 }
 
 /// Chains as Docker makes them, by iptables-nft.
@@ -317,13 +412,9 @@ impl<'a> Firewalld<'a> {
         format!("DBUS_SYSTEM_BUS_ADDRESS={}", self.bus)
     }
 
-    fn tell(&self, line: &str) {
+    fn tell(&self, line: &str) -> String {
         let arguments = [self.variable(), "firewall-cmd".to_owned()];
-        self.network.run(
-            Host::Router,
-            "env",
-            arguments.into_iter().chain(line.split(' ').map(str::to_owned)),
-        );
+        self.network.run(Host::Router, "env", arguments.into_iter().chain(line.split(' ').map(str::to_owned)))
     }
 
     #[track_caller]
@@ -346,6 +437,7 @@ fn firewalld() {
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let control_point = mapped(&network, &mut daemon);
     let firewall = Firewalld::start(&network);
+    // The LAN is in the default zone, as the WAN is, and is given one of its own.
     let examined = examine(&network, &subject, FILE);
     let found = ["firewall-search-drops", "firewall-http-drops", "search-lost"];
     examined.has_exactly(&found);
@@ -356,6 +448,11 @@ fn firewalld() {
     }
     examine(&network, &subject, FILE).has_exactly(&[]);
     control_point.adds(8081, 8081, "TCP", 3600);
+    let zone = |interface: &str| firewall.tell(&format!("--get-zone-of-interface={interface}"));
+    assert_eq!(zone("br-lan").trim(), "internal");
+    let open = firewall.tell("--list-ports");
+    assert!(!open.contains("1900") && !open.contains("5431"), "{open}");
+    reaches(&network, TCP, 8080, "lan1");
 }
 
 /// Without a NAT here what comes for the LAN is rejected, until a policy lets it pass.

@@ -1,7 +1,8 @@
 //! Walks a packet through the machine's rules, as the kernel would, and says what becomes of it. Without I/O.
 //!
 //! The packet is a typical one, and all of it is known: a rule that asks for something else about it does not match. What nobody
-//! here understands may match or not; both ways are kept in mind, and where they differ the outcome is unclear.
+//! here understands may match or not: what would be dropped otherwise, and may be accepted by such a rule, is unclear. A rule that
+//! may drop is passed over: most such are for what is not typical, and a warning of each would be of no use.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -145,6 +146,8 @@ struct Walker<'a> {
     rules: &'a Ruleset,
     packet: &'a Packet,
     left: usize,
+    /// Some rule sets marks, so that nobody knows them; otherwise there are none.
+    marks: bool,
     /// Where it would have been accepted if a rule matched that is not understood.
     perhaps_accepted: Option<String>,
     masqueraded: Cell<bool>,
@@ -155,7 +158,13 @@ type Registers = [Option<u8>; REGISTERS];
 
 impl<'a> Walker<'a> {
     fn new(rules: &'a Ruleset, packet: &'a Packet) -> Self {
-        Self { rules, packet, left: MAX_RULES, perhaps_accepted: None, masqueraded: Cell::new(false) }
+        let sets_marks = |step: &Step| match step {
+            Step::SetsMark => true,
+            Step::Target { name } => xtables::sets_marks(name),
+            _ => false,
+        };
+        let marks = rules.chains.iter().flat_map(|chain| &chain.rules).flatten().any(sets_marks);
+        Self { rules, packet, left: MAX_RULES, marks, perhaps_accepted: None, masqueraded: Cell::new(false) }
     }
 
     /// `sure`: the chain is reached without doubt; otherwise what it decides is only noted.
@@ -250,6 +259,7 @@ impl<'a> Walker<'a> {
                 }
                 Step::Verdict(verdict) => return Some((verdict.clone(), certain)),
                 Step::Limit { over } => Matches::from(!over),
+                Step::Match { name, .. } if self.marks && xtables::asks_for_marks(name) => Matches::Maybe,
                 Step::Match { name, revision, info } => xtables::matches(name, *revision, info, self.packet),
                 Step::Target { name } => match xtables::target(name) {
                     xtables::Target::GoesOn => Matches::Yes,
@@ -264,7 +274,7 @@ impl<'a> Walker<'a> {
                     self.masqueraded.set(true);
                     return Some((Verdict::Accept, certain));
                 }
-                Step::Redirect | Step::Nothing => Matches::Yes,
+                Step::Redirect | Step::SetsMark | Step::Nothing => Matches::Yes,
                 Step::Unknown(_) => Matches::Maybe,
             };
             match matches {
@@ -286,8 +296,7 @@ impl<'a> Walker<'a> {
         let leaves = packet.leaves.as_ref();
         let value = match what {
             Load::Meta(1) => Some(0x0800_u16.to_be_bytes().to_vec()),
-            // Marks are taken for what they are without anybody who sets them.
-            Load::Meta(3) | Load::Conntrack(3) => Some(vec![0; 4]),
+            Load::Meta(3) | Load::Conntrack(3) if !self.marks => Some(vec![0; 4]),
             Load::Meta(4) => Some(packet.arrives.1.to_ne_bytes().to_vec()),
             Load::Meta(5) => Some(leaves.map_or(0, |(_, index)| *index).to_ne_bytes().to_vec()),
             Load::Meta(6) => name(&packet.arrives.0),
@@ -370,9 +379,14 @@ fn part(header: &[Option<u8>], offset: u32, len: usize) -> Vec<Option<u8>> {
     (0..len).map(|n| header.get(offset as usize + n).copied().flatten()).collect()
 }
 
+/// The kernel fills the last of the four-octet registers with zeros.
 fn put(registers: &mut Registers, at: usize, value: impl Iterator<Item = Option<u8>>) {
-    for (place, octet) in registers.iter_mut().skip(at).zip(value) {
-        *place = octet;
+    let mut value = value.peekable();
+    for register in registers[at.min(REGISTERS)..].chunks_mut(4) {
+        if value.peek().is_none() {
+            return;
+        }
+        register.fill_with(|| value.next().unwrap_or(Some(0)));
     }
 }
 
@@ -405,6 +419,7 @@ fn compare(registers: &Registers, from: usize, how: Compare, value: &[u8]) -> Ma
 fn look_up<'a>(set: Option<&'a Set>, registers: &Registers, from: usize) -> (Matches, Option<&'a Element>) {
     let Some(set) = set else { return (Matches::Maybe, None) };
     let Some(key) = known(registers, from, set.key_len) else { return (Matches::Maybe, None) };
+    let elements = || set.elements.iter().filter(|element| !element.is_catch_all());
     let within = |element: &&Element| match &element.key_end {
         // Field by field, in a concatenation; each is padded to four octets.
         Some(end) => {
@@ -413,16 +428,19 @@ fn look_up<'a>(set: Option<&'a Set>, registers: &Registers, from: usize) -> (Mat
         }
         None => element.key == key,
     };
-    let found = if set.intervals && set.elements.iter().all(|element| element.key_end.is_none()) {
-        let below = set.elements.iter().rfind(|element| element.key <= key);
+    let found = if set.intervals && elements().all(|element| element.key_end.is_none()) {
+        let below = elements().rfind(|element| element.key <= key);
         below.filter(|element| !element.ends)
     } else {
-        set.elements.iter().find(within)
+        elements().find(within)
     };
     match found {
         Some(element) => (Matches::Yes, Some(element)),
         None if set.incomplete => (Matches::Maybe, None),
-        None => (Matches::No, None),
+        None => match set.elements.iter().find(|element| element.is_catch_all()) {
+            Some(element) => (Matches::Yes, Some(element)),
+            None => (Matches::No, None),
+        },
     }
 }
 

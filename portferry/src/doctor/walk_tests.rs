@@ -192,3 +192,55 @@ fn sets_and_verdict_maps() {
         assert_eq!(walk(&Ruleset { chains, sets }, &packet()), expected);
     }
 }
+
+/// `meta l4proto . th dport`: each field has four octets, and what is in none of the elements may have one of its own.
+#[test]
+fn concatenations_and_what_catches_all() {
+    let element = |key: &[u8], verdict| Element {
+        key: key.to_vec(),
+        key_end: None,
+        ends: false,
+        value: None,
+        verdict: Some(verdict),
+    };
+    let open = element(&[17, 0, 0, 0, 0x1f, 0x90, 0, 0], Verdict::Accept);
+    let other = element(&[6, 0, 0, 0, 0x1f, 0x90, 0, 0], Verdict::Accept);
+    let all = element(&[], Verdict::Accept);
+    let look_up = vec![
+        Step::Load { to: 0, len: 1, what: Load::Meta(16) },
+        Step::Load { to: 4, len: 2, what: Load::Payload { base: 2, offset: 2 } },
+        Step::Lookup { set: "open".to_owned(), from: 0, to: To::Verdict, inverted: false },
+    ];
+    for (elements, intervals, expected) in [
+        (vec![open], false, Outcome::Passes),
+        (vec![other.clone()], false, dropped("forward", "its policy")),
+        (vec![all.clone(), other.clone()], false, Outcome::Passes),
+        (vec![all, Element { ends: true, ..other }], true, Outcome::Passes),
+    ] {
+        let set = Set { key_len: 8, intervals, elements, ..Set::default() };
+        let chains = vec![chain("forward", base(true), vec![look_up.clone()])];
+        let sets = [((table(), "open".to_owned()), set)].into();
+        assert_eq!(walk(&Ruleset { chains, sets }, &packet()), expected);
+    }
+}
+
+/// As soon as anybody sets marks, a packet may have any.
+#[test]
+fn marks() {
+    let of_flow = vec![
+        Step::Load { to: 0, len: 4, what: Load::Conntrack(3) },
+        Step::Compare { from: 0, how: Compare::Equal, value: vec![1, 0, 0, 0] },
+    ];
+    let mut info = vec![0; 9];
+    info[0] = 1;
+    let xtables = vec![Step::Match { name: "mark".to_owned(), revision: 1, info }];
+    let target = Step::Target { name: "CONNMARK".to_owned() };
+    for asks in [of_flow, xtables] {
+        let through = chain("forward", base(true), vec![with(asks, Verdict::Accept)]);
+        assert_eq!(outcome(vec![through.clone()]), dropped("forward", "its policy"));
+        for sets in [Step::SetsMark, target.clone()] {
+            let elsewhere = chain("elsewhere", None, vec![vec![sets]]);
+            assert!(matches!(outcome(vec![through.clone(), elsewhere]), Outcome::Unclear(..)));
+        }
+    }
+}

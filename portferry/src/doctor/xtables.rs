@@ -25,11 +25,22 @@ pub(crate) fn target(name: &str) -> Target {
     }
 }
 
+/// Whether the target of this name sets marks.
+pub(crate) fn sets_marks(name: &str) -> bool {
+    matches!(name, "MARK" | "CONNMARK" | "SET")
+}
+
+/// Whether the match of this name asks for a mark.
+pub(crate) fn asks_for_marks(name: &str) -> bool {
+    matches!(name, "mark" | "connmark")
+}
+
 /// Whether `packet` is what a match asks for.
 pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -> Matches {
     match name {
         // The first packets of a rate, and remarks.
-        "comment" | "limit" | "hashlimit" => Some(Matches::Yes),
+        "comment" | "limit" => Some(Matches::Yes),
+        "hashlimit" => hashlimit(revision, info),
         "icmp" | "icmp6" | "sctp" | "esp" | "ah" => Some(Matches::No),
         "state" => number(info, 0).map(|mask| Matches::from(state(packet) & mask != 0)),
         "conntrack" => conntrack(revision, info, packet),
@@ -38,7 +49,7 @@ pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -
         "multiport" if revision == 1 => multiport(info, packet),
         "addrtype" if revision == 1 => addrtype(info, packet),
         "pkttype" => pkttype(info, packet),
-        "mark" | "connmark" => mark(name, info),
+        "mark" | "connmark" => mark(info),
         // Only what passes between two ports of one bridge has any.
         "physdev" => Some(Matches::No),
         _ => None,
@@ -54,6 +65,17 @@ fn short(info: &[u8], at: usize) -> Option<u16> {
 fn number(info: &[u8], at: usize) -> Option<u32> {
     let octets = info.get(at..at + 4)?;
     Some(u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]))
+}
+
+/// `struct xt_hashlimit_mtinfo1` to `3`: what exceeds a rate is not typical; what is below one of many may be.
+fn hashlimit(revision: u32, info: &[u8]) -> Option<Matches> {
+    const INVERT: u32 = 1 << 4;
+    let mode = match revision {
+        1 => number(info, 16)?,
+        2 | 3 => number(info, 272)?,
+        _ => return None,
+    };
+    Some(if mode & INVERT != 0 { Matches::No } else { Matches::Maybe })
 }
 
 /// `XT_CONNTRACK_STATE_BIT`, which has other places for translated ones than nf_tables.
@@ -161,8 +183,8 @@ fn pkttype(info: &[u8], packet: &Packet) -> Option<Matches> {
     Some(((number(info, 0)? == own) != (number(info, 4)? != 0)).into())
 }
 
-/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: taken for what it is without anybody who sets it.
-fn mark(_name: &str, info: &[u8]) -> Option<Matches> {
+/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: what it is without anybody who sets it.
+fn mark(info: &[u8]) -> Option<Matches> {
     let inverted = *info.get(8)? != 0;
     Some(((number(info, 0)? == 0) != inverted).into())
 }
@@ -207,6 +229,17 @@ mod tests {
             assert_eq!(matches("conntrack", 3, info, &packet), expected);
         }
         assert_eq!(matches("conntrack", 3, &dnat[..100], &packet(false, true)), Matches::Maybe);
+    }
+
+    #[test]
+    fn what_exceeds_a_rate() {
+        for (revision, at) in [(1, 16), (2, 272), (3, 272)] {
+            let mut info = vec![0; 320];
+            assert_eq!(matches("hashlimit", revision, &info, &packet(false, true)), Matches::Maybe);
+            info[at..at + 4].copy_from_slice(&0x11_u32.to_ne_bytes());
+            assert_eq!(matches("hashlimit", revision, &info, &packet(false, true)), Matches::No);
+        }
+        assert_eq!(matches("hashlimit", 0, &[0xff; 320], &packet(false, true)), Matches::Maybe);
     }
 
     #[test]

@@ -15,6 +15,8 @@ const NFPROTO_IPV4: u8 = 2;
 const MAX_ELEMENTS: usize = 20_000;
 const SET_INTERVAL: u32 = 0x4;
 const ELEMENT_END: u32 = 0x1;
+/// Of `NFT_META_*` and of `NFT_CT_*`.
+const MARK: u32 = 3;
 const VERDICT_JUMP: i32 = -3;
 const VERDICT_GOTO: i32 = -4;
 const VERDICT_RETURN: i32 = -5;
@@ -111,7 +113,7 @@ pub(crate) enum Step {
         inverted: bool,
     },
     Verdict(Verdict),
-    /// A rate; `over`: matches what exceeds it.
+    /// A rate or a quota; `over`: matches what exceeds it.
     Limit {
         over: bool,
     },
@@ -129,6 +131,8 @@ pub(crate) enum Step {
     Masquerade,
     /// The destination is translated.
     Redirect,
+    /// A mark of a packet or flow is set: the rule goes on.
+    SetsMark,
     /// Counts, logs, and the like: the rule goes on.
     Nothing,
     /// Nobody here knows whether it matches.
@@ -198,6 +202,7 @@ pub(crate) struct Set {
 /// One element.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Element {
+    /// Empty: see [`Self::is_catch_all`].
     pub(crate) key: Vec<u8>,
     /// The last key of an interval, where the kernel keeps it with the first.
     pub(crate) key_end: Option<Vec<u8>>,
@@ -205,6 +210,13 @@ pub(crate) struct Element {
     pub(crate) ends: bool,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) verdict: Option<Verdict>,
+}
+
+impl Element {
+    /// It stands for every key that is in no other element; the kernel sends it without one.
+    pub(crate) fn is_catch_all(&self) -> bool {
+        self.key.is_empty()
+    }
 }
 
 impl Ruleset {
@@ -327,9 +339,7 @@ fn step(expression: &[u8]) -> Step {
     let a = attribute(expression, 2).unwrap_or_default();
     let (one, two) = (register(number_of(a, 1)), register(number_of(a, 2)));
     match name.as_str() {
-        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "quota" | "dup" => {
-            Step::Nothing
-        }
+        "counter" | "log" | "comment" | "notrack" | "flow_offload" | "last" | "dup" => Step::Nothing,
         "immediate" => match attribute(a, 2).and_then(|data| attribute(data, 2)).map(verdict) {
             Some(Some(verdict)) => Step::Verdict(verdict),
             Some(None) => Step::Nothing, // continue, break
@@ -355,7 +365,7 @@ fn step(expression: &[u8]) -> Step {
             };
             Step::Load { to: one, len: 4, what }
         }
-        // Marks are set by these.
+        "meta" | "ct" if number_of(a, 2) == MARK => Step::SetsMark,
         "meta" | "ct" => Step::Nothing,
         "payload" if attribute(a, 1).is_some() => {
             let what = Load::Payload { base: number_of(a, 2), offset: number_of(a, 3) };
@@ -374,6 +384,7 @@ fn step(expression: &[u8]) -> Step {
         "range" => {
             Step::Range { from: one, inverted: number_of(a, 2) == 1, first: value(a, 3), last: value(a, 4) }
         }
+        "quota" => Step::Limit { over: number_of(a, 2) & 1 != 0 },
         "limit" => Step::Limit { over: number_of(a, 5) & 1 != 0 },
         "match" => Step::Match {
             name: text(a, 1),
@@ -522,6 +533,9 @@ mod tests {
                 Step::Lookup { set: "__set0".to_owned(), from: 0, to: To::Verdict, inverted: false },
             ),
             (expression("limit", &[number(5, 1)]), Step::Limit { over: true }),
+            (expression("quota", &[number(2, 1)]), Step::Limit { over: true }),
+            (expression("meta", &[number(2, 3), number(3, 1)]), Step::SetsMark),
+            (expression("quota", &[]), Step::Limit { over: false }),
             (expression("nat", &[number(1, 1)]), Step::Redirect),
             (expression("strange", &[]), Step::Unknown("strange".to_owned())),
         ] {

@@ -4,19 +4,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use engine::policy::InterfaceAddress;
+use engine::prefix::Prefix;
 
 use super::and;
-use super::remedy::{Firewall, Wish, remedy};
+use super::remedy::{Firewall, Wish, remedy, zone};
 use crate::config::NatMode;
-use crate::doctor::facts::{Facts, Gateway, Unread, UplinkSetup};
+use crate::doctor::facts::{Facts, Gateway, Role, Unread, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::doctor::walk::{FORWARD, INPUT, Outcome, POSTROUTING, Packet, Place, walk};
 use crate::nft::reading::Ruleset;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Somebody in the Internet, and ports that nothing has by itself.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
+/// Some in the Internet, at home with providers of three continents: one alone may stand in somebody's list, as addresses that
+/// everybody knows do. And ports that nothing has by itself.
+const STRANGERS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(84, 150, 64, 20), Ipv4Addr::new(73, 158, 64, 20), Ipv4Addr::new(126, 110, 64, 20)];
 const STRANGERS_PORT: u16 = 40_000;
 const MAPPED_PORT: u16 = 51_413;
 
@@ -76,15 +79,53 @@ fn outside<'a>(facts: &'a Facts, uplink: &'a UplinkSetup) -> Option<(&'a str, u3
 
 /// A host of that LAN: one that has a mapping, or any.
 fn host(facts: &Facts, lan: &str) -> Option<(Ipv4Addr, u16)> {
+    host_of(facts, lan, |_| true, &[])
+}
+
+/// A host of that LAN whose traffic takes the uplink. None where hosts are bound to it that are not there.
+fn user(facts: &Facts, lan: &str, uplink: &UplinkSetup) -> Option<(Ipv4Addr, u16)> {
+    match &uplink.role {
+        Role::Bound(hosts) => host_of(facts, lan, |addr| within(hosts, addr), hosts),
+        Role::Usual | Role::Spare => {
+            let bound = facts.setup.uplinks.iter().filter_map(|uplink| match &uplink.role {
+                Role::Bound(hosts) => Some(hosts.as_slice()),
+                _ => None,
+            });
+            let bound: Vec<&[Prefix]> = bound.collect();
+            host_of(facts, lan, |addr| !bound.iter().any(|hosts| within(hosts, addr)), &[])
+        }
+    }
+}
+
+fn within(hosts: &[Prefix], addr: Ipv4Addr) -> bool {
+    hosts.iter().any(|prefix| prefix.contains(IpAddr::V4(addr)))
+}
+
+/// One that has a mapping, the first of these prefixes, or any near the router's own address.
+fn host_of(
+    facts: &Facts,
+    lan: &str,
+    suits: impl Fn(Ipv4Addr) -> bool,
+    prefixes: &[Prefix],
+) -> Option<(Ipv4Addr, u16)> {
     let (own, len) = *facts.addresses(lan).first()?;
     let link = InterfaceAddress { addr: IpAddr::V4(own), prefix_len: len };
-    let on_link = |addr: Ipv4Addr| link.contains(IpAddr::V4(addr));
+    let fits = |addr: &Ipv4Addr| *addr != own && link.contains(IpAddr::V4(*addr)) && suits(*addr);
     let mapped = match &facts.gateway {
-        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| on_link(*mapping.internal.ip())),
+        Gateway::Running { mappings, .. } => mappings.iter().find(|mapping| fits(mapping.internal.ip())),
         _ => None,
     };
-    let any = Ipv4Addr::from(u32::from(own) ^ 2);
-    Some(mapped.map_or((any, MAPPED_PORT), |mapping| (*mapping.internal.ip(), mapping.internal.port())))
+    if let Some(mapping) = mapped {
+        return Some((*mapping.internal.ip(), mapping.internal.port()));
+    }
+    // The first address of a network is nobody's.
+    let firsts = prefixes.iter().filter_map(|prefix| match prefix.first() {
+        IpAddr::V4(addr) if prefix.bits() < 31 => Some(Ipv4Addr::from(u32::from(addr) | 2)),
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    });
+    let near = (2..=255).map(|n| Ipv4Addr::from(u32::from(own) ^ n));
+    firsts.chain(near).find(fits).map(|addr| (addr, MAPPED_PORT))
 }
 
 fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
@@ -95,14 +136,15 @@ fn lan_side(facts: &Facts, lan: &str) -> Option<(String, u32)> {
 /// A packet of the LAN on its way out, where a source is translated.
 pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> {
     let up = |name: &str| facts.interface(name).is_some_and(|interface| interface.up);
-    let lan = facts.setup.lan.iter().find(|lan| up(lan) && !facts.addresses(lan).is_empty())?;
+    let mut lans = facts.setup.lan.iter().filter(|lan| up(lan));
+    let (lan, (source, _)) = lans.find_map(|lan| Some((lan, user(facts, lan, uplink)?)))?;
     let (wan, index) = outside(facts, uplink).filter(|(wan, _)| up(wan))?;
     Some(Packet {
         hook: POSTROUTING,
         arrives: lan_side(facts, lan)?,
         leaves: Some((wan.to_owned(), index)),
-        source: Ipv4Addr::from(u32::from(facts.addresses(lan).first()?.0) ^ 2),
-        destination: STRANGER,
+        source,
+        destination: STRANGERS[0],
         protocol: TCP,
         source_port: STRANGERS_PORT,
         destination_port: 443,
@@ -113,13 +155,13 @@ pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> 
 
 fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> Option<Finding> {
     let (wan, wan_index) = outside(facts, uplink)?;
-    let ((host, port), inside) = (host(facts, lan)?, lan_side(facts, lan)?);
+    let ((host, port), inside) = (user(facts, lan, uplink)?, lan_side(facts, lan)?);
     let translated = uplink.nat == NatMode::Nftables;
-    let comes = |protocol| Packet {
+    let comes = |protocol, stranger| Packet {
         hook: FORWARD,
         arrives: (wan.to_owned(), wan_index),
         leaves: Some(inside.clone()),
-        source: STRANGER,
+        source: stranger,
         destination: host,
         protocol,
         source_port: STRANGERS_PORT,
@@ -127,33 +169,35 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         established: false,
         translated,
     };
-    let goes = |protocol| Packet {
+    let goes = |protocol, stranger| Packet {
         arrives: inside.clone(),
         leaves: Some((wan.to_owned(), wan_index)),
         source: host,
-        destination: STRANGER,
+        destination: stranger,
         source_port: port,
         destination_port: STRANGERS_PORT,
         established: true,
-        ..comes(protocol)
+        ..comes(protocol, stranger)
     };
     let what = if translated { "traffic that a mapping lets in" } else { "traffic of the provider's NAT" };
     let wish = Wish::Forward { wan, lan, dnat: translated };
-    let [udp, tcp] = [UDP, TCP].map(|protocol| walk(rules, &comes(protocol)));
+    let [udp, tcp] =
+        [UDP, TCP].map(|protocol| of_all(STRANGERS.map(|stranger| walk(rules, &comes(protocol, stranger)))));
+    let worst = udp.severity().max(tcp.severity());
     let affected: Vec<String> = [("UDP", &udp), ("TCP", &tcp)]
         .iter()
-        .filter(|(_, outcome)| **outcome != Outcome::Passes)
+        .filter(|(_, whole)| whole.severity() == worst)
         .map(|(name, _)| (*name).to_owned())
         .collect();
     let affected = and(&affected);
-    let first = if udp == Outcome::Passes { tcp } else { udp };
-    match first {
-        Outcome::Dropped(place) => {
+    let first = if udp.severity() == worst { udp } else { tcp };
+    let some = match first {
+        Whole::Dropped(place) => {
             let by = Firewall::of(rules, &place);
             let seen = format!("{} drops {what} from {wan} to {lan} ({affected}; {place})", by.name());
             return Some(advised(Finding::new("firewall-forward-drops", seen), by, &place, wish).at(wan));
         }
-        Outcome::Unclear(place, perhaps) => {
+        Whole::Unclear(place, perhaps) => {
             let by = Firewall::of(rules, &place);
             let seen = format!(
                 "{} drops {what} from {wan} to {lan} ({affected}; {place}) unless a rule accepts it that doctor does not \
@@ -162,19 +206,88 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
             );
             return Some(advised(Finding::new("firewall-forward-unclear", seen), by, &place, wish).at(wan));
         }
-        Outcome::Passes => {}
-    }
+        Whole::Some(place) => Some(place),
+        Whole::Passes => None,
+    };
     for protocol in [UDP, TCP] {
-        if let Outcome::Dropped(place) = walk(rules, &goes(protocol)) {
+        let answers = of_all(STRANGERS.map(|stranger| walk(rules, &goes(protocol, stranger))));
+        if let Whole::Dropped(place) = answers {
             let by = Firewall::of(rules, &place);
             let seen = format!("{} drops what {lan} answers to mapped traffic of {wan} ({place})", by.name());
             let finding = Finding::new("firewall-replies-drop", seen);
             return Some(advised(finding, by, &place, Wish::Replies { wan, lan }).at(wan));
         }
     }
+    if let Some(place) = some {
+        let by = Firewall::of(rules, &place);
+        let seen = format!(
+            "{} drops {what} from {wan} to {lan} where it comes from some sources ({affected}; {place})",
+            by.name()
+        );
+        let todo =
+            "see whether you mean them, such as a list of countries; those who are in it reach no mapping";
+        let finding = Finding::new("firewall-forward-sources", seen).at(wan).todo(todo);
+        return Some(finding.with("firewall", by.name()).with("chain", place.chain));
+    }
     let whose = by_whom(rules);
     let seen = format!("{whose}: {what} passes from {wan} to {lan}, and so do the answers");
     Some(Finding::new("firewall-forward", seen).at(wan))
+}
+
+/// What becomes of the packets of all strangers.
+enum Whole {
+    Passes,
+    /// Those of some are dropped.
+    Some(Place),
+    Unclear(Place, String),
+    Dropped(Place),
+}
+
+impl Whole {
+    /// The worse, the more.
+    fn severity(&self) -> u8 {
+        match self {
+            Whole::Passes => 0,
+            Whole::Some(_) => 1,
+            Whole::Unclear(..) => 2,
+            Whole::Dropped(_) => 3,
+        }
+    }
+}
+
+fn of_all(outcomes: [Outcome; 3]) -> Whole {
+    let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Dropped(_)));
+    let passes = outcomes.contains(&Outcome::Passes);
+    let (mut dropped, mut unclear) = (None, None);
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Passes => {}
+            Outcome::Dropped(place) => {
+                dropped.get_or_insert(place);
+            }
+            Outcome::Unclear(place, perhaps) => {
+                unclear.get_or_insert((place, perhaps));
+            }
+        }
+    }
+    match (dropped, unclear) {
+        (Some(place), _) if all => Whole::Dropped(place),
+        (Some(place), _) if passes => Whole::Some(place),
+        (_, Some((place, perhaps))) => Whole::Unclear(place, perhaps),
+        _ => Whole::Passes,
+    }
+}
+
+/// Where a packet is dropped, under which id, and what of it is in doubt; `None` when it passes.
+fn of_input(outcome: Outcome, id: &'static str) -> Option<(Place, &'static str, String)> {
+    match outcome {
+        Outcome::Passes => None,
+        Outcome::Dropped(place) => Some((place, id, String::new())),
+        Outcome::Unclear(place, perhaps) => {
+            let doubt = format!(" unless a rule accepts it that doctor does not understand ({perhaps})");
+            Some((place, "firewall-input-unclear", doubt))
+        }
+    }
 }
 
 fn advised(finding: Finding, by: Firewall, place: &Place, wish: Wish<'_>) -> Finding {
@@ -227,6 +340,8 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         translated: false,
     };
     let port = facts.setup.http_port;
+    let wans = facts.setup.uplinks.iter().map(|uplink| uplink.interface.as_str());
+    let shared = wans.into_iter().find(|wan| zone(rules, wan) == zone(rules, lan));
     let mut all = Vec::new();
     for (id, packet, protocol, port, what) in [
         (
@@ -238,14 +353,14 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         ),
         ("firewall-http-drops", to(own, TCP, port), "tcp", port, "requests of applications"),
     ] {
-        if let Outcome::Dropped(place) = walk(rules, &packet) {
+        if let Some((place, id, doubt)) = of_input(walk(rules, &packet), id) {
             let by = Firewall::of(rules, &place);
             let seen = format!(
-                "{} drops {what} that come by {lan} ({} port {port}; {place})",
+                "{} drops {what} that come by {lan} ({} port {port}; {place}){doubt}",
                 by.name(),
                 protocol.to_uppercase()
             );
-            let wish = Wish::Input { lan, protocol, port };
+            let wish = Wish::Input { lan, protocol, port, shared };
             all.push(advised(Finding::new(id, seen), by, &place, wish).at(lan));
         }
     }
@@ -290,7 +405,7 @@ fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Findi
     let used = facts.gateway.uplink(&uplink.interface).and_then(|status| status.server);
     let server = match used.or(uplink.servers.first().copied()).map(|server| server.ip()) {
         Some(IpAddr::V4(server)) => server,
-        _ => STRANGER,
+        _ => STRANGERS[0],
     };
     let answer = Packet {
         hook: INPUT,
@@ -304,10 +419,11 @@ fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Findi
         established: true,
         translated: false,
     };
-    if let Outcome::Dropped(place) = walk(rules, &answer) {
+    if let Some((place, id, doubt)) = of_input(walk(rules, &answer), "firewall-uplink-drops") {
         let by = Firewall::of(rules, &place);
-        let seen = format!("{} drops the answers of the provider's server on {wan} ({place})", by.name());
-        let finding = Finding::new("firewall-uplink-drops", seen);
+        let seen =
+            format!("{} drops the answers of the provider's server on {wan} ({place}){doubt}", by.name());
+        let finding = Finding::new(id, seen);
         return Some(advised(finding, by, &place, Wish::Answers { wan }).at(wan));
     }
     let announcement = Packet {

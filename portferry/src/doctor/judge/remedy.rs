@@ -1,7 +1,10 @@
 //! Whose rules they are, and what to type to have a packet pass: a row for each firewall.
+//!
+//! All packets that are walked are of IPv4, and no command lets more pass than was asked for: a LAN's addresses of IPv6 are
+//! everybody's to send to, where nothing filters.
 
 use crate::doctor::walk::Place;
-use crate::nft::reading::{Family, Ruleset};
+use crate::nft::reading::{Family, Ruleset, Step, Verdict};
 
 /// Who made the rules that drop something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,8 +59,8 @@ pub(crate) enum Wish<'a> {
     Forward { wan: &'a str, lan: &'a str, dnat: bool },
     /// The answers of LAN hosts.
     Replies { wan: &'a str, lan: &'a str },
-    /// To a port of this router, from the LAN.
-    Input { lan: &'a str, protocol: &'a str, port: u16 },
+    /// To a port of this router, from the LAN. `shared`: an uplink that firewalld has in the same zone.
+    Input { lan: &'a str, protocol: &'a str, port: u16, shared: Option<&'a str> },
     /// Answers of the provider's server.
     Answers { wan: &'a str },
 }
@@ -79,17 +82,18 @@ pub(crate) fn remedy(firewall: Firewall, place: &Place, wish: Wish<'_>) -> (Stri
 
 /// In nftables' own words.
 fn matching(wish: Wish<'_>) -> String {
-    match wish {
+    let what = match wish {
         Wish::Forward { wan, lan, dnat: true } => {
-            format!("iifname \"{wan}\" oifname \"{lan}\" ct status dnat accept")
+            format!("iifname \"{wan}\" oifname \"{lan}\" ct status dnat")
         }
-        Wish::Forward { wan, lan, dnat: false } => format!("iifname \"{wan}\" oifname \"{lan}\" accept"),
+        Wish::Forward { wan, lan, dnat: false } => format!("iifname \"{wan}\" oifname \"{lan}\""),
         Wish::Replies { wan, lan } => {
-            format!("iifname \"{lan}\" oifname \"{wan}\" ct state established,related accept")
+            format!("iifname \"{lan}\" oifname \"{wan}\" ct state established,related")
         }
-        Wish::Input { lan, protocol, port } => format!("iifname \"{lan}\" {protocol} dport {port} accept"),
-        Wish::Answers { wan } => format!("iifname \"{wan}\" ct state established,related accept"),
-    }
+        Wish::Input { lan, protocol, port, .. } => format!("iifname \"{lan}\" {protocol} dport {port}"),
+        Wish::Answers { wan } => format!("iifname \"{wan}\" ct state established,related"),
+    };
+    format!("meta nfproto ipv4 {what} accept")
 }
 
 /// Files in these directories are put into the chain that they are named after, at each start of the firewall.
@@ -115,7 +119,15 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
     };
     let reload = "firewall-cmd --reload".to_owned();
     match wish {
-        Wish::Input { lan, protocol, port } => (
+        Wish::Input { lan, protocol, port, shared: Some(wan) } => (
+            format!(
+                "put the LAN into a zone of its own first: {lan} is in the same as {wan}, where the port would be open to the Internet. \
+                 These commands make it zone internal, with the services that it had, and let it out as before; see what else you \
+                 have opened for it"
+            ),
+            own_zone(lan, &zone(wan), &format!("{port}/{protocol}")),
+        ),
+        Wish::Input { lan, protocol, port, shared: None } => (
             format!("open the port in the zone of {lan}"),
             vec![
                 format!("firewall-cmd --permanent --zone={} --add-port={port}/{protocol}", zone(lan)),
@@ -151,15 +163,55 @@ fn firewalld(wish: Wish<'_>) -> (String, Vec<String>) {
     }
 }
 
-/// A policy of firewalld that lets everything pass from one zone to another.
+/// A policy of firewalld that lets all of IPv4 pass from one zone to another.
 fn policy(name: &str, from: &str, to: &str) -> Vec<String> {
     vec![
         format!("firewall-cmd --permanent --new-policy={name}"),
         format!("firewall-cmd --permanent --policy={name} --add-ingress-zone={from}"),
         format!("firewall-cmd --permanent --policy={name} --add-egress-zone={to}"),
-        format!("firewall-cmd --permanent --policy={name} --set-target=ACCEPT"),
+        format!(
+            "firewall-cmd --permanent --policy={name} --add-rich-rule='rule priority=\"-1\" family=\"ipv4\" accept'"
+        ),
         "firewall-cmd --reload".to_owned(),
     ]
+}
+
+/// Moves the LAN out of the zone that it has in common with an uplink, and opens a port for it alone. It can be done again, since
+/// each port that is closed says so.
+fn own_zone(lan: &str, shared: &str, port: &str) -> Vec<String> {
+    const POLICY: &str = "portferry-lan";
+    let of_policy = |what: &str| format!("firewall-cmd --permanent --policy={POLICY} {what}");
+    vec![
+        format!("shared={shared}"),
+        "for service in $(firewall-cmd --zone=$shared --list-services); do firewall-cmd --permanent --zone=internal --add-service=$service; done"
+            .to_owned(),
+        "for port in $(firewall-cmd --zone=$shared --list-ports); do firewall-cmd --permanent --zone=internal --add-port=$port; done"
+            .to_owned(),
+        format!("firewall-cmd --permanent --zone=internal --change-interface={lan}"),
+        format!("firewall-cmd --permanent --zone=internal --add-port={port}"),
+        format!(
+            "firewall-cmd --permanent --info-policy={POLICY} >/dev/null 2>&1 || firewall-cmd --permanent --new-policy={POLICY}"
+        ),
+        of_policy("--add-ingress-zone=internal"),
+        of_policy("--add-egress-zone=$shared"),
+        of_policy("--set-target=ACCEPT"),
+        "firewall-cmd --reload".to_owned(),
+    ]
+}
+
+/// The zone of firewalld that an interface is in by its rules; nothing for the default one.
+pub(crate) fn zone<'a>(rules: &'a Ruleset, interface: &str) -> Option<&'a str> {
+    let chains = rules.chains.iter().filter(|chain| chain.table.name == "firewalld");
+    let zones = chains.filter(|chain| chain.name.starts_with("filter_INPUT"));
+    let mut name = interface.as_bytes().to_vec();
+    name.resize(16, 0);
+    let named = |step: &Step| matches!(step, Step::Compare { value, .. } if !value.is_empty() && name.starts_with(value));
+    zones.flat_map(|chain| &chain.rules).filter(|rule| rule.iter().any(named)).find_map(|rule| {
+        match rule.last() {
+            Some(Step::Verdict(Verdict::Goto(to) | Verdict::Jump(to))) => to.strip_prefix("filter_IN_"),
+            _ => None,
+        }
+    })
 }
 
 fn ufw(wish: Wish<'_>) -> (String, Vec<String>) {
@@ -169,7 +221,7 @@ fn ufw(wish: Wish<'_>) -> (String, Vec<String>) {
     };
     let reload = "ufw reload".to_owned();
     match wish {
-        Wish::Input { lan, protocol, port } => (
+        Wish::Input { lan, protocol, port, .. } => (
             format!("open the port on {lan}"),
             vec![format!("ufw allow in on {lan} to any port {port} proto {protocol}")],
         ),
@@ -185,11 +237,12 @@ fn ufw(wish: Wish<'_>) -> (String, Vec<String>) {
         ),
         Wish::Forward { wan, lan, dnat: false } => (
             "let pass what the provider's NAT sends on".to_owned(),
-            vec![format!("ufw route allow in on {wan} out on {lan}")],
+            vec![before("ufw-before-forward", format!("-i {wan} -o {lan} -j ACCEPT")), reload],
         ),
-        Wish::Replies { wan, lan } => {
-            ("let the LAN out".to_owned(), vec![format!("ufw route allow in on {lan} out on {wan}")])
-        }
+        Wish::Replies { wan, lan } => (
+            "let the LAN out".to_owned(),
+            vec![before("ufw-before-forward", format!("-i {lan} -o {wan} -j ACCEPT")), reload],
+        ),
         Wish::Answers { wan } => (
             "let answers in".to_owned(),
             vec![
@@ -213,7 +266,7 @@ fn iptables(firewall: Firewall, wish: Wish<'_>) -> (String, Vec<String>) {
         Wish::Replies { wan, lan } => {
             format!("iptables -I {forward} -i {lan} -o {wan} -j ACCEPT")
         }
-        Wish::Input { lan, protocol, port } => {
+        Wish::Input { lan, protocol, port, .. } => {
             format!("iptables -I INPUT -i {lan} -p {protocol} --dport {port} -j ACCEPT")
         }
         Wish::Answers { wan } => {

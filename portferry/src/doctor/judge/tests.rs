@@ -499,6 +499,70 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["firewall-forward-unclear"],
     ),
     (
+        "an uplink that nothing passes but what is of the hosts that are bound to it, on one LAN of two",
+        |facts| {
+            facts.setup.lan.push("guests".to_owned());
+            facts.links.interfaces.push(interface(12, "guests", "192.168.88.1/24"));
+            facts.joined.insert("guests".to_owned());
+            facts.ports.insert("guests".to_owned(), facts.ports["br-lan"].clone());
+            second(facts, Role::Bound(vec!["192.168.88.64/26".parse().unwrap()]));
+            let load = |what, len| Step::Load { to: 0, len, what };
+            let equal = |value: &[u8]| Step::Compare { from: 0, how: Compare::Equal, value: value.to_vec() };
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
+            for rule in [
+                vec![load(Load::Meta(6), 16), equal(b"wan0\0")],
+                vec![load(Load::Meta(7), 16), equal(b"wan0\0")],
+                vec![
+                    load(Load::Meta(6), 16),
+                    equal(b"wg0\0"),
+                    load(Load::Payload { base: 1, offset: 16 }, 4),
+                    Step::Mask { from: 0, to: 0, mask: vec![255, 255, 255, 192], xor: vec![0; 4] },
+                    equal(&[192, 168, 88, 64]),
+                ],
+                vec![
+                    load(Load::Meta(7), 16),
+                    equal(b"wg0\0"),
+                    load(Load::Payload { base: 1, offset: 12 }, 4),
+                    Step::Mask { from: 0, to: 0, mask: vec![255, 255, 255, 192], xor: vec![0; 4] },
+                    equal(&[192, 168, 88, 64]),
+                ],
+            ] {
+                chain.rules.push([rule, vec![Step::Verdict(Decides::Accept)]].concat());
+            }
+            let nat = rules(facts).iter_mut().find(|chain| chain.name == "POSTROUTING").unwrap();
+            let of_hosts = [load(Load::Payload { base: 1, offset: 12 }, 3), equal(&[192, 168, 88])];
+            nat.rules[0].splice(0..0, of_hosts);
+            rules(facts).push(chain);
+        },
+        &[],
+    ),
+    (
+        "some sources are dropped",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 1, what: Load::Payload { base: 1, offset: 12 } },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![73] },
+                Step::Verdict(Decides::Drop),
+            ]);
+            rules(facts).push(chain);
+        },
+        &["firewall-forward-sources"],
+    ),
+    (
+        "a list that has a server that everybody knows",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 4, what: Load::Payload { base: 1, offset: 12 } },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![9, 9, 9, 9] },
+                Step::Verdict(Decides::Drop),
+            ]);
+            rules(facts).push(chain);
+        },
+        &[],
+    ),
+    (
         "the LAN's answers are dropped",
         |facts| {
             let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, false);
@@ -515,6 +579,29 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "INPUT drops",
         |facts| rules(facts).push(filter(table(Family::Ip, "filter"), "INPUT", 1, true)),
         &["firewall-search-drops", "firewall-http-drops", "firewall-uplink-drops"],
+    ),
+    (
+        "it may drop there",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "input", 1, true);
+            chain.rules.push(vec![Step::Unknown("socket".to_owned()), Step::Verdict(Decides::Accept)]);
+            rules(facts).push(chain);
+        },
+        &["firewall-input-unclear"],
+    ),
+    (
+        "UDP may pass, and TCP does not",
+        |facts| {
+            let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
+            chain.rules.push(vec![
+                Step::Load { to: 0, len: 1, what: Load::Meta(16) },
+                Step::Compare { from: 0, how: Compare::Equal, value: vec![17] },
+                Step::Unknown("socket".to_owned()),
+                Step::Verdict(Decides::Accept),
+            ]);
+            rules(facts).push(chain);
+        },
+        &["firewall-forward-drops"],
     ),
     ("the older iptables", |facts| facts.legacy = vec!["filter".to_owned()], &["firewall-legacy"]),
     ("the port of searches is not ours", |facts| facts.ssdp.clear(), &["ssdp-port-not-ours"]),
@@ -672,15 +759,59 @@ fn commands_for_each_firewall() {
         ),
         (
             vec![filter(table(Family::Inet, "mine"), "through", 2, true)],
-            "nft 'insert rule inet mine through iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
+            "nft 'insert rule inet mine through meta nfproto ipv4 iifname \"wan0\" oifname \"br-lan\" ct status dnat accept'",
         ),
         (
             vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)],
             "mkdir -p /usr/share/nftables.d/chain-pre/forward\n\
-             echo 'iifname \"wan0\" oifname \"br-lan\" ct status dnat accept' >> /usr/share/nftables.d/chain-pre/forward/portferry.nft\n\
+             echo 'meta nfproto ipv4 iifname \"wan0\" oifname \"br-lan\" ct status dnat accept' >> /usr/share/nftables.d/chain-pre/forward/portferry.nft\n\
              fw4 reload",
         ),
     ] {
         assert_eq!(command(chains), expected);
     }
+}
+
+/// Without a NAT here, what comes for the LAN passes over IPv4 only.
+#[test]
+fn commands_open_no_more_than_ipv4() {
+    let ip = || table(Family::Ip, "filter");
+    let ufw = Chain { table: ip(), name: "ufw-before-forward".to_owned(), base: None, rules: Vec::new() };
+    for (chains, expected) in [
+        (vec![filter(table(Family::Inet, "mine"), "through", 2, true)], "meta nfproto ipv4 iifname \"wan0\""),
+        (vec![filter(table(Family::Inet, "fw4"), "forward", 2, true)], "meta nfproto ipv4 iifname \"wan0\""),
+        (vec![filter(ip(), "FORWARD", 2, true), ufw], "-A ufw-before-forward -i wan0 -o br-lan -j ACCEPT"),
+        (vec![filter(table(Family::Inet, "firewalld"), "filter_FORWARD", 2, true)], "family=\"ipv4\" accept"),
+    ] {
+        let mut facts = healthy();
+        facts.setup.uplinks[0].nat = NatMode::None;
+        rules(&mut facts).extend(chains);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-forward-drops");
+        let commands = finding.expect("it drops").commands.join("\n");
+        assert!(commands.contains(expected), "{commands}");
+        assert!(!commands.contains("route allow") && !commands.contains("target=ACCEPT"), "{commands}");
+    }
+}
+
+/// A port is not opened in a zone that the WAN is in.
+#[test]
+fn the_lan_has_a_zone_of_its_own_first() {
+    let commands = |zones: &[(&[u8], &str)]| {
+        let mut facts = healthy();
+        let mut chain = filter(table(Family::Inet, "firewalld"), "filter_INPUT", 1, true);
+        chain.rules.extend(zones.iter().map(|(name, zone)| {
+            vec![
+                Step::Load { to: 0, len: 16, what: Load::Meta(6) },
+                Step::Compare { from: 0, how: Compare::Equal, value: name.to_vec() },
+                Step::Verdict(Decides::Goto(format!("filter_IN_{zone}"))),
+            ]
+        }));
+        rules(&mut facts).push(chain);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-http-drops");
+        finding.expect("it drops").commands.join("\n")
+    };
+    assert!(commands(&[]).contains("--zone=internal --change-interface=br-lan"));
+    assert!(commands(&[(b"br-", "home"), (b"wan0\0", "home")]).contains("--change-interface"));
+    let own = commands(&[(b"br-lan\0", "home")]);
+    assert!(!own.contains("--change-interface") && own.contains("--add-port=5431/tcp"), "{own}");
 }
