@@ -96,8 +96,8 @@ pub(crate) struct Facts {
     /// Who has UDP port 1900, and TCP port `lan.http_port`.
     pub(crate) ssdp: Vec<Holder>,
     pub(crate) http: Vec<Holder>,
-    /// Interfaces on which the group of SSDP is joined.
-    pub(crate) joined: BTreeSet<String>,
+    /// Interfaces on which the group of SSDP is joined, where that can be seen.
+    pub(crate) joined: Option<BTreeSet<String>>,
     /// In the order of the setup's.
     pub(crate) uplinks: Vec<UplinkFacts>,
     /// One host of each prefix that is bound to an uplink.

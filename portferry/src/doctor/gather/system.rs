@@ -36,12 +36,13 @@ fn switch(file: &Path) -> Option<bool> {
     Some(text.trim() != "0")
 }
 
-/// Where the group is joined.
-pub(super) fn joined(group: Ipv4Addr) -> BTreeSet<String> {
-    joined_in(&fs::read_to_string("/proc/net/igmp").unwrap_or_default(), group)
+/// Where the group is joined; `None`: it cannot be seen.
+pub(super) fn joined(group: Ipv4Addr) -> Option<BTreeSet<String>> {
+    Some(joined_in(&fs::read_to_string("/proc/net/igmp").ok()?, group))
 }
 
-/// Lines of an interface (`2  eth0 : 1 V3`), each followed by lines of its groups, indented.
+/// Lines of an interface (number, tab, name, at least ten wide, and a colon: `%d\t%-10s:`), each followed by lines of its groups,
+/// indented.
 fn joined_in(text: &str, group: Ipv4Addr) -> BTreeSet<String> {
     let mut interface = String::new();
     let mut found = BTreeSet::new();
@@ -53,7 +54,8 @@ fn joined_in(text: &str, group: Ipv4Addr) -> BTreeSet<String> {
                 found.insert(interface.clone());
             }
         } else {
-            interface = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
+            let name = line.split_once('\t').and_then(|(_, rest)| rest.rsplit_once(':'));
+            interface = name.map_or("", |(name, _)| name.trim_end()).to_owned();
         }
     }
     found
@@ -116,6 +118,8 @@ mod tests {
                     1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\
                     4\tbr-lan    :     2      V3\n\t\t\t\tFAFFFFEF     1 0:00000000\t\t0\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
         assert_eq!(joined_in(igmp, wire::ssdp::GROUP_V4), ["br-lan".to_owned()].into());
+        let long = igmp.replace("br-lan    :", "br-lan.100:");
+        assert_eq!(joined_in(&long, wire::ssdp::GROUP_V4), ["br-lan.100".to_owned()].into());
         let udp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
                    22: 00000000:076C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7231 2 0 0\n\
                    23: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7232 2 0 0\n";

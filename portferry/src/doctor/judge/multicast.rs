@@ -89,8 +89,8 @@ fn interface(facts: &Facts, lan: &str) -> Vec<Finding> {
     }
     let status = facts.gateway.status();
     let up = facts.interface(lan).is_some_and(|interface| interface.up) && !facts.addresses(lan).is_empty();
-    if status.is_some() && up {
-        if facts.joined.contains(lan) {
+    if let Some(joined) = facts.joined.as_ref().filter(|_| status.is_some() && up) {
+        if joined.contains(lan) {
             all.push(
                 Finding::new(
                     "ssdp-group",

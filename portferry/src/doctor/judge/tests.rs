@@ -144,7 +144,7 @@ fn healthy() -> Facts {
         legacy: vec![],
         ssdp: vec![Holder { address: [0; 4].into(), process: Some((7, "portferry".to_owned())) }],
         http: vec![],
-        joined: ["br-lan".to_owned()].into(),
+        joined: Some(["br-lan".to_owned()].into()),
         uplinks: vec![UplinkFacts {
             candidates: vec![answering()],
             igd: None,
@@ -544,7 +544,8 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         },
         &["gateway-not-running", "http-port-taken"],
     ),
-    ("no group", |facts| facts.joined.clear(), &["ssdp-group-missing"]),
+    ("no group", |facts| facts.joined = Some(BTreeSet::new()), &["ssdp-group-missing"]),
+    ("groups that cannot be seen", |facts| facts.joined = None, &[]),
     (
         "no multicast",
         |facts| facts.ports.get_mut("br-lan").unwrap().multicast = false,
