@@ -86,8 +86,6 @@ pub(crate) struct Facts {
     pub(crate) setup: Setup,
     pub(crate) gateway: Gateway,
     pub(crate) links: Snapshot,
-    /// `net.ipv4.ip_forward`.
-    pub(crate) forwarding: Option<bool>,
     /// By name.
     pub(crate) ports: BTreeMap<String, Port>,
     pub(crate) rules: Result<Ruleset, Unread>,
@@ -155,6 +153,8 @@ impl Gateway {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Port {
     pub(crate) multicast: bool,
+    /// Whether IPv4 packets are forwarded that come in by it.
+    pub(crate) forwarding: Option<bool>,
     pub(crate) bridge: Option<Bridge>,
 }
 

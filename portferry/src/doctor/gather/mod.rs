@@ -45,7 +45,6 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
     let port = setup.http_port;
     Ok(Facts {
         gateway,
-        forwarding: system::forwarding(),
         ports: system::ports(&setup),
         rules,
         legacy,

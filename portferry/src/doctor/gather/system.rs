@@ -9,11 +9,6 @@ use crate::doctor::facts::{Bridge, Holder, Port, Setup};
 
 const IFF_MULTICAST: u32 = 0x1000;
 
-/// `net.ipv4.ip_forward`
-pub(super) fn forwarding() -> Option<bool> {
-    switch(Path::new("/proc/sys/net/ipv4/ip_forward"))
-}
-
 /// The interfaces of the setup that exist.
 pub(super) fn ports(setup: &Setup) -> BTreeMap<String, Port> {
     let names = setup.lan.iter().chain(setup.uplinks.iter().map(|uplink| &uplink.interface));
@@ -28,7 +23,8 @@ fn port(name: &str) -> Option<Port> {
         snooping,
         querier: switch(&directory.join("bridge/multicast_querier")).unwrap_or(false),
     });
-    Some(Port { multicast: flags & IFF_MULTICAST != 0, bridge })
+    let forwarding = switch(&PathBuf::from("/proc/sys/net/ipv4/conf").join(name).join("forwarding"));
+    Some(Port { multicast: flags & IFF_MULTICAST != 0, forwarding, bridge })
 }
 
 fn switch(file: &Path) -> Option<bool> {

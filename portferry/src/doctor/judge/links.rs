@@ -4,24 +4,13 @@ use engine::policy::InterfaceAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::Kind;
+use super::and;
 use crate::config::NatMode;
 use crate::doctor::facts::{Facts, Leaving, Role, UplinkSetup};
 use crate::doctor::finding::Finding;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    let mut all = vec![];
-    match facts.forwarding {
-        Some(true) => all.push(Finding::new("forwarding-on", "this machine forwards IPv4 packets")),
-        Some(false) => all.push(
-            Finding::new(
-                "forwarding-off",
-                "this machine forwards no IPv4 packets (net.ipv4.ip_forward = 0): it is no router",
-            )
-            .todo("switch forwarding on, and keep it so with a file in /etc/sysctl.d")
-            .command("sysctl -w net.ipv4.ip_forward=1"),
-        ),
-        None => {}
-    }
+    let mut all: Vec<Finding> = forwarding(facts).into_iter().collect();
     for lan in &facts.setup.lan {
         all.extend(lan_interface(facts, lan));
     }
@@ -31,6 +20,25 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     all.extend(facts.leaving.iter().map(|found| leaving(facts, found)));
     all
+}
+
+/// The kernel asks the interface that a packet comes in by; `net.ipv4.ip_forward` only sets all of them at once.
+fn forwarding(facts: &Facts) -> Option<Finding> {
+    let those = |wanted| facts.ports.iter().filter(move |(_, port)| port.forwarding == Some(wanted));
+    let off: Vec<String> = those(false).map(|(name, _)| name.clone()).collect();
+    if off.is_empty() {
+        those(true).next()?;
+        return Some(Finding::new("forwarding-on", "this machine forwards IPv4 packets"));
+    }
+    let seen = format!(
+        "this machine forwards no IPv4 packets that come in by {} (net.ipv4.conf.*.forwarding = 0)",
+        and(&off)
+    );
+    let finding = Finding::new("forwarding-off", seen)
+        .todo("switch forwarding on, and keep it so with a file in /etc/sysctl.d, or in the network's configuration");
+    // With slashes, for an interface's name may have dots.
+    let command = |name: &String| format!("sysctl -w net/ipv4/conf/{name}/forwarding=1");
+    Some(off.iter().map(command).fold(finding, Finding::command))
 }
 
 /// Whether a bound host's traffic takes the way that its mappings are at.

@@ -128,12 +128,11 @@ fn healthy() -> Facts {
                 metric: 0,
             }],
         },
-        forwarding: Some(true),
         ports: [
-            ("wan0".to_owned(), Port { multicast: true, bridge: None }),
+            ("wan0".to_owned(), Port { multicast: true, forwarding: Some(true), bridge: None }),
             (
                 "br-lan".to_owned(),
-                Port { multicast: true, bridge: Some(Bridge { snooping: true, querier: false }) },
+                Port { multicast: true, forwarding: Some(true), bridge: Some(Bridge { snooping: true, querier: false }) },
             ),
         ]
         .into(),
@@ -268,7 +267,16 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     ),
     ("another version", |facts| with_status(facts, "version", json!("0.0.1")), &[]),
     ("a full file system", |facts| with_status(facts, "store_error", json!("no space")), &["store-error"]),
-    ("no forwarding", |facts| facts.forwarding = Some(false), &["forwarding-off"]),
+    (
+        "no forwarding",
+        |facts| facts.ports.get_mut("br-lan").unwrap().forwarding = Some(false),
+        &["forwarding-off"],
+    ),
+    (
+        "forwarding that cannot be seen",
+        |facts| facts.ports.values_mut().for_each(|port| port.forwarding = None),
+        &[],
+    ),
     (
         "no LAN",
         |facts| {
@@ -684,4 +692,22 @@ fn commands_for_each_firewall() {
     ] {
         assert_eq!(command(chains), expected);
     }
+}
+
+/// The one finding with this id.
+fn only(facts: &Facts, id: &str) -> Finding {
+    let mut found = judge(facts).into_iter().filter(|finding| finding.id == id);
+    let first = found.next().unwrap_or_else(|| panic!("there is no {id}"));
+    assert_eq!(found.next(), None);
+    first
+}
+
+/// Of the interface that it is off on, and of no other.
+#[test]
+fn forwarding_of_each_interface() {
+    let mut facts = healthy();
+    facts.ports.get_mut("wan0").unwrap().forwarding = Some(false);
+    let finding = only(&facts, "forwarding-off");
+    assert!(finding.seen.contains("come in by wan0 ("), "{}", finding.seen);
+    assert_eq!(finding.commands, ["sysctl -w net/ipv4/conf/wan0/forwarding=1"]);
 }
