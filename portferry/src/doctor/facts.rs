@@ -73,6 +73,9 @@ impl Setup {
 /// By which interface a bound host's traffic leaves, by the router's rules and tables for routes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Leaving {
+    /// What is bound.
+    pub(crate) prefix: Prefix,
+    /// One of it.
     pub(crate) host: Ipv4Addr,
     /// That of its uplink.
     pub(crate) bound_to: String,

@@ -71,7 +71,7 @@ async fn leaving(setup: &Setup, links: &Snapshot) -> Vec<Leaving> {
             let Some((host, arriving)) = a_host(setup, links, *prefix) else { continue };
             let Ok(way) = netlink.way_of(host, arriving, STRANGER).await else { continue };
             let interface = way.map(|index| name(links, index));
-            all.push(Leaving { host, bound_to: uplink.interface.clone(), interface });
+            all.push(Leaving { prefix: *prefix, host, bound_to: uplink.interface.clone(), interface });
         }
     }
     all

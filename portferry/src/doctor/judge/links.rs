@@ -8,6 +8,7 @@ use super::and;
 use crate::config::NatMode;
 use crate::doctor::facts::{Facts, Leaving, Role, UplinkSetup};
 use crate::doctor::finding::Finding;
+use crate::netlink::DefaultRoute;
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut all: Vec<Finding> = forwarding(facts).into_iter().collect();
@@ -43,7 +44,7 @@ fn forwarding(facts: &Facts) -> Option<Finding> {
 
 /// Whether a bound host's traffic takes the way that its mappings are at.
 fn leaving(facts: &Facts, found: &Leaving) -> Finding {
-    let Leaving { host, bound_to, interface } = found;
+    let Leaving { prefix, host, bound_to, interface } = found;
     if interface.as_ref() == Some(bound_to) {
         let seen = format!("what {host} sends leaves by {bound_to}, the uplink that it is bound to");
         return Finding::new("bound-host", seen).at(bound_to);
@@ -55,18 +56,73 @@ fn leaving(facts: &Facts, found: &Leaving) -> Finding {
     let seen = format!(
         "{host} is bound to {bound_to}, and what it sends {way}: nobody out there understands its answers"
     );
-    // A point-to-point link needs no router's address.
-    let index = facts.interface(bound_to).map(|interface| interface.index);
-    let mut routes = facts.links.default_routes.iter().filter(|route| Some(route.interface) == index);
-    let via = routes.find_map(|route| route.gateway).filter(IpAddr::is_ipv4);
-    let via = via.map_or(String::new(), |gateway| format!("via {gateway} "));
-    Finding::new("bound-host-elsewhere", seen)
-        .at(bound_to)
-        .todo(format!(
-            "have a rule lead it to a table whose default route is by {bound_to} (docs/uplinks.md)"
+    let table = table_of(facts, bound_to);
+    let todo =
+        format!("have a rule lead it to a table whose default route is by {bound_to} (docs/uplinks.md)");
+    let finding = Finding::new("bound-host-elsewhere", seen).at(bound_to);
+    let finding = match table.route {
+        Route::There => finding.todo(todo),
+        Route::To(way) => {
+            let route = format!("ip route replace default {way}dev {bound_to} table {}", table.number);
+            finding.todo(todo).command(route)
+        }
+        Route::Unknown => finding.todo(format!(
+            "{todo}; first `ip route add default via … dev {bound_to} table {}`, with the address of the router there, which is not \
+             known here",
+            table.number
+        )),
+    };
+    // Other LANs stay where they are. Not 0: a VPN may have put 0.0.0.0/1 and 128.0.0.0/1 in the place of a default route.
+    let main = "lookup main suppress_prefixlength 1";
+    let rest = format!("from {prefix} lookup {}", table.number);
+    // The longest prefix says whose a host is.
+    let priority = 101 + 32_u8.saturating_sub(prefix.bits());
+    finding
+        .command(format!(
+            "ip rule show | grep -q '^100:.*suppress_prefixlength 1' || ip rule add priority 100 {main}"
         ))
-        .command(format!("ip route replace default {via}dev {bound_to} table 101"))
-        .command(format!("ip rule add from {host} lookup 101"))
+        .command(format!("ip rule add priority {priority} {rest}"))
+}
+
+/// A table of routes for the traffic of an uplink.
+struct Table {
+    number: u32,
+    route: Route,
+}
+
+/// Its default route.
+enum Route {
+    There,
+    /// "via 192.0.2.1 ", or nothing where none is needed.
+    To(String),
+    /// It needs a router's address.
+    Unknown,
+}
+
+fn table_of(facts: &Facts, uplink: &str) -> Table {
+    let interface = facts.interface(uplink);
+    let is_own = |route: &&DefaultRoute| {
+        !route.is_ipv6 && interface.is_some_and(|interface| interface.index == route.interface)
+    };
+    let links = &facts.links;
+    if let Some(route) = links.other_default_routes.iter().find(is_own) {
+        return Table { number: route.table, route: Route::There };
+    }
+    // A number for each uplink, and one that nobody else has.
+    let all = facts.setup.uplinks.iter();
+    let first = 100 + (1_u32..).zip(all).find(|(_, own)| own.interface == uplink).map_or(1, |(n, _)| n - 1);
+    let taken = |number: &u32| links.other_default_routes.iter().any(|route| route.table == *number);
+    let number = (first..).step_by(facts.setup.uplinks.len().max(1)).find(|number| !taken(number));
+    let via = links.default_routes.iter().filter(is_own).find_map(|route| route.gateway);
+    // A link with hardware addresses has more than one other side.
+    let is_shared = interface.is_some_and(|interface| interface.mac.is_some());
+    let route = match via {
+        Some(IpAddr::V4(router)) => Route::To(format!("via {router} ")),
+        Some(IpAddr::V6(router)) => Route::To(format!("via inet6 {router} ")),
+        None if is_shared => Route::Unknown,
+        None => Route::To(String::new()),
+    };
+    Table { number: number.unwrap_or(first), route }
 }
 
 fn lan_interface(facts: &Facts, name: &str) -> Option<Finding> {

@@ -82,6 +82,16 @@ fn second(facts: &mut Facts, role: Role) {
     rules(facts).push(chain);
 }
 
+/// A host of this prefix is bound to the second uplink.
+fn astray(prefix: &str, leaves_by: Option<&str>) -> Leaving {
+    Leaving {
+        prefix: prefix.parse().unwrap(),
+        host: "192.168.77.11".parse().unwrap(),
+        bound_to: "wg0".to_owned(),
+        interface: leaves_by.map(str::to_owned),
+    }
+}
+
 fn healthy() -> Facts {
     let ports = Set {
         key_len: 8,
@@ -126,13 +136,18 @@ fn healthy() -> Facts {
                 gateway: Some("100.64.0.1".parse().unwrap()),
                 is_ipv6: false,
                 metric: 0,
+                table: 254,
             }],
         },
         ports: [
             ("wan0".to_owned(), Port { multicast: true, forwarding: Some(true), bridge: None }),
             (
                 "br-lan".to_owned(),
-                Port { multicast: true, forwarding: Some(true), bridge: Some(Bridge { snooping: true, querier: false }) },
+                Port {
+                    multicast: true,
+                    forwarding: Some(true),
+                    bridge: Some(Bridge { snooping: true, querier: false }),
+                },
             ),
         ]
         .into(),
@@ -339,8 +354,13 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "a better default route",
         |facts| {
             facts.links.default_routes[0].metric = 100;
-            let other =
-                DefaultRoute { interface: 4, gateway: Some([10, 0, 0, 1].into()), is_ipv6: false, metric: 0 };
+            let other = DefaultRoute {
+                interface: 4,
+                gateway: Some([10, 0, 0, 1].into()),
+                is_ipv6: false,
+                metric: 0,
+                table: 254,
+            };
             facts.links.default_routes.insert(0, other);
         },
         &["default-route-elsewhere"],
@@ -445,7 +465,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             second(facts, Role::Spare);
             facts.links.default_routes =
-                vec![DefaultRoute { interface: 9, gateway: None, metric: 0, is_ipv6: false }];
+                vec![DefaultRoute { interface: 9, gateway: None, metric: 0, is_ipv6: false, table: 254 }];
         },
         &[],
     ),
@@ -461,11 +481,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "a bound host whose traffic goes elsewhere",
         |facts| {
             second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
-            facts.leaving = vec![Leaving {
-                host: "192.168.77.11".parse().unwrap(),
-                bound_to: "wg0".to_owned(),
-                interface: Some("wan0".to_owned()),
-            }];
+            facts.leaving = vec![astray("192.168.77.11", Some("wan0"))];
         },
         &["bound-host-elsewhere"],
     ),
@@ -474,11 +490,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
             facts.setup.uplinks[1].table = "portferry-wg0".to_owned();
-            facts.leaving = vec![Leaving {
-                host: "192.168.77.11".parse().unwrap(),
-                bound_to: "wg0".to_owned(),
-                interface: None,
-            }];
+            facts.leaving = vec![astray("192.168.77.11", None)];
         },
         &["own-nat-missing", "bound-host-elsewhere"],
     ),
@@ -710,4 +722,51 @@ fn forwarding_of_each_interface() {
     let finding = only(&facts, "forwarding-off");
     assert!(finding.seen.contains("come in by wan0 ("), "{}", finding.seen);
     assert_eq!(finding.commands, ["sysctl -w net/ipv4/conf/wan0/forwarding=1"]);
+}
+
+/// The whole prefix is led there, through the uplink's own table, and never by a route that could not work.
+#[test]
+fn routes_of_bound_hosts() {
+    let commands = |change: Change| {
+        let mut facts = healthy();
+        second(&mut facts, Role::Bound(vec!["192.168.77.0/28".parse().unwrap()]));
+        facts.leaving = vec![astray("192.168.77.0/28", Some("wan0"))];
+        change(&mut facts);
+        only(&facts, "bound-host-elsewhere").commands
+    };
+    let rules = |table: &str| {
+        let main = "ip rule show | grep -q '^100:.*suppress_prefixlength 1' || \
+                    ip rule add priority 100 lookup main suppress_prefixlength 1";
+        vec![main.to_owned(), format!("ip rule add priority 105 from 192.168.77.0/28 lookup {table}")]
+    };
+    let with = |route: &str, table: &str| [vec![route.to_owned()], rules(table)].concat();
+    assert_eq!(commands(|_| {}), with("ip route replace default dev wg0 table 101", "101"));
+    assert_eq!(
+        commands(|facts| facts.links.default_routes.push(via("fe80::1", true, 9, 254))),
+        with("ip route replace default dev wg0 table 101", "101"),
+        "IPv6 has its own"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.default_routes.push(via("10.8.0.1", false, 9, 254))),
+        with("ip route replace default via 10.8.0.1 dev wg0 table 101", "101")
+    );
+    assert_eq!(
+        commands(|facts| facts.links.other_default_routes.push(via("10.8.0.1", false, 9, 51820))),
+        rules("51820"),
+        "it has a table"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.other_default_routes.push(via("10.9.0.1", false, 2, 101))),
+        with("ip route replace default dev wg0 table 103", "103"),
+        "101 is somebody else's"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.interfaces.last_mut().unwrap().mac = Some([2; 6].into())),
+        rules("101"),
+        "Ethernet needs a router's address, and nobody knows it"
+    );
+}
+
+fn via(gateway: &str, is_ipv6: bool, interface: u32, table: u32) -> DefaultRoute {
+    DefaultRoute { interface, gateway: Some(gateway.parse().unwrap()), metric: 0, is_ipv6, table }
 }
