@@ -103,6 +103,8 @@ pub(crate) struct Facts {
     pub(crate) uplinks: Vec<UplinkFacts>,
     /// One host of each prefix that is bound to an uplink.
     pub(crate) leaving: Vec<Leaving>,
+    /// By which interface what a host of the LAN sends leaves that is bound to none; `None`: it does not, or was not to be found out.
+    pub(crate) way_out: Option<String>,
     /// Other gateways that answered a search on the LAN.
     pub(crate) neighbours: Vec<Neighbour>,
     /// What a control point hears, for each LAN interface that was asked.

@@ -162,7 +162,8 @@ async fn fetch(interface: &str, request: HttpRequest) -> Option<Vec<u8>> {
 
 /// The default router of an interface.
 pub(super) fn router(links: &Snapshot, index: u32) -> Option<Ipv4Addr> {
-    let mut routes = links.default_routes.iter().filter(|route| route.interface == index);
+    let all = links.default_routes.iter().chain(&links.other_default_routes);
+    let mut routes = all.filter(|route| route.interface == index);
     routes.find_map(|route| match route.gateway {
         Some(IpAddr::V4(router)) => Some(router),
         _ => None,

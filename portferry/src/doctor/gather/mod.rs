@@ -21,8 +21,10 @@ use crate::config::Config;
 use crate::exit::Failure;
 use crate::netlink::{Netlink, Snapshot};
 
-/// Somebody in the Internet, as far as routes are concerned.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// Somebody in the Internet, as far as routes are concerned; nothing is sent there. Servers of the root zone, for which no router has a
+/// route of its own as it may for a resolver that it knows.
+const STRANGERS: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(193, 0, 14, 129), Ipv4Addr::new(199, 7, 83, 42), Ipv4Addr::new(198, 41, 0, 4)];
 
 /// Everything.
 ///
@@ -53,6 +55,7 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         joined: system::joined(wire::ssdp::GROUP_V4),
         uplinks,
         leaving: leaving(&setup, &links).await,
+        way_out: way_out(&setup, &links).await,
         neighbours,
         control_points,
         clients,
@@ -69,12 +72,49 @@ async fn leaving(setup: &Setup, links: &Snapshot) -> Vec<Leaving> {
         let Role::Bound(hosts) = &uplink.role else { continue };
         for prefix in hosts {
             let Some((host, arriving)) = a_host(setup, links, *prefix) else { continue };
-            let Ok(way) = netlink.way_of(host, arriving, STRANGER).await else { continue };
+            let Ok(way) = way(&mut netlink, host, arriving).await else { continue };
             let interface = way.map(|index| name(links, index));
             all.push(Leaving { prefix: *prefix, host, bound_to: uplink.interface.clone(), interface });
         }
     }
     all
+}
+
+/// By which interface a host leaves that is bound to no uplink: the first address of the LAN that is nobody's but a host's.
+async fn way_out(setup: &Setup, links: &Snapshot) -> Option<String> {
+    let (host, arriving) = an_unbound_host(setup, links)?;
+    let way = way(&mut Netlink::open().ok()?, host, arriving).await.ok()?;
+    way.map(|index| name(links, index))
+}
+
+/// The interface, or none if the host gets nowhere.
+async fn way(netlink: &mut Netlink, host: Ipv4Addr, arriving: u32) -> std::io::Result<Option<u32>> {
+    for stranger in STRANGERS {
+        if let Some(index) = netlink.way_of(host, arriving, stranger).await? {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
+fn an_unbound_host(setup: &Setup, links: &Snapshot) -> Option<(Ipv4Addr, u32)> {
+    let is_bound = |host: Ipv4Addr| {
+        setup.uplinks.iter().any(|uplink| match &uplink.role {
+            Role::Bound(hosts) => hosts.iter().any(|prefix| prefix.contains(host.into())),
+            Role::Usual | Role::Spare => false,
+        })
+    };
+    let lans = setup.lan.iter().filter_map(|lan| links.interfaces.iter().find(|found| found.name == *lan));
+    lans.into_iter().find_map(|interface| {
+        interface.addresses.iter().find_map(|&(own, prefix_len)| {
+            let IpAddr::V4(network) = Prefix::new(own, prefix_len).first() else { return None };
+            let link = InterfaceAddress { addr: own, prefix_len };
+            let candidates = (1..=512).map(|n| Ipv4Addr::from(u32::from(network).saturating_add(n)));
+            let mut hosts = candidates.take_while(|&host| link.contains(host.into()));
+            let host = hosts.find(|&host| IpAddr::V4(host) != own && !is_bound(host))?;
+            Some((host, interface.index))
+        })
+    })
 }
 
 /// An address of the prefix that a host may have, and the LAN interface that it is on.
@@ -117,4 +157,26 @@ fn own_address(links: &Snapshot, name: &str) -> Option<std::net::Ipv4Addr> {
 /// Whether the gateway itself asks by UPnP, so that no server is there to be asked.
 fn asks_by_upnp(gateway: &Gateway) -> bool {
     gateway.status().is_some_and(|status| status.usual.protocol.as_deref() == Some("UPnP IGD"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Interface;
+
+    #[test]
+    fn a_host_that_is_bound_to_no_uplink() {
+        let config = "[lan]\ninterfaces = [\"br-lan\"]\n[wan]\ninterface = \"wan0\"\n";
+        let of = |more: &str| {
+            let config = Config::parse(Path::new("x"), &format!("{config}{more}")).unwrap();
+            let addresses = vec![("192.168.77.1".parse().unwrap(), 24)];
+            let lan = Interface { index: 3, name: "br-lan".to_owned(), up: true, addresses, mac: None };
+            let links = Snapshot { interfaces: vec![lan], ..Snapshot::default() };
+            an_unbound_host(&Setup::of(&config), &links)
+        };
+        let extra = |hosts: &str| format!("[[uplink.extra]]\ninterface = \"wg0\"\nhosts = [\"{hosts}\"]\n");
+        assert_eq!(of(""), Some(([192, 168, 77, 2].into(), 3)));
+        assert_eq!(of(&extra("192.168.77.0/28")), Some(([192, 168, 77, 16].into(), 3)));
+        assert_eq!(of(&extra("192.168.77.0/24")), None);
+    }
 }

@@ -235,57 +235,66 @@ fn of_kind(name: &str, addr: Ipv4Addr) -> Finding {
     finding.at(name).with("address", addr.to_string())
 }
 
+/// Whether what no other uplink takes leaves by the usual one: by what the kernel says, for rules and other tables count as well; if it
+/// says nothing, by the main table, and by others.
 fn default_route(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
     let name = uplink.interface.as_str();
-    let index = facts.interface(name)?.index;
-    let routes = &facts.links.default_routes;
-    if let Some(own) = routes.iter().find(|route| route.interface == index) {
-        let way = own.gateway.map_or(String::new(), |gateway| format!(" to {gateway}"));
-        let best = routes
-            .iter()
-            .filter(|route| route.gateway.map(|g| g.is_ipv4()) == own.gateway.map(|g| g.is_ipv4()));
-        let first = best.min_by_key(|route| route.metric).unwrap_or(own);
-        if uplink.role != Role::Usual || first.metric >= own.metric {
-            let seen = format!("the default route leads out by {name}{way}");
-            return Some(Finding::new("default-route", seen).at(name));
-        }
-    }
-    let names = |index| {
-        let found = facts.links.interfaces.iter().find(|interface| interface.index == index);
-        found.map_or("?", |interface| interface.name.as_str())
+    let interface = facts.interface(name)?;
+    let usual = uplink.role == Role::Usual;
+    let way_out = facts.way_out.as_deref().filter(|_| usual);
+    // By metric.
+    let v4 = |routes: &'_ [DefaultRoute]| {
+        routes.iter().filter(|route| !route.is_ipv6).cloned().collect::<Vec<_>>()
     };
-    match routes.first() {
-        // Its routes may be in another table, or come when they are needed.
-        _ if uplink.role != Role::Usual => None,
-        // A spare line has taken its place, as it should.
-        Some(route)
-            if facts
-                .setup
-                .uplinks
-                .iter()
-                .any(|other| other.role == Role::Spare && other.interface == names(route.interface)) =>
-        {
-            let seen = format!(
-                "the default route leads out by {}, a spare line, and not by {name}",
-                names(route.interface)
-            );
-            Some(Finding::new("default-route-spare", seen).at(name))
-        }
-        // IPv4 goes through a softwire's device, PCP does not.
-        Some(_) if uplink.nat == NatMode::None && facts.addresses(name).is_empty() => None,
-        Some(route) => {
-            let other = names(route.interface);
-            let seen = format!("the default route leads out by {other}, not by {name}");
-            let todo = format!(
-                "if {other} is the way to your provider, set wan.interface = \"{other}\"; else see why {name} has no default route, \
-                 or one with a greater metric"
-            );
-            Some(Finding::new("default-route-elsewhere", seen).at(name).todo(todo))
-        }
-        None => {
-            let seen = "there is no default route: nothing of the LAN gets out";
-            let todo = format!("see what the DHCP client, or the dial-up, of {name} says");
-            Some(Finding::new("default-route-none", seen).at(name).todo(todo))
-        }
+    let (main, others) = (v4(&facts.links.default_routes), v4(&facts.links.other_default_routes));
+    let is_own = |route: &&DefaultRoute| route.interface == interface.index;
+    let in_main = main.iter().find(is_own);
+    let own = in_main.or_else(|| others.iter().find(is_own));
+    let is_good = match (way_out, in_main, main.first()) {
+        (Some(way), ..) => way == name,
+        (None, Some(own), Some(first)) => !usual || first.metric >= own.metric,
+        (None, ..) => own.is_some(),
+    };
+    if is_good {
+        let seen = match own {
+            Some(own) => {
+                let way = own.gateway.map_or(String::new(), |gateway| format!(" to {gateway}"));
+                format!("the default route leads out by {name}{way}")
+            }
+            None => format!("what the LAN sends leaves by {name}"),
+        };
+        return Some(Finding::new("default-route", seen).at(name));
     }
+    // Its routes may be in another table, or come when they are needed.
+    if !usual {
+        return None;
+    }
+    // IPv4 goes through a softwire's device, PCP does not.
+    let is_softwire = uplink.nat == NatMode::None && facts.addresses(name).is_empty();
+    let by_index = |index| facts.links.interfaces.iter().find(move |interface| interface.index == index);
+    let of_route = |route: &DefaultRoute| by_index(route.interface).map_or("?", |found| found.name.as_str());
+    let Some(other) = way_out.or_else(|| main.first().map(of_route)) else {
+        let v6 = facts.links.default_routes.iter().any(|route| route.is_ipv6 && is_own(&route));
+        if is_softwire && v6 {
+            return None;
+        }
+        let seen = "there is no default route: nothing of the LAN gets out";
+        let todo = format!("see what the DHCP client, or the dial-up, of {name} says");
+        return Some(Finding::new("default-route-none", seen).at(name).todo(todo));
+    };
+    let is_spare = |spare: &UplinkSetup| spare.role == Role::Spare && spare.interface == other;
+    // A spare line has taken its place, as it should.
+    if facts.setup.uplinks.iter().any(is_spare) {
+        let seen = format!("the default route leads out by {other}, a spare line, and not by {name}");
+        return Some(Finding::new("default-route-spare", seen).at(name));
+    }
+    if is_softwire {
+        return None;
+    }
+    let seen = format!("what the LAN sends leaves by {other}, not by {name}");
+    let todo = format!(
+        "if {other} is the way to your provider, or a VPN that everything goes through, set wan.interface = \"{other}\"; else see why \
+         {name} has no default route, or one with a greater metric"
+    );
+    Some(Finding::new("default-route-elsewhere", seen).at(name).todo(todo))
 }

@@ -174,6 +174,7 @@ fn healthy() -> Facts {
             prefer_failure: Some(true),
         }],
         leaving: Vec::new(),
+        way_out: None,
         neighbours: vec![],
         control_points: vec![control_point("Connected", Some("203.0.114.1"))],
         clients: vec![client(Says::Accepts)],
@@ -348,6 +349,30 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     (
         "another default route",
         |facts| facts.links.default_routes[0].interface = 4,
+        &["default-route-elsewhere"],
+    ),
+    (
+        "a default route of IPv6 alone",
+        |facts| facts.links.default_routes = vec![via("fe80::1", true, 2, 254)],
+        &["default-route-none"],
+    ),
+    ("IPv6 has another way", |facts| facts.links.default_routes.insert(0, via("fe80::1", true, 4, 254)), &[]),
+    (
+        "a VPN as the WAN, with 0.0.0.0/1 and 128.0.0.0/1",
+        |facts| {
+            facts.links.default_routes[0].interface = 4;
+            facts.way_out = Some("wan0".to_owned());
+        },
+        &[],
+    ),
+    (
+        "the WAN's default route is in a table of its own",
+        |facts| facts.links.other_default_routes = std::mem::take(&mut facts.links.default_routes),
+        &[],
+    ),
+    (
+        "a VPN takes what should go by the WAN",
+        |facts| facts.way_out = Some("wan1".to_owned()),
         &["default-route-elsewhere"],
     ),
     (
