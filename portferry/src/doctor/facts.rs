@@ -260,11 +260,10 @@ pub(crate) enum Probe {
         todo: String,
         third_party: bool,
     },
+    /// The server maps for nobody but the router itself, where it should for a LAN host; how that was seen.
+    NoThirdParty(String),
     /// Anything else; in words.
-    Failed {
-        what: String,
-        third_party: bool,
-    },
+    Failed(String),
 }
 
 /// A probe mapping that stood for a moment.

@@ -54,6 +54,8 @@ pub(crate) enum Told {
         why: String,
         todo: String,
     },
+    /// The server speaks NAT-PMP only, and another host was asked for.
+    Inexpressible,
     Failed(String),
 }
 
@@ -98,6 +100,7 @@ pub(crate) async fn map(asked: &Asked) -> Told {
                 todo: hint.what_to_do.to_owned(),
             }
         }
+        Outcome::Inexpressible(_) => Told::Inexpressible,
         other => {
             let words = other.failure(asked.server).map(|failure| failure.to_string());
             let first = words.as_deref().and_then(|words| words.lines().next()).unwrap_or(other.word());

@@ -88,9 +88,12 @@ async fn probe(
             (Probe::Refused { code, why, todo, third_party: is_third }, None)
         }
         Told::Otherwise(got) => {
-            let what = format!("it granted the mapping to {got} instead, as if THIRD_PARTY were not there");
-            (Probe::Failed { what, third_party: true }, None)
+            (Probe::NoThirdParty(format!("{server} passes over it and maps to {got}")), None)
         }
-        Told::Failed(what) => (Probe::Failed { what, third_party: is_third }, None),
+        Told::Inexpressible => {
+            let seen = format!("{server} speaks NAT-PMP only, which has no words for it");
+            (Probe::NoThirdParty(seen), None)
+        }
+        Told::Failed(what) => (Probe::Failed(what), None),
     }
 }

@@ -460,7 +460,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     (
         "no answer to the probe",
         |facts| {
-            facts.uplinks[0].probe = Probe::Failed { what: "silence".to_owned(), third_party: false };
+            facts.uplinks[0].probe = Probe::Failed("silence".to_owned());
         },
         &["probe-failed"],
     ),
@@ -473,6 +473,16 @@ const ROWS: &[(&str, Change, &[&str])] = &[
             let words = || "words".to_owned();
             facts.uplinks[0].probe =
                 Probe::Refused { code: words(), why: words(), todo: words(), third_party: true };
+        },
+        &["third-party-refused"],
+    ),
+    (
+        "THIRD_PARTY is passed over",
+        |facts| {
+            facts.setup.uplinks[0].nat = NatMode::None;
+            with_status(facts, "nat", json!("none"));
+            rules(facts).clear();
+            facts.uplinks[0].probe = Probe::NoThirdParty("words".to_owned());
         },
         &["third-party-refused"],
     ),
