@@ -173,7 +173,7 @@ pub(crate) struct Bridge {
 /// A program that has a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Holder {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     /// Number and name, where they can be seen.
     pub(crate) process: Option<(u32, String)>,
 }

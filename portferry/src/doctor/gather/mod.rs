@@ -9,8 +9,6 @@ mod probe;
 mod system;
 mod uplink;
 
-use std::path::Path;
-
 use std::net::{IpAddr, Ipv4Addr};
 
 use engine::policy::InterfaceAddress;
@@ -50,8 +48,8 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         ports: system::ports(&setup),
         rules,
         legacy,
-        ssdp: system::holders(Path::new("/proc/net/udp"), wire::ssdp::PORT, false),
-        http: system::holders(Path::new("/proc/net/tcp"), port, true),
+        ssdp: system::holders(&["udp"], wire::ssdp::PORT, false),
+        http: system::holders(&["tcp", "tcp6"], port, true),
         joined: system::joined(wire::ssdp::GROUP_V4),
         uplinks,
         leaving: leaving(&setup, &links).await,
@@ -168,7 +166,7 @@ mod tests {
     fn a_host_that_is_bound_to_no_uplink() {
         let config = "[lan]\ninterfaces = [\"br-lan\"]\n[wan]\ninterface = \"wan0\"\n";
         let of = |more: &str| {
-            let config = Config::parse(Path::new("x"), &format!("{config}{more}")).unwrap();
+            let config = Config::parse(std::path::Path::new("x"), &format!("{config}{more}")).unwrap();
             let addresses = vec![("192.168.77.1".parse().unwrap(), 24)];
             let lan = Interface { index: 3, name: "br-lan".to_owned(), up: true, addresses, mac: None };
             let links = Snapshot { interfaces: vec![lan], ..Snapshot::default() };

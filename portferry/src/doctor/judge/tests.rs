@@ -156,7 +156,7 @@ fn healthy() -> Facts {
             sets: [((own, "ports".to_owned()), ports)].into(),
         }),
         legacy: vec![],
-        ssdp: vec![Holder { address: [0; 4].into(), process: Some((7, "portferry".to_owned())) }],
+        ssdp: vec![Holder { address: IpAddr::from([0; 4]), process: Some((7, "portferry".to_owned())) }],
         http: vec![],
         joined: Some(["br-lan".to_owned()].into()),
         uplinks: vec![UplinkFacts {
@@ -578,7 +578,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "miniupnpd has it, too",
         |facts| {
             let process = Some((9, "miniupnpd".to_owned()));
-            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+            facts.ssdp.push(Holder { address: IpAddr::from([0; 4]), process });
         },
         &["ssdp-port-shared"],
     ),
@@ -586,7 +586,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "minidlnad has it, too",
         |facts| {
             let process = Some((9, "minidlnad".to_owned()));
-            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+            facts.ssdp.push(Holder { address: IpAddr::from([0; 4]), process });
         },
         &[],
     ),
@@ -595,9 +595,29 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             facts.gateway = Gateway::NotRunning;
             facts.control_points.clear();
-            facts.http.push(Holder { address: [0; 4].into(), process: None });
+            facts.http.push(Holder { address: IpAddr::from([0; 4]), process: None });
         },
         &["gateway-not-running", "http-port-taken"],
+    ),
+    (
+        "the port of requests is taken on all addresses of both families",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+            facts.http.push(Holder { address: IpAddr::from([0; 16]), process: None });
+        },
+        &["gateway-not-running", "http-port-taken"],
+    ),
+    (
+        "the port of requests is taken elsewhere",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+            for address in ["127.0.0.1", "::1", "100.64.0.2"] {
+                facts.http.push(Holder { address: address.parse().unwrap(), process: None });
+            }
+        },
+        &["gateway-not-running"],
     ),
     ("no group", |facts| facts.joined = Some(BTreeSet::new()), &["ssdp-group-missing"]),
     ("groups that cannot be seen", |facts| facts.joined = None, &[]),
@@ -804,4 +824,15 @@ fn routes_of_bound_hosts() {
 
 fn via(gateway: &str, is_ipv6: bool, interface: u32, table: u32) -> DefaultRoute {
     DefaultRoute { interface, gateway: Some(gateway.parse().unwrap()), metric: 0, is_ipv6, table }
+}
+
+/// Another program is told from a portferry that another configuration runs.
+#[test]
+fn a_portferry_with_another_control_socket() {
+    let mut facts = healthy();
+    facts.gateway = Gateway::NotRunning;
+    let process = Some((7, "portferry".to_owned()));
+    facts.http.push(Holder { address: [192, 168, 77, 1].into(), process });
+    let todo = only(&facts, "http-port-taken").todo.unwrap();
+    assert!(todo.contains("control socket"), "{todo}");
 }
