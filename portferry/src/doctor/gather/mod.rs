@@ -10,6 +10,7 @@ mod system;
 mod uplink;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::task::Poll;
 
 use engine::policy::InterfaceAddress;
 use engine::prefix::Prefix;
@@ -27,7 +28,7 @@ const STRANGERS: [Ipv4Addr; 3] =
 /// Everything.
 ///
 /// # Errors
-/// The system does not even tell its interfaces.
+/// The system does not even tell its interfaces; or somebody did not want to wait.
 pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
     let setup = Setup::of(config);
     let links = snapshot().await?;
@@ -41,7 +42,7 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         uplink::all(config, &setup, &links, &gateway)
     );
     gateway::ask_again(&mut gateway, socket);
-    let uplinks = probe::all(&setup, &links, &gateway, uplinks).await;
+    let uplinks = probe::all(&setup, &links, &gateway, uplinks).await?;
     let port = setup.http_port;
     Ok(Facts {
         gateway,
@@ -152,15 +153,43 @@ fn own_address(links: &Snapshot, name: &str) -> Option<std::net::Ipv4Addr> {
     })
 }
 
-/// Whether the gateway itself asks by UPnP, so that no server is there to be asked.
-fn asks_by_upnp(gateway: &Gateway) -> bool {
-    gateway.status().is_some_and(|status| status.usual.protocol.as_deref() == Some("UPnP IGD"))
+/// Whether the gateway itself asks by UPnP at this uplink, so that no server is there to be asked.
+fn asks_by_upnp(gateway: &Gateway, interface: &str) -> bool {
+    gateway.uplink(interface).is_some_and(|status| status.protocol.as_deref() == Some("UPnP IGD"))
+}
+
+/// All of it at once; what comes of each, in this order.
+async fn together<F: Future>(work: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut all: Vec<_> = work.into_iter().map(|one| (Box::pin(one), None)).collect();
+    std::future::poll_fn(|context| {
+        for (one, output) in &mut all {
+            if output.is_none()
+                && let Poll::Ready(ready) = one.as_mut().poll(context)
+            {
+                *output = Some(ready);
+            }
+        }
+        if all.iter().all(|(_, output)| output.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    all.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::netlink::Interface;
+
+    #[tokio::test]
+    async fn at_once_and_in_order() {
+        let began = std::time::Instant::now();
+        let one = |time: u64| async move {
+            tokio::time::sleep(std::time::Duration::from_millis(time)).await;
+            time
+        };
+        assert_eq!(together([300, 100, 200].map(one)).await, [300, 100, 200]);
+        assert!(began.elapsed().as_millis() < 600);
+    }
 
     #[test]
     fn a_host_that_is_bound_to_no_uplink() {

@@ -187,10 +187,7 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
             let external = granted.external.map_or(String::new(), |addr| format!("{addr}:"));
             let whose =
                 granted.third_party.map_or(String::new(), |host| format!(" for {host} (THIRD_PARTY)"));
-            let left = match granted.left {
-                None => ", and takes it back".to_owned(),
-                Some(left) => format!("; it did not take it back, and keeps it for {left} s"),
-            };
+            let left = if granted.left.is_none() { ", and takes it back" } else { "" };
             let seen = format!(
                 "{} gives UDP port {external}{}{whose} by {} for {} s{left}",
                 granted.server, granted.port, granted.protocol, granted.lifetime
@@ -200,6 +197,13 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
                 finding = finding.with("external", external.to_string());
             }
             all.push(finding);
+            if let Some(left) = granted.left {
+                let seen = format!(
+                    "{} did not confirm that the port was given back: it may stand for {left} s more, and leads to nobody",
+                    granted.server
+                );
+                all.push(Finding::new("probe-left", seen).at(name).with("seconds", left));
+            }
         }
         Probe::Refused { code, why, third_party: true, .. } => {
             let seen = format!("the server refuses to map for LAN hosts (THIRD_PARTY): {code}; {why}");

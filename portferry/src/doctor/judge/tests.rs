@@ -836,3 +836,12 @@ fn a_portferry_with_another_control_socket() {
     let todo = only(&facts, "http-port-taken").todo.unwrap();
     assert!(todo.contains("control socket"), "{todo}");
 }
+
+#[test]
+fn a_probe_that_was_left() {
+    let mut facts = healthy();
+    let Probe::Granted(granted) = &mut facts.uplinks[0].probe else { panic!("it is granted") };
+    granted.left = Some(90);
+    assert_eq!(only(&facts, "probe-left").data["seconds"], 90);
+    assert_eq!(bad(&facts), BTreeSet::new());
+}
