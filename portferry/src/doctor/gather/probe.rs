@@ -48,7 +48,7 @@ pub(super) async fn all(
         () = listen => Vec::new(),
     };
     if *stopped.borrow() {
-        return Err(Failure::system("interrupted; what was asked for was given back"));
+        return Err(Failure::system("interrupted"));
     }
     for (facts, probed) in uplinks.iter_mut().zip(probes) {
         if let Some(probed) = probed {

@@ -816,7 +816,7 @@ fn routes_of_bound_hosts() {
         "101 is somebody else's"
     );
     assert_eq!(
-        commands(|facts| facts.links.interfaces.last_mut().unwrap().mac = Some([2; 6].into())),
+        commands(|facts| facts.links.interfaces.last_mut().unwrap().mac = Some([2; 6])),
         rules("101"),
         "Ethernet needs a router's address, and nobody knows it"
     );
