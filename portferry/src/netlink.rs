@@ -72,7 +72,7 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
 }
 
-/// A default route of the main table. A multipath route counts once for each of its ways.
+/// A default route. A multipath route counts once for each of its ways.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DefaultRoute {
     /// Index of the interface it leads out of.
@@ -84,6 +84,8 @@ pub struct DefaultRoute {
     pub metric: u32,
     /// Whose traffic takes it.
     pub is_ipv6: bool,
+    /// The number of its table.
+    pub table: u32,
 }
 
 /// Everything [`Netlink`] knows, at one moment.
@@ -354,10 +356,17 @@ fn push_default_routes(
         return;
     }
     let metric = attrs.get_priority().unwrap_or(0);
+    let table = attrs.get_table().unwrap_or_else(|_| u32::from(header.rtm_table));
     let is_ipv6 = header.rtm_family == AF_INET6;
     let router = |interface, attrs| gateway(attrs).or_else(|| peers.of(interface, header.rtm_family));
     if let Ok(interface) = attrs.get_oif() {
-        all.push(DefaultRoute { interface, gateway: router(interface, attrs.get_buf()), metric, is_ipv6 });
+        all.push(DefaultRoute {
+            interface,
+            gateway: router(interface, attrs.get_buf()),
+            metric,
+            is_ipv6,
+            table,
+        });
     }
     let mut ways = attrs.get_multipath().unwrap_or_default();
     // `struct rtnexthop`: length u16, flags u8, hops u8, interface i32; then attributes.
@@ -366,7 +375,7 @@ fn push_default_routes(
         let Some(own) = len.checked_sub(8).and_then(|len| rest.get(..len)) else { break };
         if u32::from(flags) & RTNH_F_DEAD == 0 {
             let interface = u32::from_ne_bytes([i0, i1, i2, i3]);
-            all.push(DefaultRoute { interface, gateway: router(interface, own), metric, is_ipv6 });
+            all.push(DefaultRoute { interface, gateway: router(interface, own), metric, is_ipv6, table });
         }
         ways = ways.get(len.next_multiple_of(4)..).unwrap_or_default();
     }

@@ -611,6 +611,7 @@ fn two_lines() {
     assert_eq!((own, granted), (2, 2), "{:#}", healthy.report);
     ip(&network, "route flush table 101");
     ip(&network, &format!("rule del from {LAN2} lookup 101"));
+    ip(&network, "rule del priority 100");
     daemon.terminate(20 * SECOND);
 
     let mut daemon = subject.start(&network, NAT, &format!("service_wait = 0.1\n{extra}"));

@@ -73,6 +73,9 @@ impl Setup {
 /// By which interface a bound host's traffic leaves, by the router's rules and tables for routes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Leaving {
+    /// What is bound.
+    pub(crate) prefix: Prefix,
+    /// One of it.
     pub(crate) host: Ipv4Addr,
     /// That of its uplink.
     pub(crate) bound_to: String,
@@ -86,8 +89,6 @@ pub(crate) struct Facts {
     pub(crate) setup: Setup,
     pub(crate) gateway: Gateway,
     pub(crate) links: Snapshot,
-    /// `net.ipv4.ip_forward`.
-    pub(crate) forwarding: Option<bool>,
     /// By name.
     pub(crate) ports: BTreeMap<String, Port>,
     pub(crate) rules: Result<Ruleset, Unread>,
@@ -96,12 +97,14 @@ pub(crate) struct Facts {
     /// Who has UDP port 1900, and TCP port `lan.http_port`.
     pub(crate) ssdp: Vec<Holder>,
     pub(crate) http: Vec<Holder>,
-    /// Interfaces on which the group of SSDP is joined.
-    pub(crate) joined: BTreeSet<String>,
+    /// Interfaces on which the group of SSDP is joined, where that can be seen.
+    pub(crate) joined: Option<BTreeSet<String>>,
     /// In the order of the setup's.
     pub(crate) uplinks: Vec<UplinkFacts>,
     /// One host of each prefix that is bound to an uplink.
     pub(crate) leaving: Vec<Leaving>,
+    /// By which interface what a host of the LAN sends leaves that is bound to none; `None`: it does not, or was not to be found out.
+    pub(crate) way_out: Option<String>,
     /// Other gateways that answered a search on the LAN.
     pub(crate) neighbours: Vec<Neighbour>,
     /// What a control point hears, for each LAN interface that was asked.
@@ -155,6 +158,8 @@ impl Gateway {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Port {
     pub(crate) multicast: bool,
+    /// Whether IPv4 packets are forwarded that come in by it.
+    pub(crate) forwarding: Option<bool>,
     pub(crate) bridge: Option<Bridge>,
 }
 
@@ -168,7 +173,7 @@ pub(crate) struct Bridge {
 /// A program that has a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Holder {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     /// Number and name, where they can be seen.
     pub(crate) process: Option<(u32, String)>,
 }
@@ -255,11 +260,10 @@ pub(crate) enum Probe {
         todo: String,
         third_party: bool,
     },
+    /// The server maps for nobody but the router itself, where it should for a LAN host; how that was seen.
+    NoThirdParty(String),
     /// Anything else; in words.
-    Failed {
-        what: String,
-        third_party: bool,
-    },
+    Failed(String),
 }
 
 /// A probe mapping that stood for a moment.

@@ -64,6 +64,7 @@ pub(crate) const ALL: &[Known] = {
         known(Provider, Note, "gateway-uplink-unknown"),
         known(Provider, Fault, "gateway-uplink-silent"),
         known(Provider, Good, "probe-granted"),
+        known(Provider, Note, "probe-left"),
         known(Provider, Fault, "probe-refused"),
         known(Provider, Warning, "probe-failed"),
         known(Provider, Skipped, "probe-skipped"),

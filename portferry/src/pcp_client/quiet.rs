@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use wire::pcp::{PcpOption, Protocol, ResultCode, ip_to_wire};
 
 use super::client::{Client, Event, Route};
@@ -54,11 +55,19 @@ pub(crate) enum Told {
         why: String,
         todo: String,
     },
+    /// The server speaks NAT-PMP only, and another host was asked for.
+    Inexpressible,
     Failed(String),
 }
 
-/// Asks, and deletes what was granted.
-pub(crate) async fn map(asked: &Asked) -> Told {
+/// Turns true when somebody does not want to wait any longer.
+pub(crate) type Stopped = watch::Receiver<bool>;
+
+/// What a delete may take whose request was not answered either.
+const LOST: Duration = Duration::from_secs(1);
+
+/// Asks, and deletes what was granted, or may have been.
+pub(crate) async fn map(asked: &Asked, stopped: Stopped) -> Told {
     let third_party = asked.third_party.map(|host| PcpOption::ThirdParty(ip_to_wire(host)));
     let mapping = Mapping {
         nonce: nonce::random(),
@@ -70,13 +79,13 @@ pub(crate) async fn map(asked: &Asked) -> Told {
         options: third_party.into_iter().collect(),
         keep: false,
     };
-    match carry_out(asked, mapping.clone()).await {
+    match ask(asked, &mapping, &stopped).await {
         Outcome::Granted(grant) => {
-            let prefers_failure = match asked.rival.filter(|_| grant.nonce.is_some()) {
-                Some(port) => rival(asked, &mapping, port, grant.external_port).await,
+            let prefers_failure = match asked.rival.filter(|_| grant.nonce.is_some() && !*stopped.borrow()) {
+                Some(port) => rival(asked, &mapping, port, grant.external_port, &stopped).await,
                 None => None,
             };
-            let left = match carry_out(asked, mapping.deleted()).await {
+            let left = match carry_out(asked, mapping.deleted(), asked.patience, None).await {
                 Outcome::Deleted { remaining } => Some(remaining),
                 _ => None,
             };
@@ -98,6 +107,7 @@ pub(crate) async fn map(asked: &Asked) -> Told {
                 todo: hint.what_to_do.to_owned(),
             }
         }
+        Outcome::Inexpressible(_) => Told::Inexpressible,
         other => {
             let words = other.failure(asked.server).map(|failure| failure.to_string());
             let first = words.as_deref().and_then(|words| words.lines().next()).unwrap_or(other.word());
@@ -107,7 +117,13 @@ pub(crate) async fn map(asked: &Asked) -> Told {
 }
 
 /// Asks for a port that is taken, and no other: who grants another one passes over PREFER_FAILURE (RFC 6887 §13.2).
-async fn rival(asked: &Asked, first: &Mapping, internal_port: u16, port: u16) -> Option<bool> {
+async fn rival(
+    asked: &Asked,
+    first: &Mapping,
+    internal_port: u16,
+    port: u16,
+    stopped: &Stopped,
+) -> Option<bool> {
     let mut mapping = Mapping {
         nonce: nonce::random(),
         internal_port,
@@ -115,7 +131,7 @@ async fn rival(asked: &Asked, first: &Mapping, internal_port: u16, port: u16) ->
         ..first.clone()
     };
     mapping.options.push(PcpOption::PreferFailure);
-    match carry_out(asked, mapping.clone()).await {
+    match ask(asked, &mapping, stopped).await {
         Outcome::Refused(refusal) => match refusal.code {
             Code::Pcp(ResultCode::CANNOT_PROVIDE_EXTERNAL) => Some(true),
             Code::Pcp(ResultCode::UNSUPP_OPTION) => Some(false),
@@ -123,16 +139,31 @@ async fn rival(asked: &Asked, first: &Mapping, internal_port: u16, port: u16) ->
         },
         Outcome::NotAsAsked { .. } => Some(false),
         Outcome::Granted(_) => {
-            carry_out(asked, mapping.deleted()).await;
+            carry_out(asked, mapping.deleted(), asked.patience, None).await;
             None
         }
         _ => None,
     }
 }
 
-async fn carry_out(asked: &Asked, mapping: Mapping) -> Outcome {
+/// Asks. Where the answer was lost, or makes no sense, the mapping may stand all the same: it is deleted.
+async fn ask(asked: &Asked, mapping: &Mapping, stopped: &Stopped) -> Outcome {
+    let outcome = carry_out(asked, mapping.clone(), asked.patience, Some(stopped.clone())).await;
+    if matches!(outcome, Outcome::Silent { .. } | Outcome::Nonsense(_)) {
+        carry_out(asked, mapping.deleted(), LOST, None).await;
+    }
+    outcome
+}
+
+/// Who is interrupted gives back by itself.
+async fn carry_out(
+    asked: &Asked,
+    mapping: Mapping,
+    patience: Duration,
+    mut stopped: Option<Stopped>,
+) -> Outcome {
     let speak = if asked.nat_pmp { Speak::NatPmp } else { Speak::Auto };
-    let plan = Plan { job: Job::Mapping(mapping), speak, patience: asked.patience, retries: None };
+    let plan = Plan { job: Job::Mapping(mapping), speak, patience, retries: None };
     let unreachable =
         |error: std::io::Error| Outcome::Unreachable { closed: false, error: error.to_string() };
     let opened = sockets::uplink(&asked.interface, None, asked.server)
@@ -165,15 +196,89 @@ async fn carry_out(asked: &Asked, mapping: Mapping) -> Outcome {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            received = socket.recv(&mut buffer) => match received {
-                Ok(len) => client.handle_datagram(clock::now(), asked.server, &buffer[..len], &mut entropy),
-                Err(error) => {
-                    let closed = error.kind() == std::io::ErrorKind::ConnectionRefused;
-                    client.handle_unreachable(clock::now(), closed, &error.to_string());
+        let stop = async {
+            let is_it = match &mut stopped {
+                Some(stopped) => stopped.wait_for(|stopped| *stopped).await.is_ok(),
+                None => false,
+            };
+            if !is_it {
+                std::future::pending::<()>().await;
+            }
+        };
+        let is_stopped = tokio::select! {
+            received = socket.recv(&mut buffer) => {
+                match received {
+                    Ok(len) => client.handle_datagram(clock::now(), asked.server, &buffer[..len], &mut entropy),
+                    Err(error) => {
+                        let closed = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                        client.handle_unreachable(clock::now(), closed, &error.to_string());
+                    }
                 }
-            },
-            () = timeout => client.handle_timeout(clock::now(), &mut entropy),
+                false
+            }
+            () = timeout => {
+                client.handle_timeout(clock::now(), &mut entropy);
+                false
+            }
+            () = stop => true,
+        };
+        if is_stopped {
+            // Once: the second time would mean not to wait.
+            stopped = None;
+            client.handle_interrupt(clock::now(), &mut entropy);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lifetimes that a server is asked for which never answers.
+    async fn lifetimes(stop_at_once: bool) -> Vec<u32> {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let asked = Asked {
+            server: server.local_addr().unwrap(),
+            nat_pmp: false,
+            interface: "lo".to_owned(),
+            internal_port: 9,
+            lifetime: 120,
+            third_party: None,
+            rival: None,
+            // Long enough for a repetition, which nobody wants who is interrupted.
+            patience: Duration::from_millis(if stop_at_once { 2000 } else { 300 }),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let client = async {
+            assert!(matches!(map(&asked, stopped).await, Told::Failed(_)));
+        };
+        let mut buffer = [0; 100];
+        let mut lifetimes = Vec::new();
+        let hear = async {
+            loop {
+                server.recv(&mut buffer).await.unwrap();
+                lifetimes.push(u32::from_be_bytes(buffer[4..8].try_into().unwrap()));
+                if stop_at_once {
+                    stop.send_replace(true);
+                }
+            }
+        };
+        tokio::select! {
+            () = client => {}
+            () = hear => {}
+        }
+        lifetimes
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_is_deleted() {
+        let lifetimes = lifetimes(false).await;
+        assert_eq!(lifetimes[..2], [120, 0]);
+    }
+
+    #[tokio::test]
+    async fn who_is_interrupted_deletes() {
+        let lifetimes = lifetimes(true).await;
+        assert_eq!(lifetimes[..2], [120, 0]);
     }
 }

@@ -71,6 +71,7 @@ mod tests {
         let interface = Interface { index: 2, name: "wan0".into(), up: true, addresses: vec![], mac: None };
         let route = |gateway: &&str| DefaultRoute {
             is_ipv6: false,
+            table: 254,
             interface: 2,
             gateway: Some(gateway.parse().unwrap()),
             metric: 100,

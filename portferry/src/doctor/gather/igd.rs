@@ -7,13 +7,13 @@ use std::time::Duration;
 use engine::uplink::{HttpId, HttpOutcome, HttpRequest};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use wire::foreign::{self, Call, Connection, Url};
 use wire::services::Face;
 use wire::soap::decode_answer_to;
 use wire::ssdp::{self, Message, Target};
 
-use super::own_address;
+use super::{own_address, together};
 use crate::doctor::facts::{ControlPoint, Gateway, Igd, Neighbour, Setup};
 use crate::isp_router::exchange;
 use crate::netlink::Snapshot;
@@ -27,6 +27,10 @@ const REPEAT: Duration = Duration::from_millis(300);
 const MOST: usize = 32;
 /// One exchange of HTTP.
 const WITHIN: Duration = Duration::from_secs(3);
+/// All exchanges with one gateway.
+const DESCRIBED: Duration = Duration::from_secs(5);
+/// So many descriptions of one router are tried.
+const LOCATIONS: usize = 3;
 
 /// Other gateways that answer on the LAN. This router's own portferry answers no search of the router itself.
 pub(super) async fn neighbours(setup: &Setup, links: &Snapshot) -> Vec<Neighbour> {
@@ -100,21 +104,21 @@ async fn search(socket: &UdpSocket, to: &[SocketAddrV4]) -> Vec<(Ipv4Addr, Url, 
 
 /// What each LAN interface's control points hear of the running gateway.
 pub(super) async fn control_points(setup: &Setup, links: &Snapshot, gateway: &Gateway) -> Vec<ControlPoint> {
-    let mut all = Vec::new();
-    let Some(status) = gateway.status() else { return all };
-    for interface in &setup.lan {
+    let Some(status) = gateway.status() else { return Vec::new() };
+    let one = |interface: &String| {
+        let address = own_address(links, interface)?;
         // Only where it serves.
         let serves = status.lan.iter().find(|lan| lan.name == *interface);
-        let Some(address) = own_address(links, interface) else { continue };
-        if serves.is_none_or(|lan| lan.addresses.is_empty()) {
-            continue;
-        }
+        serves.filter(|lan| !lan.addresses.is_empty())?;
         let at = SocketAddrV4::new(address, setup.http_port);
         let location = Url { at, path: Face::V1.description_path().to_owned() };
-        let answer = describe(interface, &location, None).await;
-        all.push(ControlPoint { interface: interface.clone(), address, answer });
-    }
-    all
+        let interface = interface.clone();
+        Some(async move {
+            let answer = timeout(DESCRIBED, describe(&interface, &location, None)).await.ok().flatten();
+            ControlPoint { interface, address, answer }
+        })
+    };
+    together(setup.lan.iter().filter_map(one)).await
 }
 
 /// The provider's router, where it speaks UPnP.
@@ -122,12 +126,16 @@ pub(super) async fn isp_router(interface: &str, router: Ipv4Addr) -> Option<Igd>
     let socket = UdpSocket::from_std(sockets::search(interface).ok()?).ok()?;
     let at = |address| SocketAddrV4::new(address, ssdp::PORT);
     let found = search(&socket, &[at(router), at(ssdp::GROUP_V4)]).await;
-    for (_, location, server) in found.into_iter().filter(|(from, ..)| *from == router) {
-        if let Some(igd) = describe(interface, &location, server).await {
-            return Some(igd);
+    let its = found.into_iter().filter(|(from, ..)| *from == router).take(LOCATIONS);
+    let first = async {
+        for (_, location, server) in its {
+            if let Some(igd) = describe(interface, &location, server).await {
+                return Some(igd);
+            }
         }
-    }
-    None
+        None
+    };
+    timeout(DESCRIBED, first).await.ok().flatten()
 }
 
 /// Reads a description, and asks its first WAN connection.
@@ -162,7 +170,8 @@ async fn fetch(interface: &str, request: HttpRequest) -> Option<Vec<u8>> {
 
 /// The default router of an interface.
 pub(super) fn router(links: &Snapshot, index: u32) -> Option<Ipv4Addr> {
-    let mut routes = links.default_routes.iter().filter(|route| route.interface == index);
+    let all = links.default_routes.iter().chain(&links.other_default_routes);
+    let mut routes = all.filter(|route| route.interface == index);
     routes.find_map(|route| match route.gateway {
         Some(IpAddr::V4(router)) => Some(router),
         _ => None,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use wire::natpmp;
 use wire::pcp::{self, Body, Request, Response, ResultCode, ip_to_wire};
 
-use super::{asks_by_upnp, igd};
+use super::{asks_by_upnp, igd, together};
 use crate::config::{Config, DhcpMode, NatMode};
 use crate::dhcp::offer;
 use crate::doctor::facts::{
@@ -37,11 +37,7 @@ pub(super) async fn all(
     links: &Snapshot,
     gateway: &Gateway,
 ) -> Vec<UplinkFacts> {
-    let mut all = Vec::new();
-    for uplink in &setup.uplinks {
-        all.push(one(config, uplink, links, gateway).await);
-    }
-    all
+    together(setup.uplinks.iter().map(|uplink| one(config, uplink, links, gateway))).await
 }
 
 async fn one(config: &Config, uplink: &UplinkSetup, links: &Snapshot, gateway: &Gateway) -> UplinkFacts {
@@ -66,7 +62,9 @@ async fn one(config: &Config, uplink: &UplinkSetup, links: &Snapshot, gateway: &
     candidates.sort_by_key(|(n, _)| *n);
     found.candidates = candidates.into_iter().map(|(_, candidate)| candidate).collect();
     let answered = found.candidates.iter().any(|candidate| candidate.answers().is_some());
-    if let Some(router) = router.filter(|_| config.uplink.igd && (!answered || asks_by_upnp(gateway))) {
+    if let Some(router) =
+        router.filter(|_| config.uplink.igd && (!answered || asks_by_upnp(gateway, &uplink.interface)))
+    {
         found.igd = igd::isp_router(&uplink.interface, router).await;
     }
     found

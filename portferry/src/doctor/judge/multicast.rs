@@ -1,5 +1,7 @@
 //! Whether the searches of applications reach the gateway, and only this one.
 
+use std::net::IpAddr;
+
 use super::and;
 use crate::doctor::facts::{Facts, Gateway, Holder, Neighbour};
 use crate::doctor::finding::Finding;
@@ -58,21 +60,40 @@ fn ports(facts: &Facts) -> Vec<Finding> {
                 "see above what is wrong with the interfaces of lan.interfaces, and in the log why the port could not be opened",
             ));
         }
-        Gateway::NotRunning if !facts.http.is_empty() => {
-            let holders: Vec<String> = facts.http.iter().map(name).collect();
-            let port = facts.setup.http_port;
-            let seen = format!(
-                "TCP port {port}, where portferry would serve applications, is taken by {}",
-                and(&holders)
-            );
-            all.push(
-                Finding::new("http-port-taken", seen)
-                    .todo("stop that program, or choose another port (lan.http_port)"),
-            );
-        }
+        Gateway::NotRunning => all.extend(http_port(facts)),
         _ => {}
     }
     all
+}
+
+/// Whether somebody has the port where applications would be served: on an address of the LAN, or on all of them.
+fn http_port(facts: &Facts) -> Option<Finding> {
+    let served: Vec<IpAddr> = facts
+        .setup
+        .lan
+        .iter()
+        .flat_map(|lan| facts.addresses(lan))
+        .map(|(address, _)| IpAddr::V4(address))
+        .collect();
+    // `[::]` takes IPv4 along, unless the program has said otherwise.
+    let is_in_the_way =
+        |holder: &&Holder| holder.address.is_unspecified() || served.contains(&holder.address);
+    let holders: Vec<&Holder> = facts.http.iter().filter(is_in_the_way).collect();
+    let mut names: Vec<String> = holders.iter().map(|holder| name(holder)).collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return None;
+    }
+    let port = facts.setup.http_port;
+    let seen =
+        format!("TCP port {port}, where portferry would serve applications, is taken by {}", and(&names));
+    let todo = if holders.iter().all(|holder| holder.is_portferry()) {
+        "that is a portferry with another control socket: name its configuration with --config, or stop it"
+    } else {
+        "stop that program, or choose another port (lan.http_port)"
+    };
+    Some(Finding::new("http-port-taken", seen).todo(todo))
 }
 
 fn interface(facts: &Facts, lan: &str) -> Vec<Finding> {
@@ -89,8 +110,8 @@ fn interface(facts: &Facts, lan: &str) -> Vec<Finding> {
     }
     let status = facts.gateway.status();
     let up = facts.interface(lan).is_some_and(|interface| interface.up) && !facts.addresses(lan).is_empty();
-    if status.is_some() && up {
-        if facts.joined.contains(lan) {
+    if let Some(joined) = facts.joined.as_ref().filter(|_| status.is_some() && up) {
+        if joined.contains(lan) {
             all.push(
                 Finding::new(
                     "ssdp-group",

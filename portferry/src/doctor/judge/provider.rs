@@ -8,6 +8,9 @@ use crate::doctor::finding::Finding;
 /// Milliseconds after which an application has begun to lose its patience.
 const SLOW: f64 = 1000.0;
 
+const WITHOUT_THIRD_PARTY: &str = "with wan.nat = \"none\" nothing works without it: ask your provider to allow THIRD_PARTY for your \
+     LAN, or let this router translate (wan.nat = \"nftables\")";
+
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut all = Vec::new();
     for (uplink, found) in facts.each_uplink() {
@@ -184,10 +187,7 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
             let external = granted.external.map_or(String::new(), |addr| format!("{addr}:"));
             let whose =
                 granted.third_party.map_or(String::new(), |host| format!(" for {host} (THIRD_PARTY)"));
-            let left = match granted.left {
-                None => ", and takes it back".to_owned(),
-                Some(left) => format!("; it did not take it back, and keeps it for {left} s"),
-            };
+            let left = if granted.left.is_none() { ", and takes it back" } else { "" };
             let seen = format!(
                 "{} gives UDP port {external}{}{whose} by {} for {} s{left}",
                 granted.server, granted.port, granted.protocol, granted.lifetime
@@ -197,13 +197,17 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
                 finding = finding.with("external", external.to_string());
             }
             all.push(finding);
+            if let Some(left) = granted.left {
+                let seen = format!(
+                    "{} did not confirm that the port was given back: it may stand for {left} s more, and leads to nobody",
+                    granted.server
+                );
+                all.push(Finding::new("probe-left", seen).at(name).with("seconds", left));
+            }
         }
         Probe::Refused { code, why, third_party: true, .. } => {
             let seen = format!("the server refuses to map for LAN hosts (THIRD_PARTY): {code}; {why}");
-            all.push(Finding::new("third-party-refused", seen).at(name).todo(
-                "with wan.nat = \"none\" nothing works without it: ask your provider to allow THIRD_PARTY for your LAN, or let this router \
-                 translate (wan.nat = \"nftables\")",
-            ));
+            all.push(Finding::new("third-party-refused", seen).at(name).todo(WITHOUT_THIRD_PARTY));
         }
         Probe::Refused { code, why, todo, third_party: false } => {
             let seen = format!("the server refuses a port: {code}; {why}");
@@ -211,7 +215,11 @@ fn probe(uplink: &UplinkSetup, found: &UplinkFacts) -> Vec<Finding> {
                 format!("{}; `portferry pcp map udp 40000` asks again by hand", advice(code).unwrap_or(todo));
             all.push(Finding::new("probe-refused", seen).at(name).todo(todo).with("code", code.clone()));
         }
-        Probe::Failed { what, .. } => {
+        Probe::NoThirdParty(why) => {
+            let seen = format!("the server does not map for LAN hosts (THIRD_PARTY): {why}");
+            all.push(Finding::new("third-party-refused", seen).at(name).todo(WITHOUT_THIRD_PARTY));
+        }
+        Probe::Failed(what) => {
             let seen = format!("asking for a port came to nothing: {what}");
             let todo = "try again; `portferry pcp map udp 40000 --verbose` shows what is said";
             all.push(Finding::new("probe-failed", seen).at(name).todo(todo));

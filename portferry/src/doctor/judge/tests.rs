@@ -82,6 +82,16 @@ fn second(facts: &mut Facts, role: Role) {
     rules(facts).push(chain);
 }
 
+/// A host of this prefix is bound to the second uplink.
+fn astray(prefix: &str, leaves_by: Option<&str>) -> Leaving {
+    Leaving {
+        prefix: prefix.parse().unwrap(),
+        host: "192.168.77.11".parse().unwrap(),
+        bound_to: "wg0".to_owned(),
+        interface: leaves_by.map(str::to_owned),
+    }
+}
+
 fn healthy() -> Facts {
     let ports = Set {
         key_len: 8,
@@ -126,14 +136,18 @@ fn healthy() -> Facts {
                 gateway: Some("100.64.0.1".parse().unwrap()),
                 is_ipv6: false,
                 metric: 0,
+                table: 254,
             }],
         },
-        forwarding: Some(true),
         ports: [
-            ("wan0".to_owned(), Port { multicast: true, bridge: None }),
+            ("wan0".to_owned(), Port { multicast: true, forwarding: Some(true), bridge: None }),
             (
                 "br-lan".to_owned(),
-                Port { multicast: true, bridge: Some(Bridge { snooping: true, querier: false }) },
+                Port {
+                    multicast: true,
+                    forwarding: Some(true),
+                    bridge: Some(Bridge { snooping: true, querier: false }),
+                },
             ),
         ]
         .into(),
@@ -142,9 +156,9 @@ fn healthy() -> Facts {
             sets: [((own, "ports".to_owned()), ports)].into(),
         }),
         legacy: vec![],
-        ssdp: vec![Holder { address: [0; 4].into(), process: Some((7, "portferry".to_owned())) }],
+        ssdp: vec![Holder { address: IpAddr::from([0; 4]), process: Some((7, "portferry".to_owned())) }],
         http: vec![],
-        joined: ["br-lan".to_owned()].into(),
+        joined: Some(["br-lan".to_owned()].into()),
         uplinks: vec![UplinkFacts {
             candidates: vec![answering()],
             igd: None,
@@ -160,6 +174,7 @@ fn healthy() -> Facts {
             prefer_failure: Some(true),
         }],
         leaving: Vec::new(),
+        way_out: None,
         neighbours: vec![],
         control_points: vec![control_point("Connected", Some("203.0.114.1"))],
         clients: vec![client(Says::Accepts)],
@@ -268,7 +283,16 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     ),
     ("another version", |facts| with_status(facts, "version", json!("0.0.1")), &[]),
     ("a full file system", |facts| with_status(facts, "store_error", json!("no space")), &["store-error"]),
-    ("no forwarding", |facts| facts.forwarding = Some(false), &["forwarding-off"]),
+    (
+        "no forwarding",
+        |facts| facts.ports.get_mut("br-lan").unwrap().forwarding = Some(false),
+        &["forwarding-off"],
+    ),
+    (
+        "forwarding that cannot be seen",
+        |facts| facts.ports.values_mut().for_each(|port| port.forwarding = None),
+        &[],
+    ),
     (
         "no LAN",
         |facts| {
@@ -328,11 +352,40 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["default-route-elsewhere"],
     ),
     (
+        "a default route of IPv6 alone",
+        |facts| facts.links.default_routes = vec![via("fe80::1", true, 2, 254)],
+        &["default-route-none"],
+    ),
+    ("IPv6 has another way", |facts| facts.links.default_routes.insert(0, via("fe80::1", true, 4, 254)), &[]),
+    (
+        "a VPN as the WAN, with 0.0.0.0/1 and 128.0.0.0/1",
+        |facts| {
+            facts.links.default_routes[0].interface = 4;
+            facts.way_out = Some("wan0".to_owned());
+        },
+        &[],
+    ),
+    (
+        "the WAN's default route is in a table of its own",
+        |facts| facts.links.other_default_routes = std::mem::take(&mut facts.links.default_routes),
+        &[],
+    ),
+    (
+        "a VPN takes what should go by the WAN",
+        |facts| facts.way_out = Some("wan1".to_owned()),
+        &["default-route-elsewhere"],
+    ),
+    (
         "a better default route",
         |facts| {
             facts.links.default_routes[0].metric = 100;
-            let other =
-                DefaultRoute { interface: 4, gateway: Some([10, 0, 0, 1].into()), is_ipv6: false, metric: 0 };
+            let other = DefaultRoute {
+                interface: 4,
+                gateway: Some([10, 0, 0, 1].into()),
+                is_ipv6: false,
+                metric: 0,
+                table: 254,
+            };
             facts.links.default_routes.insert(0, other);
         },
         &["default-route-elsewhere"],
@@ -407,7 +460,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
     (
         "no answer to the probe",
         |facts| {
-            facts.uplinks[0].probe = Probe::Failed { what: "silence".to_owned(), third_party: false };
+            facts.uplinks[0].probe = Probe::Failed("silence".to_owned());
         },
         &["probe-failed"],
     ),
@@ -420,6 +473,16 @@ const ROWS: &[(&str, Change, &[&str])] = &[
             let words = || "words".to_owned();
             facts.uplinks[0].probe =
                 Probe::Refused { code: words(), why: words(), todo: words(), third_party: true };
+        },
+        &["third-party-refused"],
+    ),
+    (
+        "THIRD_PARTY is passed over",
+        |facts| {
+            facts.setup.uplinks[0].nat = NatMode::None;
+            with_status(facts, "nat", json!("none"));
+            rules(facts).clear();
+            facts.uplinks[0].probe = Probe::NoThirdParty("words".to_owned());
         },
         &["third-party-refused"],
     ),
@@ -437,7 +500,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             second(facts, Role::Spare);
             facts.links.default_routes =
-                vec![DefaultRoute { interface: 9, gateway: None, metric: 0, is_ipv6: false }];
+                vec![DefaultRoute { interface: 9, gateway: None, metric: 0, is_ipv6: false, table: 254 }];
         },
         &[],
     ),
@@ -453,11 +516,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "a bound host whose traffic goes elsewhere",
         |facts| {
             second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
-            facts.leaving = vec![Leaving {
-                host: "192.168.77.11".parse().unwrap(),
-                bound_to: "wg0".to_owned(),
-                interface: Some("wan0".to_owned()),
-            }];
+            facts.leaving = vec![astray("192.168.77.11", Some("wan0"))];
         },
         &["bound-host-elsewhere"],
     ),
@@ -466,11 +525,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             second(facts, Role::Bound(vec!["192.168.77.11".parse().unwrap()]));
             facts.setup.uplinks[1].table = "portferry-wg0".to_owned();
-            facts.leaving = vec![Leaving {
-                host: "192.168.77.11".parse().unwrap(),
-                bound_to: "wg0".to_owned(),
-                interface: None,
-            }];
+            facts.leaving = vec![astray("192.168.77.11", None)];
         },
         &["own-nat-missing", "bound-host-elsewhere"],
     ),
@@ -503,7 +558,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             facts.setup.lan.push("guests".to_owned());
             facts.links.interfaces.push(interface(12, "guests", "192.168.88.1/24"));
-            facts.joined.insert("guests".to_owned());
+            facts.joined.as_mut().expect("it was read").insert("guests".to_owned());
             facts.ports.insert("guests".to_owned(), facts.ports["br-lan"].clone());
             second(facts, Role::Bound(vec!["192.168.88.64/26".parse().unwrap()]));
             let load = |what, len| Step::Load { to: 0, len, what };
@@ -610,7 +665,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "miniupnpd has it, too",
         |facts| {
             let process = Some((9, "miniupnpd".to_owned()));
-            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+            facts.ssdp.push(Holder { address: IpAddr::from([0; 4]), process });
         },
         &["ssdp-port-shared"],
     ),
@@ -618,7 +673,7 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         "minidlnad has it, too",
         |facts| {
             let process = Some((9, "minidlnad".to_owned()));
-            facts.ssdp.push(Holder { address: [0; 4].into(), process });
+            facts.ssdp.push(Holder { address: IpAddr::from([0; 4]), process });
         },
         &[],
     ),
@@ -627,11 +682,32 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         |facts| {
             facts.gateway = Gateway::NotRunning;
             facts.control_points.clear();
-            facts.http.push(Holder { address: [0; 4].into(), process: None });
+            facts.http.push(Holder { address: IpAddr::from([0; 4]), process: None });
         },
         &["gateway-not-running", "http-port-taken"],
     ),
-    ("no group", |facts| facts.joined.clear(), &["ssdp-group-missing"]),
+    (
+        "the port of requests is taken on all addresses of both families",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+            facts.http.push(Holder { address: IpAddr::from([0; 16]), process: None });
+        },
+        &["gateway-not-running", "http-port-taken"],
+    ),
+    (
+        "the port of requests is taken elsewhere",
+        |facts| {
+            facts.gateway = Gateway::NotRunning;
+            facts.control_points.clear();
+            for address in ["127.0.0.1", "::1", "100.64.0.2"] {
+                facts.http.push(Holder { address: address.parse().unwrap(), process: None });
+            }
+        },
+        &["gateway-not-running"],
+    ),
+    ("no group", |facts| facts.joined = Some(BTreeSet::new()), &["ssdp-group-missing"]),
+    ("groups that cannot be seen", |facts| facts.joined = None, &[]),
     (
         "no multicast",
         |facts| facts.ports.get_mut("br-lan").unwrap().multicast = false,
@@ -814,4 +890,89 @@ fn the_lan_has_a_zone_of_its_own_first() {
     assert!(commands(&[(b"br-", "home"), (b"wan0\0", "home")]).contains("--change-interface"));
     let own = commands(&[(b"br-lan\0", "home")]);
     assert!(!own.contains("--change-interface") && own.contains("--add-port=5431/tcp"), "{own}");
+}
+
+/// The one finding with this id.
+fn only(facts: &Facts, id: &str) -> Finding {
+    let mut found = judge(facts).into_iter().filter(|finding| finding.id == id);
+    let first = found.next().unwrap_or_else(|| panic!("there is no {id}"));
+    assert_eq!(found.next(), None);
+    first
+}
+
+/// Of the interface that it is off on, and of no other.
+#[test]
+fn forwarding_of_each_interface() {
+    let mut facts = healthy();
+    facts.ports.get_mut("wan0").unwrap().forwarding = Some(false);
+    let finding = only(&facts, "forwarding-off");
+    assert!(finding.seen.contains("come in by wan0 ("), "{}", finding.seen);
+    assert_eq!(finding.commands, ["sysctl -w net/ipv4/conf/wan0/forwarding=1"]);
+}
+
+/// The whole prefix is led there, through the uplink's own table, and never by a route that could not work.
+#[test]
+fn routes_of_bound_hosts() {
+    let commands = |change: Change| {
+        let mut facts = healthy();
+        second(&mut facts, Role::Bound(vec!["192.168.77.0/28".parse().unwrap()]));
+        facts.leaving = vec![astray("192.168.77.0/28", Some("wan0"))];
+        change(&mut facts);
+        only(&facts, "bound-host-elsewhere").commands
+    };
+    let rules = |table: &str| {
+        let main = "ip rule show | grep -q '^100:.*suppress_prefixlength 1' || \
+                    ip rule add priority 100 lookup main suppress_prefixlength 1";
+        vec![main.to_owned(), format!("ip rule add priority 105 from 192.168.77.0/28 lookup {table}")]
+    };
+    let with = |route: &str, table: &str| [vec![route.to_owned()], rules(table)].concat();
+    assert_eq!(commands(|_| {}), with("ip route replace default dev wg0 table 101", "101"));
+    assert_eq!(
+        commands(|facts| facts.links.default_routes.push(via("fe80::1", true, 9, 254))),
+        with("ip route replace default dev wg0 table 101", "101"),
+        "IPv6 has its own"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.default_routes.push(via("10.8.0.1", false, 9, 254))),
+        with("ip route replace default via 10.8.0.1 dev wg0 table 101", "101")
+    );
+    assert_eq!(
+        commands(|facts| facts.links.other_default_routes.push(via("10.8.0.1", false, 9, 51820))),
+        rules("51820"),
+        "it has a table"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.other_default_routes.push(via("10.9.0.1", false, 2, 101))),
+        with("ip route replace default dev wg0 table 103", "103"),
+        "101 is somebody else's"
+    );
+    assert_eq!(
+        commands(|facts| facts.links.interfaces.last_mut().unwrap().mac = Some([2; 6])),
+        rules("101"),
+        "Ethernet needs a router's address, and nobody knows it"
+    );
+}
+
+fn via(gateway: &str, is_ipv6: bool, interface: u32, table: u32) -> DefaultRoute {
+    DefaultRoute { interface, gateway: Some(gateway.parse().unwrap()), metric: 0, is_ipv6, table }
+}
+
+/// Another program is told from a portferry that another configuration runs.
+#[test]
+fn a_portferry_with_another_control_socket() {
+    let mut facts = healthy();
+    facts.gateway = Gateway::NotRunning;
+    let process = Some((7, "portferry".to_owned()));
+    facts.http.push(Holder { address: [192, 168, 77, 1].into(), process });
+    let todo = only(&facts, "http-port-taken").todo.unwrap();
+    assert!(todo.contains("control socket"), "{todo}");
+}
+
+#[test]
+fn a_probe_that_was_left() {
+    let mut facts = healthy();
+    let Probe::Granted(granted) = &mut facts.uplinks[0].probe else { panic!("it is granted") };
+    granted.left = Some(90);
+    assert_eq!(only(&facts, "probe-left").data["seconds"], 90);
+    assert_eq!(bad(&facts), BTreeSet::new());
 }
