@@ -17,9 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
-use engine::gateway::{
-    Config, Counters, Effect, Event, Gateway, LookupId, NatMode, NatTicket, RequestId, Wan,
-};
+use engine::gateway::{Config, Counters, Effect, Event, Gateway, LookupId, NatTicket, RequestId, Wan};
 use engine::gena::{Delivery, SubscribeError};
 use engine::nat::NatFailure;
 use engine::notice::Notice;
@@ -577,11 +575,10 @@ impl World {
         }
     }
 
-    /// The WAN interface with this address. Behind a NAT of its own the router has two lines, of which one is up at a time. Without one
-    /// it has one, for the provider knows LAN hosts by their own addresses, whatever line they come by.
+    /// The WAN interface with this address: there is one line.
     #[must_use]
-    pub fn line_of(&self, addr: Option<Ipv4Addr>) -> &'static str {
-        if addr == Some(WAN) || self.config.nat == NatMode::None { "wan0" } else { "wan1" }
+    pub fn line_of(&self, _: Option<Ipv4Addr>) -> &'static str {
+        "wan0"
     }
 
     /// The WAN interface goes down and loses its address.
