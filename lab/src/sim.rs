@@ -566,19 +566,7 @@ impl World {
 
     fn wan_with(&self, addr: Ipv4Addr) -> Wan {
         let router = Some(IpAddr::V4(*SERVER.ip()));
-        Wan {
-            name: self.line_of(Some(addr)).to_owned(),
-            up: true,
-            addresses: vec![addr],
-            router,
-            ..self.wan.clone()
-        }
-    }
-
-    /// The WAN interface with this address: there is one line.
-    #[must_use]
-    pub fn line_of(&self, _: Option<Ipv4Addr>) -> &'static str {
-        "wan0"
+        Wan { up: true, addresses: vec![addr], router, ..self.wan.clone() }
     }
 
     /// The WAN interface goes down and loses its address.

@@ -46,8 +46,6 @@ impl Belief {
 #[derive(Default)]
 pub(super) struct Ledger {
     nonces: BTreeMap<Client, Nonce>,
-    /// The same of each line: two of them are two servers to the router.
-    nonces_of_lines: BTreeMap<(&'static str, Client), Nonce>,
     beliefs: BTreeMap<Client, Belief>,
     /// When the provider last said that the port cannot be had, and when it said anything else but yes.
     taken: BTreeMap<Client, Instant>,
@@ -55,7 +53,7 @@ pub(super) struct Ledger {
     /// When a success last named another port or address than the one before.
     moved: BTreeMap<Client, Instant>,
     probes: BTreeSet<Client>,
-    /// Clients that have used more than one nonce on a line.
+    /// Clients that have used more than one nonce.
     other_nonces: Vec<Client>,
     /// Clients that wait for an answer.
     unanswered: BTreeSet<Client>,
@@ -100,9 +98,7 @@ impl Ledger {
         self.follow_exchanges(world);
         for sent in &world.sent()[self.sent..] {
             let Some((client, nonce)) = client_of(&sent.request) else { continue };
-            let line = world.line_of(sent.request.client_addr.to_ipv4_mapped());
-            let before = *self.nonces_of_lines.entry((line, client)).or_insert(nonce);
-            if before != nonce {
+            if self.nonces.get(&client).is_some_and(|before| *before != nonce) {
                 self.other_nonces.push(client);
             }
             if sent.request.lifetime == 0 {
