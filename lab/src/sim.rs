@@ -55,6 +55,18 @@ const KERNEL: Duration = Duration::from_millis(1);
 /// More turns than this without time passing, and a timer is stuck.
 const MAX_TURNS: usize = 20_000;
 
+/// How the router comes by any other WAN address than [`WAN`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SecondLine {
+    /// Its one line has another address then.
+    #[default]
+    None,
+    /// It has another line, as good as the first one, and one of them is up at a time.
+    Equal,
+    /// The other line is its spare one.
+    Spare,
+}
+
 /// The world before it begins to turn.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -66,6 +78,8 @@ pub struct Setup {
     pub server: Server,
     /// See [`Link`].
     pub link: Link,
+    /// See [`SecondLine`].
+    pub second_line: SecondLine,
     /// Ports of the WAN address that the router itself uses.
     pub ports_in_use: BTreeSet<(Protocol, u16)>,
     /// What the resolver knows.
@@ -96,6 +110,7 @@ impl Default for Setup {
             provider: ProviderConfig::new(EXTERNAL),
             server: Server::Serves,
             link: Link { loss: 0.0, delay, jitter: Duration::ZERO, lose_next: 0, doubled: 0.0 },
+            second_line: SecondLine::None,
             ports_in_use: BTreeSet::new(),
             names: BTreeMap::new(),
             resolver_takes: KERNEL,
@@ -147,6 +162,7 @@ pub struct World {
     config: Config,
     server_started: Instant,
     wan: Wan,
+    second_line: SecondLine,
     /// The uplink's socket: its number, and whether it is there.
     socket: u64,
     open: bool,
@@ -199,7 +215,8 @@ impl World {
     /// A world at time 0 whose gateway has just been told of its interfaces; nothing has been delivered yet.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, provider, server, link, ports_in_use, names, resolver_takes, seed } = setup;
+        let Setup { config, provider, server, link, second_line, ports_in_use, names, resolver_takes, seed } =
+            setup;
         let now = Instant::default();
         let mut world = Self {
             now,
@@ -213,6 +230,7 @@ impl World {
             config,
             server_started: now,
             wan: Wan { name: "wan0".to_owned(), ..Wan::default() },
+            second_line,
             socket: 0,
             open: false,
             opening: false,
@@ -566,14 +584,34 @@ impl World {
 
     fn wan_with(&self, addr: Ipv4Addr) -> Wan {
         let router = Some(IpAddr::V4(*SERVER.ip()));
-        Wan { up: true, addresses: vec![addr], router, ..self.wan.clone() }
+        let is_second = addr != WAN && self.second_line != SecondLine::None;
+        Wan {
+            name: self.line_of(addr).to_owned(),
+            up: true,
+            addresses: vec![addr],
+            router,
+            is_spare: is_second && self.second_line == SecondLine::Spare,
+            ..self.wan.clone()
+        }
+    }
+
+    /// The WAN interface that has this address.
+    #[must_use]
+    pub fn line_of(&self, addr: Ipv4Addr) -> &'static str {
+        if addr == WAN || self.second_line == SecondLine::None { "wan0" } else { "wan1" }
+    }
+
+    /// Whether the router has a spare line; and whether that is in use, or was the last one that was.
+    #[must_use]
+    pub fn has_spare(&self) -> (bool, bool) {
+        (self.second_line == SecondLine::Spare, self.wan.is_spare)
     }
 
     /// The WAN interface goes down and loses its address.
     pub fn wan_down(&mut self) {
         self.note("WAN down");
         self.troubled = self.now;
-        self.wan = Wan { name: self.wan.name.clone(), ..Wan::default() };
+        self.wan = Wan { name: self.wan.name.clone(), is_spare: self.wan.is_spare, ..Wan::default() };
         self.handle(Event::Wan(self.wan.clone()));
     }
 

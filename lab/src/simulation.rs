@@ -199,6 +199,8 @@ struct Simulation {
     wan: Ipv4Addr,
     /// When it became another one.
     readdressed: Instant,
+    /// When it was last taken from the other line.
+    rerouted: Option<Instant>,
     /// Everything works, and nothing new is asked for.
     calm: bool,
     steps: u32,
@@ -239,6 +241,7 @@ impl Simulation {
             most_unanswered: None,
             wan: WAN,
             readdressed: Instant::default(),
+            rerouted: None,
             calm: false,
             steps: 0,
             drills: 0,
@@ -331,7 +334,9 @@ impl Simulation {
             world.vacate(Protocol::TCP, port);
             world.vacate(Protocol::UDP, port);
         }
-        if world.wan_address().is_none() {
+        // What the spare line has not is only given or lost once the usual one is back.
+        let (_, on_spare) = world.has_spare();
+        if world.wan_address().is_none() || on_spare {
             self.readdress(WAN);
         }
         let sids: Vec<_> = self.world.subscriptions().map(|(sid, _)| sid).collect();
@@ -357,6 +362,10 @@ impl Simulation {
     fn readdress(&mut self, addr: Ipv4Addr) {
         self.disturb();
         if self.wan != addr {
+            if self.world.line_of(self.wan) != self.world.line_of(addr) {
+                self.tally.count("lines changed");
+                self.rerouted = Some(self.world.now());
+            }
             (self.wan, self.readdressed) = (addr, self.world.now());
         }
         self.world.wan_up(addr);

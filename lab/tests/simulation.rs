@@ -11,7 +11,7 @@ use lab::simulation::{Failure, Tally, run, run_with_trace};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
 /// What has to happen in that many at least once.
-const EVERYTHING: [&str; 30] = [
+const EVERYTHING: [&str; 31] = [
     "AddPortMapping",
     "AddAnyPortMapping",
     "DeletePortMapping",
@@ -21,6 +21,7 @@ const EVERYTHING: [&str; 30] = [
     "killed",
     "killed when the disk was full",
     "leases over",
+    "lines changed",
     "mappings lost",
     "mappings moved by the provider",
     "names followed",

@@ -350,7 +350,8 @@ impl Gateway {
                 Output::Lost(flow) if self.probe.is(flow) => self.on_probe_lost(),
                 Output::Lost(flow) => {
                     self.probe.step_forward();
-                    self.on_lost(now, flow, Cause::LostUpstream);
+                    let ends = self.table.find_flow(flow).map(|mapping| mapping.lifetime_ends);
+                    self.on_lost(now, flow, ends.is_none_or(|ends| ends > now));
                 }
                 Output::Deleted(flow) => self.on_deleted(now, flow),
                 Output::DeleteRefused(flow, result) => self.on_delete_refused(now, flow, result),

@@ -102,14 +102,14 @@ impl Gateway {
             return;
         }
         if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
-            return self.on_unkept(now, mapping, Cause::LostUpstream);
+            return self.on_unkept(now, mapping, Cause::LostUpstream, true);
         }
         if grant.external != mapping.external {
             // Decision 15: its owner counts on the port, or it was told one and hears of another by event.
             let other_port = grant.external.port() != key.external_port;
             self.forget_held_at(now, Key { external_port: grant.external.port(), ..key });
             if (mapping.strict && other_port) || !self.table.rekey(key, grant.external) {
-                return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external));
+                return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external), true);
             }
             self.system_update_id = self.system_update_id.wrapping_add(1);
             self.told_external = Some(*grant.external.ip()); // one change, counted
@@ -151,7 +151,7 @@ impl Gateway {
             self.fail(now, flow, Refusal::Upstream(result));
         } else if result == ResultCode::CANNOT_PROVIDE_EXTERNAL || result == ResultCode::NOT_AUTHORIZED {
             // A mapping of before the start, or one that a new server was asked to take over.
-            self.on_lost(now, flow, Cause::LostUpstream);
+            self.on_lost(now, flow, true);
         } else if let Some(mapping) = self.table.find_flow(flow).cloned() {
             // What passes is no reason to give it up before its lifetime has ended (decision 15).
             self.timers.set(Alarm::Again(flow), now + wait.max(REFUSED_RETRY));
@@ -281,6 +281,10 @@ impl Gateway {
                 job.confirmed.push(flow);
             }
             self.finish_deletes(flow, None);
+        } else if self.table.find_flow(flow).is_some_and(|mapping| self.keeps(mapping) && !mapping.confirmed)
+        {
+            // What is left of one that has ended (see `on_unkept`) is away, and the next request cannot be taken for it.
+            self.ask_again_to_keep(now, flow);
         } else {
             self.remove_deleted(flow);
         }
@@ -301,6 +305,9 @@ impl Gateway {
             self.fail(now, next, Refusal::Upstream(result));
         }
         let Some(mapping) = self.table.find_flow(flow).cloned() else { return self.stop_if_done(now) };
+        if self.waits_for_usual_line(&mapping) {
+            return self.stop_if_done(now); // nobody here wanted it gone; its flow ends by itself
+        }
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
         self.reopen(&mapping);
         if self.config.optimistic_delete {
@@ -373,14 +380,14 @@ impl Gateway {
         self.notice(Notice::RenewalRefused(mapping, result));
     }
 
-    pub(super) fn on_lost(&mut self, now: Instant, flow: FlowId, cause: Cause) {
+    pub(super) fn on_lost(&mut self, now: Instant, flow: FlowId, refused: bool) {
         self.strays.remove(&flow);
         if self.pending.contains_key(&flow) {
             // Granted, and taken away again before it was acknowledged.
             self.fail(now, flow, Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL));
         } else if let Some(key) = self.table.find_flow(flow).map(Mapping::key) {
             let mapping = self.table.find(key).expect("it was found by its flow").clone();
-            self.on_unkept(now, &mapping, cause);
+            self.on_unkept(now, &mapping, Cause::LostUpstream, refused);
         } else {
             self.release(now, flow);
         }
@@ -389,19 +396,33 @@ impl Gateway {
 
     /// The server does not give what stands. That is its end (decision 15), unless the server is that of a spare line: then it stays,
     /// shown as degraded, for the usual one, which has it or gives it again. Should that be given meanwhile which is not wanted, it ends by
-    /// itself.
-    fn on_unkept(&mut self, now: Instant, mapping: &Mapping, cause: Cause) {
-        if !self.wan.is_spare || mapping.health == Health::Deleting || self.stopping {
+    /// itself. What was not `refused`, but has ended without an answer, is there again as soon as there is one.
+    fn on_unkept(&mut self, now: Instant, mapping: &Mapping, cause: Cause, refused: bool) {
+        if !self.keeps(mapping) {
             return self.drop_mapping(now, mapping.key(), cause);
         }
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
-        self.input(now, Input::Forget(mapping.flow));
-        self.timers.set(Alarm::Again(mapping.flow), now + SPARE_RETRY);
         self.table.update(mapping.key(), |mapping| {
             mapping.health = Health::Degraded;
             mapping.confirmed = false;
         });
+        if refused {
+            self.input(now, Input::Forget(mapping.flow));
+            self.timers.set(Alarm::Again(mapping.flow), now + SPARE_RETRY);
+        } else {
+            self.ask_again_to_keep(now, mapping.flow);
+        }
         self.notice(Notice::NotAtSpare(mapping.clone(), self.wan.name.clone()));
+    }
+
+    /// Whether the mapping stands also without the server that is in use.
+    fn keeps(&self, mapping: &Mapping) -> bool {
+        self.wan.is_spare && mapping.health != Health::Deleting && !self.stopping
+    }
+
+    /// Whether that is so, and the server has not given it, or not again.
+    fn waits_for_usual_line(&self, mapping: &Mapping) -> bool {
+        self.keeps(mapping) && !mapping.confirmed
     }
 
     /// The server has lost its state, or is another one: until it answers for a mapping, that is in doubt.
@@ -427,7 +448,7 @@ impl Gateway {
 
     /// Another server was asked to take the mapping over, and has not until the first one's lifetime ended.
     pub(super) fn on_lifetime_over(&mut self, now: Instant, flow: FlowId) {
-        self.on_lost(now, flow, Cause::LostUpstream);
+        self.on_lost(now, flow, false);
     }
 
     /// Another server is in use: what is being deleted at the old one ends there by itself.

@@ -1,6 +1,32 @@
 //! Has the server lost its state? (RFC 6887 §8.5; R-38, decision 16)
 
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+
+/// Whether a server has begun since it gave something.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum BegunSince {
+    /// It gave that in this life.
+    No,
+    /// It may have.
+    Perhaps,
+    /// It has.
+    Yes,
+}
+
+/// Whether a server that has counted `epoch` seconds at `now` has begun since `granted`. It counts whole seconds, and so can show
+/// nothing of what was less than one before its start; its clock may be slower than ours by one part in `slack` (RFC 6887 §8.5: 16,
+/// RFC 6886 §3.6: 7).
+pub(super) fn begun_since(granted: Instant, now: Instant, epoch: u32, slack: u32) -> BegunSince {
+    let (ago, least) = (now - granted, u64::from(epoch));
+    let most = least + least / u64::from(slack) + 1;
+    if ago > Duration::from_secs(most) {
+        BegunSince::Yes
+    } else if ago > Duration::from_secs(least) {
+        BegunSince::Perhaps
+    } else {
+        BegunSince::No
+    }
+}
 
 /// What was last heard of one server's epoch.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -30,6 +56,26 @@ impl EpochClock {
     }
 }
 
+/// State losses are recovered from at most this often: a server with a wrong epoch must not make a storm (security policy).
+const RECOVERY_GAP: Duration = Duration::from_secs(10);
+
+/// When a server's state was last recovered, or will be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Recoveries {
+    last: Option<Instant>,
+}
+
+impl Recoveries {
+    /// One is needed at `now`: when it begins; and whether it is another one, or one that is due already and will find out what there
+    /// is.
+    pub(super) fn begin(&mut self, now: Instant) -> (Instant, bool) {
+        let due = self.last.filter(|last| *last > now);
+        let start = due.unwrap_or(self.last.map_or(now, |last| now.max(last + RECOVERY_GAP)));
+        self.last = Some(start);
+        (start, due.is_none())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +102,29 @@ mod tests {
             assert!(clock.is_consistent(Instant::from_secs(first.0), first.1));
             let verdict = clock.is_consistent(Instant::from_secs(second.0), second.1);
             assert_eq!(verdict, consistent, "{first:?} then {second:?}");
+        }
+    }
+
+    /// Each row: how long ago something was given (milliseconds), the epoch now, and what follows by RFC 6887's clocks.
+    #[test]
+    fn younger_than_what_it_gave() {
+        use BegunSince::{No, Perhaps, Yes};
+        for (ago, epoch, begun) in [
+            (0, 0, No),
+            (1, 0, Perhaps),
+            (1000, 0, Perhaps),
+            (1001, 0, Yes),
+            (5000, 5, No),
+            (5001, 5, Perhaps),
+            (6001, 5, Yes),
+            (160_000, 160, No),
+            (171_000, 160, Perhaps), // a clock that is 1/16 slow
+            (171_001, 160, Yes),
+            (u64::from(u32::MAX) * 1000, u32::MAX, No),
+        ] {
+            let granted = Instant::from_secs(5);
+            let now = granted + Duration::from_millis(ago);
+            assert_eq!(begun_since(granted, now, epoch, 16), begun, "{ago} ms ago at {epoch}");
         }
     }
 

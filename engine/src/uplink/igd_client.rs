@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use wire::foreign::{Call, Connection, Mapping};
 use wire::pcp::{self, Body, Protocol, ResultCode};
 
+use super::epoch::Recoveries;
 use super::filters::Filters;
 use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
 use super::http::{GRACE, HttpId, HttpOutcome, HttpRequest};
@@ -47,8 +48,6 @@ const LAST_WAIT: Duration = Duration::from_secs(64);
 /// So many exchanges failed, the first of them begun so long ago, and the router counts as silent.
 const SILENT_AFTER: u32 = 2;
 const SILENT_FOR: Duration = Duration::from_secs(3);
-/// State losses are recovered from at most this often.
-const RECOVERY_GAP: Duration = Duration::from_secs(10);
 /// IGD's errors have no lifetime of their own.
 const ERROR_LIFETIME: Duration = Duration::from_secs(30);
 /// How often it is looked whether the router speaks PCP now.
@@ -129,7 +128,7 @@ pub struct IgdClient {
     only_permanent: bool,
     /// It does not know AddAnyPortMapping.
     lacks_any: bool,
-    recovered: Option<Instant>,
+    recoveries: Recoveries,
     knocked: Instant,
     failures: u32,
     failing_since: Option<Instant>,
@@ -171,7 +170,7 @@ impl IgdClient {
             uptime: None,
             only_permanent: false,
             lacks_any: false,
-            recovered: None,
+            recoveries: Recoveries::default(),
             knocked: now,
             failures: 0,
             failing_since: None,

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use wire::natpmp::{self, Request, Response, Transport};
 use wire::pcp::{self, Body, Protocol, ResultCode};
 
+use super::epoch::{BegunSince, Recoveries, begun_since};
 use super::filters::Filters;
 use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
@@ -33,8 +34,8 @@ const SILENT_AFTER: u32 = 4;
 const SILENT_FOR: Duration = Duration::from_secs(3);
 /// A success is never believed for longer.
 const MAX_LIFETIME: u32 = 24 * 3600;
-/// State losses are recovered from at most this often.
-const RECOVERY_GAP: Duration = Duration::from_secs(10);
+/// The gateway's clock may be slower by one part in so many (RFC 6886 §3.6: seven eighths of our time).
+const CLOCK_SLACK: u32 = 7;
 /// NAT-PMP's errors have no lifetime of their own.
 const ERROR_LIFETIME: Duration = Duration::from_secs(30);
 /// How often it is looked whether the gateway speaks PCP now, at most.
@@ -162,7 +163,7 @@ pub struct NatPmpClient {
     ask_address_at: Option<Instant>,
     clock: Clock,
     /// When the gateway was last found to have lost its state.
-    recovered: Option<Instant>,
+    recoveries: Recoveries,
     /// When it was last asked whether it speaks PCP, and whether an answer to that is due.
     knocked: Instant,
     knocking: bool,
@@ -194,7 +195,7 @@ impl NatPmpClient {
             external: None,
             ask_address_at: None,
             clock: Clock::default(),
-            recovered: None,
+            recoveries: Recoveries::default(),
             // Whoever makes it has just heard that the gateway does not speak PCP.
             knocked: now,
             knocking: false,

@@ -12,7 +12,7 @@ use wire::pcp::{
     ResultCode,
 };
 
-use super::epoch::EpochClock;
+use super::epoch::{BegunSince, EpochClock, Recoveries, begun_since};
 use super::filters::{Filtered, Filters};
 use super::flow::{
     Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
@@ -40,8 +40,8 @@ pub const SILENT_AFTER: u32 = 4;
 pub const SILENT_FOR: Duration = Duration::from_secs(3);
 /// What was asked in vain is asked again within this time once the server answers somebody, where an owner waits.
 pub const NUDGE_SPREAD: Duration = Duration::from_secs(1);
-/// State losses are recovered from at most this often: an answer with a wrong epoch must not make a storm.
-const RECOVERY_GAP: Duration = Duration::from_secs(10);
+/// A server's clock may be slower by one part in so many (RFC 6887 §8.5).
+const CLOCK_SLACK: u32 = 16;
 /// A server that has spoken PCP is not believed to speak something else only, until it was silent for so long.
 const PCP_REMEMBERED: Duration = Duration::from_secs(3600);
 /// So long after it has shown that it speaks PCP an answer to the first request may take.
@@ -78,7 +78,7 @@ pub struct PcpClient {
     query: Option<Query>,
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
-    recovered: Option<Instant>,
+    recoveries: Recoveries,
     /// Options that the server has refused, and done what was asked without.
     lacks: Omitted,
     /// Whether it repeats FILTERs in its answers, as RFC 6887 §7.3 asks of what is processed.
@@ -294,7 +294,7 @@ impl PcpClient {
             turns: Turns::default(),
             query: None,
             epoch: EpochClock::default(),
-            recovered: None,
+            recoveries: Recoveries::default(),
             lacks: Omitted::default(),
             repeats_filters: false,
             unanswered: 0,
@@ -574,15 +574,17 @@ impl PcpClient {
         if self.epoch.is_consistent(now, epoch) && !lost {
             return;
         }
-        let start = match self.recovered {
-            // One is due already, and will find out what there is.
-            Some(last) if last > now => return self.recover(now, last, confirmed, entropy),
-            Some(last) => now.max(last + RECOVERY_GAP),
-            None => now,
-        };
-        self.recovered = Some(start);
-        self.outputs.push_back(Output::StateLost);
+        if self.doubt(now, confirmed, entropy) {
+            self.outputs.push_back(Output::StateLost);
+        }
+    }
+
+    /// The server may have lost its state: asks again for every mapping but `confirmed`. False when that is due already, and will find
+    /// out what there is.
+    fn doubt(&mut self, now: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) -> bool {
+        let (start, another) = self.recoveries.begin(now);
         self.recover(now, start, confirmed, entropy);
+        another
     }
 
     /// Asks again for every mapping but `confirmed`, in turn, after a random wait from `start` on (RFC 6887 §14.1.3).

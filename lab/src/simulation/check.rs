@@ -264,13 +264,32 @@ impl Simulation {
         let lately = |at: Option<Instant>| at.is_some_and(|at| at >= since);
         let upstream = |client: Client| {
             let over = self.ledger.belief(client).is_none_or(|belief| belief.ends() <= now);
-            // What was restored has no grant, so that any refusal is the end of it.
+            // What was restored has no grant, so that any refusal is the end of it; the same on another line.
             let refused = self.ledger.is_refused_since(client, since) || lately(self.version_refused);
-            self.ledger.is_taken_since(client, since) || over || claim.restored.is_some() && refused
+            // The success that moved it was the last thing that a killed gateway heard.
+            let moved = claim.restored.is_some()
+                && self.ledger.belief(client).is_some_and(|belief| belief.external.port() != key.1);
+            self.ledger.is_taken_since(client, since)
+                || over
+                || moved
+                || (claim.restored.is_some() || self.is_unknown_here(client)) && refused
         };
         claim.may_be_over(now)
             || own_nat && lately(self.nat_failed)
             || claim.clients(key.0, own_nat).into_iter().any(upstream)
+    }
+
+    /// Whether the line has changed since the provider last gave this.
+    fn is_unknown_here(&self, client: Client) -> bool {
+        let given_on_the_other =
+            |rerouted| self.ledger.belief(client).is_none_or(|belief| belief.heard <= rerouted);
+        self.rerouted.is_some_and(given_on_the_other)
+    }
+
+    /// Whether it is kept because the spare line has it not, and shown so; or because nobody was asked since the usual one is back.
+    fn may_wait_for_its_line(&self, found: &MappingStatus, client: Client) -> bool {
+        let (has_spare, on_spare) = self.world.has_spare();
+        has_spare && found.health == Health::Degraded && (on_spare || self.is_unknown_here(client))
     }
 
     /// Whether its owner has asked for something that is not answered yet.
@@ -383,6 +402,9 @@ impl Simulation {
                 if found.health != Health::Degraded {
                     return broken(format!("{found:?} was restored, and nobody has confirmed it"));
                 }
+                continue;
+            }
+            if self.may_wait_for_its_line(found, client) {
                 continue;
             }
             let Some(belief) = self.ledger.belief(client).filter(|belief| belief.ends() > now) else {

@@ -7,7 +7,7 @@ use engine::provider::ProviderMapping;
 use engine::time::{Duration, Instant};
 use wire::pcp::{self, Body, Nonce, OptionCode, PcpOption, Protocol, ResultCode};
 
-use crate::sim::World;
+use crate::sim::{WAN, World};
 
 /// What the provider knows a client by: the third party, if it is one, protocol, internal port.
 pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
@@ -46,6 +46,8 @@ impl Belief {
 #[derive(Default)]
 pub(super) struct Ledger {
     nonces: BTreeMap<Client, Nonce>,
+    /// The same of each line: two of them are two servers to the router.
+    nonces_of_lines: BTreeMap<(&'static str, Client), Nonce>,
     beliefs: BTreeMap<Client, Belief>,
     /// When the provider last said that the port cannot be had, and when it said anything else but yes.
     taken: BTreeMap<Client, Instant>,
@@ -53,7 +55,7 @@ pub(super) struct Ledger {
     /// When a success last named another port or address than the one before.
     moved: BTreeMap<Client, Instant>,
     probes: BTreeSet<Client>,
-    /// Clients that have used more than one nonce.
+    /// Clients that have used more than one nonce on a line.
     other_nonces: Vec<Client>,
     /// Clients that wait for an answer.
     unanswered: BTreeSet<Client>,
@@ -98,7 +100,9 @@ impl Ledger {
         self.follow_exchanges(world);
         for sent in &world.sent()[self.sent..] {
             let Some((client, nonce)) = client_of(&sent.request) else { continue };
-            if self.nonces.get(&client).is_some_and(|before| *before != nonce) {
+            let line = world.line_of(sent.request.client_addr.to_ipv4_mapped().unwrap_or(WAN));
+            let before = *self.nonces_of_lines.entry((line, client)).or_insert(nonce);
+            if before != nonce {
                 self.other_nonces.push(client);
             }
             if sent.request.lifetime == 0 {

@@ -5,7 +5,7 @@ use engine::provider::{Description, PreferFailure, ProviderConfig};
 use engine::time::Duration;
 
 use super::{Dice, HOSTS, LONGEST, NAMES, PEERS, Simulation};
-use crate::sim::{Setup, World};
+use crate::sim::{SecondLine, Setup, World};
 
 /// How long a provider may say that a port is taken; `None`: as long as it is.
 const CONFLICTS: [Option<u32>; 6] = [None, None, None, Some(1), Some(30), Some(600)];
@@ -21,6 +21,10 @@ pub(super) fn setup(seed: u64, nat: NatMode, dice: &mut Dice) -> Setup {
     setup.config.recovery_wait = Duration::from_secs(dice.pick(&[1, 5, 5, 10]));
     vary(&mut setup.config, dice);
     setup.provider.third_party = nat == NatMode::None;
+    if nat == NatMode::Own {
+        // Without one the provider, of whom there is one here, knows LAN hosts by their own addresses, whatever line they come by.
+        setup.second_line = dice.pick(&[SecondLine::None, SecondLine::Equal, SecondLine::Spare]);
+    }
     setup.provider.longest = dice.pick(&[120, 300, LONGEST]);
     setup.provider.shortest = 10;
     setup.provider.hold = Duration::from_secs(dice.pick(&[0, 120]));

@@ -369,24 +369,26 @@ impl Shadow {
             if let Some(claim) = self.claims.get(&key).filter(|claim| claim.sure) {
                 return Err(format!("after a crash {mapping:?} is not what its owner was told: {claim:?}"));
             }
-            let asked = self.lost.iter().find_map(|asked| match asked {
-                Asked::Add { any, key: wanted_key, host, wanted, .. }
-                    if wanted_key.0 == key.0
-                        && (*any || wanted_key.1 == key.1)
-                        && (*host, wanted.internal_port)
-                            == (*mapping.internal.ip(), mapping.internal.port())
-                        && Peer::fits(wanted.peer, mapping.remote_peer) =>
-                {
-                    Some((*any, wanted.clone()))
-                }
-                _ => None,
-            });
-            let Some((any, wanted)) = asked else {
+            let versions: Vec<Version> = self
+                .lost
+                .iter()
+                .filter_map(|asked| match asked {
+                    Asked::Add { any, key: wanted_key, host, wanted, .. }
+                        if wanted_key.0 == key.0
+                            && (*any || wanted_key.1 == key.1)
+                            && host == mapping.internal.ip() =>
+                    {
+                        let version = Version::new(*any, wanted.clone(), Instant::default(), now + JOURNAL);
+                        let ends = version.ends.map(|(_, last)| (Instant::default(), last));
+                        Some(Version { ends, ..version })
+                    }
+                    _ => None,
+                })
+                .filter(|version| version.fits(now, mapping))
+                .collect();
+            if versions.is_empty() {
                 return Err(format!("nobody was told of this, and it stands after a crash: {mapping:?}"));
-            };
-            let mut version = Version::new(any, wanted, Instant::default(), now + JOURNAL);
-            version.ends = version.ends.map(|(_, last)| (Instant::default(), last));
-            let versions = vec![version];
+            }
             let claim = Claim {
                 host: *mapping.internal.ip(),
                 told_at: now,

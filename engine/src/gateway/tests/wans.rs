@@ -171,6 +171,32 @@ fn what_a_spare_line_does_not_give_is_kept_for_the_usual_one() {
     }
 }
 
+/// The spare line's server has it, and is silent for longer than that lasts: it is asked again for that, and gives it at once when it
+/// answers.
+#[test]
+fn a_spare_line_that_was_silent() {
+    for nat in [NatMode::Own, NatMode::None] {
+        let mut lab = Lab::up(nat);
+        lab.providers.insert(second(), other_provider(nat));
+        assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(8080) }), done());
+        lab.event(Event::Wan(lte()));
+        lab.pass(10);
+        assert_eq!(ports_at(&lab, second()), [8080], "{nat:?}");
+        let provider = lab.providers.remove(&second()).expect("it was inserted above");
+        let is_over = |lab: &Lab| lab.notices().iter().any(|notice| matches!(notice, Notice::NotAtSpare(..)));
+        while !is_over(&lab) {
+            assert!(lab.now < 200_000_000, "{nat:?}: it cannot last so long");
+            lab.pass(60);
+        }
+        assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
+        lab.providers.insert(second(), provider);
+        assert_eq!(lab.add(BOB, 1, port(9090)), done());
+        lab.pass(10);
+        assert_eq!(ports_at(&lab, second()), [8080, 9090], "{nat:?}");
+        assert!(lab.gateway.mappings(lab.instant()).all(|mapping| mapping.health == Health::Active));
+    }
+}
+
 /// Its owner may delete it there, and its lease may end there.
 #[test]
 fn what_is_kept_for_the_usual_line_can_end() {

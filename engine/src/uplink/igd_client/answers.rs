@@ -272,17 +272,13 @@ impl IgdClient {
 
     /// The router has forgotten what it gave, perhaps all of it; `known` is asked for already.
     fn lose_state(&mut self, now: Instant, known: Option<FlowId>, entropy: &mut dyn Entropy) {
-        let start = match self.recovered {
-            // One is due already, and will find out what there is.
-            Some(last) if last > now => return self.recover(now, last, known, entropy),
-            Some(last) => now.max(last + RECOVERY_GAP),
-            None => now,
-        };
-        self.recovered = Some(start);
-        self.outputs.push_back(Output::StateLost);
+        let (start, another) = self.recoveries.begin(now);
         self.recover(now, start, known, entropy);
-        self.line.join(Rank::Address, What::Address);
-        self.knock(now);
+        if another {
+            self.outputs.push_back(Output::StateLost);
+            self.line.join(Rank::Address, What::Address);
+            self.knock(now);
+        }
     }
 
     /// The entry was looked at before something is done with it; whether that is done now.

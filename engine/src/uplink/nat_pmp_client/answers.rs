@@ -67,7 +67,12 @@ impl NatPmpClient {
                 if self.answering == Some(false) {
                     self.again();
                 }
-                self.check_clock(now, epoch, None, entropy);
+                let begun = self.begun_since_a_grant(now, epoch);
+                if !self.clock.is_consistent(now, epoch) || begun == Some(BegunSince::Yes) {
+                    self.lost(now, None, entropy);
+                } else if begun == Some(BegunSince::Perhaps) {
+                    self.doubt(now, None, entropy);
+                }
                 self.ask_address();
             }
             // PCP's announcement, from a gateway that speaks both.
@@ -78,6 +83,13 @@ impl NatPmpClient {
             }
             _ => self.ignored += 1,
         }
+    }
+
+    /// Whether the gateway has begun since it gave a mapping that counts as held.
+    fn begun_since_a_grant(&self, now: Instant, epoch: u32) -> Option<BegunSince> {
+        let held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
+        let grants = held.filter_map(|flow| flow.grant);
+        grants.map(|grant| begun_since(grant.since, now, epoch, CLOCK_SLACK)).max()
     }
 
     /// Any response of PCP to a knock shows that it speaks it, but one that says that it does not.
@@ -144,18 +156,24 @@ impl NatPmpClient {
         if self.clock.is_consistent(now, epoch) {
             return;
         }
-        let start = match self.recovered {
-            // One is due already, and will find out what there is.
-            Some(last) if last > now => return self.recover(now, last, confirmed, entropy),
-            Some(last) => now.max(last + RECOVERY_GAP),
-            None => now,
-        };
-        self.recovered = Some(start);
-        self.outputs.push_back(Output::StateLost);
+        self.lost(now, confirmed, entropy);
+    }
+
+    /// The gateway has lost its state.
+    fn lost(&mut self, now: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) {
+        if self.doubt(now, confirmed, entropy) {
+            self.outputs.push_back(Output::StateLost);
+            self.ask_address();
+            // It may be another program now.
+            self.knock(now);
+        }
+    }
+
+    /// It may have: asks again for every mapping but `confirmed`. False when that is due already, and will find out what there is.
+    fn doubt(&mut self, now: Instant, confirmed: Option<FlowId>, entropy: &mut dyn Entropy) -> bool {
+        let (start, another) = self.recoveries.begin(now);
         self.recover(now, start, confirmed, entropy);
-        self.ask_address();
-        // It may be another program now.
-        self.knock(now);
+        another
     }
 
     fn on_address(&mut self, now: Instant, result: natpmp::ResultCode, addr: Ipv4Addr) {

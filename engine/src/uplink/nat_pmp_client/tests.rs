@@ -354,6 +354,35 @@ fn a_gateway_that_has_started_anew() {
     assert!(rig.client.grant(FLOW).is_some_and(|grant| *grant.external.ip() == other));
 }
 
+/// One that has started within seconds of its last start shows nothing in its clock (§3.6 leaves 2 s), but its announcement tells how
+/// old it is: what it gave before is lost, and what it may have given before is asked for again without a word.
+#[test]
+fn a_gateway_that_starts_twice() {
+    for (announced, outputs) in [(300, vec![]), (1_001, vec![Output::StateLost])] {
+        let mut rig = Rig::told();
+        rig.input(Input::Ask(FLOW, endless(8080)));
+        rig.grants(8080, 9080, 7200);
+        rig.run(announced);
+        (rig.took(), rig.took());
+        rig.began = announced;
+        let bytes =
+            Response::ExternalAddress { result: natpmp::ResultCode::SUCCESS, epoch: 0, addr: EXTERNAL }
+                .to_bytes();
+        rig.input(Input::Multicast(server(), &bytes));
+        rig.input(Input::Multicast(server(), &bytes));
+        assert_eq!(rig.take(), outputs, "{announced} ms after the grant");
+        assert_eq!(rig.requests(), [(announced, Request::ExternalAddress)]);
+        rig.address(EXTERNAL);
+        rig.run(announced + 10);
+        assert_eq!(rig.requests(), [(announced, map(8080, 9080, 7200))]);
+        rig.grants(8080, 9080, 7200);
+        rig.input(Input::Multicast(server(), &bytes));
+        rig.address(EXTERNAL);
+        rig.run(announced + 30_000);
+        assert_eq!(rig.requests(), [(announced + 10, Request::ExternalAddress)], "and no more");
+    }
+}
+
 /// §3.4: internal port and protocol as they were, the rest 0, and never internal port 0, which would be everything.
 #[test]
 fn deletes() {

@@ -45,19 +45,21 @@ impl PcpClient {
                 if self.answering == Some(false) {
                     self.nudge(now, entropy);
                 }
-                let younger = self.is_younger_than_a_grant(now, response.epoch);
-                self.check_epoch(now, response.epoch, younger, None, entropy);
+                let begun = self.begun_since_a_grant(now, response.epoch);
+                self.check_epoch(now, response.epoch, begun == Some(BegunSince::Yes), None, entropy);
+                if begun == Some(BegunSince::Perhaps) {
+                    self.doubt(now, None, entropy);
+                }
             }
             _ => self.ignored += 1,
         }
     }
 
-    /// Whether the server has started after it gave a mapping that counts as held. Its clock may be a sixteenth slower
-    /// than ours (RFC 6887 §8.5), and it counts whole seconds.
-    fn is_younger_than_a_grant(&self, now: Instant, epoch: u32) -> bool {
-        let oldest = Duration::from_secs(u64::from(epoch) + u64::from(epoch) / 16 + 1);
-        let mut held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
-        held.any(|flow| flow.grant.is_some_and(|grant| now - grant.since > oldest))
+    /// Whether the server has begun since it gave a mapping that counts as held.
+    fn begun_since_a_grant(&self, now: Instant, epoch: u32) -> Option<BegunSince> {
+        let held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
+        let grants = held.filter_map(|flow| flow.grant);
+        grants.map(|grant| begun_since(grant.since, now, epoch, CLOCK_SLACK)).max()
     }
 
     /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.

@@ -98,6 +98,31 @@ fn an_announcement_by_a_server_younger_than_a_mapping_is_a_loss() {
     assert_eq!(by_port(&rig.run(8_000)), [asked_again(&request)]);
 }
 
+/// A whole second is all that such a server shows of its age. What it gave in less than that before it announces itself is asked for
+/// again without a word: it may be gone, or not.
+#[test]
+fn an_announcement_by_a_server_that_may_be_younger_than_a_mapping() {
+    let mut rig = Rig::new();
+    rig.epoch = 1;
+    let request = rig.ask(FLOW, endless());
+    rig.answer(&rig.success(&request, 3600));
+    let bytes = rig.announce(1);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), []);
+    assert_eq!(rig.run(300), [], "it has given that in this life");
+    let bytes = rig.announce(0);
+    assert_eq!(rig.input(Input::Datagram(server(), &bytes)), [], "an ordinary answer within the margin");
+    assert_eq!(rig.run(301), []);
+    for _ in 0..3 {
+        assert_eq!(rig.input(Input::Multicast(server(), &bytes)), [], "no loss that anybody has seen");
+    }
+    assert_eq!(by_port(&rig.run(7_000)), [asked_again(&request)], "once");
+    rig.epoch = 0;
+    rig.answer(&rig.success(&request, 3600));
+    let bytes = rig.announce(7);
+    assert_eq!(rig.input(Input::Multicast(server(), &bytes)), []);
+    assert_eq!(rig.run(40_000), [], "given since");
+}
+
 /// A recovery that is not answered is repeated on the schedule of the RFC.
 #[test]
 fn recovery_is_repeated() {
