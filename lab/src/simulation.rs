@@ -420,6 +420,9 @@ impl Simulation {
             self.world.lose_disk();
             self.shadow.forget();
             self.wiped = Some(self.world.now());
+        }
+        if forgets || self.stale.is_some() {
+            // Nothing is stored of what filters the provider may have, or not of the last ones.
             let filtered = |sent: &&crate::sim::Sent| sent.request.option(OptionCode::FILTER).is_some();
             let clients = self.world.sent().iter().filter(filtered);
             self.forgotten.extend(clients.filter_map(|sent| Some(ledger::client_of(&sent.request)?.0)));

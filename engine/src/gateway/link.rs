@@ -12,7 +12,7 @@ use crate::notice::{Cause, Notice};
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
-use crate::uplink::{Input, LocalNat, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol};
+use crate::uplink::{Input, LocalNat, NatPmpClient, Output, PcpClient, Uplink, UplinkProtocol, Want};
 
 /// How long until a socket that could not be opened is tried again.
 const UPLINK_RETRY: Duration = Duration::from_secs(10);
@@ -240,12 +240,15 @@ impl Gateway {
         self.strays.clear();
         self.forget_probe();
         self.forget_isp_router();
-        let restored = std::mem::take(&mut self.restored);
+        let mut restored = std::mem::take(&mut self.restored);
         let (before_us, mappings_before_us) = (!restored.nonces.is_empty(), restored.any);
+        restored.nonces.append(&mut self.nonces_elsewhere);
+        restored.nonces.extend(self.nonces_left_behind());
         for (want, StoredNonce { nonce, wan }) in restored.nonces {
             // What is another server's must not be told to this one (RFC 6887 §11.2, RFC 7488 §4).
-            let of_this_wan = wan.is_none_or(|wan| wan == self.wan.name);
-            if of_this_wan && !self.is_of_another_server(client.server(), &want, nonce) {
+            if wan.as_ref().is_some_and(|wan| *wan != self.wan.name) {
+                self.nonces_elsewhere.push((want, StoredNonce { nonce, wan }));
+            } else if !self.is_of_another_server(client.server(), &want, nonce) {
                 client.remember(&want, nonce);
             }
         }
@@ -302,6 +305,20 @@ impl Gateway {
         }
         self.ask_again(now);
         self.stop_if_done(now);
+    }
+
+    /// By what the server of the WAN interface so far knows what is mapped, if another interface takes its place. A nonce that was adopted
+    /// from the server's list cannot be derived again.
+    fn nonces_left_behind(&self) -> Vec<(Want, StoredNonce)> {
+        let Some(before) = self.uplink.as_ref().filter(|_| self.uplink_on != self.wan.name) else {
+            return Vec::new();
+        };
+        let known = self.table.iter().filter_map(|mapping| {
+            let want = self.want_to_keep(mapping);
+            let nonce = before.nonce(mapping.flow).or_else(|| before.remembered(&want))?;
+            Some((want, StoredNonce { nonce, wan: Some(self.uplink_on.clone()) }))
+        });
+        known.collect()
     }
 
     pub(super) fn on_uplink_datagram(

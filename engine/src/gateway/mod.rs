@@ -38,6 +38,7 @@ use wire::pcp::Protocol;
 use crate::device::Devices;
 use crate::entropy::Entropy;
 use crate::gena::{SubscribeError, Subscriptions};
+use crate::journal::StoredNonce;
 use crate::nat::{NatPorts, NatRule};
 use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
@@ -45,7 +46,7 @@ use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Instant, Timers};
-use crate::uplink::{FlowId, Uplink};
+use crate::uplink::{FlowId, Uplink, Want};
 
 pub use changes::{Change, What};
 pub use interface::{ControlRequest, Counters, Effect, Event, LanInterface, NatTicket, RequestId, Wan};
@@ -120,6 +121,8 @@ pub struct Gateway {
     strays: BTreeSet<FlowId>,
     /// What was stored and the PCP client has not been told yet.
     restored: restore::Restored,
+    /// By what the servers of other WAN interfaces know our mappings.
+    nonces_elsewhere: Vec<(Want, StoredNonce)>,
     /// Why nothing can be stored at the moment.
     store_error: Option<String>,
     refusals: refusals::Refusals,
@@ -186,6 +189,7 @@ impl Gateway {
             pending: BTreeMap::new(),
             strays: BTreeSet::new(),
             restored: restore::Restored::default(),
+            nonces_elsewhere: Vec::new(),
             store_error: None,
             refusals: refusals::Refusals::default(),
             held: held::HeldMappings::default(),

@@ -266,17 +266,20 @@ impl Simulation {
             let over = self.ledger.belief(client).is_none_or(|belief| belief.ends() <= now);
             // What was restored has no grant, so that any refusal is the end of it; the same on another line.
             let refused = self.ledger.is_refused_since(client, since) || lately(self.version_refused);
-            // The success that moved it was the last thing that a killed gateway heard.
-            let moved = claim.restored.is_some()
-                && self.ledger.belief(client).is_some_and(|belief| belief.external.port() != key.1);
             self.ledger.is_taken_since(client, since)
                 || over
-                || moved
+                || self.was_moved_before_a_kill(key, claim, client)
                 || (claim.restored.is_some() || self.is_unknown_here(client)) && refused
         };
         claim.may_be_over(now)
             || own_nat && lately(self.nat_failed)
             || claim.clients(key.0, own_nat).into_iter().any(upstream)
+    }
+
+    /// Whether the success that moved it was the last thing that a killed gateway heard.
+    fn was_moved_before_a_kill(&self, key: Key, claim: &Claim, client: Client) -> bool {
+        claim.restored.is_some()
+            && self.ledger.belief(client).is_some_and(|belief| belief.external.port() != key.1)
     }
 
     /// Whether the line has changed since the provider last gave this.
@@ -361,7 +364,8 @@ impl Simulation {
                 && claim.fits(now, found)
                 && !self.shadow.claims.contains_key(other)
                 && claim.clients(key.0, self.nat == NatMode::Own).contains(&client)
-                && self.ledger.is_taken_since(client, since)
+                && (self.ledger.is_taken_since(client, since)
+                    || self.was_moved_before_a_kill(key, claim, client))
         });
         let Some((&new, _)) = moved else { return false };
         self.shadow.moved(now, key, new);

@@ -75,6 +75,40 @@ fn an_orphan_is_claimed() {
     }
 }
 
+/// A claimed one, while another line is in use for a time; with and without a crash there. The first line's server knows it by a nonce
+/// that nobody can derive.
+#[test]
+fn an_orphan_is_still_known_when_its_line_is_back() {
+    let other_line = || Wan { name: "wan1".into(), ..wan(&[W]) };
+    for nat in BOTH {
+        for crashes in [false, true] {
+            let mut lab = after_a_loss(nat, &[5000], true);
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(5000) }), done());
+            if crashes {
+                lab.crash(listing(nat), 77, 0);
+            }
+            let settings = ProviderConfig { third_party: nat == NatMode::None, ..ProviderConfig::new(E) };
+            let elsewhere = Provider::new(lab.instant(), settings);
+            let provider = lab.providers.insert(server(), elsewhere).expect("it was asked before");
+            lab.event(Event::Wan(other_line()));
+            lab.pass(60);
+            assert_eq!(
+                (lab.mapped().len(), external_ports(&lab)),
+                (1, vec![5000]),
+                "{nat:?} {crashes}: there"
+            );
+            lab.providers.insert(server(), provider);
+            let back = lab.now;
+            lab.event(Event::Wan(wan(&[W])));
+            lab.pass(60);
+            let asked = lab.sent().into_iter().filter(|(at, request)| *at >= back && request.lifetime > 0);
+            let nonces: Vec<Nonce> = asked.map(|(_, request)| map_of(&request).nonce).collect();
+            assert_eq!(nonces, [Nonce([5; 12])], "{nat:?} {crashes}: back");
+            assert_eq!(lab.mapped(), [(5000, at(ALICE, 5000))]);
+        }
+    }
+}
+
 /// What is stored is no orphan, and neither is what was asked for meanwhile.
 #[test]
 fn what_is_known_is_no_orphan() {

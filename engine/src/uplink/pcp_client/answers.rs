@@ -139,6 +139,16 @@ impl PcpClient {
         let grant = granted(now, external, &map, lifetime);
         flow.grant = Some(grant);
         flow.any_address = false;
+        let foreign = |one: &Filter| {
+            one.prefix_len > 0
+                && Some(one.remote_addr) != flow.want.remote_peer.map(|peer| peer.to_ipv6_mapped())
+        };
+        if !flow.reset_filters && repeated.iter().any(foreign) {
+            // It answers an earlier request that has come after ours, and there is a filter now that nobody wants any more.
+            (flow.reset_filters, flow.phase) = (true, Phase::ASK);
+            self.outputs.push_back(Output::Granted(id, grant));
+            return self.on_timer(now, id, entropy);
+        }
         if flow.reset_filters && !reset && matches!(flow.phase, Phase::Asking { .. }) {
             // An answer to a request before the one that drops all filters, which is still to be answered.
             self.outputs.push_back(Output::Granted(id, grant));

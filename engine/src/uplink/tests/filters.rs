@@ -117,6 +117,33 @@ fn an_answer_counts_for_the_filters_that_it_repeats() {
     assert_eq!(sent(&rig.run(to)), []);
 }
 
+/// A request of an earlier owner, by the same nonce, reaches the server after the one that dropped its filter, and sets that again. The
+/// answer shows it, whatever mapping stands now.
+#[test]
+fn a_filter_that_was_set_again_by_a_late_request_is_dropped() {
+    for remote_peer in [None, Some(Ipv4Addr::new(203, 0, 113, 10))] {
+        let (mut rig, request) = Rig::holding(Want { remote_peer, ..endless() }, 3600);
+        let filter = Filter { prefix_len: 128, remote_port: 0, remote_addr: PEER.to_ipv6_mapped() };
+        let mut late = rig.success(&request, 29);
+        late.options = vec![PcpOption::Filter(filter)];
+        let out = rig.answer(&late);
+        let (granted, asked): (Vec<_>, Vec<_>) =
+            out.into_iter().partition(|output| matches!(output, Output::Granted(..)));
+        assert_eq!(granted.len(), 1, "it stands");
+        let again = only_sent(&asked);
+        assert_eq!(filters(&again), [0, 128][..1 + usize::from(remote_peer.is_some())], "{remote_peer:?}");
+        assert_eq!(rig.answer(&late).len(), 1, "its copy says no more");
+        rig.answer(&rig.success(&again, 3600));
+        let to = rig.now + 60_000;
+        assert_eq!(sent(&rig.run(to)), []);
+        // A server that has it all the same is not asked without end.
+        rig.answer(&late);
+        let to = rig.now + 3_000_000;
+        let asked = sent(&rig.run(to));
+        assert!((2..20).contains(&asked.len()), "{}", asked.len());
+    }
+}
+
 /// The same for an address of the router that it has had before; a third party's mapping is the same whoever asks.
 #[test]
 fn filters_of_an_earlier_address_are_dropped() {
