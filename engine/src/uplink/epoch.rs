@@ -7,8 +7,10 @@ use crate::time::{Duration, Instant};
 pub(super) enum BegunSince {
     /// It gave that in this life.
     No,
-    /// It may have.
+    /// It may have, within the second that it counts as one.
     Perhaps,
+    /// It has, unless its clock is slow.
+    Probably,
     /// It has.
     Yes,
 }
@@ -18,14 +20,14 @@ pub(super) enum BegunSince {
 /// RFC 6886 §3.6: 7).
 pub(super) fn begun_since(granted: Instant, now: Instant, epoch: u32, slack: u32) -> BegunSince {
     let (ago, least) = (now - granted, u64::from(epoch));
-    let most = least + least / u64::from(slack) + 1;
-    if ago > Duration::from_secs(most) {
-        BegunSince::Yes
-    } else if ago > Duration::from_secs(least) {
-        BegunSince::Perhaps
-    } else {
-        BegunSince::No
-    }
+    let counted = least + 1;
+    let limits = [
+        (counted + least / u64::from(slack), BegunSince::Yes),
+        (counted, BegunSince::Probably),
+        (least, BegunSince::Perhaps),
+    ];
+    let beyond = limits.into_iter().find(|(limit, _)| ago > Duration::from_secs(*limit));
+    beyond.map_or(BegunSince::No, |(_, begun)| begun)
 }
 
 /// What was last heard of one server's epoch.
@@ -108,7 +110,7 @@ mod tests {
     /// Each row: how long ago something was given (milliseconds), the epoch now, and what follows by RFC 6887's clocks.
     #[test]
     fn younger_than_what_it_gave() {
-        use BegunSince::{No, Perhaps, Yes};
+        use BegunSince::{No, Perhaps, Probably, Yes};
         for (ago, epoch, begun) in [
             (0, 0, No),
             (1, 0, Perhaps),
@@ -118,7 +120,8 @@ mod tests {
             (5001, 5, Perhaps),
             (6001, 5, Yes),
             (160_000, 160, No),
-            (171_000, 160, Perhaps), // a clock that is 1/16 slow
+            (161_000, 160, Perhaps),
+            (171_000, 160, Probably), // a clock that is 1/16 slow
             (171_001, 160, Yes),
             (u64::from(u32::MAX) * 1000, u32::MAX, No),
         ] {

@@ -79,6 +79,8 @@ pub struct PcpClient {
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recoveries: Recoveries,
+    /// No mapping that is held was granted before.
+    oldest: Instant,
     /// Options that the server has refused, and done what was asked without.
     lacks: Omitted,
     /// Whether it repeats FILTERs in its answers, as RFC 6887 §7.3 asks of what is processed.
@@ -295,6 +297,7 @@ impl PcpClient {
             query: None,
             epoch: EpochClock::default(),
             recoveries: Recoveries::default(),
+            oldest: Instant::default(),
             lacks: Omitted::default(),
             repeats_filters: false,
             unanswered: 0,
@@ -562,21 +565,35 @@ impl PcpClient {
         }
     }
 
-    /// `lost`: something else than the epoch says so.
+    /// Has the server lost its state, by what it says of its age? An `announced` age is that of a server that has something to tell. An
+    /// answer may have been on its way for long.
     fn check_epoch(
         &mut self,
         now: Instant,
         epoch: u32,
-        lost: bool,
+        announced: bool,
         confirmed: Option<FlowId>,
         entropy: &mut dyn Entropy,
     ) {
-        if self.epoch.is_consistent(now, epoch) && !lost {
-            return;
+        let begun = self.begun_since_a_grant(now, epoch, confirmed);
+        if !self.epoch.is_consistent(now, epoch) || announced && begun == BegunSince::Yes {
+            if self.doubt(now, confirmed, entropy) {
+                self.outputs.push_back(Output::StateLost);
+            }
+        } else if begun >= if announced { BegunSince::Perhaps } else { BegunSince::Probably } {
+            self.doubt(now, confirmed, entropy);
         }
-        if self.doubt(now, confirmed, entropy) {
-            self.outputs.push_back(Output::StateLost);
+    }
+
+    /// Whether the server has begun since it gave a mapping that counts as held, and is not `confirmed` just now.
+    fn begun_since_a_grant(&mut self, now: Instant, epoch: u32, confirmed: Option<FlowId>) -> BegunSince {
+        if begun_since(self.oldest, now, epoch, CLOCK_SLACK) == BegunSince::No {
+            return BegunSince::No;
         }
+        let is_held = |flow: &Flow| matches!(flow.phase, Phase::Held { .. });
+        let held = self.flows.iter().filter(|(id, flow)| Some(**id) != confirmed && is_held(flow));
+        self.oldest = held.filter_map(|(_, flow)| flow.grant).map(|grant| grant.since).min().unwrap_or(now);
+        begun_since(self.oldest, now, epoch, CLOCK_SLACK)
     }
 
     /// The server may have lost its state: asks again for every mapping but `confirmed`. False when that is due already, and will find

@@ -70,7 +70,7 @@ impl NatPmpClient {
                 let begun = self.begun_since_a_grant(now, epoch);
                 if !self.clock.is_consistent(now, epoch) || begun == Some(BegunSince::Yes) {
                     self.lost(now, None, entropy);
-                } else if begun == Some(BegunSince::Perhaps) {
+                } else if begun >= Some(BegunSince::Perhaps) {
                     self.doubt(now, None, entropy);
                 }
                 self.ask_address();

@@ -45,21 +45,10 @@ impl PcpClient {
                 if self.answering == Some(false) {
                     self.nudge(now, entropy);
                 }
-                let begun = self.begun_since_a_grant(now, response.epoch);
-                self.check_epoch(now, response.epoch, begun == Some(BegunSince::Yes), None, entropy);
-                if begun == Some(BegunSince::Perhaps) {
-                    self.doubt(now, None, entropy);
-                }
+                self.check_epoch(now, response.epoch, true, None, entropy);
             }
             _ => self.ignored += 1,
         }
-    }
-
-    /// Whether the server has begun since it gave a mapping that counts as held.
-    fn begun_since_a_grant(&self, now: Instant, epoch: u32) -> Option<BegunSince> {
-        let held = self.flows.values().filter(|flow| matches!(flow.phase, Phase::Held { .. }));
-        let grants = held.filter_map(|flow| flow.grant);
-        grants.map(|grant| begun_since(grant.since, now, epoch, CLOCK_SLACK)).max()
     }
 
     /// The flow that a MAP response belongs to (RFC 6887 §11.4): nonce, protocol, internal port, internal address.
