@@ -79,6 +79,8 @@ pub struct PcpClient {
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recoveries: Recoveries,
+    /// When one mapping was asked for again to see whether that is needed.
+    soundings: Recoveries,
     /// No mapping that is held was granted before.
     oldest: Instant,
     /// Options that the server has refused, and done what was asked without.
@@ -187,6 +189,8 @@ impl Uplink for PcpClient {
                         }
                     }
                     self.recover(now, now, None, entropy);
+                } else {
+                    self.sound(now, entropy);
                 }
             }
             Input::Timeout => {
@@ -297,6 +301,7 @@ impl PcpClient {
             query: None,
             epoch: EpochClock::default(),
             recoveries: Recoveries::default(),
+            soundings: Recoveries::default(),
             oldest: Instant::default(),
             lacks: Omitted::default(),
             repeats_filters: false,
@@ -612,13 +617,33 @@ impl PcpClient {
         confirmed: Option<FlowId>,
         entropy: &mut dyn Entropy,
     ) {
-        let mut due = start + entropy.up_to(self.recovery_wait);
         let mut lost = Vec::new();
         for (&id, flow) in &mut self.flows {
-            if Some(id) == confirmed {
-                continue;
+            if Some(id) != confirmed {
+                flow.doubtful = flow.is_deleting();
+                lost.push(id);
             }
-            flow.doubtful = flow.is_deleting();
+        }
+        self.ask_again(now, start + entropy.up_to(self.recovery_wait), lost);
+    }
+
+    /// Announcements may have been missed: asks again for one mapping, unless another answer is waited for. If the server has lost its
+    /// state, an answer tells, and there is to be time left for the others.
+    fn sound(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let asks = |flow: &Flow| matches!(flow.phase, Phase::Asking { .. } | Phase::Held { attempts: 1.. });
+        let held = self.flows.iter().filter(|(_, flow)| matches!(flow.phase, Phase::Held { attempts: 0 }));
+        let last_used = held.max_by_key(|(_, flow)| flow.used_at).map(|(&id, _)| id);
+        if let Some(id) = last_used.filter(|_| !self.flows.values().any(asks)) {
+            let (start, _) = self.soundings.begin(now);
+            self.ask_again(now, start + entropy.up_to(self.recovery_wait / 4), vec![id]);
+        }
+    }
+
+    /// Asks again, in turn and from `due` on, for those of these mappings that are held.
+    fn ask_again(&mut self, now: Instant, mut due: Instant, ids: Vec<FlowId>) {
+        let mut lost = Vec::new();
+        for id in ids {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
             if let (Phase::Held { .. }, Some(grant)) = (&flow.phase, flow.grant) {
                 flow.requested = lifetime_to_ask(now, &flow.want.terms);
                 flow.phase = Phase::ASK;

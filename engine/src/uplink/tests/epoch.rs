@@ -269,13 +269,37 @@ fn announcements_of_others_are_ignored() {
     assert_eq!(rig.client.next_timeout(), due);
 }
 
+/// The socket was gone for a while, and with it an announcement, perhaps: one mapping is asked for again, and its answer tells what becomes
+/// of the others. A link that comes and goes costs no more than one request in 10 s.
+#[test]
+fn a_new_socket_is_a_reason_to_ask() {
+    for lost in [false, true] {
+        let (mut rig, requests) = four_mappings();
+        let mut out = Vec::new();
+        for n in 0..5 {
+            out.extend(rig.run(100_000 + n * 200));
+            rig.input(Input::Closed);
+            assert_eq!(rig.input(Input::Source(IpAddr::V4(SOURCE))), []);
+        }
+        out.extend(rig.run(102_200));
+        let asked = sent(&out);
+        let [(_, asked)] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!(*asked, asked_again(&requests[3]), "the one whose owner asked last");
+        if lost {
+            rig.epoch = 0; // 100 s ago
+        }
+        let told = rig.answer(&rig.success(asked, 86_400)).contains(&Output::StateLost);
+        let others = by_port(&rig.run(110_000));
+        let expected: Vec<Request> = requests[..3].iter().map(asked_again).collect();
+        assert_eq!((told, &others[..]), (lost, if lost { &expected[..] } else { &[] }));
+    }
+}
+
 /// another address of ours; the server knows none of our mappings under it.
 #[test]
 fn a_new_source_address_makes_everything_anew() {
     let (mut rig, requests) = four_mappings();
     rig.now = 100_000;
-    assert_eq!(rig.input(Input::Source(IpAddr::V4(SOURCE))), [], "the same address: they stand");
-    assert_eq!(rig.run(110_000), []);
     let new = Ipv4Addr::new(192, 0, 2, 77);
     assert_eq!(rig.input(Input::Source(IpAddr::V4(new))), []);
     let asked = by_port(&rig.run(115_000));
