@@ -450,8 +450,13 @@ impl Simulation {
         // One that is in doubt may be about to be restored.
         let claimed = self.shadow.claims.iter().flat_map(|(key, claim)| claim.clients(key.0, own_nat));
         let owned: BTreeSet<Client> = mapped.chain(claimed).collect();
-        let waiting =
-            self.open.values().any(|(_, asked)| matches!(asked, Asked::Add { .. } | Asked::Specific { .. }));
+        // For ten minutes somebody may claim what the server has listed (decision 17).
+        let adopted = self.lists && self.world.gateway.status(self.world.now()).held > 0;
+        let waiting = adopted
+            || self
+                .open
+                .values()
+                .any(|(_, asked)| matches!(asked, Asked::Add { .. } | Asked::Specific { .. }));
         let strays: Vec<_> = self
             .world
             .provider
