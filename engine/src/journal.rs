@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use wire::pcp::{Nonce, Protocol};
 
+use crate::claims::Claims;
 use crate::time::Duration;
 use crate::uplink::Filtered;
 
@@ -28,8 +29,8 @@ pub struct StoredMapping {
     pub description: String,
     /// Made by AddPortMapping.
     pub strict: bool,
-    /// What was left of the lease when it was stored; `None` for ever.
-    pub lease_left: Option<Duration>,
+    /// Who counts on it, and what was left of that when it was stored.
+    pub claims: Claims<Duration>,
     /// What the PCP server knows the owner by.
     pub nonce: StoredNonce,
 }

@@ -4,6 +4,7 @@
 //! [`next_timeout`](gateway::Gateway::next_timeout). [`provider::Server`] is the other side in the same manner: a PCP and
 //! NAT-PMP server, whose NAT is the caller's.
 
+pub mod claims;
 pub mod device;
 pub mod dhcp;
 pub mod entropy;

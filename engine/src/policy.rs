@@ -165,6 +165,7 @@ mod tests {
     use wire::pcp::Protocol;
 
     use super::*;
+    use crate::claims::Asker;
 
     #[test]
     fn addresses_behind_a_nat() {
@@ -201,6 +202,7 @@ mod tests {
             remote_peer: None,
             remote_name: None,
             description: String::new(),
+            by: Asker::Igd,
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use wire::pcp::{Protocol, ResultCode};
 
+use crate::claims::Asker;
 use crate::time::Duration;
 
 /// A mapping that a LAN host asks for.
@@ -26,6 +27,8 @@ pub struct MappingRequest {
     pub remote_name: Option<String>,
     /// The control point's own words about it.
     pub description: String,
+    /// In which protocol it is asked for.
+    pub by: Asker,
 }
 
 /// Why a mapping, or its deletion, was refused.

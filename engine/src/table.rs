@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
+use crate::claims::Claims;
 use crate::notice::Cause;
 use crate::status::MappingStatus;
 use crate::time::Instant;
@@ -57,8 +58,8 @@ pub struct Mapping {
     pub created: Instant,
     /// When its owner last asked for it.
     pub asked_at: Instant,
-    /// When the lease that its owner asked for ends (R-33, decision 14); `None` for never.
-    pub lease_ends: Option<Instant>,
+    /// Who of its owner counts on it, by which protocol (R-33, decision 14).
+    pub claims: Claims<Instant>,
     /// When the lifetime that the PCP server granted ends.
     pub lifetime_ends: Instant,
     /// How it is doing.
@@ -86,10 +87,15 @@ impl Mapping {
             remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             age: now - self.created,
-            lease_left: self.lease_ends.map(|end| end - now),
+            lease_left: self.lease_ends().map(|end| end - now),
             lifetime_left: self.lifetime_ends - now,
             health: self.health,
         }
+    }
+
+    /// When nobody counts on it any more; `None` for never.
+    pub fn lease_ends(&self) -> Option<Instant> {
+        self.claims.end()
     }
 
     fn tells_address(&self) -> bool {
@@ -319,6 +325,7 @@ impl MappingTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::claims::Asker;
 
     fn mapping(port: u16, host: u8, flow: u64) -> Mapping {
         Mapping {
@@ -332,7 +339,7 @@ mod tests {
             strict: true,
             created: Instant::default(),
             asked_at: Instant::default(),
-            lease_ends: None,
+            claims: Claims::of(Asker::Igd, None),
             lifetime_ends: Instant::default(),
             health: Health::Active,
             confirmed: true,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
+use engine::claims::{Asker, Claims, PcpClaim};
 use engine::journal::{Record, StoredMapping, StoredNonce};
 use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
@@ -64,12 +65,42 @@ struct Mapping {
     strict: bool,
     /// Seconds that were left of the lease when it was written; absent for ever.
     lease_left: Option<u64>,
+    /// Who had asked for it, unless that was a control point alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<WrittenClaims>,
     nonce: [u8; 12],
     /// The WAN interface behind which the nonce is good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wan: Option<String>,
     #[serde(flatten)]
     written: Stamp,
+}
+
+/// Who counts on a mapping; times are the seconds that were left.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+struct WrittenClaims {
+    /// `null` in it: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "lease")]
+    igd: Option<Option<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pcp: Option<([u8; 12], u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nat_pmp: Option<u64>,
+}
+
+/// A lease that is there and has no end is not one that is not there.
+mod lease {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[allow(clippy::option_option, clippy::ref_option, reason = "absent, without an end, or so many seconds")]
+    pub(super) fn serialize<S: Serializer>(lease: &Option<Option<u64>>, s: S) -> Result<S::Ok, S::Error> {
+        lease.flatten().serialize(s)
+    }
+
+    #[allow(clippy::option_option, reason = "absent, without an end, or so many seconds")]
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Option<u64>>, D::Error> {
+        Option::deserialize(d).map(Some)
+    }
 }
 
 /// The open file.
@@ -264,7 +295,8 @@ impl Mapping {
             remote_name: stored.remote_name.clone(),
             description: stored.description.clone(),
             strict: stored.strict,
-            lease_left: stored.lease_left.map(|left| left.as_secs().max(1)),
+            lease_left: seconds(stored.claims).end(),
+            claims: WrittenClaims::new(seconds(stored.claims)),
             nonce: stored.nonce.nonce.0,
             wan: stored.nonce.wan.clone(),
             written,
@@ -274,6 +306,17 @@ impl Mapping {
     /// Seconds left of the lease.
     fn lease_at(&self, now: Stamp) -> Option<u64> {
         self.lease_left.map(|left| left.saturating_sub(now.since(self.written)))
+    }
+
+    fn claims(&self) -> Claims<u64> {
+        match &self.claims {
+            None => Claims::of(Asker::Igd, self.lease_left),
+            Some(WrittenClaims { igd, pcp, nat_pmp }) => Claims {
+                igd: *igd,
+                pcp: pcp.map(|(nonce, ends)| PcpClaim { nonce: Nonce(nonce), ends }),
+                nat_pmp: *nat_pmp,
+            },
+        }
     }
 
     fn stored(&self, now: Stamp) -> StoredMapping {
@@ -286,10 +329,26 @@ impl Mapping {
             remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             strict: self.strict,
-            lease_left: self.lease_at(now).map(Duration::from_secs),
+            claims: self
+                .claims()
+                .map(|left| Some(Duration::from_secs(left)))
+                .after(Duration::from_secs(now.since(self.written))),
             nonce: StoredNonce { nonce: Nonce(self.nonce), wan: self.wan.clone() },
         }
     }
+}
+
+impl WrittenClaims {
+    fn new(claims: Claims<u64>) -> Option<Self> {
+        let Claims { igd, pcp, nat_pmp } = claims;
+        let others = pcp.is_some() || nat_pmp.is_some();
+        others.then(|| Self { igd, pcp: pcp.map(|claim| (claim.nonce.0, claim.ends)), nat_pmp })
+    }
+}
+
+/// In whole seconds, and nothing is over before it is.
+fn seconds(claims: Claims<Duration>) -> Claims<u64> {
+    claims.map(|left| Some(left.as_secs().max(1)))
 }
 
 fn key(mapping: &Mapping) -> (u8, u16) {
@@ -312,7 +371,7 @@ mod tests {
             remote_name: None,
             description: "a\nb \"c\" 5fd924d6 {}".into(),
             strict: true,
-            lease_left: lease_left.map(Duration::from_secs),
+            claims: Claims::of(Asker::Igd, lease_left.map(Duration::from_secs)),
             nonce: nonce(9),
         }
     }
@@ -345,7 +404,7 @@ mod tests {
             let loaded = load(&directory);
             assert_eq!(loaded.mappings[1], mapping(1, None));
             assert_eq!(loaded.mappings[0].external.port(), 3, "the newest first");
-            let left = loaded.mappings[0].lease_left.unwrap().as_secs();
+            let left = loaded.mappings[0].claims.end().unwrap().as_secs();
             assert!((990..=1000).contains(&left), "{left}");
             assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damaged), (2, Some(nonce(4)), 0));
         }

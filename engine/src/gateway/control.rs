@@ -337,5 +337,5 @@ fn protocol(mapping: &Mapping) -> &'static str {
 /// What is left of the lease, in seconds: the control point's, not the provider's (spec iwf.md 2.5). A mapping that
 /// lasts for ever says 0, and one that ends within the second 1, for 0 would mean for ever.
 fn lease_left(now: Instant, mapping: &Mapping) -> u32 {
-    mapping.lease_ends.map_or(0, |end| end.secs_left(now).max(1))
+    mapping.lease_ends().map_or(0, |end| end.secs_left(now).max(1))
 }

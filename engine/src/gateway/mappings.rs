@@ -7,6 +7,7 @@ use wire::pcp::ResultCode;
 
 use super::pending::{Pending, Stage};
 use super::{AddPortMapping, Alarm, Effect, Gateway, RequestId};
+use crate::claims::Asker;
 use crate::igd::{Entry, Range};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
@@ -33,13 +34,17 @@ pub(super) struct DeleteJob {
 impl Gateway {
     /// Its owner asks again for what it has: the lease starts anew.
     pub(super) fn update(&mut self, now: Instant, key: Key, request: MappingRequest) {
-        let lease_ends = request.lease.map(|lease| now + lease);
+        let ends = request.lease.map(|lease| now + lease);
         let before = self.table.find(key).expect("the caller found it").clone();
         self.table.update(key, |mapping| {
-            mapping.description = request.description;
-            mapping.remote_name = request.remote_name;
-            mapping.strict = request.strict;
-            mapping.lease_ends = lease_ends;
+            mapping.claims = mapping.claims.at(now);
+            mapping.claims.renew(request.by, ends);
+            // What a control point says of it counts; whoever speaks otherwise says little.
+            if request.by == Asker::Igd || mapping.claims.igd.is_none() {
+                mapping.description = request.description;
+                mapping.remote_name = request.remote_name;
+                mapping.strict = request.strict;
+            }
             mapping.asked_at = now;
         });
         self.table.repoint(key, request.internal);
@@ -51,7 +56,7 @@ impl Gateway {
         }
         // Some applications ask for the same every minute: what changes nothing writes nothing.
         let same = Mapping { asked_at: before.asked_at, ..mapping.clone() } == before;
-        if !same || mapping.lease_ends.is_some() {
+        if !same || mapping.lease_ends().is_some() {
             self.store(now, &mapping);
             self.system_update_id = self.system_update_id.wrapping_add(1);
             self.notice(Notice::Changed(mapping));
@@ -77,7 +82,7 @@ impl Gateway {
     pub(super) fn terms(&self, mapping: &Mapping) -> Terms {
         Terms {
             prefer_failure: mapping.strict && self.config.add_port_mapping != AddPortMapping::Hold,
-            lease_ends: mapping.lease_ends,
+            lease_ends: mapping.lease_ends(),
             longest: u32::MAX,
             description: self.description(&mapping.description),
         }
@@ -544,7 +549,7 @@ impl Gateway {
     }
 
     pub(super) fn set_lease_alarm(&mut self, mapping: &Mapping) {
-        match mapping.lease_ends {
+        match mapping.lease_ends() {
             Some(end) => self.timers.set(Alarm::Lease(mapping.flow), end),
             None => {
                 self.timers.cancel(Alarm::Lease(mapping.flow));

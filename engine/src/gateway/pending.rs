@@ -10,6 +10,7 @@ use super::own_nat::NatPurpose;
 use super::restore::LONGEST;
 use super::waiting::BACKGROUND;
 use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId, WhenUnreachable};
+use crate::claims::{Asker, Claims};
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
 use crate::policy::is_usable_external;
@@ -350,7 +351,7 @@ impl Gateway {
             strict: request.strict,
             created: now,
             asked_at: pending.asked_at,
-            lease_ends: request.lease.map(|lease| pending.asked_at + lease),
+            claims: Claims::of(request.by, request.lease.map(|lease| pending.asked_at + lease)),
             lifetime_ends: grant.map_or(now + LONGEST, |grant| grant.ends()),
             health: if certain { Health::Active } else { Health::Degraded },
             confirmed: grant.is_some(),
@@ -399,7 +400,7 @@ impl Gateway {
         if refusal == Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) && replaces.is_none() {
             return self.ask_for_a_spare(now, pending);
         }
-        let Some(old) = replaces.filter(|old| old.lease_ends.is_none_or(|end| end > now)) else { return };
+        let Some(old) = replaces.filter(|old| old.lease_ends().is_none_or(|end| end > now)) else { return };
         let restore = request_of(now, &old);
         if let Stage::Clearing(_) = pending.stage {
             // Its delete is on the way: it comes back as soon as that is through.
@@ -490,9 +491,10 @@ fn request_of(now: Instant, mapping: &Mapping) -> MappingRequest {
         internal: mapping.internal,
         external_port: Some(mapping.external.port()),
         strict: true,
-        lease: mapping.lease_ends.map(|end| end - now),
+        lease: mapping.lease_ends().map(|end| end - now),
         remote_peer: mapping.remote_peer,
         remote_name: mapping.remote_name.clone(),
         description: mapping.description.clone(),
+        by: Asker::Igd,
     }
 }

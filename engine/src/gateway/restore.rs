@@ -73,7 +73,7 @@ impl Gateway {
             strict: stored.strict,
             created: now,
             asked_at,
-            lease_ends: stored.lease_left.map(|left| now + left),
+            claims: stored.claims.from_now(now),
             lifetime_ends: now + LONGEST,
             health: Health::Degraded,
             confirmed: false,
@@ -129,7 +129,7 @@ impl Gateway {
             remote_name: mapping.remote_name.clone(),
             description: mapping.description.clone(),
             strict: mapping.strict,
-            lease_left: mapping.lease_ends.map(|end| end - now),
+            claims: mapping.claims.left(now),
             nonce,
         })
     }

@@ -11,6 +11,7 @@ use super::control::generic_entry;
 use super::mappings::v4;
 use super::pending::{Pending, Purpose};
 use super::{Effect, Gateway, GetSpecific, NatMode, RequestId};
+use crate::claims::Asker;
 use crate::igd::{Asked, Entry};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
@@ -128,6 +129,7 @@ impl Gateway {
             remote_peer: None,
             remote_name: None,
             description: String::new(),
+            by: Asker::Igd,
         };
         // Without a NAT of ours the server would tell of the mapping that this internal port has (T-3).
         let internal_taken = self.config.nat == NatMode::None

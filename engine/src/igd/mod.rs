@@ -12,6 +12,7 @@ use wire::soap::Call;
 
 pub use refusal::{Asked, REFUSALS, upnp_error};
 
+use crate::claims::Asker;
 use crate::request::MappingRequest;
 use crate::table::Mapping;
 use crate::time::Duration;
@@ -174,6 +175,7 @@ fn add_request(
         remote_peer,
         remote_name,
         description: call.text("NewPortMappingDescription").to_owned(),
+        by: Asker::Igd,
     };
     Ok(AddRequest { request, internal_name })
 }

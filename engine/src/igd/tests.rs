@@ -51,6 +51,7 @@ fn added() -> MappingRequest {
         remote_peer: None,
         remote_name: None,
         description: "web".into(),
+        by: Asker::Igd,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use engine::claims::Claims;
 use engine::entropy::{Entropy, SeededEntropy};
 use engine::gateway::{Event, Gateway, LanInterface, RequestId};
 use engine::journal::{Record, StoredMapping, StoredNonce};
@@ -63,8 +64,6 @@ impl Entropy for Installation {
 struct Line {
     number: u64,
     at: u64,
-    /// In seconds.
-    lease_left: Option<u64>,
     mapping: StoredMapping,
 }
 
@@ -104,9 +103,10 @@ impl Contents {
         match record {
             Record::Put(mapping) => {
                 self.next += 1;
-                let lease_left = mapping.lease_left.map(|left| left.as_secs().max(1));
+                let claims = mapping.claims.map(|left| Some(Duration::from_secs(left.as_secs().max(1))));
                 let key = (mapping.protocol, mapping.external.port());
-                let line = Line { number: self.next, at: now.as_secs(), lease_left, mapping };
+                let mapping = StoredMapping { claims, ..mapping };
+                let line = Line { number: self.next, at: now.as_secs(), mapping };
                 self.mappings.insert(key, line);
             }
             Record::Move(before, mapping) => {
@@ -123,14 +123,12 @@ impl Contents {
     }
 
     fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<StoredNonce>, Vec<Filtered>) {
-        let left = |line: &Line| line.lease_left.map(|left| left.saturating_sub(now.as_secs() - line.at));
-        self.mappings.retain(|_, line| left(line) != Some(0));
+        let left = |line: &Line| line.mapping.claims.after(Duration::from_secs(now.as_secs() - line.at));
+        self.mappings.retain(|_, line| left(line) != Claims::default());
         let mut lines: Vec<&Line> = self.mappings.values().collect();
         lines.sort_by_key(|line| std::cmp::Reverse(line.number));
-        let stored = lines.into_iter().map(|line| StoredMapping {
-            lease_left: left(line).map(Duration::from_secs),
-            ..line.mapping.clone()
-        });
+        let stored =
+            lines.into_iter().map(|line| StoredMapping { claims: left(line), ..line.mapping.clone() });
         (stored.collect(), self.probe.clone(), self.filtered.iter().copied().collect())
     }
 }

@@ -1,6 +1,7 @@
 //! What survives a crash (decisions 16 and 17; RFC 6970 §5.3, R-9, R-10).
 
 use super::*;
+use crate::claims::Claims;
 use crate::table::Health;
 
 impl Lab {
@@ -14,11 +15,8 @@ impl Lab {
         let now = self.now;
         let left = |(key, mapping): (&(Protocol, u16), &StoredMapping)| {
             let passed = Duration::from_millis(now - self.stored_at[key]);
-            let lease_left = match mapping.lease_left {
-                Some(lease) => Some(lease.checked_sub(passed).filter(|left| !left.is_zero())?),
-                None => None,
-            };
-            Some(StoredMapping { lease_left, ..mapping.clone() })
+            let claims = mapping.claims.after(passed);
+            (claims != Claims::default()).then(|| StoredMapping { claims, ..mapping.clone() })
         };
         let mappings = self.store.iter().filter_map(left).collect();
         let filtered = self.filtered.clone();
@@ -291,11 +289,11 @@ fn what_is_written() {
         })
         .collect();
     assert_eq!(order, [true, false], "stored, then acknowledged");
-    assert_eq!(lab.store[&(Protocol::TCP, 8080)].lease_left, None);
+    assert_eq!(lab.store[&(Protocol::TCP, 8080)].claims.end(), None);
     lab.run(lab.now + 3 * 86_400_000);
     assert_eq!(writes(&lab), 1, "three days of renewals");
     assert_eq!(lab.add(ALICE, 1, port(8080)), done());
-    assert_eq!(lab.store[&(Protocol::TCP, 8080)].lease_left, Some(Duration::from_secs(3600)));
+    assert_eq!(lab.store[&(Protocol::TCP, 8080)].claims.end(), Some(Duration::from_secs(3600)));
     lab.run(lab.now + 3_600_001);
     assert_eq!(writes(&lab), 2, "the end of a lease is not written");
     let ended = Effect::Store(Record::Ended(Protocol::TCP, 8080));

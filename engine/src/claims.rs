@@ -1,0 +1,180 @@
+//! Who counts on a mapping, and until when: one host may have asked for the same one by several protocols at once, as file-sharing
+//! programs do, and it stands until the last of them has let it go.
+
+use wire::pcp::Nonce;
+
+use crate::time::{Duration, Instant};
+
+/// In which protocol a LAN host asks, and by what it shows later that it was it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asker {
+    /// UPnP IGD: the host's address is all there is.
+    Igd,
+    /// PCP, by this nonce of the client's.
+    Pcp(Nonce),
+    /// NAT-PMP: the host's address, too.
+    NatPmp,
+}
+
+impl Asker {
+    /// Whether both are the same protocol.
+    pub fn speaks_like(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+/// What a PCP client counts on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PcpClaim<T> {
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// When its lifetime ends, or what is left of it.
+    pub ends: T,
+}
+
+/// See the module's description. `T` is a moment, or a time that is left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Claims<T> {
+    /// A control point's lease; `Some(None)`: for ever.
+    pub igd: Option<Option<T>>,
+    /// A PCP client's lifetime.
+    pub pcp: Option<PcpClaim<T>>,
+    /// A NAT-PMP client's lifetime.
+    pub nat_pmp: Option<T>,
+}
+
+impl<T> Default for Claims<T> {
+    fn default() -> Self {
+        Self { igd: None, pcp: None, nat_pmp: None }
+    }
+}
+
+impl<T: Copy + Ord> Claims<T> {
+    /// That of the first who asks.
+    pub fn of(asker: Asker, ends: Option<T>) -> Self {
+        let mut new = Self::default();
+        new.renew(asker, ends);
+        new
+    }
+
+    /// `asker` counts on it until then; `None`: for ever, which only UPnP knows.
+    pub fn renew(&mut self, asker: Asker, ends: Option<T>) {
+        match (asker, ends) {
+            (Asker::Igd, ends) => self.igd = Some(ends),
+            (Asker::Pcp(nonce), Some(ends)) => self.pcp = Some(PcpClaim { nonce, ends }),
+            (Asker::NatPmp, Some(ends)) => self.nat_pmp = Some(ends),
+            (Asker::Pcp(_) | Asker::NatPmp, None) => {}
+        }
+    }
+
+    /// `asker` has let it go.
+    pub fn give_up(&mut self, asker: Asker) {
+        match asker {
+            Asker::Igd => self.igd = None,
+            Asker::Pcp(_) => self.pcp = None,
+            Asker::NatPmp => self.nat_pmp = None,
+        }
+    }
+
+    /// When the last of them ends; `None` for never.
+    pub fn end(&self) -> Option<T> {
+        if self.igd == Some(None) {
+            return None;
+        }
+        let (pcp, igd) = (self.pcp.map(|claim| claim.ends), self.igd.flatten());
+        [igd, pcp, self.nat_pmp].into_iter().flatten().max()
+    }
+
+    /// The same by another measure; `None` for one that has ended.
+    #[must_use]
+    pub fn map<U>(self, to: impl Fn(T) -> Option<U>) -> Claims<U> {
+        Claims {
+            igd: match self.igd {
+                Some(Some(ends)) => to(ends).map(Some),
+                Some(None) => Some(None),
+                None => None,
+            },
+            pcp: self.pcp.and_then(|PcpClaim { nonce, ends }| to(ends).map(|ends| PcpClaim { nonce, ends })),
+            nat_pmp: self.nat_pmp.and_then(to),
+        }
+    }
+}
+
+impl Claims<Instant> {
+    /// Those that have not ended.
+    #[must_use]
+    pub fn at(self, now: Instant) -> Self {
+        self.map(|ends| (ends > now).then_some(ends))
+    }
+
+    /// What is left of them.
+    pub fn left(self, now: Instant) -> Claims<Duration> {
+        self.at(now).map(|ends| Some(ends - now))
+    }
+
+    /// Whether others than `asker` count on it.
+    pub fn has_others_than(self, asker: Asker, now: Instant) -> bool {
+        let mut others = self.at(now);
+        others.give_up(asker);
+        others != Self::default()
+    }
+}
+
+impl Claims<Duration> {
+    /// What is left of them after this time.
+    #[must_use]
+    pub fn after(self, passed: Duration) -> Self {
+        self.map(|left| left.checked_sub(passed).filter(|left| !left.is_zero()))
+    }
+
+    /// As moments.
+    pub fn from_now(self, now: Instant) -> Claims<Instant> {
+        self.map(|left| Some(now + left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PCP: Asker = Asker::Pcp(Nonce([7; 12]));
+
+    fn at(second: u64) -> Instant {
+        Instant::from_secs(second)
+    }
+
+    #[test]
+    fn it_stands_until_the_last_has_let_it_go() {
+        let mut claims = Claims::of(Asker::Igd, None);
+        assert_eq!(claims.end(), None, "for ever");
+        claims.renew(PCP, Some(at(100)));
+        claims.renew(Asker::NatPmp, Some(at(50)));
+        assert_eq!(claims.end(), None);
+        claims.renew(Asker::Igd, Some(at(60)));
+        assert_eq!(claims.end(), Some(at(100)));
+        claims.give_up(PCP);
+        assert_eq!(claims.end(), Some(at(60)));
+        assert!(claims.has_others_than(Asker::Igd, at(49)));
+        assert!(!claims.has_others_than(Asker::Igd, at(50)), "NAT-PMP's has ended");
+        claims.give_up(Asker::Igd);
+        assert_eq!((claims.end(), claims.at(at(50))), (Some(at(50)), Claims::default()));
+    }
+
+    #[test]
+    fn what_is_left_comes_back_later() {
+        let mut claims = Claims::of(PCP, Some(at(100)));
+        claims.renew(Asker::Igd, None);
+        claims.renew(Asker::NatPmp, Some(at(10)));
+        let again = claims.left(at(40)).from_now(at(1000));
+        let expected = Claims { pcp: Some(PcpClaim { nonce: Nonce([7; 12]), ends: at(1060) }), ..claims };
+        assert_eq!(again, Claims { nat_pmp: None, ..expected });
+    }
+
+    /// Only UPnP has mappings without an end.
+    #[test]
+    fn a_lifetime_without_an_end_is_none() {
+        for asker in [PCP, Asker::NatPmp] {
+            assert_eq!(Claims::<Instant>::of(asker, None), Claims::default());
+        }
+    }
+}
