@@ -45,6 +45,7 @@ impl Gateways {
     pub fn with(mut self, hosts: Vec<Prefix>, gateway: Gateway) -> Self {
         let gateway = gateway.beside(self.all.len());
         self.all.push(Bound { gateway, hosts, stopped: false });
+        self.all.iter_mut().for_each(|bound| bound.gateway.is_not_alone());
         self
     }
 

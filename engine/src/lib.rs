@@ -4,6 +4,7 @@
 //! [`next_timeout`](gateway::Gateway::next_timeout). [`provider::Server`] is the other side in the same manner: a PCP and
 //! NAT-PMP server, whose NAT is the caller's.
 
+pub mod announcements;
 pub mod claims;
 pub mod device;
 pub mod dhcp;
@@ -13,6 +14,7 @@ pub mod gateways;
 pub mod gena;
 pub mod igd;
 pub mod journal;
+pub mod limits;
 pub mod nat;
 pub mod notice;
 pub mod policy;

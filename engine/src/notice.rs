@@ -200,6 +200,7 @@ fn why(refusal: Refusal) -> String {
         Refusal::Conflict => "another host has it".to_owned(),
         Refusal::NotAuthorized => "policy does not allow it".to_owned(),
         Refusal::Quota => "there are too many mappings".to_owned(),
+        Refusal::OtherPeer => "there is a mapping of that port for another remote host".to_owned(),
         Refusal::NoSuchEntry => "there is no such mapping".to_owned(),
         Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
             "the provider's NAT does not have this port free".to_owned()

@@ -23,6 +23,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::pcp::{self, SERVER_PORT};
 
+use crate::announcements::Announcements;
+use crate::limits::Limits;
 use crate::time::{Duration, Instant};
 
 mod admission;
@@ -31,7 +33,6 @@ mod config;
 mod flows;
 mod interface;
 mod journal;
-mod limits;
 mod map;
 mod nat;
 mod natpmp;
@@ -62,9 +63,7 @@ pub use obliging::{NatEvent, Provider, ProviderConfig, ProviderMapping, Speaks};
 pub use reason::{Counters, Kind, Reason};
 pub use table::ServerMapping;
 
-use announce::Announcements;
 use flows::Flows;
-use limits::Limits;
 use nat::{Batch, Pending};
 use notice::Told;
 use pool::Pool;
@@ -82,7 +81,7 @@ pub struct Server {
     epoch: (Instant, Duration),
     table: Table,
     pool: Pool,
-    limits: Limits,
+    limits: Limits<Subscriber>,
     announcements: Announcements,
     updates: Updates,
     restoring: Restoring,

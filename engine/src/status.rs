@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
+use crate::gateway::LanCounters;
 use crate::table::Health;
 use crate::time::Duration;
 use crate::uplink::UplinkProtocol;
@@ -49,6 +50,8 @@ pub struct Status {
     pub ignored_upstream: u64,
     /// Datagrams to SSDP that were not answered: malformed, foreign, too many.
     pub ignored_ssdp: u64,
+    /// What was asked in PCP and NAT-PMP by LAN hosts.
+    pub lan_served: LanCounters,
     /// Searches that came in on the LAN.
     pub searches: crate::ssdp::Heard,
     /// WANIPConnection:2's SystemUpdateID.

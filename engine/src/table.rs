@@ -210,6 +210,18 @@ impl MappingTable {
         self.find(Key { protocol, external_port })
     }
 
+    /// All mappings that lead to this port of this host.
+    pub fn of_internal(
+        &self,
+        protocol: Protocol,
+        internal: SocketAddrV4,
+    ) -> impl Iterator<Item = &Mapping> + Clone {
+        let range = (protocol, internal, 0)..=(protocol, internal, u16::MAX);
+        let key =
+            move |&(_, _, external_port): &(Protocol, SocketAddrV4, u16)| Key { protocol, external_port };
+        self.by_internal.range(range).filter_map(move |one| self.find(key(one)))
+    }
+
     /// The mapping at `index`, counted from 0 without gaps.
     pub fn nth(&self, index: usize) -> Option<&Mapping> {
         self.find(*self.order.get(index)?)

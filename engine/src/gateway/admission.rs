@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
+use crate::claims::Asker;
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
 use crate::policy::{Denied, Facts, InterfaceAddress};
@@ -22,6 +23,14 @@ impl Gateway {
         }
         if let Some(flow) = self.find_joinable(&request) {
             return self.join(now, id, flow, request);
+        }
+        let other_protocol = |pending: &Pending| {
+            (pending.request.protocol, pending.request.internal) == (request.protocol, request.internal)
+                && !pending.request.by.speaks_like(request.by)
+                && pending.purpose == Purpose::Add
+        };
+        if let Some(flow) = self.find_pending(other_protocol) {
+            return self.defer(id, flow, from, request);
         }
         let own_nat = self.config.nat == NatMode::Own;
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
@@ -186,7 +195,9 @@ impl Gateway {
         if existing.health == Health::Deleting {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
-        if !(same_owner && same_peer) || (request.strict && !same_port) {
+        // What PCP or NAT-PMP was told leads to one internal port.
+        let fixed = existing.internal != request.internal && existing.claims.has_others_than(Asker::Igd, now);
+        if !(same_owner && same_peer) || (request.strict && !same_port) || fixed {
             if request.strict {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
@@ -234,5 +245,5 @@ fn is_same(one: &MappingRequest, other: &MappingRequest) -> bool {
         let MappingRequest { protocol, internal, external_port, strict, remote_peer, .. } = *request;
         (protocol, internal, external_port, strict, remote_peer)
     };
-    key(one) == key(other)
+    key(one) == key(other) && one.by == other.by
 }

@@ -58,6 +58,7 @@ impl Gateway {
             self.effects.push_back(Effect::Changed(Change::External { before, now: self.external }));
         }
         let touched = self.table.take_touched();
+        self.note_updates(&touched);
         let mut changes: Vec<(FlowId, What, MappingStatus)> = touched
             .into_iter()
             .filter_map(|(flow, Touched { before, cause })| {

@@ -7,7 +7,7 @@ use wire::error::UpnpError;
 use wire::services::{Face, Service};
 use wire::soap;
 
-use super::{Change, Config, LookupId};
+use super::{Change, Config, LanArrival, LookupId};
 use crate::gena::{Delivery, Notification, SubscribeError};
 use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure};
@@ -16,7 +16,7 @@ use crate::policy::InterfaceAddress;
 use crate::time::Duration;
 use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
 
-/// Handle of a control request that waits for its answer; the caller numbers them.
+/// Handle of a control request that waits for its answer; the caller numbers them, below 2^63.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct RequestId(pub u64);
 
@@ -116,6 +116,13 @@ pub enum Event<'a> {
         interface: u32,
         /// Its source.
         from: SocketAddr,
+        /// Its content.
+        bytes: &'a [u8],
+    },
+    /// A datagram came to the port of PCP and NAT-PMP (5351) at one of the gateway's LAN addresses.
+    Lan5351 {
+        /// Where, and from whom.
+        arrival: LanArrival,
         /// Its content.
         bytes: &'a [u8],
     },
@@ -299,6 +306,17 @@ pub enum Effect {
         /// The kernel's number of the interface.
         interface: u32,
         /// A control point, or the multicast group.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// Send this from port 5351 of that address of ours.
+    LanSend {
+        /// The kernel's number of the LAN interface.
+        interface: u32,
+        /// Our address.
+        local: IpAddr,
+        /// A client, or the multicast group of announcements.
         to: SocketAddr,
         /// The datagram.
         bytes: Vec<u8>,

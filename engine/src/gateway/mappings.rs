@@ -93,6 +93,7 @@ impl Gateway {
             self.on_first_grant(now, flow, grant);
         } else if let Some(mapping) = self.table.find_flow(flow).cloned() {
             self.on_renewed(now, &mapping, grant);
+            self.on_confirmed(flow);
         } else if self.held.get(flow).is_some() {
             self.on_held_granted(now, flow, grant);
         } else {
@@ -209,7 +210,9 @@ impl Gateway {
             Some(mapping) if IpAddr::V4(*mapping.internal.ip()) != from => {
                 self.refuse(id, Refusal::NotAuthorized);
             }
-            Some(_) => self.delete_all(now, id, vec![key]),
+            // PCP's and NAT-PMP's are let go by those who made them.
+            Some(mapping) if mapping.claims.at(now).igd.is_none() => self.refuse(id, Refusal::NotAuthorized),
+            Some(_) => self.let_go(now, id, key, Asker::Igd),
         }
     }
 
@@ -219,10 +222,18 @@ impl Gateway {
             .table
             .range(range.protocol, range.first, range.last)
             .filter(|mapping| IpAddr::V4(*mapping.internal.ip()) == from)
+            .filter(|mapping| mapping.claims.at(now).igd.is_some())
             .map(Mapping::key)
             .collect();
         if keys.is_empty() {
             return self.refuse(id, Refusal::NoSuchEntry);
+        }
+        let others = |key: &Key| {
+            self.table.find(*key).is_some_and(|mapping| mapping.claims.has_others_than(Asker::Igd, now))
+        };
+        let (shared, keys): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(others);
+        for key in shared {
+            self.give_up_claim(now, key, Asker::Igd);
         }
         self.delete_all(now, id, keys);
         if let (true, Some(job)) = (self.config.optimistic_delete, self.deletes.get(&id)) {
@@ -383,6 +394,7 @@ impl Gateway {
             }
         });
         self.notice(Notice::RenewalRefused(mapping, result));
+        self.on_confirmed(flow);
     }
 
     pub(super) fn on_lost(&mut self, now: Instant, flow: FlowId, refused: bool) {

@@ -12,6 +12,7 @@ mod external;
 mod held;
 mod interface;
 mod isp_router;
+mod lan;
 mod link;
 mod mappings;
 mod names;
@@ -50,6 +51,7 @@ use crate::uplink::{FlowId, Uplink, Want};
 
 pub use changes::{Change, What};
 pub use interface::{ControlRequest, Counters, Effect, Event, LanInterface, NatTicket, RequestId, Wan};
+pub use lan::{LanArrival, LanCounters};
 pub use names::LookupId;
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
 pub use ways::{Way, preferred};
@@ -128,6 +130,7 @@ pub struct Gateway {
     refusals: refusals::Refusals,
     held: held::HeldMappings,
     probe_limits: specific::ProbeLimits,
+    lan_server: lan::LanServer,
     lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
@@ -194,6 +197,7 @@ impl Gateway {
             refusals: refusals::Refusals::default(),
             held: held::HeldMappings::default(),
             probe_limits: specific::ProbeLimits::default(),
+            lan_server: lan::LanServer::default(),
             lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
@@ -230,6 +234,11 @@ impl Gateway {
         Self { beside: place > 0, next_flow: FLOWS_EACH.saturating_mul(place as u64), ..self }
     }
 
+    /// There are others behind the same device.
+    pub(crate) fn is_not_alone(&mut self) {
+        self.lan_server.is_not_alone();
+    }
+
     /// What the HTTP server serves.
     pub fn devices(&self) -> &Devices {
         &self.devices
@@ -241,6 +250,7 @@ impl Gateway {
         if self.said_stopped {
             return self.refuse_late(&event);
         }
+        self.lan_server.begin_turn(now);
         let stood = std::mem::take(&mut self.stood);
         let began = if matches!(event, Event::Restore { .. }) { What::Present } else { What::Began };
         match event {
@@ -259,6 +269,7 @@ impl Gateway {
             Event::Ssdp { interface, from, bytes } => {
                 self.ssdp.handle_datagram(now, interface, from, bytes, &mut *self.entropy);
             }
+            Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
@@ -291,8 +302,12 @@ impl Gateway {
         while self.tend_probe(now) || self.tend_isp_router(now) {
             self.drain_uplink(now);
         }
+        while self.resume_deferred(now) {
+            self.drain_uplink(now);
+        }
         self.tell_subscribers(now);
         self.tell_changes(now, began);
+        self.tend_lan();
         while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
             if !self.beside {
                 self.effects.push_back(Effect::Ssdp { interface, to, bytes });
@@ -330,8 +345,12 @@ impl Gateway {
             return None;
         }
         let uplink = self.uplink.as_ref().and_then(|client| client.next_timeout());
-        let others =
-            [self.ssdp.next_timeout(), self.subscriptions.next_timeout(), self.isp_router.next_timeout()];
+        let others = [
+            self.ssdp.next_timeout(),
+            self.subscriptions.next_timeout(),
+            self.isp_router.next_timeout(),
+            self.lan_server.next_timeout(),
+        ];
         others.into_iter().chain([self.timers.next(), uplink]).flatten().min()
     }
 
@@ -397,6 +416,7 @@ impl Gateway {
             ignored_upstream: uplink.map_or(0, |client| client.ignored()) + self.isp_router.ignored(),
             ignored_ssdp: self.ssdp.ignored(),
             searches: self.ssdp.heard(),
+            lan_served: self.lan_server.counters(),
             system_update_id: self.system_update_id,
         }
     }

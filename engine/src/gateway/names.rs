@@ -168,13 +168,19 @@ impl Gateway {
         if same || mapping.health == Health::Deleting || mapping.remote_name.is_none() {
             return;
         }
-        match self.rule(&mapping) {
+        self.let_in(now, &mapping, Some(peer));
+    }
+
+    /// A mapping lets in this remote host from now on, and nobody else; `None`: everybody.
+    pub(super) fn let_in(&mut self, now: Instant, mapping: &Mapping, remote_peer: Option<Ipv4Addr>) {
+        let flow = mapping.flow;
+        match self.rule(mapping) {
             Some(old) => {
-                let new = NatRule { remote_peer: Some(peer), ..old };
+                let new = NatRule { remote_peer, ..old };
                 self.repointing.insert(flow, new);
                 self.change_nat(NatChange::Replace { old, new }, NatPurpose::Readmit { flow, old, new });
             }
-            None => self.readmit(now, flow, Some(peer)),
+            None => self.readmit(now, flow, remote_peer),
         }
     }
 

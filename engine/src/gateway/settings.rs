@@ -88,6 +88,10 @@ pub struct Config {
     pub when_unreachable: WhenUnreachable,
     /// See [`WhenNoneFound`].
     pub when_none_found: WhenNoneFound,
+    /// Serve PCP to LAN hosts (RFC 6887).
+    pub pcp: bool,
+    /// Serve NAT-PMP to LAN hosts (RFC 6886).
+    pub nat_pmp: bool,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
@@ -119,6 +123,8 @@ impl Config {
             get_specific: GetSpecific::default(),
             when_unreachable: WhenUnreachable::default(),
             when_none_found: WhenNoneFound::default(),
+            pcp: true,
+            nat_pmp: true,
             send_descriptions: true,
             list_mappings: false,
             optimistic_delete: false,

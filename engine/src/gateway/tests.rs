@@ -9,6 +9,7 @@ mod crossings;
 mod deployments;
 mod eventing;
 mod isp_router;
+mod lan_server;
 mod life;
 mod links;
 mod names;
@@ -333,8 +334,11 @@ impl Lab {
                 Effect::Resolve { lookup, name } => self.lookups.push((lookup, name)),
                 Effect::Search { to, bytes } => self.seek(to, bytes, queue),
                 Effect::Http(request) => self.asked(&request, queue),
-                Effect::ReadCounters { .. } | Effect::Ssdp { .. } | Effect::EndSearch | Effect::Notice(_) => {
-                }
+                Effect::ReadCounters { .. }
+                | Effect::Ssdp { .. }
+                | Effect::EndSearch
+                | Effect::LanSend { .. }
+                | Effect::Notice(_) => {}
             }
         }
         self.follower.check(&self.gateway, self.instant());
@@ -601,10 +605,13 @@ impl Lab {
 
     // What is to be seen
 
-    /// What the gateway wanted since the last look, without notices, SSDP and what followers are told.
+    /// What the gateway wanted since the last look, without notices, what followers are told, and what is said by multicast.
     fn seen(&mut self) -> Vec<Effect> {
-        let quiet =
-            |effect: &Effect| matches!(effect, Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. });
+        let quiet = |effect: &Effect| match effect {
+            Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. } => true,
+            Effect::LanSend { to, .. } => to.ip().is_multicast(),
+            _ => false,
+        };
         self.effects.drain(..).map(|(_, effect)| effect).filter(|effect| !quiet(effect)).collect()
     }
 

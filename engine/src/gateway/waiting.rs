@@ -6,6 +6,7 @@ use wire::error::UpnpError;
 use wire::services::Value;
 use wire::soap::Call;
 
+use super::lan::Question;
 use super::pending::Purpose;
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::igd::{Asked, upnp_error};
@@ -16,11 +17,20 @@ use crate::time::{Duration, Instant};
 /// How long an exchange goes on when nobody waits for it any more (decision 1).
 pub(super) const BACKGROUND: Duration = Duration::from_secs(20);
 
-/// A control point that waits for its answer.
+/// What was said, which the answer's form follows.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// By a control point.
+    Upnp(Call),
+    /// By a PCP or NAT-PMP client.
+    Lan(Box<Question>),
+}
+
+/// Somebody who waits for an answer.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// What it said, which the answer's form follows.
-    pub call: Call,
+    /// See there.
+    pub form: Form,
     /// What for, when it comes to errors.
     pub asked: Asked,
 }
@@ -28,26 +38,33 @@ pub(super) struct Waiter {
 impl Gateway {
     /// A control point waits for the answer to `call` from now on.
     pub(super) fn wait(&mut self, now: Instant, id: RequestId, call: Call, asked: Asked) {
-        self.waiting.insert(id, Waiter { call, asked });
+        self.waiting.insert(id, Waiter { form: Form::Upnp(call), asked });
         self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
     }
 
     /// A control point has waited as long as it can: 501 (R-7, T-7, decision 21, D-1). What it asked for goes on without it.
     pub(super) fn on_patience_over(&mut self, now: Instant, id: RequestId) {
+        let deferred = self.undefer(id);
+        let lan = self.waiting.get(&id).is_some_and(|waiter| matches!(waiter.form, Form::Lan(_)));
         let pending = self.pending.iter_mut().find(|(_, pending)| pending.waiters.contains(&id));
         match pending {
             Some((&flow, pending)) => {
                 pending.waiters.retain(|&waiter| waiter != id);
                 let (from, request) = (pending.from, pending.request.clone());
-                let told = pending.purpose == Purpose::Add;
+                let told = pending.purpose == Purpose::Add && !lan;
                 if pending.waiters.is_empty() && pending.purpose != Purpose::Restore {
                     self.timers.set(Alarm::Background(flow), now + BACKGROUND);
                 }
                 if told {
                     self.notice_refusal(from, &request, Refusal::NoAnswer);
                 }
-                self.refuse(id, Refusal::NoAnswer);
+                if lan { self.on_lan_patience_over(id) } else { self.refuse(id, Refusal::NoAnswer) }
             }
+            None if lan => {
+                self.end_deletion(id);
+                self.on_lan_patience_over(id);
+            }
+            None if deferred => self.refuse(id, Refusal::NoAnswer),
             None if self.counting.contains_key(&id) => self.on_counters(id, None),
             None => {
                 self.end_deletion(id);
@@ -62,23 +79,44 @@ impl Gateway {
         if self.waiting.get(&id).is_some_and(|waiter| waiter.asked == Asked::Specific) {
             return self.refuse(id, Refusal::NoSuchEntry);
         }
+        let lan = |waiter: &Waiter| matches!(waiter.form, Form::Lan(_));
+        if self.waiting.get(&id).is_some_and(lan) {
+            self.timers.cancel(Alarm::Patience(id));
+            if let Some(Waiter { form: Form::Lan(question), .. }) = self.waiting.remove(&id) {
+                self.answer_mapped(&question, external);
+            }
+            return;
+        }
         self.answer(id, &[Value::Number(u32::from(external.port()))]);
     }
 
     /// Answers with as many of `values` as the action has out arguments.
     pub(super) fn answer(&mut self, id: RequestId, values: &[Value]) {
         self.timers.cancel(Alarm::Patience(id));
-        if let Some(waiter) = self.waiting.remove(&id) {
-            let values = &values[..waiter.call.action.outputs.len().min(values.len())];
-            let answer = Ok(waiter.call.response(values));
-            self.effects.push_back(Effect::Reply { request: id, answer });
+        match self.waiting.remove(&id).map(|waiter| waiter.form) {
+            Some(Form::Upnp(call)) => {
+                let values = &values[..call.action.outputs.len().min(values.len())];
+                let answer = Ok(call.response(values));
+                self.effects.push_back(Effect::Reply { request: id, answer });
+            }
+            Some(Form::Lan(question)) => self.answer_let_go(&question),
+            None => {}
         }
     }
 
     pub(super) fn refuse(&mut self, id: RequestId, refusal: Refusal) {
-        if let Some(waiter) = self.waiting.get(&id) {
-            let error = upnp_error(refusal, waiter.asked, waiter.call.version);
-            self.answer_error(id, error);
+        let Some(Waiter { form, asked }) = self.waiting.get(&id) else { return };
+        match form {
+            Form::Upnp(call) => {
+                let error = upnp_error(refusal, *asked, call.version);
+                self.answer_error(id, error);
+            }
+            Form::Lan(_) => {
+                self.timers.cancel(Alarm::Patience(id));
+                if let Some(Waiter { form: Form::Lan(question), .. }) = self.waiting.remove(&id) {
+                    self.refuse_question(&question, refusal);
+                }
+            }
         }
     }
 

@@ -41,7 +41,7 @@ pub enum Asked {
 pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
     let by_version = |one, two| if version < 2 { one } else { two };
     match (refusal, asked) {
-        (Refusal::Conflict, _) => E::CONFLICT,
+        (Refusal::Conflict | Refusal::OtherPeer, _) => E::CONFLICT,
         (Refusal::NotAuthorized, Asked::Add) => by_version(E::CONFLICT, E::NOT_AUTHORIZED),
         (Refusal::NotAuthorized, Asked::Range) => E::PORT_MAPPING_NOT_FOUND,
         (Refusal::NotAuthorized, _) => by_version(E::NO_SUCH_ENTRY, E::NOT_AUTHORIZED),

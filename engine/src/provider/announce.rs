@@ -10,42 +10,20 @@ use wire::pcp::{
 
 use super::Server;
 use super::interface::Output;
-use crate::time::{Duration, Instant};
-
-/// So often, with doubling gaps; the first of them is a quarter of a second (RFC 6887 §14.1.3).
-const TIMES: u32 = 10;
-const FIRST_GAP: Duration = Duration::from_millis(250);
-
-/// A run of announcements.
-#[derive(Debug, Default)]
-pub(super) struct Announcements {
-    next: Option<Instant>,
-    done: u32,
-}
-
-impl Announcements {
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.next
-    }
-}
+use crate::time::Instant;
 
 impl Server {
     /// Announces the epoch and the external address, now and nine times more, the last time two minutes from now. For the start,
     /// after [`restore`](Self::restore) if there is anything to restore.
     pub fn announce(&mut self, now: Instant) {
-        self.announcements = Announcements { next: Some(now), done: 0 };
+        self.announcements.begin(now);
         self.continue_announcing(now);
     }
 
     pub(super) fn continue_announcing(&mut self, now: Instant) {
-        if self.announcements.next.is_none_or(|at| at > now) {
-            return;
+        if self.announcements.is_due(now, self.config.announcements) {
+            self.announce_once(now);
         }
-        self.announce_once(now);
-        let done = self.announcements.done + 1;
-        let gap = FIRST_GAP * 2_u32.pow(done - 1);
-        let more = done < self.config.announcements.min(TIMES);
-        self.announcements = Announcements { next: more.then_some(now + gap), done };
     }
 
     fn announce_once(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use wire::pcp::{Prefix64, Protocol};
 
 use super::interface::Inside;
+pub use crate::limits::Rate;
 use crate::prefix::Prefix;
 use crate::time::Duration;
 
@@ -204,15 +205,6 @@ pub struct AclRule {
     pub ports: RangeInclusive<u16>,
     /// `None`: whatever it is.
     pub protocol: Option<Protocol>,
-}
-
-/// A bucket of tokens: each datagram takes one.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rate {
-    /// Tokens that come in each second; at least one does.
-    pub per_second: u32,
-    /// Tokens that the bucket holds; at least one.
-    pub burst: u32,
 }
 
 /// A mapping from outside of PCP: who asks for it is told where it is, nobody can change or delete it, and its external

@@ -508,6 +508,7 @@ fn status() {
         held: 0,
         ignored_upstream: 0,
         ignored_ssdp: 0,
+        lan_served: crate::gateway::LanCounters::default(),
         searches: crate::ssdp::Heard::default(),
         system_update_id: 1,
     };

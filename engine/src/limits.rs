@@ -6,8 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::Rate;
-use super::interface::Subscriber;
 use crate::time::Instant;
 
 /// Buckets that are kept.
@@ -16,15 +14,31 @@ const MAX_BUCKETS: usize = 16_384;
 /// Microseconds: a thousand tokens in a second are too many for milliseconds.
 type Micros = u64;
 
-#[derive(Debug, Default)]
-pub(super) struct Limits {
-    full_at: BTreeMap<Subscriber, Micros>,
-    by_time: BTreeSet<(Micros, Subscriber)>,
+/// A bucket of tokens: each datagram takes one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// Tokens that come in each second; at least one does.
+    pub per_second: u32,
+    /// Tokens that the bucket holds; at least one.
+    pub burst: u32,
 }
 
-impl Limits {
-    /// Takes a token out of the subscriber's bucket; false when there is none.
-    pub(super) fn admit(&mut self, now: Instant, rate: Rate, subscriber: Subscriber) -> bool {
+/// See the module's description. `K` is whoever has a bucket.
+#[derive(Debug)]
+pub struct Limits<K> {
+    full_at: BTreeMap<K, Micros>,
+    by_time: BTreeSet<(Micros, K)>,
+}
+
+impl<K> Default for Limits<K> {
+    fn default() -> Self {
+        Self { full_at: BTreeMap::new(), by_time: BTreeSet::new() }
+    }
+}
+
+impl<K: Copy + Ord> Limits<K> {
+    /// Takes a token out of the bucket of `subscriber`; false when there is none.
+    pub fn admit(&mut self, now: Instant, rate: Rate, subscriber: K) -> bool {
         let now = now.as_millis().saturating_mul(1000);
         let token = 1_000_000 / u64::from(rate.per_second.max(1));
         let bucket = token.saturating_mul(rate.burst.max(1).into());
@@ -42,7 +56,7 @@ impl Limits {
         true
     }
 
-    fn forget(&mut self, subscriber: Subscriber) {
+    fn forget(&mut self, subscriber: K) {
         if let Some(at) = self.full_at.remove(&subscriber) {
             self.by_time.remove(&(at, subscriber));
         }
@@ -57,11 +71,11 @@ mod tests {
 
     const RATE: Rate = Rate { per_second: 10, burst: 5 };
 
-    fn host(n: u32) -> Subscriber {
-        Subscriber::V4(Ipv4Addr::from(n))
+    fn host(n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(n)
     }
 
-    fn admitted(limits: &mut Limits, ms: u64, subscriber: Subscriber, tries: u32) -> usize {
+    fn admitted(limits: &mut Limits<Ipv4Addr>, ms: u64, subscriber: Ipv4Addr, tries: u32) -> usize {
         let now = Instant::from_millis(ms);
         (0..tries).filter(|_| limits.admit(now, RATE, subscriber)).count()
     }

@@ -1,0 +1,581 @@
+//! PCP and NAT-PMP on the LAN side: hosts that do not speak UPnP get their ports through the same door, from the same table
+//! (RFC 6887, RFC 6886, and RFC 7648 for what stands between them and the provider's server).
+//!
+//! The epoch is this server's own, never the provider's: what the provider forgets, the gateway asks for again, and clients need not
+//! know. Nonces are the clients', and stay here. What a client is told lasts no longer than what the provider has granted.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use wire::natpmp;
+use wire::pcp::{self, ANNOUNCE_GROUP_V4, Body, CLIENT_PORT, Response, ResultCode};
+
+use super::waiting::{BACKGROUND, Form, Waiter};
+use super::{Alarm, Effect, Gateway, RequestId};
+use crate::announcements::{Announcements, TIMES};
+use crate::claims::Asker;
+use crate::igd::Asked;
+use crate::limits::{Limits, Rate};
+use crate::notice::Cause;
+use crate::request::{MappingRequest, Refusal};
+use crate::table::{Key, Mapping, Touched};
+use crate::time::{Duration, Instant};
+use crate::uplink::{FlowId, Input};
+
+mod nat_pmp;
+mod pcp_server;
+
+use nat_pmp::NatPmpQuestion;
+use pcp_server::MapQuestion;
+
+/// How often one host may ask (security policy).
+const RATE: Rate = Rate { per_second: 10, burst: 50 };
+/// Our numbers for requests; the caller's are below.
+const FIRST_REQUEST: u64 = 1 << 63;
+/// How long an error lasts that passes by itself, and one that does not, in seconds (RFC 6887 §7.4).
+const SHORT: u32 = 30;
+const LONG: u32 = 30 * 60;
+/// No mapping is promised for longer, nor a shorter one made (RFC 6887 §15), in seconds.
+const LONGEST: u32 = 24 * 3600;
+const SHORTEST: u32 = 120;
+/// How often a client is told what became of its mapping, and the gaps (RFC 6887 §14.2).
+const UPDATES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(500)];
+
+/// Where a datagram came in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LanArrival {
+    /// The kernel's number of the LAN interface.
+    pub interface: u32,
+    /// Our address that it was sent to; the answer comes from there.
+    pub local: IpAddr,
+    /// Its source.
+    pub from: SocketAddr,
+}
+
+/// What has been served, since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LanCounters {
+    /// PCP requests that were answered with success.
+    pub pcp: u64,
+    /// NAT-PMP requests that were answered with success.
+    pub nat_pmp: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Datagrams without an answer: no requests, not from the LAN, too many.
+    pub ignored: u64,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Question {
+    arrival: LanArrival,
+    payload: Vec<u8>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Map(MapQuestion),
+    NatPmp(NatPmpQuestion),
+}
+
+/// A client is to be told what became of its mapping.
+#[derive(Clone, Debug)]
+struct Update {
+    client: LanArrival,
+    mapping: Mapping,
+    /// `None`: it is gone.
+    external: Option<SocketAddrV4>,
+    /// How often it was told.
+    told: usize,
+    due: Instant,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct LanServer {
+    next_request: u64,
+    /// The time of this turn.
+    now: Instant,
+    /// When the epoch began.
+    began: Instant,
+    announcements: Announcements,
+    /// What was last announced.
+    announced: Option<Ipv4Addr>,
+    /// There has been a LAN interface.
+    is_up: bool,
+    /// There are other gateways of the same device, so that no external address is everybody's.
+    not_alone: bool,
+    limits: Limits<IpAddr>,
+    counters: LanCounters,
+    /// Who waits for the provider to confirm a mapping that stands.
+    confirming: BTreeMap<FlowId, Vec<RequestId>>,
+    /// Requests about what another protocol is just asking for.
+    deferred: BTreeMap<RequestId, (FlowId, IpAddr, MappingRequest)>,
+    /// Where the PCP client of a mapping last asked from.
+    asked_from: BTreeMap<FlowId, LanArrival>,
+    updates: BTreeMap<FlowId, Update>,
+}
+
+impl LanServer {
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    pub(super) fn counters(&self) -> LanCounters {
+        self.counters
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let update = self.updates.values().map(|update| update.due).min();
+        self.announcements.next().into_iter().chain(update).min()
+    }
+
+    pub(super) fn is_not_alone(&mut self) {
+        self.not_alone = true;
+    }
+
+    /// Seconds since the epoch began.
+    fn epoch(&self) -> u32 {
+        u32::try_from((self.now - self.began).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn begin_epoch(&mut self) {
+        self.began = self.now;
+    }
+}
+
+impl Gateway {
+    /// A datagram came to port 5351 of one of our LAN addresses.
+    pub(super) fn on_lan_datagram(&mut self, now: Instant, arrival: LanArrival, bytes: &[u8]) {
+        let arrival = LanArrival { from: canonical(arrival.from), ..arrival };
+        if !self.is_lan_request(now, &arrival, bytes) {
+            self.lan_server.counters.ignored += 1;
+            return;
+        }
+        let repeats = |waiter: &Waiter| match &waiter.form {
+            Form::Lan(question) => (question.arrival, &question.payload[..]) == (arrival, bytes),
+            Form::Upnp(_) => false,
+        };
+        if self.waiting.values().any(repeats) {
+            return; // it is being worked on
+        }
+        self.hasten_probe(now);
+        if bytes.first() == Some(&natpmp::VERSION) && self.config.nat_pmp {
+            self.serve_nat_pmp(now, arrival, bytes);
+        } else {
+            self.serve_pcp(now, arrival, bytes);
+        }
+    }
+
+    /// Where it comes from, whether it can be a request, and how many there are of it (RFC 6887 §8.2, security policy).
+    fn is_lan_request(&mut self, now: Instant, arrival: &LanArrival, bytes: &[u8]) -> bool {
+        let from = arrival.from.ip();
+        let Some(lan) = self.lan.iter().find(|lan| lan.index == arrival.interface) else { return false };
+        let own = self.lan.iter().flat_map(|lan| &lan.addresses).any(|own| own.addr == from);
+        let on_link = lan.addresses.iter().any(|link| match from {
+            IpAddr::V4(host) => link.contains(from) && !link.is_edge(host),
+            IpAddr::V6(_) => false,
+        });
+        let here = lan.addresses.iter().any(|own| own.addr == arrival.local);
+        let may_be_own = own && !self.config.policy.loopback_lan;
+        let [_version, opcode, ..] = *bytes else { return false };
+        (self.config.pcp || self.config.nat_pmp)
+            && !self.stopping
+            && on_link
+            && here
+            && !may_be_own
+            && !from.is_multicast()
+            && opcode & 0x80 == 0
+            && self.lan_server.limits.admit(now, RATE, from)
+    }
+
+    /// It waits for its answer from now on.
+    fn ask_for_lan(&mut self, now: Instant, arrival: LanArrival, payload: &[u8], what: What) -> RequestId {
+        self.lan_server.next_request += 1;
+        let id = RequestId(FIRST_REQUEST + self.lan_server.next_request);
+        let question = Question { arrival, payload: payload.to_vec(), what };
+        self.waiting.insert(id, Waiter { form: Form::Lan(Box::new(question)), asked: Asked::Add });
+        // It asks again and again meanwhile, and wants nothing but the answer.
+        self.timers.set(Alarm::Patience(id), now + BACKGROUND);
+        id
+    }
+
+    fn send_to_lan(&mut self, arrival: &LanArrival, bytes: Vec<u8>) {
+        let LanArrival { interface, local, from: to } = *arrival;
+        self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
+    }
+
+    /// One mapping is wanted of which another protocol of the same host is asking for just now: both want the same, so this one waits
+    /// for what comes of that.
+    pub(super) fn defer(&mut self, id: RequestId, flow: FlowId, from: IpAddr, request: MappingRequest) {
+        self.lan_server.deferred.insert(id, (flow, from, request));
+    }
+
+    /// Whether it waits for what another protocol has asked for; it does no more.
+    pub(super) fn undefer(&mut self, id: RequestId) -> bool {
+        self.lan_server.deferred.remove(&id).is_some()
+    }
+
+    /// At the end of a turn: what has become of those.
+    pub(super) fn resume_deferred(&mut self, now: Instant) -> bool {
+        let decided = |(_, (flow, ..)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
+            !self.pending.contains_key(flow)
+        };
+        let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
+        let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
+        match request.by {
+            Asker::Igd => self.add(now, id, from, request),
+            Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
+        }
+        true
+    }
+
+    /// The way of a request for a mapping, past what its protocol alone says.
+    fn map_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
+        let same =
+            |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
+        if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
+            if self.pending.get(&flow).is_some_and(|pending| pending.request.by == request.by) {
+                return self.join(now, id, flow, request);
+            }
+            return self.defer(id, flow, from, request);
+        }
+        if let Some(mapping) = self.mapping_for(now, &request) {
+            return self.renew_for_lan(now, id, from, &mapping, request);
+        }
+        let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
+        let taken = key.is_some_and(|key| self.table.find(key).is_some());
+        let only = self.find_own(&request).is_some();
+        match (request.strict && taken) || only {
+            true => self.refuse_request(id, from, &request, Refusal::Conflict),
+            // A wish that cannot be met is none.
+            false if taken => self.add(now, id, from, MappingRequest { external_port: None, ..request }),
+            false => self.add(now, id, from, request),
+        }
+    }
+
+    /// The mapping that serves a request: there is one for each internal port (RFC 6887 §11.3, N-5), whoever made it. What lets
+    /// only one remote host in serves who asked for that.
+    fn mapping_for(&self, now: Instant, request: &MappingRequest) -> Option<Mapping> {
+        let all = || self.table.of_internal(request.protocol, request.internal);
+        let own = all().find(|mapping| match request.by {
+            Asker::Pcp(_) => mapping.claims.at(now).pcp.is_some(),
+            Asker::NatPmp => mapping.claims.at(now).nat_pmp.is_some(),
+            Asker::Igd => false,
+        });
+        own.or_else(|| all().find(|mapping| mapping.remote_peer == request.remote_peer)).cloned()
+    }
+
+    /// There is one: it lasts longer, if the provider has granted that or does now (RFC 7648 §3.2).
+    fn renew_for_lan(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        from: IpAddr,
+        mapping: &Mapping,
+        request: MappingRequest,
+    ) {
+        if mapping.health == crate::table::Health::Deleting {
+            return self.forget_question(id); // asked again, it is decided
+        }
+        let others = mapping.claims.has_others_than(request.by, now);
+        if mapping.remote_peer != request.remote_peer && others {
+            return self.refuse_request(id, from, &request, Refusal::OtherPeer);
+        }
+        if request.strict && request.external_port != Some(mapping.external.port()) {
+            return self.refuse_request(id, from, &request, Refusal::Conflict);
+        }
+        let asked = request.lease.unwrap_or_default();
+        let (key, flow) = (mapping.key(), mapping.flow);
+        self.claim(now, key, request.by, now + asked);
+        if mapping.remote_peer != request.remote_peer {
+            self.lan_server.confirming.entry(flow).or_default().push(id);
+            return self.let_in(now, mapping, request.remote_peer);
+        }
+        let left = mapping.lifetime_ends - now;
+        if mapping.health == crate::table::Health::Active && left * 4 >= asked * 3 {
+            return self.answer_added(id, mapping.external);
+        }
+        self.lan_server.confirming.entry(flow).or_default().push(id);
+        let input = match mapping.health {
+            crate::table::Health::Active => Input::Confirm(flow),
+            _ => Input::Hurry(flow),
+        };
+        self.input(now, input);
+    }
+
+    /// `asker` counts on the mapping until then.
+    fn claim(&mut self, now: Instant, key: Key, asker: Asker, ends: Instant) {
+        self.table.update(key, |mapping| {
+            mapping.claims = mapping.claims.at(now);
+            mapping.claims.renew(asker, Some(ends));
+            mapping.asked_at = now;
+        });
+        let Some(mapping) = self.table.find(key).cloned() else { return };
+        self.set_lease_alarm(&mapping);
+        self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
+        self.store(now, &mapping);
+    }
+
+    /// `asker` counts on it no more; it goes when nobody else does.
+    pub(super) fn let_go(&mut self, now: Instant, id: RequestId, key: Key, asker: Asker) {
+        let Some(mapping) = self.table.find(key) else { return self.answer(id, &[]) };
+        if !mapping.claims.has_others_than(asker, now) {
+            return self.delete_all(now, id, vec![key]);
+        }
+        self.give_up_claim(now, key, asker);
+        self.answer(id, &[]);
+    }
+
+    /// `asker` counts on it no more, and others do.
+    pub(super) fn give_up_claim(&mut self, now: Instant, key: Key, asker: Asker) {
+        self.table.update(key, |mapping| mapping.claims.give_up(asker));
+        let Some(mapping) = self.table.find(key).cloned() else { return };
+        self.set_lease_alarm(&mapping);
+        self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
+        self.store(now, &mapping);
+        self.system_update_id = self.system_update_id.wrapping_add(1);
+    }
+
+    /// The provider has said what it has to say about a mapping: whoever waits for that hears how long it stands.
+    pub(super) fn on_confirmed(&mut self, flow: FlowId) {
+        let waiters = self.lan_server.confirming.remove(&flow).unwrap_or_default();
+        for id in waiters {
+            match self.table.find_flow(flow).map(|mapping| mapping.external) {
+                Some(external) => self.answer_added(id, external),
+                None => self.refuse(id, Refusal::NoAnswer),
+            }
+        }
+    }
+
+    /// A question has waited long enough. The client asks again, and finds what has come of it; but what stands is said.
+    pub(super) fn on_lan_patience_over(&mut self, id: RequestId) {
+        let waits = |waiters: &Vec<RequestId>| waiters.contains(&id);
+        let confirmed = self.lan_server.confirming.iter().find(|(_, ids)| waits(ids)).map(|(&flow, _)| flow);
+        match confirmed {
+            Some(flow) => self.on_confirmed(flow),
+            None => self.forget_question(id),
+        }
+    }
+
+    fn forget_question(&mut self, id: RequestId) {
+        self.timers.cancel(Alarm::Patience(id));
+        self.waiting.remove(&id);
+    }
+
+    /// What was asked for stands with this external address and port.
+    pub(super) fn answer_mapped(&mut self, question: &Question, external: SocketAddrV4) {
+        let protocol = match &question.what {
+            What::Map(map) => map.protocol(),
+            What::NatPmp(asked) => asked.protocol(),
+        };
+        let key = Key { protocol, external_port: external.port() };
+        let Some(mapping) = self.table.find(key).cloned() else { return };
+        let now = self.lan_server.now;
+        let left = u32::try_from((mapping.lifetime_ends - now).as_secs()).unwrap_or(u32::MAX).max(1);
+        let (asker, asked) = match &question.what {
+            What::Map(map) => (Asker::Pcp(map.nonce()), map.lifetime()),
+            What::NatPmp(asked) => (Asker::NatPmp, asked.lifetime()),
+        };
+        let granted = asked.min(left);
+        let ends = now + Duration::from_secs(u64::from(granted));
+        self.table.update(key, |mapping| mapping.claims.renew(asker, Some(ends)));
+        let mapping = self.table.find(key).expect("it was found above").clone();
+        self.set_lease_alarm(&mapping);
+        self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
+        let bytes = match &question.what {
+            What::Map(map) => {
+                self.lan_server.updates.remove(&mapping.flow);
+                self.lan_server.asked_from.insert(mapping.flow, question.arrival);
+                self.lan_server.counters.pcp += 1;
+                map.granted(external, granted, self.lan_server.epoch()).to_bytes()
+            }
+            What::NatPmp(asked) => {
+                self.lan_server.counters.nat_pmp += 1;
+                asked.granted(external.port(), granted, self.lan_server.epoch()).to_bytes()
+            }
+        };
+        self.send_to_lan(&question.arrival, bytes);
+    }
+
+    /// What was to be deleted is.
+    pub(super) fn answer_let_go(&mut self, question: &Question) {
+        let epoch = self.lan_server.epoch();
+        let bytes = match &question.what {
+            What::Map(map) => {
+                self.lan_server.counters.pcp += 1;
+                map.deleted(epoch).to_bytes()
+            }
+            What::NatPmp(asked) => {
+                self.lan_server.counters.nat_pmp += 1;
+                asked.granted(0, 0, epoch).to_bytes()
+            }
+        };
+        self.send_to_lan(&question.arrival, bytes);
+    }
+
+    /// What was asked for cannot be had.
+    pub(super) fn refuse_question(&mut self, question: &Question, refusal: Refusal) {
+        match &question.what {
+            What::Map(map) => {
+                let (result, lifetime) = pcp_result(refusal, map.is_strict());
+                self.refuse_pcp(&question.arrival, &question.payload, result, lifetime);
+            }
+            What::NatPmp(asked) => {
+                let refused = asked.refused(nat_pmp_result(refusal), self.lan_server.epoch());
+                self.lan_server.counters.refused += 1;
+                self.send_to_lan(&question.arrival, refused.to_bytes());
+            }
+        }
+    }
+
+    fn refuse_pcp(&mut self, arrival: &LanArrival, payload: &[u8], result: ResultCode, lifetime: u32) {
+        self.lan_server.counters.refused += 1;
+        let bytes = pcp::error_response(payload, result, lifetime, self.lan_server.epoch());
+        self.send_to_lan(arrival, bytes);
+    }
+
+    /// At the end of a turn, before anybody else is told of what was `touched`: PCP clients hear what became of theirs (RFC 6887
+    /// §14.2).
+    pub(super) fn note_updates(&mut self, touched: &BTreeMap<FlowId, Touched>) {
+        let now = self.lan_server.now;
+        for (&flow, Touched { before, cause }) in touched {
+            let after = self.table.find_flow(flow);
+            let Some(&client) = self.lan_server.asked_from.get(&flow) else { continue };
+            let Some(before) = before.as_ref().filter(|before| before.claims.at(now).pcp.is_some()) else {
+                continue;
+            };
+            let moved = after.filter(|after| after.external != before.external);
+            match (moved, after) {
+                (Some(after), _) => {
+                    let (mapping, external) = (after.clone(), Some(after.external));
+                    let update = Update { client, mapping, external, told: 0, due: now };
+                    self.lan_server.updates.insert(flow, update);
+                }
+                (None, Some(_)) => {}
+                (None, None) => {
+                    self.lan_server.asked_from.remove(&flow);
+                    self.lan_server.updates.remove(&flow);
+                    if !matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced)) {
+                        let mapping = before.clone();
+                        let update = Update { client, mapping, external: None, told: 0, due: now };
+                        self.lan_server.updates.insert(flow, update);
+                    }
+                }
+            }
+        }
+        self.tell_updates();
+    }
+
+    fn tell_updates(&mut self) {
+        let now = self.lan_server.now;
+        let due: Vec<FlowId> = self
+            .lan_server
+            .updates
+            .iter()
+            .filter(|(_, update)| update.due <= now)
+            .map(|(&flow, _)| flow)
+            .collect();
+        for flow in due {
+            let Some(update) = self.lan_server.updates.get_mut(&flow) else { continue };
+            update.told += 1;
+            let gap = UPDATES.get(update.told).copied();
+            update.due = now + gap.unwrap_or_default();
+            let update = update.clone();
+            if gap.is_none() {
+                self.lan_server.updates.remove(&flow);
+            }
+            let Some(claim) = update.mapping.claims.pcp else { continue };
+            let bytes =
+                pcp_server::update(&update.mapping, claim, update.external, (now, self.lan_server.epoch()));
+            self.send_to_lan(&update.client, bytes);
+        }
+    }
+
+    /// At the end of a turn: has the server begun, or another address (RFC 6887 §8.5, N-13)?
+    pub(super) fn tend_lan(&mut self) {
+        let now = self.lan_server.now;
+        if !self.lan_server.is_up && self.lan.iter().any(|lan| !lan.addresses.is_empty()) {
+            self.lan_server.is_up = true;
+            self.lan_server.begin_epoch();
+            self.lan_server.announcements.begin(now);
+        }
+        if let Some(addr) = self.external.filter(|addr| self.lan_server.announced != Some(*addr)) {
+            if self.lan_server.announced.replace(addr).is_some() {
+                self.lan_server.begin_epoch();
+            }
+            self.lan_server.announcements.begin(now);
+        }
+        self.tell_updates();
+        if self.beside || self.stopping || !(self.config.pcp || self.config.nat_pmp) {
+            return self.lan_server.announcements = Announcements::default();
+        }
+        if self.lan_server.announcements.is_due(now, TIMES) {
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        let epoch = self.lan_server.epoch();
+        let mut all = Vec::new();
+        if self.config.pcp {
+            let (result, body) = (ResultCode::SUCCESS, Body::Announce);
+            all.push(Response { result, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes());
+        }
+        if let Some(addr) = self.external.filter(|_| self.config.nat_pmp && !self.lan_server.not_alone) {
+            let result = natpmp::ResultCode::SUCCESS;
+            all.push(natpmp::Response::ExternalAddress { result, epoch, addr }.to_bytes());
+        }
+        let to = SocketAddr::new(ANNOUNCE_GROUP_V4.into(), CLIENT_PORT);
+        for lan in &self.lan {
+            let Some(own) = lan.addresses.iter().find(|own| own.addr.is_ipv4()) else { continue };
+            for bytes in &all {
+                let (interface, local, bytes) = (lan.index, own.addr, bytes.clone());
+                self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
+            }
+        }
+    }
+}
+
+/// An IPv4 address is one, however the socket shows it.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// RFC 6887 §7.4: why, and for how long.
+fn pcp_result(refusal: Refusal, strict: bool) -> (ResultCode, u32) {
+    match refusal {
+        Refusal::Conflict | Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) if strict => {
+            (ResultCode::CANNOT_PROVIDE_EXTERNAL, SHORT)
+        }
+        Refusal::NotAuthorized | Refusal::Upstream(ResultCode::NOT_AUTHORIZED) => {
+            (ResultCode::NOT_AUTHORIZED, LONG)
+        }
+        Refusal::Quota | Refusal::Upstream(ResultCode::USER_EX_QUOTA) => (ResultCode::USER_EX_QUOTA, SHORT),
+        Refusal::OtherPeer | Refusal::Upstream(ResultCode::EXCESSIVE_REMOTE_PEERS) => {
+            (ResultCode::EXCESSIVE_REMOTE_PEERS, LONG)
+        }
+        Refusal::Upstream(ResultCode::UNSUPP_PROTOCOL) => (ResultCode::UNSUPP_PROTOCOL, LONG),
+        Refusal::Conflict
+        | Refusal::LocalNat
+        | Refusal::Upstream(ResultCode::NO_RESOURCES | ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
+            (ResultCode::NO_RESOURCES, SHORT)
+        }
+        Refusal::NoSuchEntry
+        | Refusal::Upstream(_)
+        | Refusal::NoAnswer
+        | Refusal::Unusable
+        | Refusal::Released
+        | Refusal::Stopping => (ResultCode::NETWORK_FAILURE, SHORT),
+    }
+}
+
+/// RFC 6886 §3.5.
+fn nat_pmp_result(refusal: Refusal) -> natpmp::ResultCode {
+    match pcp_result(refusal, false).0 {
+        ResultCode::NOT_AUTHORIZED => natpmp::ResultCode::NOT_AUTHORIZED,
+        ResultCode::NETWORK_FAILURE => natpmp::ResultCode::NETWORK_FAILURE,
+        _ => natpmp::ResultCode::OUT_OF_RESOURCES,
+    }
+}
