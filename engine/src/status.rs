@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
+use crate::claims::Claims;
 use crate::gateway::LanCounters;
 use crate::table::Health;
 use crate::time::Duration;
@@ -77,6 +78,8 @@ pub struct MappingStatus {
     pub description: String,
     /// How long it has been there.
     pub age: Duration,
+    /// Who of its owner counts on it, and what is left of that.
+    pub claims: Claims<Duration>,
     /// What is left of the lease; `None` for ever.
     pub lease_left: Option<Duration>,
     /// What is left of the lifetime that the provider granted.

@@ -15,11 +15,11 @@ use serde::Deserialize;
 pub use file::{ConfigError, Key, parse, read};
 pub use lines::{Line, WanWay};
 pub(crate) use value::checked;
-use value::default_http_port;
 pub use value::{
     Argv, Count, Hosts, Interface, Interfaces, Port, Seconds, Server, TableName, Version, hosts_text,
     is_interface_name,
 };
+use value::{default_http_port, yes};
 
 /// Where the configuration is read from unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portferry/portferry.toml";
@@ -69,6 +69,12 @@ pub struct Lan {
     /// TCP port of descriptions and control.
     #[serde(default = "default_http_port")]
     pub http_port: Port,
+    /// Serve PCP (RFC 6887).
+    #[serde(default = "yes")]
+    pub pcp: bool,
+    /// Serve NAT-PMP (RFC 6886).
+    #[serde(default = "yes")]
+    pub nat_pmp: bool,
 }
 
 /// `[wan]`
@@ -452,6 +458,8 @@ impl Config {
                 _ => engine::gateway::WhenUnreachable::Refuse,
             },
             send_descriptions: self.uplink.send_descriptions,
+            pcp: self.lan.pcp,
+            nat_pmp: self.lan.nat_pmp,
             list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
             keep_on_stop: self.state.keep_on_stop,
@@ -491,7 +499,8 @@ impl Config {
         if let Some(wan) = wan {
             return Err(format!("{} is a WAN interface until the next start, not one of the LAN", wan.0));
         }
-        self.lan.interfaces = new.lan.interfaces;
+        let Lan { interfaces, pcp, nat_pmp, .. } = new.lan;
+        (self.lan.interfaces, self.lan.pcp, self.lan.nat_pmp) = (interfaces, pcp, nat_pmp);
         let extra = if extras_stay { new.uplink.extra } else { std::mem::take(&mut self.uplink.extra) };
         self.uplink = Uplink { extra, ..new.uplink };
         self.policy = new.policy;

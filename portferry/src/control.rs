@@ -9,6 +9,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::claims::Claims;
+use engine::gateway::LanCounters;
 use engine::prefix::Prefix;
 use engine::status::{MappingStatus, Status};
 use engine::table::Health;
@@ -77,6 +79,9 @@ pub struct StatusReport {
     /// Those that hosts are bound to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<ExtraReport>,
+    /// What LAN hosts have asked in PCP and NAT-PMP since the start.
+    #[serde(default)]
+    pub lan_requests: LanRequestsReport,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
     /// Searches that LAN hosts have sent since the start.
@@ -85,6 +90,19 @@ pub struct StatusReport {
     /// Those of this router itself, such as `portferry doctor` sends.
     #[serde(default)]
     pub own_searches: u64,
+}
+
+/// What LAN hosts have asked at port 5351.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct LanRequestsReport {
+    /// Requests in PCP that were answered with success.
+    pub pcp: u64,
+    /// The same in NAT-PMP.
+    pub nat_pmp: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// Datagrams without an answer: no requests, not from the LAN, too many.
+    pub ignored: u64,
 }
 
 /// An uplink of a [`StatusReport`].
@@ -197,6 +215,9 @@ pub struct MappingReport {
     pub remote_name: Option<String>,
     /// The application's own words.
     pub description: String,
+    /// By which protocols its host has asked for it: "UPnP", "PCP", "NAT-PMP". It stands until the last of them has let it go.
+    #[serde(default)]
+    pub asked_by: Vec<String>,
     /// Seconds since it was made.
     pub age: u64,
     /// Seconds left of the lease; absent for ever.
@@ -211,6 +232,10 @@ pub struct MappingReport {
 impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
     pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
+        let mut served = LanRequestsReport::default();
+        served.add(usual.lan_served);
+        let extra: Vec<_> = extra.inspect(|(_, status)| served.add(status.lan_served)).collect();
+        let extra = extra.into_iter();
         let extra = extra.map(|(hosts, status)| ExtraReport {
             hosts: hosts.iter().map(hosts_text).collect(),
             uplink: status.into(),
@@ -222,12 +247,22 @@ impl StatusReport {
                 .iter()
                 .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
+            lan_requests: served,
             ignored_ssdp: usual.ignored_ssdp,
             searches: usual.searches.hosts,
             own_searches: usual.searches.own,
             usual: usual.into(),
             extra: extra.collect(),
         }
+    }
+}
+
+impl LanRequestsReport {
+    fn add(&mut self, served: LanCounters) {
+        self.pcp += served.pcp;
+        self.nat_pmp += served.nat_pmp;
+        self.refused += served.refused;
+        self.ignored += served.ignored;
     }
 }
 
@@ -274,6 +309,7 @@ impl From<MappingStatus> for MappingReport {
             remote_host: mapping.remote_peer,
             remote_name: mapping.remote_name,
             description: mapping.description,
+            asked_by: asked_by(&mapping.claims),
             age: mapping.age.as_secs(),
             lease_left: mapping.lease_left.map(|d| d.as_secs()),
             lifetime_left: mapping.lifetime_left.as_secs(),
@@ -286,6 +322,15 @@ impl From<MappingStatus> for MappingReport {
             .to_owned(),
         }
     }
+}
+
+fn asked_by(claims: &Claims<Duration>) -> Vec<String> {
+    let all = [
+        ("UPnP", claims.igd.is_some()),
+        ("PCP", claims.pcp.is_some()),
+        ("NAT-PMP", claims.nat_pmp.is_some()),
+    ];
+    all.into_iter().filter_map(|(name, asks)| asks.then(|| name.to_owned())).collect()
 }
 
 /// The listening socket; its file goes with it.

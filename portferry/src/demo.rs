@@ -80,7 +80,7 @@ async fn play(once: bool) -> Result<(), Failure> {
     let provider = MemoryNat::new(Server::new(now(), config, now()), server, PROVIDER, trace);
 
     let text = format!(
-        "[lan]\ninterfaces = [\"lo\"]\nhttp_port = {http_port}\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n\
+        "[lan]\ninterfaces = [\"lo\"]\nhttp_port = {http_port}\npcp = false\nnat_pmp = false\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n\
          [uplink]\nservers = [\"{server_addr}\"]\n[igd]\nfriendly_name = \"portferry demo\"\n"
     );
     let mut config =

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
-use engine::gateway::{ControlRequest, Counters, Event, LookupId, NatTicket, RequestId};
+use engine::gateway::{ControlRequest, Counters, Event, LanArrival, LookupId, NatTicket, RequestId};
 use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
@@ -58,6 +58,7 @@ enum Datagram {
     Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
     SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
+    Lan5351 { arrival: LanArrival, bytes: Vec<u8> },
     Dhcp(dhcp::Datagram),
 }
 
@@ -358,6 +359,11 @@ impl Shell {
                     Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
+                    Datagram::Lan5351 { arrival, bytes } => {
+                        let event = Event::Lan5351 { arrival: *arrival, bytes };
+                        gateways.handle(now(), To::Host(arrival.from.ip()), event);
+                        return Ok(());
+                    }
                     Datagram::Dhcp(datagram) => {
                         let happens = |dhcp: &mut Dhcp| dhcp.handle_datagram(now(), datagram);
                         return self.on_dhcp(gateways, place, happens).await;

@@ -1,4 +1,4 @@
-//! UDP sockets: SSDP on each LAN interface, the uplink towards the PCP server, the group for its announcements, and the search for the
+//! UDP sockets: SSDP and PCP on each LAN interface, the uplink towards the PCP server, the group for its announcements, and the search for the
 //! provider's router.
 
 use std::io;
@@ -144,6 +144,34 @@ pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
     let group = wire::pcp::ANNOUNCE_GROUP_V6;
     socket.bind(&SocketAddrV6::new(group, wire::pcp::CLIENT_PORT, 0, index).into())?;
     socket.join_multicast_v6(&group, index)?;
+    nonblocking(socket)
+}
+
+/// A socket on the port of PCP servers that hears what comes to `addr` by `interface` only, and answers from there (RFC 6887 §8.2,
+/// step 1).
+pub fn pcp(interface: &str, index: u32, addr: IpAddr) -> io::Result<UdpSocket> {
+    let port = wire::pcp::SERVER_PORT;
+    let at = match addr {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, port, 0, index).into(),
+        addr => SocketAddr::new(addr, port),
+    };
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    // What comes while the disk is waited for; the kernel gives as much as it allows.
+    socket.set_recv_buffer_size(1 << 20)?;
+    match addr {
+        IpAddr::V4(_) => {
+            // Link-local, as RFC 6887 §14.1 has it; by the interface that the socket is bound to.
+            socket.set_multicast_ttl_v4(1)?;
+            socket.set_multicast_loop_v4(false)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_multicast_if_v6(index)?;
+            socket.set_multicast_loop_v6(false)?;
+        }
+    }
+    socket.bind(&at.into())?;
     nonblocking(socket)
 }
 

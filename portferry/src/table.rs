@@ -10,7 +10,11 @@ pub fn status(report: &StatusReport) -> String {
         report.lan.iter().map(|lan| format!("{} {}", lan.name, addresses(&lan.addresses))).collect();
     let lan = if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") };
     let usual = &report.usual;
-    let ignored = format!("{} from upstream, {} searches", usual.ignored_upstream, report.ignored_ssdp);
+    let asked = report.lan_requests;
+    let ignored = format!(
+        "{} from upstream, {} searches, {} to port 5351",
+        usual.ignored_upstream, report.ignored_ssdp, asked.ignored
+    );
     let mut out = rows(uplink(usual, Some(lan), ignored));
     for extra in &report.extra {
         let whose = format!("{} of {}", extra.uplink.wan.name, extra.hosts.join(", "));
@@ -91,7 +95,7 @@ pub fn mappings(report: &[MappingReport]) -> String {
     if report.is_empty() {
         return "no mappings\n".to_owned();
     }
-    let head = ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "UPLINK", "DESCRIPTION"]
+    let head = ["PROTO", "EXTERNAL", "OWN NAT", "INTERNAL", "LEASE", "STATE", "BY", "UPLINK", "DESCRIPTION"]
         .map(str::to_owned);
     let mut rows = vec![head];
     for mapping in report {
@@ -111,6 +115,7 @@ pub fn mappings(report: &[MappingReport]) -> String {
             mapping.internal.to_string(),
             mapping.lease_left.map_or("for ever".to_owned(), duration),
             mapping.state.clone(),
+            mapping.asked_by.join("+"),
             mapping.uplink.clone().unwrap_or_else(|| "-".to_owned()),
             printable(&mapping.description),
         ]);
@@ -118,8 +123,8 @@ pub fn mappings(report: &[MappingReport]) -> String {
     if report.iter().any(|mapping| mapping.uplink.is_some()) {
         return columns(rows);
     }
-    columns(rows.into_iter().map(|[proto, external, nat, internal, lease, state, _, description]| {
-        [proto, external, nat, internal, lease, state, description]
+    columns(rows.into_iter().map(|[proto, external, nat, internal, lease, state, by, _, description]| {
+        [proto, external, nat, internal, lease, state, by, description]
     }))
 }
 
@@ -173,6 +178,7 @@ mod tests {
             remote_host: None,
             remote_name: None,
             description: "web\u{1b}[31m".into(),
+            asked_by: vec!["UPnP".into()],
             age: 5,
             lease_left: Some(3599),
             lifetime_left: 100,
@@ -188,20 +194,21 @@ mod tests {
             lease_left: None,
             remote_host: Some("203.0.113.9".parse().unwrap()),
             description: String::new(),
+            asked_by: vec!["PCP".into(), "NAT-PMP".into()],
             ..mapping()
         };
         assert_eq!(
             mappings(&[mapping(), other]),
-            "PROTO  EXTERNAL                            OWN NAT  INTERNAL         LEASE     STATE   DESCRIPTION\n\
-             TCP    198.51.100.7:8080                   8080     192.168.1.10:80  59m 59s   active  web\u{fffd}[31m\n\
-             UDP    198.51.100.7:8080 from 203.0.113.9  -        192.168.1.10:80  for ever  active\n"
+            "PROTO  EXTERNAL                            OWN NAT  INTERNAL         LEASE     STATE   BY           DESCRIPTION\n\
+             TCP    198.51.100.7:8080                   8080     192.168.1.10:80  59m 59s   active  UPnP         web\u{fffd}[31m\n\
+             UDP    198.51.100.7:8080 from 203.0.113.9  -        192.168.1.10:80  for ever  active  PCP+NAT-PMP\n"
         );
         let at_another = MappingReport { uplink: Some("wg0".into()), ..mapping() };
         assert_eq!(
             mappings(&[mapping(), at_another]),
-            "PROTO  EXTERNAL           OWN NAT  INTERNAL         LEASE    STATE   UPLINK  DESCRIPTION\n\
-             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  -       web\u{fffd}[31m\n\
-             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  wg0     web\u{fffd}[31m\n"
+            "PROTO  EXTERNAL           OWN NAT  INTERNAL         LEASE    STATE   BY    UPLINK  DESCRIPTION\n\
+             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  UPnP  -       web\u{fffd}[31m\n\
+             TCP    198.51.100.7:8080  8080     192.168.1.10:80  59m 59s  active  UPnP  wg0     web\u{fffd}[31m\n"
         );
         let named = MappingReport {
             remote_host: Some("203.0.113.9".parse().unwrap()),

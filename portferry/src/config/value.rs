@@ -7,6 +7,10 @@ use engine::device::IgdVersion;
 use engine::prefix::Prefix;
 use serde::{Deserialize, Deserializer};
 
+pub(super) fn yes() -> bool {
+    true
+}
+
 pub(super) fn default_http_port() -> Port {
     Port(5431)
 }

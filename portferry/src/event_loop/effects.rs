@@ -98,6 +98,15 @@ impl Shell {
                     tracing::debug!("SSDP to {to}: {error}");
                 }
             }
+            // A success counts on what was stored; who is not answered asks again.
+            Effect::LanSend { to, .. } if self.uplinks[place].store_failed && !to.ip().is_multicast() => {}
+            Effect::LanSend { interface, local, to, bytes } => {
+                let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
+                let socket = sockets.and_then(|(_, sockets)| sockets.pcp.get(&local));
+                if let Some(Err(error)) = socket.map(|socket| socket.sender.send_to(&bytes, to)) {
+                    tracing::debug!("PCP to {to}: {error}");
+                }
+            }
             Effect::Nat { ticket, change } => {
                 let outcome = self.change_nat(place, change).await;
                 self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use engine::gateway::{Counters, Event, LanInterface, Wan};
+use engine::gateway::{Counters, Event, LanArrival, LanInterface, Wan};
 use engine::gateways::{Gateways, Place, To};
 use engine::policy::InterfaceAddress;
 use tokio::sync::watch;
@@ -67,6 +67,10 @@ pub(super) struct Announcements {
 #[derive(Debug)]
 pub(super) struct LanSockets {
     pub(super) ssdp: Reading,
+    /// PCP and NAT-PMP, at each of our addresses.
+    pub(super) pcp: BTreeMap<IpAddr, Reading>,
+    /// That could not be opened, and the log says so.
+    pcp_failed: bool,
     http: BTreeMap<Ipv4Addr, HttpTask>,
 }
 
@@ -229,7 +233,10 @@ impl Shell {
             let ssdp = sockets::ssdp(&lan.name, lan.index)
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
                 .map_err(|error| (error, what))?;
-            self.lan.insert(key.clone(), LanSockets { ssdp, http: BTreeMap::new() });
+            self.lan.insert(
+                key.clone(),
+                LanSockets { ssdp, pcp: BTreeMap::new(), pcp_failed: false, http: BTreeMap::new() },
+            );
         }
         let port = self.config.lan.http_port.0;
         let sockets = self.lan.get_mut(&key).expect("put there above");
@@ -242,6 +249,47 @@ impl Shell {
             })
             .collect();
         sockets.http.retain(|addr, _| links.iter().any(|(own, _)| own == addr));
+        let serves_pcp = self.config.lan.pcp || self.config.lan.nat_pmp;
+        sockets.pcp.retain(|addr, _| serves_pcp && links.iter().any(|(own, _)| IpAddr::V4(*own) == *addr));
+        for local in links.iter().map(|(own, _)| IpAddr::V4(*own)).filter(|_| serves_pcp) {
+            if sockets.pcp.contains_key(&local) {
+                continue;
+            }
+            let interface = lan.index;
+            let wrap = move |from, bytes| {
+                (0, Datagram::Lan5351 { arrival: LanArrival { interface, local, from }, bytes })
+            };
+            let opened = sockets::pcp(&lan.name, interface, local)
+                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            match opened {
+                Ok(reading) => {
+                    let what = match (self.config.lan.pcp, self.config.lan.nat_pmp) {
+                        (true, true) => "PCP and NAT-PMP",
+                        (true, false) => "PCP",
+                        _ => "NAT-PMP",
+                    };
+                    tracing::info!("serving {what} at {local} on {}", lan.name);
+                    sockets.pcp.insert(local, reading);
+                    sockets.pcp_failed = false;
+                }
+                // UPnP works without it, so it is no reason to end.
+                Err(error) => {
+                    if !std::mem::replace(&mut sockets.pcp_failed, true) {
+                        tracing::warn!(
+                            "PCP and NAT-PMP are not served at {local} on {}: UDP port {} {}: {error}; trying again ([lan] pcp, nat_pmp)",
+                            lan.name,
+                            wire::pcp::SERVER_PORT,
+                            if error.kind() == std::io::ErrorKind::AddrInUse {
+                                "is used by another program (miniupnpd?)"
+                            } else {
+                                "cannot be opened"
+                            }
+                        );
+                    }
+                    self.retry = Some(now() + RETRY);
+                }
+            }
+        }
         let mut failed = None;
         for (addr, link) in links {
             if let Some(open) = sockets.http.get(&addr) {

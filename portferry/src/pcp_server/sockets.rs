@@ -5,14 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use wire::pcp::SERVER_PORT;
 
 use crate::netlink::{Interface, Snapshot};
-use crate::sockets::Reading;
+use crate::sockets::{self, Reading};
 
 /// Where a datagram was heard.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -72,7 +71,9 @@ impl Sockets {
             }
             let heard = place.clone();
             let wrap = move |from, bytes| Datagram { place: heard.clone(), from, bytes };
-            match open(&place).and_then(|socket| Reading::start(socket, queue.clone(), wrap)) {
+            match sockets::pcp(&place.interface, place.index, place.addr)
+                .and_then(|socket| Reading::start(socket, queue.clone(), wrap))
+            {
                 Ok(reading) => {
                     tracing::info!(
                         "serving PCP at {} on {}",
@@ -117,34 +118,6 @@ impl Sockets {
     pub fn addresses(&self) -> impl Iterator<Item = &Place> {
         self.open.keys()
     }
-}
-
-fn open(place: &Place) -> io::Result<UdpSocket> {
-    let addr = match place.addr {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            SocketAddrV6::new(v6, SERVER_PORT, 0, place.index).into()
-        }
-        addr => SocketAddr::new(addr, SERVER_PORT),
-    };
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.bind_device(Some(place.interface.as_bytes()))?;
-    // What comes while the disk is waited for; the kernel gives as much as it allows.
-    socket.set_recv_buffer_size(1 << 20)?;
-    match place.addr {
-        IpAddr::V4(_) => {
-            // Link-local, as RFC 6887 §14.1 has it; by the interface that the socket is bound to.
-            socket.set_multicast_ttl_v4(1)?;
-            socket.set_multicast_loop_v4(false)?;
-        }
-        IpAddr::V6(_) => {
-            socket.set_only_v6(true)?;
-            socket.set_multicast_if_v6(place.index)?;
-            socket.set_multicast_loop_v6(false)?;
-        }
-    }
-    socket.bind(&addr.into())?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 /// Whether this can be the source of a subscriber's packet at all.
