@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
 use engine::gateway::{
-    AddPortMapping, Config, ControlRequest, Counters, Effect, Event, Gateway, GetSpecific, LanInterface,
-    LookupId, NatMode, NatTicket, RequestId, Wan,
+    AddPortMapping, Config, ControlRequest, Counters, Effect, Event, Gateway, GetSpecific, LanArrival,
+    LanInterface, LookupId, NatMode, NatTicket, RequestId, Wan,
 };
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
@@ -424,6 +424,9 @@ impl Run<'_> {
     fn search(&mut self) {
         let shape = self.octets.next();
         let from = SocketAddr::from(([192, 168, 1, 10 + shape % 4], 40_000));
+        if shape & 0x40 != 0 {
+            return self.ask_at_5351(from);
+        }
         if shape & 0x80 == 0 {
             let length = usize::from(self.octets.next());
             let bytes = self.octets.take(length);
@@ -437,6 +440,38 @@ impl Run<'_> {
         ]);
         let text = ssdp::search(ssdp::HOST_V4, &ssdp::Target::parse(target), Some(shape % 7));
         self.handle(Event::Ssdp { interface: 2, from, bytes: text.as_bytes() });
+    }
+
+    /// A LAN host asks in PCP or NAT-PMP, or says something that looks like it.
+    fn ask_at_5351(&mut self, from: SocketAddr) {
+        let local = IpAddr::from([192, 168, 1, 1]);
+        let arrival = LanArrival { interface: 2, local, from };
+        let (shape, port) = (self.octets.next(), 5000 + u16::from(self.octets.next() % 8));
+        let lifetime = [0, 1, 600, u32::MAX][usize::from(shape % 4)];
+        let bytes = match shape / 4 % 3 {
+            0 => {
+                let length = usize::from(self.octets.next());
+                self.octets.take(length).to_vec()
+            }
+            1 => {
+                let protocol =
+                    if shape & 0x80 == 0 { natpmp::Transport::Tcp } else { natpmp::Transport::Udp };
+                natpmp::Request::Map { protocol, internal_port: port, external_port: port, lifetime }
+                    .to_bytes()
+            }
+            _ => {
+                let protocol = if shape & 0x80 == 0 { Protocol::TCP } else { Protocol::UDP };
+                let external_addr = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+                let nonce = pcp::Nonce([shape & 0x10; 12]);
+                let map =
+                    MapData { nonce, protocol, internal_port: port, external_port: port, external_addr };
+                let IpAddr::V4(host) = from.ip() else { return };
+                let options = if shape & 0x20 == 0 { vec![] } else { vec![pcp::PcpOption::PreferFailure] };
+                let client_addr = host.to_ipv6_mapped();
+                pcp::Request { lifetime, client_addr, body: Body::Map(map), options }.to_bytes()
+            }
+        };
+        self.handle(Event::Lan5351 { arrival, bytes: &bytes });
     }
 
     /// Lets time pass; every timeout comes when it is due.
@@ -523,6 +558,12 @@ impl Run<'_> {
             Effect::Scout { bytes, .. } => assert!(bytes.len() <= pcp::HEADER_LEN),
             Effect::Ssdp { bytes, .. } => {
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
+            }
+            Effect::LanSend { bytes, .. } => {
+                let is_answer =
+                    natpmp::Response::parse(&bytes).is_ok() || pcp::Response::parse(&bytes).is_ok();
+                // A refusal of what is no whole request is no whole answer.
+                assert!(is_answer || bytes.get(3).is_some_and(|result| *result != 0), "{bytes:?}");
             }
             Effect::Nat { ticket, change } => {
                 let outcome = self.kernel(change);

@@ -518,7 +518,7 @@ impl World {
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             // No router of these networks speaks UPnP.
-            Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) => {}
+            Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) | Effect::LanSend { .. } => {}
             // There is one server.
             Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
             // Announcements come all day long, and are for the engine's own tests to read.

@@ -1,4 +1,5 @@
-"""libtorrent (python3-libtorrent) as a PCP and NAT-PMP client, for lab/tests/pcp_server.rs.
+"""libtorrent (python3-libtorrent) as a PCP and NAT-PMP client, and with the argument "upnp" as a UPnP control point too, as it comes;
+for lab/tests/pcp_server.rs and lan_clients.rs.
 
 Listens on port 6881, asks the default router for it, and prints a line for each answer: `mapped PROTOCOL PORT TRANSPORT` or
 `failed WHY`; then answers BitTorrent (TCP) and DHT (UDP) until its standard input ends, and deletes its mappings.
@@ -13,7 +14,7 @@ session = libtorrent.session(
     {
         "listen_interfaces": "0.0.0.0:6881",
         "enable_natpmp": True,
-        "enable_upnp": False,
+        "enable_upnp": "upnp" in sys.argv,
         "enable_lsd": False,
         "enable_dht": True,
         "dht_bootstrap_nodes": "",
