@@ -544,7 +544,7 @@ fn json(report: &impl serde::Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use engine::gateway::{Effect, Gateway, LanInterface};
-    use engine::journal::Record;
+    use engine::journal::{Record, StoredNonce};
     use engine::policy::InterfaceAddress;
 
     use super::*;
@@ -571,7 +571,8 @@ mod tests {
             let (reply, answer) = oneshot::channel();
             shell.waiting.insert(RequestId(1), reply);
             if stored {
-                shell.perform(0, Effect::Store(Record::Remove(wire::pcp::Protocol::TCP, 1))).await;
+                let nonce = StoredNonce { nonce: wire::pcp::Nonce([7; 12]), wan: None };
+                shell.perform(0, Effect::Store(Record::Probe(nonce))).await;
             }
             shell.perform(0, Effect::Reply { request: RequestId(1), answer: Ok("fine".to_owned()) }).await;
             let expected = if stored { Err(UpnpError::ACTION_FAILED) } else { Ok("fine".to_owned()) };
