@@ -100,7 +100,24 @@ impl<T: Copy + Ord> Claims<T> {
     }
 }
 
+/// By which protocols a mapping was asked for, of those that count on it still.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AskedBy {
+    /// UPnP IGD.
+    pub igd: bool,
+    /// PCP.
+    pub pcp: bool,
+    /// NAT-PMP.
+    pub nat_pmp: bool,
+}
+
 impl Claims<Instant> {
+    /// See there.
+    pub fn asked_by(self, now: Instant) -> AskedBy {
+        let Self { igd, pcp, nat_pmp } = self.at(now);
+        AskedBy { igd: igd.is_some(), pcp: pcp.is_some(), nat_pmp: nat_pmp.is_some() }
+    }
+
     /// Those that have not ended.
     #[must_use]
     pub fn at(self, now: Instant) -> Self {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::Protocol;
 
-use crate::claims::Claims;
+use crate::claims::AskedBy;
 use crate::gateway::LanCounters;
 use crate::table::Health;
 use crate::time::Duration;
@@ -78,8 +78,8 @@ pub struct MappingStatus {
     pub description: String,
     /// How long it has been there.
     pub age: Duration,
-    /// Who of its owner counts on it, and what is left of that.
-    pub claims: Claims<Duration>,
+    /// By which protocols its host has asked for it.
+    pub asked_by: AskedBy,
     /// What is left of the lease; `None` for ever.
     pub lease_left: Option<Duration>,
     /// What is left of the lifetime that the provider granted.

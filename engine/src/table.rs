@@ -87,7 +87,7 @@ impl Mapping {
             remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             age: now - self.created,
-            claims: self.claims.left(now),
+            asked_by: self.claims.asked_by(now),
             lease_left: self.lease_ends().map(|end| end - now),
             lifetime_left: self.lifetime_ends - now,
             health: self.health,

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::claims::Claims;
+use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
 use engine::prefix::Prefix;
 use engine::status::{MappingStatus, Status};
@@ -309,7 +309,7 @@ impl From<MappingStatus> for MappingReport {
             remote_host: mapping.remote_peer,
             remote_name: mapping.remote_name,
             description: mapping.description,
-            asked_by: asked_by(&mapping.claims),
+            asked_by: names(mapping.asked_by),
             age: mapping.age.as_secs(),
             lease_left: mapping.lease_left.map(|d| d.as_secs()),
             lifetime_left: mapping.lifetime_left.as_secs(),
@@ -324,13 +324,9 @@ impl From<MappingStatus> for MappingReport {
     }
 }
 
-fn asked_by(claims: &Claims<Duration>) -> Vec<String> {
-    let all = [
-        ("UPnP", claims.igd.is_some()),
-        ("PCP", claims.pcp.is_some()),
-        ("NAT-PMP", claims.nat_pmp.is_some()),
-    ];
-    all.into_iter().filter_map(|(name, asks)| asks.then(|| name.to_owned())).collect()
+fn names(by: AskedBy) -> Vec<String> {
+    let all = [("UPnP", by.igd), ("PCP", by.pcp), ("NAT-PMP", by.nat_pmp)];
+    all.into_iter().filter(|&(_, asks)| asks).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The listening socket; its file goes with it.

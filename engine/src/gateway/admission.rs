@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use wire::pcp::Protocol;
+
 use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
@@ -64,8 +66,9 @@ impl Gateway {
                 && request.external_port.is_some()
                 && pending.request.external_port == request.external_port
         };
-        let taken =
-            self.find_pending(same_port).is_some() || key.is_some_and(|key| self.held.at(key).is_some());
+        let taken = self.find_pending(same_port).is_some()
+            || key.is_some_and(|key| self.held.at(key).is_some())
+            || self.is_companion_of_another(&request);
         if taken && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
@@ -173,6 +176,16 @@ impl Gateway {
             return None;
         }
         self.table.find_internal(request.protocol, request.internal).cloned()
+    }
+
+    /// Whether the external port of the other protocol is another host's by NAT-PMP, which keeps this one for it (N-6).
+    fn is_companion_of_another(&self, request: &MappingRequest) -> bool {
+        let other = if request.protocol == Protocol::TCP { Protocol::UDP } else { Protocol::TCP };
+        let Some(external_port) = request.external_port else { return false };
+        let companion = self.table.find(Key { protocol: other, external_port });
+        companion.is_some_and(|mapping| {
+            mapping.claims.nat_pmp.is_some() && mapping.internal.ip() != request.internal.ip()
+        })
     }
 
     pub(super) fn find_pending(&self, which: impl Fn(&Pending) -> bool) -> Option<FlowId> {

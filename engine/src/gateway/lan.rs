@@ -217,6 +217,19 @@ impl Gateway {
         self.lan_server.deferred.remove(&id).is_some()
     }
 
+    /// The host is gone.
+    pub(super) fn refuse_deferred_of(&mut self, host: Ipv4Addr) {
+        let of_host = |(_, (_, _, request)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
+            *request.internal.ip() == host
+        };
+        let gone: Vec<RequestId> =
+            self.lan_server.deferred.iter().filter(of_host).map(|(&id, _)| id).collect();
+        for id in gone {
+            self.lan_server.deferred.remove(&id);
+            self.refuse(id, Refusal::Released);
+        }
+    }
+
     /// At the end of a turn: what has become of those.
     pub(super) fn resume_deferred(&mut self, now: Instant) -> bool {
         let decided = |(_, (flow, ..)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {

@@ -502,6 +502,7 @@ impl Gateway {
             self.fail(now, flow, Refusal::Released);
         }
         self.forget_lookups_of(host);
+        self.refuse_deferred_of(host);
         for flow in self.held.of_host(host).map(|(flow, _)| flow).collect::<Vec<_>>() {
             self.release(now, flow);
         }

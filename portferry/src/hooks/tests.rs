@@ -26,7 +26,7 @@ pub(super) fn mapping(port: u16) -> MappingStatus {
         remote_name: None,
         description: "torrent".to_owned(),
         age: Duration::ZERO,
-        claims: engine::claims::Claims::of(engine::claims::Asker::Igd, Some(Duration::from_secs(3600))),
+        asked_by: engine::claims::AskedBy { igd: true, ..Default::default() },
         lease_left: Some(Duration::from_secs(3600)),
         lifetime_left: Duration::from_secs(600),
         health: Health::Active,

@@ -395,7 +395,7 @@ fn a_nat_pmp_client_gets_its_port() {
             (0, 60, 8080),
             "N-5: the one there is; N-7: as asked"
         );
-        assert_eq!(lab.nat_pmp_map(BOB, 8080, 8080, 60).2 == 8080, false, "N-6: another one");
+        assert_ne!(lab.nat_pmp_map(BOB, 8080, 8080, 60).2, 8080, "N-6: another one");
         assert_eq!(lab.nat_pmp_map(ALICE, 8080, 0, 0), (0, 0, 0));
         assert_eq!(lab.nat_pmp_map(ALICE, 8080, 0, 0), (0, 0, 0), "N-8: again, the same");
         for port in [5000, 5001] {
@@ -494,7 +494,7 @@ fn mappings_are_protected_from_each_other() {
         let mut lab = Lab::up(nat);
         assert_eq!(lab.map(ALICE, &map(8080)).0, OK);
         assert_eq!(lab.add(BOB, 1, port(8080)), Err(718), "{nat:?}: UPnP of another host");
-        assert_eq!(lab.nat_pmp_map(BOB, 8080, 8080, 60).2 == 8080, false, "NAT-PMP of another host");
+        assert_ne!(lab.nat_pmp_map(BOB, 8080, 8080, 60).2, 8080, "NAT-PMP of another host");
         assert_eq!(lab.delete(BOB, 2, 8080), Err(606));
         assert_eq!(lab.delete(ALICE, 2, 8080), Err(606), "it was not made by UPnP");
         let range =
@@ -510,6 +510,41 @@ fn mappings_are_protected_from_each_other() {
         );
         assert!(
             lab.mapped().contains(&(8080, at(ALICE, 8080))) && lab.mapped().contains(&(7070, at(BOB, 7070)))
+        );
+    }
+}
+
+/// N-6: the same port of the other protocol is kept for the host that has it by NAT-PMP.
+#[test]
+fn the_companion_port_is_reserved() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.nat_pmp_map(ALICE, 8080, 8080, 3600), (0, 3600, 8080));
+        let udp = |port| Map { protocol: Protocol::UDP, ..map(port) };
+        let strict = udp(8080).with(PcpOption::PreferFailure);
+        assert_eq!(lab.map(BOB, &strict).0, ResultCode::CANNOT_PROVIDE_EXTERNAL, "{nat:?}");
+        let (result, _, port) = lab.map(BOB, &udp(8080));
+        assert_eq!((result, port == 8080), (OK, false), "any other will do");
+        assert_eq!(lab.map(ALICE, &strict), (OK, 3600, 8080), "it is kept for her");
+    }
+}
+
+/// Decision 18: a host that is released while it waits for what another protocol of it has asked for gets nothing.
+#[test]
+fn a_host_that_is_released_while_it_waits() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        lab.silent = true;
+        lab.datagram(ALICE, &map(8080).request(ALICE).to_bytes());
+        let added = lab.start_add(ALICE, 1, port(8080));
+        assert_eq!(lab.heard(added), None);
+        lab.event(Event::Release(ALICE));
+        lab.silent = false;
+        lab.pass(30);
+        assert_eq!(
+            (lab.heard(added), lab.mapped(), lab.upstream()),
+            (Some(Err(501)), vec![], vec![]),
+            "{nat:?}"
         );
     }
 }

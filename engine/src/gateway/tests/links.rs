@@ -522,7 +522,7 @@ fn status() {
         remote_name: None,
         description: "test".into(),
         age: Duration::from_secs(60),
-        claims: crate::claims::Claims::of(crate::claims::Asker::Igd, Some(Duration::from_secs(3540))),
+        asked_by: crate::claims::AskedBy { igd: true, ..Default::default() },
         lease_left: Some(Duration::from_secs(3540)),
         lifetime_left: Duration::from_secs(3540),
         health: crate::table::Health::Active,
