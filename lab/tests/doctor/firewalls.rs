@@ -58,8 +58,19 @@ fn nftables() {
     }
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&[]);
-    examined.has(&["firewall-announcements-drop"]);
+    examined.has(&["firewall-announcements-drop", "firewall-pcp-drops"]);
     reaches(&network, TCP, 8080, "lan1");
+    let natpmpc = || {
+        let mut command = network.command(Host::Lan1, "timeout");
+        let output = command.args(["2", "natpmpc", "-g", "192.168.77.1"]).output().expect("it runs");
+        lab::netns::text(&output).contains("Public IP address")
+    };
+    assert!(!natpmpc(), "it is dropped");
+    obey(&network, examined.find("firewall-pcp-drops"), &[], "");
+    assert!(natpmpc());
+    let examined = examine(&network, &subject, FILE);
+    examined.has_exactly(&[]);
+    examined.has(&["firewall-input"]);
 
     // The answers of the LAN are dropped, and then what nobody understands may let something pass.
     network.nft(Host::Router, "insert rule inet mine through iifname br-lan drop");

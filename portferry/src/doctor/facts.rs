@@ -15,6 +15,8 @@ use crate::nft::reading::Ruleset;
 pub(crate) struct Setup {
     pub(crate) lan: Vec<String>,
     pub(crate) http_port: u16,
+    /// Whether PCP or NAT-PMP is served to the LAN.
+    pub(crate) pcp: bool,
     /// Whether a router of the provider's is asked by UPnP.
     pub(crate) igd: bool,
     /// The usual one first.
@@ -64,6 +66,7 @@ impl Setup {
         Self {
             lan: config.lan.interfaces.0.iter().map(|interface| interface.0.clone()).collect(),
             http_port: config.lan.http_port.0,
+            pcp: config.lan.pcp || config.lan.nat_pmp,
             igd: config.uplink.igd,
             uplinks: config.lines().into_iter().flat_map(of_line).collect(),
         }

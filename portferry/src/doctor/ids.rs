@@ -86,6 +86,7 @@ pub(crate) const ALL: &[Known] = {
         known(Firewall, Good, "firewall-input"),
         known(Firewall, Fault, "firewall-search-drops"),
         known(Firewall, Fault, "firewall-http-drops"),
+        known(Firewall, Note, "firewall-pcp-drops"),
         known(Firewall, Fault, "firewall-uplink-drops"),
         known(Firewall, Warning, "firewall-input-unclear"),
         known(Firewall, Note, "firewall-announcements-drop"),

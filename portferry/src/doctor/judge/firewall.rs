@@ -364,6 +364,18 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
             all.push(advised(Finding::new(id, seen), by, &place, wish).at(lan));
         }
     }
+    let pcp = wire::pcp::SERVER_PORT;
+    // The others work, so it is no fault.
+    if let (true, Outcome::Dropped(place)) = (facts.setup.pcp, walk(rules, &to(own, UDP, pcp))) {
+        let by = Firewall::of(rules, &place);
+        let seen = format!(
+            "{} drops what applications ask in PCP and NAT-PMP by {lan} (UDP port {pcp}; {place}): those that do not speak UPnP get no port",
+            by.name()
+        );
+        let wish = Wish::Input { lan, protocol: "udp", port: pcp, shared };
+        return [all, vec![advised(Finding::new("firewall-pcp-drops", seen), by, &place, wish).at(lan)]]
+            .concat();
+    }
     if all.is_empty() {
         let seen = format!("searches (UDP 1900) and requests (TCP {port}) of {lan} are let in");
         all.push(Finding::new("firewall-input", seen).at(lan));

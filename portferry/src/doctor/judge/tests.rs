@@ -109,6 +109,7 @@ fn healthy() -> Facts {
         setup: Setup {
             lan: vec!["br-lan".to_owned()],
             http_port: 5431,
+            pcp: true,
             igd: true,
             uplinks: vec![UplinkSetup {
                 interface: "wan0".to_owned(),
