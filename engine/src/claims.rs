@@ -124,9 +124,10 @@ impl Claims<Instant> {
         self.map(|ends| (ends > now).then_some(ends))
     }
 
-    /// What is left of them.
+    /// What is left of them; when all are over, a moment, for no claims at all are no end.
     pub fn left(self, now: Instant) -> Claims<Duration> {
-        self.at(now).map(|ends| Some(ends - now))
+        let some = if self.at(now) == Self::default() { self } else { self.at(now) };
+        some.map(|ends| Some((ends - now).max(Duration::from_millis(1))))
     }
 
     /// Whether others than `asker` count on it.
@@ -185,6 +186,16 @@ mod tests {
         let again = claims.left(at(40)).from_now(at(1000));
         let expected = Claims { pcp: Some(PcpClaim { nonce: Nonce([7; 12]), ends: at(1060) }), ..claims };
         assert_eq!(again, Claims { nat_pmp: None, ..expected });
+    }
+
+    /// What has just ended is stored as something that ends, not as something without an end.
+    #[test]
+    fn what_is_over_is_not_for_ever() {
+        for asker in [Asker::Igd, PCP, Asker::NatPmp] {
+            let left = Claims::of(asker, Some(at(10))).left(at(20));
+            assert!(left.end().is_some_and(|left| left < Duration::from_secs(1)), "{left:?}");
+            assert_eq!(left.after(Duration::from_secs(1)), Claims::default());
+        }
     }
 
     /// Only UPnP has mappings without an end.

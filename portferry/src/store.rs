@@ -376,6 +376,30 @@ mod tests {
         }
     }
 
+    /// Who counts on a mapping comes back, each with what is left; a lease without an end stays one, and what was written before there were
+    /// others than UPnP is UPnP's.
+    #[test]
+    fn claims_come_back() {
+        let left = Duration::from_secs;
+        let mut all = Claims::of(Asker::Igd, None);
+        all.renew(Asker::Pcp(Nonce([3; 12])), Some(left(600)));
+        all.renew(Asker::NatPmp, Some(left(7200)));
+        let nat_pmp = Claims::of(Asker::NatPmp, Some(left(60)));
+        let directory = Directory::new("claims");
+        let mut store = Store::open(&directory.0).unwrap().0;
+        for (port, claims) in [(1, all), (2, nat_pmp), (3, Claims::of(Asker::Igd, Some(left(100))))] {
+            store.append(&Record::Put(StoredMapping { claims, ..mapping(port, None) })).unwrap();
+        }
+        drop(store);
+        let loaded = load(&directory);
+        let of = |port| loaded.mappings.iter().find(|one| one.external.port() == port).unwrap().claims;
+        let about = |claims: Claims<Duration>| claims.map(|left| Some((left.as_secs() + 5) / 10));
+        assert_eq!(about(of(1)), about(all));
+        assert_eq!(about(of(2)), about(nat_pmp));
+        assert_eq!(about(of(3)), Claims::of(Asker::Igd, Some(10)));
+        assert_eq!(of(1).end(), None);
+    }
+
     fn nonce(octet: u8) -> StoredNonce {
         StoredNonce { nonce: Nonce([octet; 12]), wan: Some("wan0".into()) }
     }

@@ -23,6 +23,10 @@ impl Gateway {
         if let Err(refusal) = self.admit(from, &request) {
             return self.refuse(id, refusal);
         }
+        let companion = self.is_companion_of_another(now, &request);
+        if companion && request.strict {
+            return self.refuse_request(id, from, &request, Refusal::Conflict);
+        }
         if let Some(flow) = self.find_joinable(&request) {
             return self.join(now, id, flow, request);
         }
@@ -68,7 +72,7 @@ impl Gateway {
         };
         let taken = self.find_pending(same_port).is_some()
             || key.is_some_and(|key| self.held.at(key).is_some())
-            || self.is_companion_of_another(&request);
+            || companion;
         if taken && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
@@ -179,12 +183,12 @@ impl Gateway {
     }
 
     /// Whether the external port of the other protocol is another host's by NAT-PMP, which keeps this one for it (N-6).
-    fn is_companion_of_another(&self, request: &MappingRequest) -> bool {
+    fn is_companion_of_another(&self, now: Instant, request: &MappingRequest) -> bool {
         let other = if request.protocol == Protocol::TCP { Protocol::UDP } else { Protocol::TCP };
         let Some(external_port) = request.external_port else { return false };
         let companion = self.table.find(Key { protocol: other, external_port });
         companion.is_some_and(|mapping| {
-            mapping.claims.nat_pmp.is_some() && mapping.internal.ip() != request.internal.ip()
+            mapping.claims.at(now).nat_pmp.is_some() && mapping.internal.ip() != request.internal.ip()
         })
     }
 
@@ -209,7 +213,8 @@ impl Gateway {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
         // What PCP or NAT-PMP was told leads to one internal port.
-        let fixed = existing.internal != request.internal && existing.claims.has_others_than(Asker::Igd, now);
+        let fixed = (existing.internal != request.internal || request.remote_name.is_some())
+            && existing.claims.has_others_than(Asker::Igd, now);
         if !(same_owner && same_peer) || (request.strict && !same_port) || fixed {
             if request.strict {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::natpmp;
-use wire::pcp::{self, ANNOUNCE_GROUP_V4, Body, CLIENT_PORT, Response, ResultCode};
+use wire::pcp::{self, ANNOUNCE_GROUP_V4, Body, CLIENT_PORT, Protocol, Response, ResultCode, SERVER_PORT};
 
+use super::pending::{Pending, Purpose};
 use super::waiting::{BACKGROUND, Form, Waiter};
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::announcements::{Announcements, TIMES};
@@ -18,7 +19,7 @@ use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
 use crate::notice::Cause;
 use crate::request::{MappingRequest, Refusal};
-use crate::table::{Key, Mapping, Touched};
+use crate::table::{Health, Key, Mapping, Touched};
 use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Input};
 
@@ -38,6 +39,8 @@ const LONG: u32 = 30 * 60;
 /// No mapping is promised for longer, nor a shorter one made (RFC 6887 §15), in seconds.
 const LONGEST: u32 = 24 * 3600;
 const SHORTEST: u32 = 120;
+/// The provider is not asked again about a mapping that it has given so lately (security policy).
+const MIN_GAP: Duration = Duration::from_secs(4);
 /// How often a client is told what became of its mapping, and the gaps (RFC 6887 §14.2).
 const UPDATES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(500)];
 
@@ -104,10 +107,12 @@ pub(super) struct LanServer {
     announced: Option<Ipv4Addr>,
     /// There has been a LAN interface.
     is_up: bool,
-    /// There are other gateways of the same device, so that no external address is everybody's.
+    /// There are other gateways of the same device, so that neither the epoch nor an external address is everybody's.
     not_alone: bool,
     limits: Limits<IpAddr>,
     counters: LanCounters,
+    /// What is to let in another remote host, and whom it has let in.
+    letting_in: BTreeMap<FlowId, Option<Ipv4Addr>>,
     /// Who waits for the provider to confirm a mapping that stands.
     confirming: BTreeMap<FlowId, Vec<RequestId>>,
     /// Requests about what another protocol is just asking for.
@@ -249,7 +254,11 @@ impl Gateway {
         let same =
             |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
         if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
-            if self.pending.get(&flow).is_some_and(|pending| pending.request.by == request.by) {
+            let wants = |one: &MappingRequest| (one.external_port, one.strict, one.remote_peer, one.by);
+            let joins = |pending: &Pending| {
+                pending.purpose == Purpose::Add && wants(&pending.request) == wants(&request)
+            };
+            if self.pending.get(&flow).is_some_and(joins) {
                 return self.join(now, id, flow, request);
             }
             return self.defer(id, flow, from, request);
@@ -258,7 +267,12 @@ impl Gateway {
             return self.renew_for_lan(now, id, from, &mapping, request);
         }
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
-        let taken = key.is_some_and(|key| self.table.find(key).is_some());
+        // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
+        let taken = key.is_some_and(|key| {
+            self.table.find(key).is_some()
+                || key.external_port < self.config.policy.lowest_port
+                || key.protocol == Protocol::UDP && [CLIENT_PORT, SERVER_PORT].contains(&key.external_port)
+        });
         let only = self.find_own(&request).is_some();
         match (request.strict && taken) || only {
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
@@ -277,7 +291,9 @@ impl Gateway {
             Asker::NatPmp => mapping.claims.at(now).nat_pmp.is_some(),
             Asker::Igd => false,
         });
-        own.or_else(|| all().find(|mapping| mapping.remote_peer == request.remote_peer)).cloned()
+        let fits = |mapping: &&Mapping| mapping.remote_peer == request.remote_peer;
+        let wished = |mapping: &&Mapping| request.external_port == Some(mapping.external.port());
+        own.or_else(|| all().filter(fits).find(wished)).or_else(|| all().find(fits)).cloned()
     }
 
     /// There is one: it lasts longer, if the provider has granted that or does now (RFC 7648 §3.2).
@@ -289,7 +305,7 @@ impl Gateway {
         mapping: &Mapping,
         request: MappingRequest,
     ) {
-        if mapping.health == crate::table::Health::Deleting {
+        if mapping.health == Health::Deleting || self.repointing.contains_key(&mapping.flow) {
             return self.forget_question(id); // asked again, it is decided
         }
         let others = mapping.claims.has_others_than(request.by, now);
@@ -301,21 +317,33 @@ impl Gateway {
         }
         let asked = request.lease.unwrap_or_default();
         let (key, flow) = (mapping.key(), mapping.flow);
+        self.describe(id, key);
         self.claim(now, key, request.by, now + asked);
         if mapping.remote_peer != request.remote_peer {
             self.lan_server.confirming.entry(flow).or_default().push(id);
+            self.lan_server.letting_in.insert(flow, mapping.remote_peer);
             return self.let_in(now, mapping, request.remote_peer);
         }
         let left = mapping.lifetime_ends - now;
-        if mapping.health == crate::table::Health::Active && left * 4 >= asked * 3 {
+        let grant = self.uplink.as_ref().and_then(|client| client.grant(flow));
+        let just_now = grant.is_some_and(|grant| now - grant.since < MIN_GAP);
+        if mapping.health == Health::Active && (left * 4 >= asked * 3 || just_now) {
             return self.answer_added(id, mapping.external);
         }
         self.lan_server.confirming.entry(flow).or_default().push(id);
-        let input = match mapping.health {
-            crate::table::Health::Active => Input::Confirm(flow),
-            _ => Input::Hurry(flow),
-        };
-        self.input(now, input);
+        self.input(now, if grant.is_some() { Input::Confirm(flow) } else { Input::Hurry(flow) });
+    }
+
+    /// The words of a PCP client about a mapping that stands: kept and repeated, unless a control point has said what it is.
+    fn describe(&mut self, id: RequestId, key: Key) {
+        let says_igd = self.table.find(key).is_some_and(|mapping| mapping.claims.igd.is_some());
+        let Some(Waiter { form: Form::Lan(question), .. }) = self.waiting.get_mut(&id) else { return };
+        let What::Map(map) = &mut question.what else { return };
+        if says_igd {
+            map.forget_description();
+        } else if let Some(words) = map.description() {
+            self.table.update(key, |mapping| mapping.description = words);
+        }
     }
 
     /// `asker` counts on the mapping until then.
@@ -343,7 +371,18 @@ impl Gateway {
 
     /// `asker` counts on it no more, and others do.
     pub(super) fn give_up_claim(&mut self, now: Instant, key: Key, asker: Asker) {
-        self.table.update(key, |mapping| mapping.claims.give_up(asker));
+        self.table.update(key, |mapping| {
+            mapping.claims.give_up(asker);
+            if asker == Asker::Igd {
+                // What a control point insisted on.
+                (mapping.strict, mapping.remote_name) = (false, None);
+            }
+        });
+        if matches!(asker, Asker::Pcp(_))
+            && let Some(mapping) = self.table.find(key)
+        {
+            self.lan_server.asked_from.remove(&mapping.flow);
+        }
         let Some(mapping) = self.table.find(key).cloned() else { return };
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
@@ -353,6 +392,7 @@ impl Gateway {
 
     /// The provider has said what it has to say about a mapping: whoever waits for that hears how long it stands.
     pub(super) fn on_confirmed(&mut self, flow: FlowId) {
+        self.lan_server.letting_in.remove(&flow);
         let waiters = self.lan_server.confirming.remove(&flow).unwrap_or_default();
         for id in waiters {
             match self.table.find_flow(flow).map(|mapping| mapping.external) {
@@ -362,12 +402,72 @@ impl Gateway {
         }
     }
 
+    /// The provider, or this router's own NAT, will not do what was asked of a mapping that stands: it is as it was.
+    pub(super) fn on_unconfirmed(&mut self, now: Instant, flow: FlowId, refusal: Refusal) {
+        let Some(before) = self.lan_server.letting_in.remove(&flow) else { return self.on_confirmed(flow) };
+        if let Some(mapping) = self.table.find_flow(flow).cloned() {
+            let enforced = mapping.nat_port.is_some() && refusal != Refusal::LocalNat;
+            if enforced {
+                return self.on_confirmed(flow); // this router lets in whom it shall
+            }
+            if mapping.remote_peer != before {
+                self.readmit(now, flow, before);
+            }
+        }
+        self.refuse_confirming(flow, refusal);
+    }
+
+    /// A mapping has gone while somebody waited for it.
+    pub(super) fn refuse_confirming(&mut self, flow: FlowId, refusal: Refusal) {
+        self.lan_server.letting_in.remove(&flow);
+        for id in self.lan_server.confirming.remove(&flow).unwrap_or_default() {
+            self.refuse(id, refusal);
+        }
+    }
+
+    /// Its client wants no more what it has asked for and has not got: nothing comes of it.
+    fn abandon(
+        &mut self,
+        now: Instant,
+        by: Asker,
+        protocol: Protocol,
+        (host, port): (Ipv4Addr, Option<u16>),
+    ) {
+        let is_it = |request: &MappingRequest| {
+            request.by == by
+                && request.protocol == protocol
+                && *request.internal.ip() == host
+                && port.is_none_or(|port| request.internal.port() == port)
+        };
+        let deferred = self.lan_server.deferred.iter().filter(|(_, (.., request))| is_it(request));
+        for id in deferred.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.lan_server.deferred.remove(&id);
+            self.forget_question(id);
+        }
+        while let Some(flow) = self.find_pending(|pending| is_it(&pending.request)) {
+            let waiters = self.pending.get_mut(&flow).map(|pending| std::mem::take(&mut pending.waiters));
+            for id in waiters.unwrap_or_default() {
+                self.forget_question(id);
+            }
+            self.fail(now, flow, Refusal::NoAnswer);
+        }
+    }
+
     /// A question has waited long enough. The client asks again, and finds what has come of it; but what stands is said.
     pub(super) fn on_lan_patience_over(&mut self, id: RequestId) {
         let waits = |waiters: &Vec<RequestId>| waiters.contains(&id);
         let confirmed = self.lan_server.confirming.iter().find(|(_, ids)| waits(ids)).map(|(&flow, _)| flow);
         match confirmed {
-            Some(flow) => self.on_confirmed(flow),
+            Some(flow) if self.table.find_flow(flow).is_some_and(|mapping| mapping.confirmed) => {
+                self.on_confirmed(flow);
+            }
+            // How long it stands nobody has said.
+            Some(flow) => {
+                if let Some(waiters) = self.lan_server.confirming.get_mut(&flow) {
+                    waiters.retain(|&waiter| waiter != id);
+                }
+                self.forget_question(id);
+            }
             None => self.forget_question(id),
         }
     }
@@ -385,6 +485,9 @@ impl Gateway {
         };
         let key = Key { protocol, external_port: external.port() };
         let Some(mapping) = self.table.find(key).cloned() else { return };
+        if external.ip().is_unspecified() {
+            return; // of this router alone until the provider answers; the client repeats itself
+        }
         let now = self.lan_server.now;
         let left = u32::try_from((mapping.lifetime_ends - now).as_secs()).unwrap_or(u32::MAX).max(1);
         let (asker, asked) = match &question.what {
@@ -394,9 +497,13 @@ impl Gateway {
         let granted = asked.min(left);
         let ends = now + Duration::from_secs(u64::from(granted));
         self.table.update(key, |mapping| mapping.claims.renew(asker, Some(ends)));
+        let before = mapping.claims;
         let mapping = self.table.find(key).expect("it was found above").clone();
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
+        if mapping.claims != before {
+            self.store(now, &mapping); // by what is stored it ends, too
+        }
         let bytes = match &question.what {
             What::Map(map) => {
                 self.lan_server.updates.remove(&mapping.flow);
@@ -455,7 +562,21 @@ impl Gateway {
         let now = self.lan_server.now;
         for (&flow, Touched { before, cause }) in touched {
             let after = self.table.find_flow(flow);
-            let Some(&client) = self.lan_server.asked_from.get(&flow) else { continue };
+            let wanted_gone =
+                matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced | Cause::Stopping));
+            let by_nat_pmp = before.as_ref().filter(|before| before.claims.at(now).nat_pmp.is_some());
+            if by_nat_pmp.is_some_and(|before| after.is_none_or(|after| after.external != before.external))
+                && !wanted_gone
+            {
+                // There is no other way to tell (N-12, N-13).
+                self.lan_server.begin_epoch();
+                self.lan_server.announcements.begin(now);
+            }
+            let client = self.lan_server.asked_from.get(&flow).copied();
+            if after.is_none() {
+                self.lan_server.asked_from.remove(&flow);
+            }
+            let Some(client) = client else { continue };
             let Some(before) = before.as_ref().filter(|before| before.claims.at(now).pcp.is_some()) else {
                 continue;
             };
@@ -468,7 +589,6 @@ impl Gateway {
                 }
                 (None, Some(_)) => {}
                 (None, None) => {
-                    self.lan_server.asked_from.remove(&flow);
                     self.lan_server.updates.remove(&flow);
                     if !matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced)) {
                         let mapping = before.clone();
@@ -514,14 +634,20 @@ impl Gateway {
             self.lan_server.begin_epoch();
             self.lan_server.announcements.begin(now);
         }
-        if let Some(addr) = self.external.filter(|addr| self.lan_server.announced != Some(*addr)) {
+        // With several addresses the one that was announced is as good as the others.
+        let stands = |addr: Ipv4Addr| {
+            self.table.iter().any(|mapping| mapping.confirmed && *mapping.external.ip() == addr)
+        };
+        let other = self.external.filter(|addr| self.lan_server.announced != Some(*addr));
+        if let Some(addr) = other.filter(|_| !self.lan_server.announced.is_some_and(stands)) {
             if self.lan_server.announced.replace(addr).is_some() {
                 self.lan_server.begin_epoch();
             }
             self.lan_server.announcements.begin(now);
         }
         self.tell_updates();
-        if self.beside || self.stopping || !(self.config.pcp || self.config.nat_pmp) {
+        // Several gateways have several epochs, and one address.
+        if self.lan_server.not_alone || self.stopping || !(self.config.pcp || self.config.nat_pmp) {
             return self.lan_server.announcements = Announcements::default();
         }
         if self.lan_server.announcements.is_due(now, TIMES) {
@@ -536,7 +662,7 @@ impl Gateway {
             let (result, body) = (ResultCode::SUCCESS, Body::Announce);
             all.push(Response { result, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes());
         }
-        if let Some(addr) = self.external.filter(|_| self.config.nat_pmp && !self.lan_server.not_alone) {
+        if let Some(addr) = self.external.filter(|_| self.config.nat_pmp) {
             let result = natpmp::ResultCode::SUCCESS;
             all.push(natpmp::Response::ExternalAddress { result, epoch, addr }.to_bytes());
         }

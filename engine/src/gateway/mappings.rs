@@ -39,12 +39,9 @@ impl Gateway {
         self.table.update(key, |mapping| {
             mapping.claims = mapping.claims.at(now);
             mapping.claims.renew(request.by, ends);
-            // What a control point says of it counts; whoever speaks otherwise says little.
-            if request.by == Asker::Igd || mapping.claims.igd.is_none() {
-                mapping.description = request.description;
-                mapping.remote_name = request.remote_name;
-                mapping.strict = request.strict;
-            }
+            mapping.description = request.description;
+            mapping.remote_name = request.remote_name;
+            mapping.strict = request.strict;
             mapping.asked_at = now;
         });
         self.table.repoint(key, request.internal);
@@ -231,6 +228,9 @@ impl Gateway {
         let others = |key: &Key| {
             self.table.find(*key).is_some_and(|mapping| mapping.claims.has_others_than(Asker::Igd, now))
         };
+        if !self.uplink_open {
+            return self.refuse(id, Refusal::NoAnswer);
+        }
         let (shared, keys): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(others);
         for key in shared {
             self.give_up_claim(now, key, Asker::Igd);
@@ -394,7 +394,7 @@ impl Gateway {
             }
         });
         self.notice(Notice::RenewalRefused(mapping, result));
-        self.on_confirmed(flow);
+        self.on_unconfirmed(now, flow, Refusal::Upstream(result));
     }
 
     pub(super) fn on_lost(&mut self, now: Instant, flow: FlowId, refused: bool) {
@@ -555,6 +555,7 @@ impl Gateway {
         self.timers.cancel(Alarm::Lease(mapping.flow));
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.timers.cancel(Alarm::Again(mapping.flow));
+        self.refuse_confirming(mapping.flow, Refusal::NoAnswer);
         if let Some(port) = mapping.nat_port {
             self.nat_ports.release(mapping.protocol, port);
         }

@@ -109,7 +109,10 @@ impl Gateway {
                 self.repointed(flow, new);
                 self.readmit(now, flow, new.remote_peer);
             }
-            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => self.repointed(flow, new),
+            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => {
+                self.repointed(flow, new);
+                self.on_unconfirmed(now, flow, Refusal::LocalNat);
+            }
             (NatPurpose::Adopt(flow, unknown), Ok(())) => self.hold_orphan(now, flow, unknown),
             (NatPurpose::Adopt(_, unknown), Err(_)) => {
                 self.nat_ports.release(unknown.protocol, unknown.internal_port);

@@ -9,6 +9,7 @@ mod crossings;
 mod deployments;
 mod eventing;
 mod isp_router;
+mod lan_random;
 mod lan_server;
 mod life;
 mod links;

@@ -9,7 +9,6 @@ use super::{LONGEST, LanArrival, What};
 use crate::claims::Asker;
 use crate::gateway::Gateway;
 use crate::gateway::mappings::v4;
-use crate::igd::Asked;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -113,6 +112,7 @@ impl Gateway {
         protocol: Protocol,
         internal: SocketAddrV4,
     ) {
+        self.abandon(now, Asker::NatPmp, protocol, (*internal.ip(), Some(internal.port())));
         let all = self.table.of_internal(protocol, internal);
         let claimed = all.clone().find(|mapping| mapping.claims.at(now).nat_pmp.is_some()).map(Mapping::key);
         let anothers = all.count() > 0;
@@ -125,9 +125,7 @@ impl Gateway {
 
     /// N-9: all of the host's of one protocol.
     fn delete_all_nat_pmp(&mut self, now: Instant, id: super::RequestId, protocol: Protocol, host: Ipv4Addr) {
-        if let Some(waiter) = self.waiting.get_mut(&id) {
-            waiter.asked = Asked::Range;
-        }
+        self.abandon(now, Asker::NatPmp, protocol, (host, None));
         let claimed = |mapping: &&Mapping| {
             mapping.protocol == protocol
                 && *mapping.internal.ip() == host

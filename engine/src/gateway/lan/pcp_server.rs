@@ -49,6 +49,19 @@ impl MapQuestion {
         self.strict
     }
 
+    /// The client's own words, if it has said any.
+    pub(super) fn description(&self) -> Option<String> {
+        self.processed.iter().find_map(|option| match option {
+            PcpOption::Description(octets) => String::from_utf8(octets.clone()).ok(),
+            _ => None,
+        })
+    }
+
+    /// They are not kept, so they are not repeated (RFC 7220).
+    pub(super) fn forget_description(&mut self) {
+        self.processed.retain(|option| option.code() != OptionCode::DESCRIPTION);
+    }
+
     pub(super) fn granted(&self, external: SocketAddrV4, lifetime: u32, epoch: u32) -> Response {
         let external_addr = external.ip().to_ipv6_mapped();
         let map = MapData { external_port: external.port(), external_addr, ..self.map };
@@ -83,7 +96,12 @@ pub(super) fn update(
         PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
     };
     let options = mapping.remote_peer.map(filter).into_iter().collect();
-    Response { result: ResultCode::SUCCESS, lifetime, epoch, body: Body::Map(map), options }.to_bytes()
+    let insists = external.is_none() && mapping.strict && mapping.claims.igd.is_none();
+    let (result, lifetime) = match insists {
+        true => (ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT),
+        false => (ResultCode::SUCCESS, lifetime),
+    };
+    Response { result, lifetime, epoch, body: Body::Map(map), options }.to_bytes()
 }
 
 impl Gateway {
@@ -150,6 +168,7 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let Some(host) = v4(arrival.from.ip()) else { return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG)) };
         let deletes = request.lifetime == 0;
+        let (strict, filters, description, processed) = self.options(request)?;
         let wildcard = match (map.protocol, map.internal_port) {
             (Protocol(0), 1..) => return Err(Refused(ResultCode::MALFORMED_REQUEST, LONG)),
             (_, 0) => true,
@@ -173,7 +192,6 @@ impl Gateway {
         if self.find_pending(|pending| same(&pending.request) && others(pending.request.by)).is_some() {
             return Ok(()); // asked again, it is decided whose it is
         }
-        let (strict, filters, description, processed) = self.options(request)?;
         if deletes {
             if strict || !filters.is_empty() {
                 return Err(Refused(ResultCode::MALFORMED_OPTION, LONG));
@@ -185,31 +203,45 @@ impl Gateway {
             }
             let question = MapQuestion { map, lifetime: 0, strict, processed };
             let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
+            self.abandon(now, Asker::Pcp(map.nonce), map.protocol, (host, Some(map.internal_port)));
             match claimed {
                 Some((key, _)) if !wildcard => self.let_go(now, id, key, Asker::Pcp(map.nonce)),
                 _ => self.answer(id, &[]),
             }
             return Ok(());
         }
-        let before = claimed().and_then(|(key, _)| self.table.find(key)).and_then(|found| found.remote_peer);
+        if strict && map.external_port == 0 {
+            return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // §13.2
+        }
+        let stands = claimed().and_then(|(key, _)| self.table.find(key));
+        let asked = self.find_pending(|pending| same(&pending.request) && !others(pending.request.by));
+        let before = stands
+            .map(|found| found.remote_peer)
+            .or_else(|| Some(self.pending.get(&asked?)?.request.remote_peer))
+            .flatten();
+        let at = stands.map(|found| *found.external.ip()).or(self.external);
         let remote_peer = match filters[..] {
             // A renewal without one changes none (RFC 6887 §13.3).
             [] => before,
             [Filter { prefix_len: 0, .. }] => None,
+            // They add up, and there is room for one.
+            [one] if before.is_some() && before != Some(only_host(one)?) => {
+                return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG));
+            }
             [one] | [Filter { prefix_len: 0, .. }, one] => Some(only_host(one)?),
             _ => return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG)),
         };
         let lifetime = request.lifetime.clamp(SHORTEST, LONGEST);
         let wish = map.external_port;
         let suggested = pcp::ip_from_wire(map.external_addr);
-        if strict && !suggested.is_unspecified() && self.external.map(IpAddr::V4) != Some(suggested) {
+        if strict && !suggested.is_unspecified() && at.is_some_and(|at| suggested != IpAddr::V4(at)) {
             return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT));
         }
         let wanted = MappingRequest {
             protocol: map.protocol,
             internal,
             external_port: (wish != 0).then_some(wish),
-            strict: strict && wish != 0,
+            strict,
             lease: Some(Duration::from_secs(u64::from(lifetime))),
             remote_peer,
             remote_name: None,
@@ -253,6 +285,9 @@ impl Gateway {
 /// One remote host, all of its ports: more the router's own NAT and most providers' do not tell apart.
 fn only_host(filter: Filter) -> Result<std::net::Ipv4Addr, Refused> {
     let addr = filter.remote_addr.to_ipv4_mapped();
+    if addr.is_none() {
+        return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // nobody who could come by IPv4
+    }
     let one = addr.filter(|_| filter.prefix_len == 128 && filter.remote_port == 0);
     one.ok_or(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG))
 }

@@ -589,6 +589,111 @@ fn a_crash() {
     }
 }
 
+/// What was told is what is stored: a mapping that the provider gave for less than was asked does not come back after its end.
+#[test]
+fn what_has_ended_does_not_come_back() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        lab.provider().config_mut().longest = 600;
+        assert_eq!(lab.map(ALICE, &Map { lifetime: 86_400, ..map(8080) }), (OK, 600, 8080));
+        assert_eq!(lab.nat_pmp_map(BOB, 8081, 8081, 7200), (0, 600, 8081));
+        lab.pass(700);
+        assert_eq!(lab.mapped(), []);
+        lab.crash(config(nat), 77, 1000);
+        lab.bring_up();
+        lab.pass(60);
+        assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]), "{nat:?}");
+    }
+}
+
+/// A client that ends while the provider is slow: nothing comes to stand that nobody would let go.
+#[test]
+fn a_delete_of_what_is_on_its_way() {
+    for nat in BOTH {
+        for protocol in ["pcp", "nat-pmp", "all"] {
+            let mut lab = Lab::up(nat);
+            lab.silent = true;
+            if protocol == "pcp" {
+                assert_eq!(lab.datagram(ALICE, &map(8080).request(ALICE).to_bytes()).len(), 0);
+                assert_eq!(lab.map(ALICE, &Map { lifetime: 0, ..map(8080) }).0, OK);
+            } else {
+                assert_eq!(lab.datagram(ALICE, &nat_pmp(8080, 8080, 3600).to_bytes()).len(), 0);
+                let port = if protocol == "all" { 0 } else { 8080 };
+                assert_eq!(lab.nat_pmp_map(ALICE, port, 0, 0).0, 0);
+            }
+            lab.silent = false;
+            let before = lab.effects.len();
+            lab.pass(60);
+            assert_eq!((lab.mapped(), lab.upstream()), (vec![], vec![]), "{nat:?} {protocol}");
+            assert_eq!(lab.sent_to(ALICE, before).len(), 0, "it has heard what there is to hear");
+            assert!(lab.gateway.is_idle());
+        }
+    }
+}
+
+/// RFC 6887 §11.3: a suggestion that is left to nobody is none, unless it is the only port that is wanted.
+#[test]
+fn ports_that_are_left_to_nobody() {
+    let mut lab = Lab::up(NatMode::Own);
+    for (protocol, external) in [(Protocol::TCP, 443), (Protocol::UDP, 5351), (Protocol::UDP, 5350)] {
+        let wish = Map { protocol, external, ..map(8080) };
+        let strict = wish.clone().with(PcpOption::PreferFailure);
+        assert_eq!(lab.map(ALICE, &strict).0, ResultCode::CANNOT_PROVIDE_EXTERNAL, "{external}");
+        let (result, _, port) = lab.map(ALICE, &wish);
+        assert!((result, port == external) == (OK, false), "{external}: {port}");
+        assert_eq!(lab.map(ALICE, &Map { lifetime: 0, ..wish }).0, OK);
+    }
+    let (result, _, port) = lab.nat_pmp_map(ALICE, 8080, 80, 60);
+    assert_eq!((result, port == 80), (0, false));
+    let nothing = Map { external: 0, ..map(5000) }.with(PcpOption::PreferFailure);
+    assert_eq!(lab.map(ALICE, &nothing).0, ResultCode::MALFORMED_OPTION, "§13.2");
+}
+
+/// The same client asks for something else while the first is on its way: neither is lost, and policy is asked both times.
+#[test]
+fn another_request_meanwhile() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        let peer = Ipv4Addr::new(203, 0, 113, 9);
+        lab.silent = true;
+        for asked in [map(8080).with(filter(128, peer)), map(8080), Map { external: 80, ..map(8080) }] {
+            assert_eq!(lab.datagram(ALICE, &asked.request(ALICE).to_bytes()).len(), 0, "{nat:?}");
+        }
+        lab.silent = false;
+        let before = lab.effects.len();
+        lab.pass(15);
+        assert_eq!(lab.sent_to(ALICE, before).len(), 3, "{nat:?}");
+        let mapping = lab.gateway.mappings(lab.instant()).next().unwrap();
+        assert_eq!((mapping.external.port(), mapping.remote_peer), (8080, Some(peer)), "{nat:?}");
+    }
+}
+
+/// A filter that cannot be set is not said to be: with a NAT of ours that enforces it, otherwise the provider has to.
+#[test]
+fn a_filter_that_is_refused() {
+    let peer = Ipv4Addr::new(203, 0, 113, 9);
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.map(ALICE, &map(8080)).0, OK);
+        lab.script = [Reaction::Refuse(ResultCode::EXCESSIVE_REMOTE_PEERS, 30)].into();
+        let told = lab.map(ALICE, &map(8080).with(filter(128, peer))).0;
+        let own = nat == NatMode::Own;
+        assert_eq!(told, if own { OK } else { ResultCode::EXCESSIVE_REMOTE_PEERS }, "{nat:?}");
+        let stands = |lab: &Lab| lab.gateway.mappings(lab.instant()).next().unwrap().remote_peer;
+        assert_eq!(stands(&lab), own.then_some(peer));
+        if own {
+            lab.broken = true;
+            let other = map(8080).with(filter(0, peer)).with(filter(128, Ipv4Addr::new(203, 0, 113, 10)));
+            assert_eq!(lab.map(ALICE, &other).0, ResultCode::NO_RESOURCES, "the kernel will not");
+            assert_eq!(stands(&lab), Some(peer));
+        }
+    }
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.map(ALICE, &map(8080).with(filter(128, peer))).0, OK);
+    let second = map(8080).with(filter(128, Ipv4Addr::new(203, 0, 113, 10)));
+    assert_eq!(lab.map(ALICE, &second).0, ResultCode::EXCESSIVE_REMOTE_PEERS, "they add up (§13.3)");
+}
+
 /// The epochs that clients were told by multicast, and how.
 fn announced(lab: &Lab, since: usize) -> Vec<(u64, &'static str, u32, Option<Ipv4Addr>)> {
     let announcement = |(at, effect): &(u64, Effect)| match effect {
