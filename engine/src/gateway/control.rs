@@ -144,6 +144,14 @@ impl Gateway {
                 let speed = Value::Number(self.link_speed());
                 vec!["Ethernet".into(), speed.clone(), speed, self.link_status().into()]
             }
+            // igd.md 5: there is no PPP whose user could be set, so it has no user, and no protocols.
+            ActionId::ConfigureConnection => return Err(UpnpError::ACTION_FAILED),
+            ActionId::GetLinkLayerMaxBitRates => vec![Value::Number(self.link_speed()); 2],
+            ActionId::GetPppEncryptionProtocol
+            | ActionId::GetPppCompressionProtocol
+            | ActionId::GetPppAuthenticationProtocol
+            | ActionId::GetUserName
+            | ActionId::GetPassword => vec!["".into()],
             ActionId::GetDefaultConnectionService => {
                 vec![Value::Text(self.devices.identity().default_connection_service(face))]
             }
@@ -252,6 +260,12 @@ impl Gateway {
                     Value::Text(newest().map_or(String::new(), |m| m.description.clone()))
                 }
                 "A_ARG_TYPE_PortListing" => Value::Text(listing::encode(&[])),
+                "UpstreamMaxBitRate" | "DownstreamMaxBitRate" => Value::Number(self.link_speed()),
+                "PPPEncryptionProtocol"
+                | "PPPCompressionProtocol"
+                | "PPPAuthenticationProtocol"
+                | "UserName"
+                | "Password" => "".into(),
                 _ => return None,
             },
         })
