@@ -46,6 +46,6 @@ pub(super) const REASONS: &[Reason] = &[
     part("decision 25", "without a NAT of its own the router leaves it to the provider."),
     part("decision 24", "the hook for foreign drop policies, and `doctor`."),
     not_yet("decision 26", "hairpin."),
-    part("decision 27", "rate limits, `allow` and `deny` rules, and one host by all of its addresses."),
+    part("decision 27", "rate limits, and `allow` and `deny` rules."),
     part("decision 29", "`private_listings`."),
 ];

@@ -366,9 +366,13 @@ fn wan_ppp_connection_by_another_name() {
         let body = encode_call(PPP, action, args);
         let header = format!("{PPP}#{action}");
         match soap::decode(Service::WanIpConnection, face, Some(&header), body.as_bytes()) {
-            Ok(request) => {
-                lab.event(Event::Control(ControlRequest { id, from: ALICE.into(), face, request }))
-            }
+            Ok(request) => lab.event(Event::Control(ControlRequest {
+                id,
+                from: ALICE.into(),
+                also: Vec::new(),
+                face,
+                request,
+            })),
             Err(SoapError::Upnp(error)) => return Err(error.code),
             Err(SoapError::BadRequest) => panic!("{body}"),
         }
@@ -473,7 +477,13 @@ fn query_state_variable() {
                 let id = RequestId(1_000_000);
                 let request = soap::Request::Query { service, variable };
                 let face = Face::V2;
-                lab.event(Event::Control(ControlRequest { id, from: IpAddr::V4(BOB), face, request }));
+                lab.event(Event::Control(ControlRequest {
+                    id,
+                    from: IpAddr::V4(BOB),
+                    also: Vec::new(),
+                    face,
+                    request,
+                }));
                 let heard = lab.heard.remove(&id).unwrap();
                 let value = heard.unwrap_or_else(|code| panic!("{}: {code}", variable.name)).remove(0);
                 let fits = match variable.data_type {
