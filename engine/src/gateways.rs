@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::gateway::{Change, Effect, Event, Gateway, LanInterface};
+use crate::gateway::{Change, ControlRequest, Effect, Event, Gateway, LanInterface};
 use crate::prefix::Prefix;
 use crate::time::Instant;
 
@@ -73,11 +73,30 @@ impl Gateways {
         longest.max_by_key(|&(bits, place)| (bits, std::cmp::Reverse(place))).map_or(0, |(_, place)| place)
     }
 
+    /// Which of them is a control point's. A host that speaks over IPv6 is bound by its IPv4 addresses as well (K-3), if they are
+    /// all of one uplink; of its addresses only those count that are of the uplink that it gets.
+    fn of_control_point(&self, mut request: ControlRequest) -> (Place, ControlRequest) {
+        let source = request.from.to_canonical();
+        let is_bound = self.all.iter().any(|bound| bound.hosts.iter().any(|prefix| prefix.contains(source)));
+        let place = match request.also.first() {
+            Some(&first) if source.is_ipv6() && !is_bound => self.of_host(first.into()),
+            _ => self.of_host(source),
+        };
+        let others = request.also.iter().any(|&host| self.of_host(host.into()) != place);
+        let place = if others && source.is_ipv6() { self.of_host(source) } else { place };
+        request.also.retain(|&host| self.of_host(host.into()) == place);
+        (place, request)
+    }
+
     /// Takes in one event, as [`Gateway::handle`] does. What comes from SSDP's port is for the first.
     pub fn handle(&mut self, now: Instant, to: To, event: Event<'_>) {
-        let place = match to {
-            To::Uplink(place) => place,
-            To::Host(host) => self.of_host(host),
+        let (place, event) = match (to, event) {
+            (To::Host(_), Event::Control(request)) => {
+                let (place, request) = self.of_control_point(request);
+                (place, Event::Control(request))
+            }
+            (To::Uplink(place), event) => (place, event),
+            (To::Host(host), event) => (self.of_host(host), event),
         };
         if let Some(bound) = self.all.get_mut(place) {
             bound.gateway.handle(now, event);

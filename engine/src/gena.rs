@@ -17,6 +17,8 @@ use crate::time::{Duration, Instant, Timers};
 const PER_HOST: usize = 32;
 /// Subscriptions in all.
 const IN_ALL: usize = 512;
+/// Those of hosts that speak over IPv6, where one has as many addresses as it wants: they never take all places.
+const OVER_IPV6: usize = 256;
 /// The initial event waits so long, so that it comes after the answer to SUBSCRIBE (E-4), and well within the two
 /// seconds that clients wait for it (K-10).
 const AFTER_ANSWER: Duration = Duration::from_millis(200);
@@ -117,7 +119,9 @@ impl Subscriptions {
             return Err(SubscribeError::PreconditionFailed);
         }
         let own = self.per_host.get(&host).copied().unwrap_or(0);
-        if own >= PER_HOST || self.all.len() >= IN_ALL {
+        let v6 = self.per_host.iter().filter(|(host, _)| host.is_ipv6()).map(|(_, count)| count);
+        let no_place = host.is_ipv6() && v6.sum::<usize>() >= OVER_IPV6;
+        if own >= PER_HOST || self.all.len() >= IN_ALL || no_place {
             return Err(SubscribeError::TooMany);
         }
         let mut sid = Uuid([0; 16]);

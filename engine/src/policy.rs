@@ -88,6 +88,55 @@ impl InterfaceAddress {
     }
 }
 
+/// Who asks: a host is one host by all of its addresses (K-3, decision 27).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Requester {
+    source: IpAddr,
+    /// The source, if that is one, and others.
+    v4: Vec<Ipv4Addr>,
+}
+
+impl Requester {
+    /// Who speaks from `source`, and has these IPv4 addresses, too.
+    pub fn new(source: IpAddr, also: &[Ipv4Addr]) -> Self {
+        let source = source.to_canonical();
+        let mut v4: Vec<Ipv4Addr> = match source {
+            IpAddr::V4(own) => vec![own],
+            IpAddr::V6(_) => Vec::new(),
+        };
+        for &addr in also {
+            if !v4.contains(&addr) {
+                v4.push(addr);
+            }
+        }
+        Self { source, v4 }
+    }
+
+    /// Where the request came from.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// The IPv4 addresses that it is known to have.
+    pub fn addresses(&self) -> &[Ipv4Addr] {
+        &self.v4
+    }
+
+    /// Whether the host with this address is the one that asks.
+    pub fn is(&self, host: Ipv4Addr) -> bool {
+        self.v4.contains(&host)
+    }
+
+    /// The address that it means when it names none: the one that it speaks from, or the only one that it has.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        match (self.source, &self.v4[..]) {
+            (IpAddr::V4(own), _) => Some(own),
+            (IpAddr::V6(_), [only]) => Some(*only),
+            (IpAddr::V6(_), _) => None,
+        }
+    }
+}
+
 /// What policy needs to know of the moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -102,8 +151,8 @@ pub struct Facts<'a> {
 }
 
 impl Policy {
-    /// May `from` have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
-    pub fn check(&self, from: IpAddr, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
+    /// May this host have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
+    pub fn check(&self, who: &Requester, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
         let host = *wanted.internal.ip();
         if self.is_never_mapped(host, facts) {
             return Err(Denied::NeverMapped);
@@ -111,7 +160,7 @@ impl Policy {
         if !facts.lan.iter().any(|link| link.contains(IpAddr::V4(host))) {
             return Err(Denied::OffLan);
         }
-        if from != IpAddr::V4(host) {
+        if !who.is(host) {
             return Err(Denied::OtherHost);
         }
         let lowest = wanted.external_port.unwrap_or(u16::MAX).min(wanted.internal.port());
@@ -234,7 +283,38 @@ mod tests {
             (me, [241, 0, 0, 1], 8080, Some(8080), Err(Denied::NeverMapped)),
         ] {
             let wanted = request(host, internal, external);
-            assert_eq!(Policy::default().check(IpAddr::from(from), &wanted, facts), verdict, "{wanted:?}");
+            let who = Requester::new(IpAddr::from(from), &[]);
+            assert_eq!(Policy::default().check(&who, &wanted, facts), verdict, "{wanted:?}");
+        }
+    }
+
+    /// K-3, decision 27: who speaks over IPv6 may map to the IPv4 addresses of the same host, and to no other.
+    #[test]
+    fn a_host_is_one_by_all_of_its_addresses() {
+        let lan = [InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 }];
+        let facts = Facts { lan: &lan, wan: &[], held_by_host: 0, held: 0 };
+        let (one, two, other) = ([192, 168, 1, 10], [192, 168, 1, 11], [192, 168, 1, 12]);
+        let router = [192, 168, 1, 1];
+        for (source, also, host, verdict, means) in [
+            ("fe80::10", vec![one], one, Ok(()), Some(one)),
+            ("fd00::10", vec![one], one, Ok(()), Some(one)),
+            ("2001:db8::10", vec![one], one, Ok(()), Some(one)),
+            ("::ffff:192.168.1.10", vec![], one, Ok(()), Some(one)),
+            ("fe80::10", vec![one], other, Err(Denied::OtherHost), Some(one)),
+            ("fe80::10", vec![], one, Err(Denied::OtherHost), None), // nothing is known of it
+            ("fe80::10", vec![one, two], two, Ok(()), None),
+            ("fe80::10", vec![one, one], one, Ok(()), Some(one)),
+            ("fe80::10", vec![one, two], other, Err(Denied::OtherHost), None),
+            ("192.168.1.10", vec![two], two, Ok(()), Some(one)),
+            ("192.168.1.10", vec![two], other, Err(Denied::OtherHost), Some(one)),
+            ("fe80::10", vec![router], router, Err(Denied::NeverMapped), Some(router)),
+            ("fe80::10", vec![[8, 8, 8, 8]], [8, 8, 8, 8], Err(Denied::OffLan), Some([8, 8, 8, 8])),
+        ] {
+            let addresses: Vec<Ipv4Addr> = also.into_iter().map(Ipv4Addr::from).collect();
+            let who = Requester::new(source.parse().unwrap(), &addresses);
+            let wanted = request(host, 8080, Some(8080));
+            assert_eq!(Policy::default().check(&who, &wanted, facts), verdict, "{who:?} {host:?}");
+            assert_eq!(who.address(), means.map(Ipv4Addr::from), "{who:?}");
         }
     }
 
@@ -244,7 +324,8 @@ mod tests {
         let host = [10, 9, 8, 7];
         let check = |held_by_host, held| {
             let facts = Facts { lan: &lan, wan: &[], held_by_host, held };
-            Policy::default().check(IpAddr::from(host), &request(host, 5000, None), facts)
+            let who = Requester::new(IpAddr::from(host), &[]);
+            Policy::default().check(&who, &request(host, 5000, None), facts)
         };
         assert_eq!(check(99, 64_999), Ok(()));
         assert_eq!(check(100, 100), Err(Denied::HostQuota(100)));

@@ -319,7 +319,7 @@ impl Run<'_> {
         let id = RequestId(self.next_request);
         self.asked.insert(id, self.now);
         let from = IpAddr::V4(Ipv4Addr::new(192, 168, 1, host));
-        self.handle(Event::Control(ControlRequest { id, from, face, request }));
+        self.handle(Event::Control(ControlRequest { id, from, also: Vec::new(), face, request }));
     }
 
     /// The PCP server answers one of the last requests, as the octets say.

@@ -31,6 +31,7 @@ use crate::exit::Failure;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
+use crate::neighbours::Neighbours;
 use crate::nft::Nft;
 use crate::store::{Loaded, Store};
 
@@ -133,6 +134,7 @@ impl Shell {
             server: HeaderValue::from_str(&device.server).unwrap_or(HeaderValue::from_static("portferry")),
             gateway,
             patience: config.uplink.answer_within.duration(),
+            neighbours: Neighbours::default(),
             connections: Mutex::default(),
         };
         Self {
@@ -441,7 +443,7 @@ impl Shell {
         let event = match incoming.what {
             What::Control(face, request, reply) => {
                 self.waiting.insert(id, reply);
-                Event::Control(ControlRequest { id, from, face, request })
+                Event::Control(ControlRequest { id, from, also: incoming.also, face, request })
             }
             What::Subscribe(of, subscribe, reply) => {
                 self.subscribing.insert(id, reply);

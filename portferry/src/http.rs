@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use wire::gena::{self, GenaError, Subscribe};
 use wire::services::{Face, Resource, Service};
 use wire::soap::{self, SoapError};
 
+use crate::neighbours::Neighbours;
+
 /// Limits of the security policy.
 const MAX_BODY: usize = 64 * 1024;
 const MAX_HEAD: usize = 16 * 1024;
@@ -37,6 +39,8 @@ const CONNECTION_TIME: Duration = Duration::from_secs(60);
 const WRITE_TIME: Duration = Duration::from_secs(10);
 const CONNECTIONS_PER_HOST: usize = 32;
 const CONNECTIONS: usize = 256;
+/// A host has as many IPv6 addresses as it wants: those that speak over IPv6 never take all places.
+const CONNECTIONS_OVER_IPV6: usize = 128;
 
 const XML: HeaderValue = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
 const EXT: HeaderName = HeaderName::from_static("ext");
@@ -52,6 +56,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct Incoming {
     /// The control point.
     pub from: IpAddr,
+    /// IPv4 addresses that it has beside that.
+    pub also: Vec<Ipv4Addr>,
     /// What it wants.
     pub what: What,
 }
@@ -81,15 +87,25 @@ pub struct Context {
     pub gateway: mpsc::Sender<Incoming>,
     /// How long the gateway may take for an answer.
     pub patience: Duration,
+    /// Who LAN hosts are that speak over IPv6.
+    pub neighbours: Neighbours,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
-/// Serves what `listener` accepts, for ever. `own` is the address that it listens on, `on_link` tells which peers are
-/// on that link.
+/// Where a connection comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    /// The address and port that are listened on.
+    pub own: SocketAddr,
+    /// The index of the interface.
+    pub interface: u32,
+}
+
+/// Serves what `listener` accepts, for ever. `on_link` tells which peers are on that link.
 pub async fn serve(
     listener: TcpListener,
-    own: SocketAddr,
+    door: Door,
     on_link: impl Fn(IpAddr) -> bool,
     context: Arc<Context>,
 ) -> Infallible {
@@ -97,7 +113,7 @@ pub async fn serve(
         match listener.accept().await {
             Ok((stream, peer)) if on_link(peer.ip()) => {
                 if let Some(place) = Place::take(&context, peer.ip()) {
-                    tokio::spawn(connection(stream, own, peer.ip(), place));
+                    tokio::spawn(connection(stream, door, peer.ip(), place));
                 }
             }
             Ok(_) => {}
@@ -120,7 +136,12 @@ impl Place {
     fn take(context: &Arc<Context>, host: IpAddr) -> Option<Self> {
         let mut connections = context.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let own = connections.get(&host).copied().unwrap_or_default();
-        if own >= CONNECTIONS_PER_HOST || connections.values().sum::<usize>() >= CONNECTIONS {
+        let over_v6: usize =
+            connections.iter().filter(|(host, _)| host.is_ipv6()).map(|(_, count)| count).sum();
+        if own >= CONNECTIONS_PER_HOST
+            || connections.values().sum::<usize>() >= CONNECTIONS
+            || host.is_ipv6() && over_v6 >= CONNECTIONS_OVER_IPV6
+        {
             return None;
         }
         connections.insert(host, own + 1);
@@ -140,12 +161,12 @@ impl Drop for Place {
     }
 }
 
-async fn connection(stream: TcpStream, own: SocketAddr, peer: IpAddr, place: Place) {
+async fn connection(stream: TcpStream, door: Door, peer: IpAddr, place: Place) {
     // Answers are small and complete: waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let context = &place.context;
     let service = hyper::service::service_fn(|request| async move {
-        let mut response = answer(request, own, peer, context).await;
+        let mut response = answer(request, door, peer, context).await;
         response.headers_mut().insert(header::SERVER, context.server.clone());
         Ok::<_, Infallible>(response)
     });
@@ -196,7 +217,7 @@ fn not_allowed(allowed: &'static str) -> Answer {
 
 async fn answer(
     request: Request<hyper::body::Incoming>,
-    own: SocketAddr,
+    Door { own, interface }: Door,
     peer: IpAddr,
     context: &Context,
 ) -> Answer {
@@ -221,7 +242,7 @@ async fn answer(
             }
         }
         Resource::Control(service, face) => match method.as_str() {
-            "POST" | "M-POST" => control(request, service, face, peer, context).await,
+            "POST" | "M-POST" => control(request, service, face, (interface, peer), context).await,
             _ if is_known(&method) => not_allowed("POST"),
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
@@ -285,19 +306,27 @@ fn guard(headers: &HeaderMap, version: Version, own: SocketAddr) -> Result<(), S
     Ok(())
 }
 
-/// Whether a Host is the literal address that the connection came to, with its port or without one.
+/// Whether a Host is the literal address that the connection came to, with its port or without one. An IPv6 address stands in
+/// brackets (RFC 3986 §3.2.2); some put their own name of the link behind it, which says nothing here (RFC 6874 §4).
 fn is_own(host: &str, own: SocketAddr) -> bool {
-    match host.trim().parse::<SocketAddr>() {
-        Ok(addr) => addr == own,
-        Err(_) => host.trim().parse::<IpAddr>().is_ok_and(|ip| ip == own.ip()),
-    }
+    let host = host.trim();
+    let (ip, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, "")) => (ip.split('%').next(), None),
+        Some((ip, rest)) => (ip.split('%').next(), Some(rest)),
+        None => match host.split_once(':') {
+            Some((ip, _)) => (Some(ip), host.get(ip.len()..)),
+            None => (Some(host), None),
+        },
+    };
+    let same_port = port.is_none_or(|port| port == format!(":{}", own.port()));
+    same_port && ip.and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip == own.ip())
 }
 
 async fn control(
     request: Request<hyper::body::Incoming>,
     service: Service,
     face: Face,
-    peer: IpAddr,
+    (interface, peer): (u32, IpAddr),
     context: &Context,
 ) -> Answer {
     let (head, body) = request.into_parts();
@@ -324,7 +353,8 @@ async fn control(
         Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
         Err(SoapError::Upnp(error)) => return envelope(Err(error)),
     };
-    match ask(context, peer, |reply| What::Control(face, request, reply)).await {
+    let also = context.neighbours.of(interface, peer).await;
+    match ask_for(context, peer, also, |reply| What::Control(face, request, reply)).await {
         Some(answer) => envelope(answer),
         None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
@@ -332,8 +362,17 @@ async fn control(
 
 /// Asks the gateway; nothing when it is stopping.
 async fn ask<T>(context: &Context, from: IpAddr, what: impl FnOnce(oneshot::Sender<T>) -> What) -> Option<T> {
+    ask_for(context, from, Vec::new(), what).await
+}
+
+async fn ask_for<T>(
+    context: &Context,
+    from: IpAddr,
+    also: Vec<Ipv4Addr>,
+    what: impl FnOnce(oneshot::Sender<T>) -> What,
+) -> Option<T> {
     let (reply, waiting) = oneshot::channel();
-    context.gateway.send(Incoming { from, what: what(reply) }).await.ok()?;
+    context.gateway.send(Incoming { from, also, what: what(reply) }).await.ok()?;
     waiting.await.ok()
 }
 
@@ -434,6 +473,26 @@ mod tests {
         ] {
             assert_eq!(is_own(host, own), good, "{host:?}");
         }
+        for (host, own, good) in [
+            ("[2001:db8::1]:5431", "[2001:db8::1]:5431", true),
+            ("[2001:db8::1]", "[2001:db8::1]:5431", true),
+            ("[2001:DB8:0:0::1]:5431", "[2001:db8::1]:5431", true),
+            ("[fe80::1]:5431", "[fe80::1%3]:5431", true),
+            ("[fe80::1%eth0]:5431", "[fe80::1%3]:5431", true),
+            ("[fe80::1%25eth0]", "[fe80::1%3]:5431", true),
+            ("[2001:db8::1]:80", "[2001:db8::1]:5431", false),
+            ("[2001:db8::1]:5431x", "[2001:db8::1]:5431", false),
+            ("[2001:db8::1]5431", "[2001:db8::1]:5431", false),
+            ("[2001:db8::1]:", "[2001:db8::1]:5431", false),
+            ("[2001:db8::2]:5431", "[2001:db8::1]:5431", false),
+            ("2001:db8::1", "[2001:db8::1]:5431", false),
+            ("[2001:db8::1", "[2001:db8::1]:5431", false),
+            ("[]:5431", "[2001:db8::1]:5431", false),
+            ("[rebind.example]:5431", "[2001:db8::1]:5431", false),
+            ("[192.168.1.1]:5431", "192.168.1.1:5431", true), // nobody's name, whatever the brackets
+        ] {
+            assert_eq!(is_own(host, own.parse().unwrap()), good, "{host:?}");
+        }
     }
 
     fn headers(rows: &[(&str, &str)]) -> HeaderMap {
@@ -506,6 +565,7 @@ mod tests {
             server,
             gateway,
             patience: Duration::ZERO,
+            neighbours: Neighbours::default(),
             connections: Mutex::default(),
         })
     }
@@ -524,6 +584,10 @@ mod tests {
         let own: Vec<Place> = (0..CONNECTIONS).filter_map(|_| Place::take(&context, host(1))).collect();
         assert_eq!(own.len(), CONNECTIONS_PER_HOST);
         assert!(Place::take(&context, host(2)).is_some(), "another host is served");
+        let v6 = |n: u16| IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, n]);
+        let flood: Vec<Place> = (0..1000).filter_map(|n| Place::take(&context, v6(n))).collect();
+        assert_eq!(flood.len(), CONNECTIONS_OVER_IPV6);
+        assert!(Place::take(&context, host(2)).is_some(), "also beside a flood from very many addresses");
     }
 
     /// H-1, H-3, H-5, H-6, C-9, on a real connection: one row a request.
@@ -536,7 +600,7 @@ mod tests {
         let context = context();
         let identity = context.devices.identity();
         let control = Service::WanIpConnection.control_path(Face::V1, &identity.url_token);
-        let server = tokio::spawn(serve(listener, own, |_| true, context.clone()));
+        let server = tokio::spawn(serve(listener, Door { own, interface: 1 }, |_| true, context.clone()));
         let action = "SOAPACTION: urn:schemas-upnp-org:service:WANIPConnection:1#GetStatusInfo\r\n";
         let long = "x".repeat(MAX_HEAD + 1);
         for (line, headers, body, status) in [

@@ -17,6 +17,7 @@ pub mod isp_router;
 pub mod journal_file;
 pub mod log;
 pub mod memory_nat;
+pub mod neighbours;
 pub mod netlink;
 pub mod nft;
 pub mod notify;

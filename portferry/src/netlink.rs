@@ -1,4 +1,4 @@
-//! The router's interfaces, addresses and default routes, read over rtnetlink. It changes nothing and needs no
+//! The router's interfaces, addresses, default routes and neighbours, read over rtnetlink. It changes nothing and needs no
 //! privilege.
 
 use std::{
@@ -11,6 +11,7 @@ use std::{
 use netlink_bindings::{
     rt_addr::{self, Ifaddrmsg},
     rt_link::{self, Ifinfomsg},
+    rt_neigh::{self, Ndmsg, NudState},
     rt_route::{self, IterableRouteAttrs, Rtmsg},
     utils::find_attr,
 };
@@ -52,6 +53,7 @@ const RT_TABLE_MAIN: u32 = 254;
 const RTN_UNICAST: u8 = 1;
 const RTM_F_CLONED: u32 = 0x200;
 const RTNH_F_DEAD: u32 = 1;
+const NTF_PROXY: u8 = 0x08;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
 
@@ -111,6 +113,18 @@ pub struct LinkStats {
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,
+}
+
+/// A host on one of the router's links, as the kernel's neighbour table has it (ARP, neighbour discovery): one whose MAC it knows, or
+/// knew when it last had to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Neighbour {
+    /// Index of the interface.
+    pub interface: u32,
+    /// One of its addresses.
+    pub addr: IpAddr,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
 }
 
 /// A subscription to changes of interfaces, addresses and routes, and the means to read them.
@@ -233,6 +247,38 @@ impl Netlink {
         })
         .await
     }
+}
+
+/// Reads the neighbour table of both families. Entries that are being asked for, or that nobody has answered for, are not in it,
+/// nor are those that the router answers for itself (proxy ARP).
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`]: no answer within 5 s; else what the kernel says.
+pub async fn neighbours() -> io::Result<Vec<Neighbour>> {
+    const KNOWN: u16 = NudState::Reachable as u16
+        | NudState::Stale as u16
+        | NudState::Delay as u16
+        | NudState::Probe as u16
+        | NudState::Permanent as u16;
+    within("reading neighbours", async {
+        let mut all = Vec::new();
+        let mut socket = NetlinkSocket::new();
+        let request = rt_neigh::Request::new().op_getneigh_dump(&Ndmsg::new());
+        let mut replies = socket.request(&request).await?;
+        while let Some(reply) = replies.recv().await {
+            let (header, attrs) = reply?;
+            if header.ndm_state & KNOWN == 0 || header.ndm_flags & NTF_PROXY != 0 {
+                continue;
+            }
+            let (Ok(addr), Ok(mac)) = (attrs.get_dst(), attrs.get_lladdr()) else { continue };
+            let (Ok(interface), Ok(mac)) = (u32::try_from(header.ndm_ifindex), mac.try_into()) else {
+                continue;
+            };
+            all.push(Neighbour { interface, addr, mac });
+        }
+        Ok(all)
+    })
+    .await
 }
 
 /// Waits for a notification that counts.

@@ -2,7 +2,7 @@
 //! provider's router.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::sync::mpsc;
@@ -196,11 +196,14 @@ pub fn dhcp(interface: &str, index: u32, source: SocketAddr) -> io::Result<UdpSo
 }
 
 /// A listening socket for the HTTP server that accepts only what comes in by `interface`.
-pub fn http(interface: &str, addr: SocketAddrV4) -> io::Result<tokio::net::TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+pub fn http(interface: &str, addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.bind_device(Some(interface.as_bytes()))?;
-    socket.bind(&SocketAddr::V4(addr).into())?;
+    socket.bind(&addr.into())?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(socket.into())

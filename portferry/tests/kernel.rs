@@ -15,7 +15,7 @@ use std::{
 
 use common::{HOST, OTHER_HOST, OTHER_REMOTE, REMOTE, TCP, UDP, WAN, in_router, run};
 use portferry::{
-    netlink::{Interface, Netlink, Snapshot},
+    netlink::{Interface, Neighbour, Netlink, Snapshot, neighbours},
     nft::{self, Change, Nat1Rule, Nft, TableConfig},
 };
 
@@ -528,6 +528,38 @@ fn interfaces_addresses_and_routes_are_watched() {
         assert!(!nft::port_is_free(UDP, WAN, 5353));
         assert!(nft::port_is_free(TCP, WAN, 5353));
         drop(held);
+    });
+}
+
+/// K-3: only neighbours whose MAC the kernel knows count, of both families.
+#[test]
+fn neighbours_are_those_whose_mac_is_known() {
+    in_router("neighbours_are_those_whose_mac_is_known", async |_| {
+        let snapshot = Netlink::open().unwrap().snapshot().await.unwrap();
+        let lan = interface(&snapshot, "lan0").index;
+        let mac = |last: u8| [2, 0, 0, 0, 0, last];
+        for (address, last, state, known) in [
+            ("192.168.77.50", 0x50, "permanent", true),
+            ("192.168.77.51", 0x51, "reachable", true),
+            ("192.168.77.52", 0x52, "stale", true),
+            ("192.168.77.53", 0x53, "delay", true),
+            ("192.168.77.54", 0x54, "probe", true),
+            ("192.168.77.55", 0x55, "failed", false),
+            ("192.168.77.56", 0x56, "incomplete", false),
+            ("192.168.77.57", 0x57, "noarp", false),
+            ("fe80::50", 0x50, "stale", true),
+            ("fd00::50", 0x50, "permanent", true),
+        ] {
+            let lladdr = format!("02:00:00:00:00:{last:02x}");
+            run("ip", &["neigh", "replace", address, "lladdr", &lladdr, "dev", "lan0", "nud", state]);
+            let addr: IpAddr = address.parse().unwrap();
+            let found = neighbours().await.unwrap().into_iter().find(|one| one.addr == addr);
+            let expected = known.then_some(Neighbour { interface: lan, addr, mac: mac(last) });
+            assert_eq!(found, expected, "{address} {state}");
+        }
+        run("ip", &["neigh", "add", "proxy", "192.168.77.58", "dev", "lan0"]);
+        let proxied = IpAddr::from([192, 168, 77, 58]);
+        assert!(!neighbours().await.unwrap().iter().any(|one| one.addr == proxied));
     });
 }
 

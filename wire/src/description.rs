@@ -457,6 +457,17 @@ pub(crate) mod tests {
         assert_eq!(parsed.friendly_name, "\u{e4}".repeat(63));
     }
 
+    /// igd.md 5, Q-8: no document names the other connection service, nor what that alone has.
+    #[test]
+    fn ppp_is_not_described() {
+        for face in Face::ALL {
+            let scpds = Service::ALL.map(|service| scpd(service, face)).concat();
+            for text in [root_description(face, &identity()), scpds] {
+                assert!(!text.contains("PPP") && !text.contains("Password"), "{text}");
+            }
+        }
+    }
+
     /// K-12: an SCPD has the actions and variables of its version, and every argument its variable.
     #[test]
     fn scpds_are_consistent() {

@@ -1,7 +1,7 @@
 //! AddPortMapping and AddAnyPortMapping at the door: what policy, the table, what is held and what is on its way already say,
 //! before anything is sent (decision 3, D-12).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::Protocol;
 
@@ -11,7 +11,7 @@ use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::claims::Asker;
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
-use crate::policy::{Denied, Facts, InterfaceAddress};
+use crate::policy::{Denied, Facts, InterfaceAddress, Requester};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::Instant;
@@ -19,10 +19,12 @@ use crate::uplink::{FlowId, Input};
 
 impl Gateway {
     /// Adds the mapping that a control point wants; the waiter is there under `id`.
-    pub(super) fn add(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
-        if let Err(refusal) = self.admit(from, &request) {
+    pub(super) fn add(&mut self, now: Instant, id: RequestId, who: &Requester, request: MappingRequest) {
+        if let Err(refusal) = self.admit(who, &request) {
             return self.refuse(id, refusal);
         }
+        // By whichever of its addresses it asks: the host is the one that the mapping leads to.
+        let from = IpAddr::V4(*request.internal.ip());
         let companion = self.is_companion_of_another(now, &request);
         if companion && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
@@ -126,11 +128,11 @@ impl Gateway {
     }
 
     /// What can be said before anything is sent (decision 3, D-12).
-    pub(super) fn admit(&mut self, from: IpAddr, request: &MappingRequest) -> Result<(), Refusal> {
+    pub(super) fn admit(&mut self, who: &Requester, request: &MappingRequest) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
-        if let Err(denied) = self.config.policy.check(from, request, self.facts(from, request, &lan)) {
+        if let Err(denied) = self.config.policy.check(who, request, self.facts(who, request, &lan)) {
             let MappingRequest { protocol, external_port, internal, .. } = *request;
-            self.notice(Notice::Denied(from, protocol, external_port, internal, denied));
+            self.notice(Notice::Denied(who.source(), protocol, external_port, internal, denied));
             return Err(match denied {
                 Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
                 _ => Refusal::NotAuthorized,
@@ -145,7 +147,7 @@ impl Gateway {
     /// What policy has to know of the gateway to judge `request`.
     pub(super) fn facts<'a>(
         &'a self,
-        from: IpAddr,
+        who: &Requester,
         request: &MappingRequest,
         lan: &'a [InterfaceAddress],
     ) -> Facts<'a> {
@@ -155,10 +157,12 @@ impl Gateway {
             || self.find_own(request).is_some()
             || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
             || self.find_joinable(request).is_some();
-        // Everything that takes a port at the provider counts.
-        let held = self.table.held_by(host)
-            + self.held.of_host(host).count()
-            + self.pending.values().filter(|pending| pending.from == from).count();
+        // Everything that takes a port at the provider counts, for whichever of the host's addresses.
+        let of_address = |&host: &Ipv4Addr| {
+            let pending = self.pending.values().filter(|pending| pending.from == IpAddr::V4(host));
+            self.table.held_by(host) + self.held.of_host(host).count() + pending.count()
+        };
+        let held: usize = who.addresses().iter().map(of_address).sum();
         let all = self.table.len() + self.held.len() + self.pending.len();
         Facts {
             lan,

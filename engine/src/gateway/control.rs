@@ -3,17 +3,15 @@
 //! Everything that clients poll is answered from state (decision 12), and what is mapped from the table, to
 //! everybody (decision 29): no exchange with the provider.
 
-use std::net::IpAddr;
-
 use wire::error::UpnpError;
 use wire::listing::{self, ListingEntry};
 use wire::pcp::Protocol;
 use wire::services::{ActionId, Face, Service, Value, Variable};
 use wire::soap::{self, Call};
 
-use super::mappings::v4;
 use super::{Alarm, ControlRequest, Counters, Effect, Gateway, RequestId};
 use crate::igd::{Asked, Entry, MappingAction, Range, mapping_action, upnp_error};
+use crate::policy::Requester;
 use crate::request::Refusal;
 use crate::table::{Key, Mapping};
 use crate::time::Instant;
@@ -25,7 +23,8 @@ const UNKNOWN_SPEED: u64 = 100_000_000;
 
 impl Gateway {
     pub(super) fn on_control(&mut self, now: Instant, request: ControlRequest) {
-        let ControlRequest { id, from, face, request } = request;
+        let ControlRequest { id, from, also, face, request } = request;
+        let who = Requester::new(from, &also);
         self.hasten_probe(now);
         match request {
             soap::Request::Query { variable, .. } if Counters::default().value(variable.name).is_some() => {
@@ -33,22 +32,22 @@ impl Gateway {
             }
             soap::Request::Query { service, variable } => {
                 let answer = self
-                    .variable(now, face, service, variable, from.to_canonical())
+                    .variable(now, face, service, variable, &who)
                     .map(|value| soap::query_response(&value))
                     .ok_or(UpnpError::INVALID_VAR);
                 self.effects.push_back(Effect::Reply { request: id, answer });
             }
-            soap::Request::Call(call) => self.on_call(now, id, from.to_canonical(), face, call),
+            soap::Request::Call(call) => self.on_call(now, id, &who, face, call),
         }
     }
 
-    fn on_call(&mut self, now: Instant, id: RequestId, from: IpAddr, face: Face, call: Call) {
-        match mapping_action(&call, v4(from), self.external) {
-            Some(Ok(action)) => self.on_mapping_action(now, id, from, call, action),
+    fn on_call(&mut self, now: Instant, id: RequestId, who: &Requester, face: Face, call: Call) {
+        match mapping_action(&call, who.address(), self.external) {
+            Some(Ok(action)) => self.on_mapping_action(now, id, who, call, action),
             Some(Err(error)) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
             None if counter(&call).is_some() => self.count(now, id, Counting::Call(call)),
             None => {
-                let answer = self.simple(now, face, from, &call).map(|values| call.response(&values));
+                let answer = self.simple(now, face, who, &call).map(|values| call.response(&values));
                 self.effects.push_back(Effect::Reply { request: id, answer });
             }
         }
@@ -58,7 +57,7 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         call: Call,
         action: MappingAction,
     ) {
@@ -72,17 +71,17 @@ impl Gateway {
         let answer = match action {
             MappingAction::Add(request) => {
                 self.wait(now, id, call, Asked::Add);
-                return self.add_by_names(now, id, from, request);
+                return self.add_by_names(now, id, who, request);
             }
             MappingAction::Delete(entry) => {
                 self.wait(now, id, call, Asked::Delete);
-                return self.delete(now, id, from, entry);
+                return self.delete(now, id, who, entry);
             }
             MappingAction::DeleteRange(range) => {
                 self.wait(now, id, call, Asked::Range);
-                return self.delete_range(now, id, from, range);
+                return self.delete_range(now, id, who, range);
             }
-            MappingAction::GetSpecific(entry) => return self.on_get_specific(now, id, from, call, &entry),
+            MappingAction::GetSpecific(entry) => return self.on_get_specific(now, id, who, call, &entry),
             MappingAction::GetGeneric(index) => {
                 self.table.nth(index).map(|m| generic_entry(now, m)).ok_or(UpnpError::ARRAY_INDEX_INVALID)
             }
@@ -120,7 +119,13 @@ impl Gateway {
     }
 
     /// The actions that neither touch mappings nor need anything from outside.
-    fn simple(&self, now: Instant, face: Face, from: IpAddr, call: &Call) -> Result<Vec<Value>, UpnpError> {
+    fn simple(
+        &self,
+        now: Instant,
+        face: Face,
+        who: &Requester,
+        call: &Call,
+    ) -> Result<Vec<Value>, UpnpError> {
         let two = call.version >= 2;
         Ok(match call.action.id {
             ActionId::GetConnectionTypeInfo => vec![IP_ROUTED.into(), IP_ROUTED.into()],
@@ -128,7 +133,7 @@ impl Gateway {
                 vec![self.connection_status().into(), "ERROR_NONE".into(), Value::Number(self.uptime(now))]
             }
             ActionId::GetNatRsipStatus => vec![Value::Boolean(false), Value::Boolean(true)],
-            ActionId::GetExternalIpAddress => vec![Value::Text(self.external_text(from))],
+            ActionId::GetExternalIpAddress => vec![Value::Text(self.external_text(who))],
             // Spec A-15: a control point starts and ends nothing here.
             ActionId::RequestConnection if self.is_connected() => Vec::new(),
             ActionId::RequestConnection => return Err(UpnpError::CONNECTION_SETUP_FAILED),
@@ -144,6 +149,14 @@ impl Gateway {
                 let speed = Value::Number(self.link_speed());
                 vec!["Ethernet".into(), speed.clone(), speed, self.link_status().into()]
             }
+            // igd.md 5: there is no PPP whose user could be set, so it has no user, and no protocols.
+            ActionId::ConfigureConnection => return Err(UpnpError::ACTION_FAILED),
+            ActionId::GetLinkLayerMaxBitRates => vec![Value::Number(self.link_speed()); 2],
+            ActionId::GetPppEncryptionProtocol
+            | ActionId::GetPppCompressionProtocol
+            | ActionId::GetPppAuthenticationProtocol
+            | ActionId::GetUserName
+            | ActionId::GetPassword => vec!["".into()],
             ActionId::GetDefaultConnectionService => {
                 vec![Value::Text(self.devices.identity().default_connection_service(face))]
             }
@@ -214,7 +227,7 @@ impl Gateway {
         face: Face,
         service: Service,
         variable: &Variable,
-        from: IpAddr,
+        who: &Requester,
     ) -> Option<Value> {
         let newest = || self.table.nth(self.table.len().checked_sub(1)?);
         Some(match (service, variable.name) {
@@ -235,7 +248,7 @@ impl Gateway {
                 "LastConnectionError" => "ERROR_NONE".into(),
                 "RSIPAvailable" | "A_ARG_TYPE_Manage" => Value::Boolean(false),
                 "NATEnabled" | "PortMappingEnabled" => Value::Boolean(true),
-                "ExternalIPAddress" => Value::Text(self.external_text(from)),
+                "ExternalIPAddress" => Value::Text(self.external_text(who)),
                 "PortMappingNumberOfEntries" => {
                     Value::Number(u32::try_from(self.table.len().min(65_535)).unwrap_or(65_535))
                 }
@@ -252,6 +265,12 @@ impl Gateway {
                     Value::Text(newest().map_or(String::new(), |m| m.description.clone()))
                 }
                 "A_ARG_TYPE_PortListing" => Value::Text(listing::encode(&[])),
+                "UpstreamMaxBitRate" | "DownstreamMaxBitRate" => Value::Number(self.link_speed()),
+                "PPPEncryptionProtocol"
+                | "PPPCompressionProtocol"
+                | "PPPAuthenticationProtocol"
+                | "UserName"
+                | "Password" => "".into(),
                 _ => return None,
             },
         })
@@ -267,8 +286,8 @@ impl Gateway {
     }
 
     /// kept for each control point; one that has no mapping sees the gateway's own.
-    fn external_text(&self, from: IpAddr) -> String {
-        let own = v4(from).and_then(|host| self.table.external_of(host));
+    fn external_text(&self, who: &Requester) -> String {
+        let own = who.addresses().iter().find_map(|&host| self.table.external_of(host));
         // Without an uplink nobody has an external address, whatever mappings wait for its return.
         self.external.map_or(String::new(), |addr| own.unwrap_or(addr).to_string())
     }

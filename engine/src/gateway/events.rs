@@ -9,6 +9,7 @@ use wire::gena::Subscribe;
 use wire::services::{Face, Service};
 
 use super::{Effect, Gateway, RequestId};
+use crate::policy::Requester;
 use crate::time::Instant;
 
 /// Everything that is evented and can change, apart from who sees which external address.
@@ -81,8 +82,9 @@ impl Gateway {
         loop {
             // Taken out so that values can be read from the rest of the gateway while an event is made.
             let mut subscriptions = std::mem::take(&mut self.subscriptions);
-            let event = subscriptions
-                .poll(|face, service, variable, host| self.variable(now, face, service, variable, host));
+            let event = subscriptions.poll(|face, service, variable, host| {
+                self.variable(now, face, service, variable, &Requester::new(host, &[]))
+            });
             self.subscriptions = subscriptions;
             match event {
                 Some(event) => self.effects.push_back(Effect::Notify(event)),

@@ -18,6 +18,7 @@ use crate::claims::Asker;
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
 use crate::notice::Cause;
+use crate::policy::Requester;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping, Touched};
 use crate::time::{Duration, Instant};
@@ -243,7 +244,7 @@ impl Gateway {
         let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
         match request.by {
-            Asker::Igd => self.add(now, id, from, request),
+            Asker::Igd => self.add(now, id, &itself(&request), request),
             Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
         }
         true
@@ -277,8 +278,10 @@ impl Gateway {
         match (request.strict && taken) || only {
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
             // A wish that cannot be met is none.
-            false if taken => self.add(now, id, from, MappingRequest { external_port: None, ..request }),
-            false => self.add(now, id, from, request),
+            false if taken => {
+                self.add(now, id, &itself(&request), MappingRequest { external_port: None, ..request })
+            }
+            false => self.add(now, id, &itself(&request), request),
         }
     }
 
@@ -675,6 +678,11 @@ impl Gateway {
             }
         }
     }
+}
+
+/// The host that a request is for, which nobody else may ask for.
+fn itself(request: &MappingRequest) -> Requester {
+    Requester::new(IpAddr::V4(*request.internal.ip()), &[])
 }
 
 /// An IPv4 address is one, however the socket shows it.

@@ -11,7 +11,7 @@ use crate::claims::Asker;
 use crate::igd::{Entry, Range};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
-use crate::policy::is_usable_external;
+use crate::policy::{Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -197,14 +197,14 @@ impl Gateway {
     }
 
     /// DeletePortMapping, by the mapping's owner only (R-27, R-28, R-29, decision 7).
-    pub(super) fn delete(&mut self, now: Instant, id: RequestId, from: IpAddr, entry: Entry) {
+    pub(super) fn delete(&mut self, now: Instant, id: RequestId, who: &Requester, entry: Entry) {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
         match self.table.find(key) {
             None => self.refuse(id, Refusal::NoSuchEntry),
             Some(mapping) if !entry.names_remote_host_of(mapping) => {
                 self.refuse(id, Refusal::NoSuchEntry);
             }
-            Some(mapping) if IpAddr::V4(*mapping.internal.ip()) != from => {
+            Some(mapping) if !who.is(*mapping.internal.ip()) => {
                 self.refuse(id, Refusal::NotAuthorized);
             }
             // PCP's and NAT-PMP's are let go by those who made them.
@@ -214,11 +214,11 @@ impl Gateway {
     }
 
     /// DeletePortMappingRange: those of the range that belong to the control point (spec, D-10).
-    pub(super) fn delete_range(&mut self, now: Instant, id: RequestId, from: IpAddr, range: Range) {
+    pub(super) fn delete_range(&mut self, now: Instant, id: RequestId, who: &Requester, range: Range) {
         let keys: Vec<Key> = self
             .table
             .range(range.protocol, range.first, range.last)
-            .filter(|mapping| IpAddr::V4(*mapping.internal.ip()) == from)
+            .filter(|mapping| who.is(*mapping.internal.ip()))
             .filter(|mapping| mapping.claims.at(now).igd.is_some())
             .map(Mapping::key)
             .collect();

@@ -2,17 +2,16 @@
 //! the caller, beside the loop; a remote host's again whenever its mapping is renewed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use wire::error::UpnpError;
 
-use super::mappings::v4;
 use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, RequestId};
 use crate::igd::AddRequest;
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
-use crate::policy::{Denied, is_usable_external};
+use crate::policy::{Denied, Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
 use crate::time::Instant;
@@ -30,9 +29,9 @@ pub struct LookupId(pub u64);
 #[derive(Debug)]
 enum Purpose {
     /// The InternalClient of a request.
-    Internal { id: RequestId, from: IpAddr, add: AddRequest },
+    Internal { id: RequestId, who: Requester, add: AddRequest },
     /// Its RemoteHost.
-    Remote { id: RequestId, from: IpAddr, request: MappingRequest },
+    Remote { id: RequestId, who: Requester, request: MappingRequest },
     /// The remote host of a mapping that stands.
     Again(FlowId),
 }
@@ -52,30 +51,29 @@ impl Lookups {
 
 impl Gateway {
     /// AddPortMapping or AddAnyPortMapping, whose names, if there are any, are looked up first.
-    pub(super) fn add_by_names(&mut self, now: Instant, id: RequestId, from: IpAddr, add: AddRequest) {
-        if let Some(name) = add.internal_name.clone() {
-            self.look_up(id, name, from, |id, from| Purpose::Internal { id, from, add });
+    pub(super) fn add_by_names(&mut self, now: Instant, id: RequestId, who: &Requester, add: AddRequest) {
+        if who.addresses().is_empty() {
+            // Nothing can be mapped to it (K-3), whatever a name comes out as: one host has many IPv6 addresses to ask from.
+            self.add(now, id, who, add.request);
+        } else if let Some(name) = add.internal_name.clone() {
+            self.look_up(name, who, Purpose::Internal { id, who: who.clone(), add }, id);
         } else if let Some(name) = add.request.remote_name.clone() {
             let request = add.request;
-            self.look_up(id, name, from, |id, from| Purpose::Remote { id, from, request });
+            self.look_up(name, who, Purpose::Remote { id, who: who.clone(), request }, id);
         } else {
-            self.add(now, id, from, add.request);
+            self.add(now, id, who, add.request);
         }
     }
 
-    fn look_up(
-        &mut self,
-        id: RequestId,
-        name: String,
-        from: IpAddr,
-        purpose: impl FnOnce(RequestId, IpAddr) -> Purpose,
-    ) {
+    fn look_up(&mut self, name: String, who: &Requester, purpose: Purpose, id: RequestId) {
         let of_host = |purpose: &&Purpose| match purpose {
-            Purpose::Internal { from: other, .. } | Purpose::Remote { from: other, .. } => *other == from,
+            Purpose::Internal { who: other, .. } | Purpose::Remote { who: other, .. } => {
+                other.source() == who.source() || other.addresses().iter().any(|&addr| who.is(addr))
+            }
             Purpose::Again(_) => false,
         };
         let held = self.lookups.pending.values().filter(of_host).count();
-        if held >= MOST_OF_ONE_HOST || !self.start_lookup(name, purpose(id, from)) {
+        if held >= MOST_OF_ONE_HOST || !self.start_lookup(name, purpose) {
             self.refuse(id, Refusal::NoAnswer);
         }
     }
@@ -84,9 +82,7 @@ impl Gateway {
     pub(super) fn forget_lookups_of(&mut self, host: Ipv4Addr) {
         let mut waiting = Vec::new();
         self.lookups.pending.retain(|_, purpose| match purpose {
-            Purpose::Internal { id, from, .. } | Purpose::Remote { id, from, .. }
-                if v4(*from) == Some(host) =>
-            {
+            Purpose::Internal { id, who, .. } | Purpose::Remote { id, who, .. } if who.is(host) => {
                 waiting.push(*id);
                 false
             }
@@ -111,13 +107,13 @@ impl Gateway {
 
     pub(super) fn on_resolved(&mut self, now: Instant, lookup: LookupId, addresses: &[Ipv4Addr]) {
         match self.lookups.pending.remove(&lookup) {
-            Some(Purpose::Internal { id, from, add }) if self.waiting.contains_key(&id) => {
-                self.on_internal_client(now, id, from, add, addresses);
+            Some(Purpose::Internal { id, who, add }) if self.waiting.contains_key(&id) => {
+                self.on_internal_client(now, id, &who, add, addresses);
             }
-            Some(Purpose::Remote { id, from, request }) if self.waiting.contains_key(&id) => {
+            Some(Purpose::Remote { id, who, request }) if self.waiting.contains_key(&id) => {
                 match addresses.iter().copied().find(|&addr| is_usable_external(addr)) {
                     Some(peer) => {
-                        self.add(now, id, from, MappingRequest { remote_peer: Some(peer), ..request });
+                        self.add(now, id, &who, MappingRequest { remote_peer: Some(peer), ..request });
                     }
                     None => self.answer_error(id, UpnpError::INVALID_ARGS), // K-7
                 }
@@ -133,19 +129,19 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         add: AddRequest,
         addresses: &[Ipv4Addr],
     ) {
-        let own = v4(from).filter(|host| addresses.contains(host));
+        let own = who.addresses().iter().copied().find(|host| addresses.contains(host));
         match (own, addresses.first()) {
             (Some(host), _) => {
-                self.add_by_names(now, id, from, AddRequest { internal_name: None, ..add.to_host(host) });
+                self.add_by_names(now, id, who, AddRequest { internal_name: None, ..add.to_host(host) });
             }
             (None, Some(&other)) => {
                 let MappingRequest { protocol, external_port, internal, .. } = add.to_host(other).request;
                 let denied = Denied::OtherHost;
-                self.notice(Notice::Denied(from, protocol, external_port, internal, denied));
+                self.notice(Notice::Denied(who.source(), protocol, external_port, internal, denied));
                 self.refuse(id, Refusal::NotAuthorized);
             }
             (None, None) => self.answer_error(id, UpnpError::INVALID_ARGS),

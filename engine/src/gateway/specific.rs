@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use wire::soap::Call;
 
 use super::control::generic_entry;
-use super::mappings::v4;
 use super::pending::{Pending, Purpose};
 use super::{Effect, Gateway, GetSpecific, NatMode, RequestId};
 use crate::claims::Asker;
 use crate::igd::{Asked, Entry};
+use crate::policy::Requester;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
 use crate::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         call: Call,
         entry: &Entry,
     ) {
@@ -78,7 +78,7 @@ impl Gateway {
             return self.effects.push_back(Effect::Reply { request: id, answer });
         }
         self.wait(now, id, call, Asked::Specific);
-        match self.known_of(now, from, entry) {
+        match self.known_of(now, who, entry) {
             Known::Free => self.refuse(id, Refusal::NoSuchEntry),
             Known::Taken => self.refuse(id, Refusal::Conflict),
             Known::Asking(flow) => self.join_exchange(now, id, flow),
@@ -86,6 +86,7 @@ impl Gateway {
             Known::Nothing(_) if self.is_unreachable() => self.refuse(id, Refusal::NoSuchEntry),
             Known::Nothing(_) if !self.uplink_open => self.refuse(id, Refusal::NoAnswer),
             Known::Nothing(request) if self.probe_limits.take(now, *request.internal.ip()) => {
+                let from = IpAddr::V4(*request.internal.ip());
                 let probe = self.wanted(now, from, request, Purpose::Probe, vec![id]);
                 self.begin(now, probe);
             }
@@ -94,9 +95,9 @@ impl Gateway {
         }
     }
 
-    fn known_of(&self, now: Instant, from: IpAddr, entry: &Entry) -> Known {
+    fn known_of(&self, now: Instant, who: &Requester, entry: &Entry) -> Known {
         let key = Key { protocol: entry.protocol, external_port: entry.external_port };
-        let Some(host) = v4(from).filter(|_| key.external_port != 0) else { return Known::Free };
+        let Some(host) = who.address().filter(|_| key.external_port != 0) else { return Known::Free };
         if self.table.find(key).is_some() {
             return Known::Free; // for another remote host
         }
@@ -110,7 +111,7 @@ impl Gateway {
         };
         if let Some(flow) = self.find_pending(same_port) {
             let pending = &self.pending[&flow];
-            return match (pending.from == from, pending.purpose) {
+            return match (who.is(*pending.request.internal.ip()), pending.purpose) {
                 (true, Purpose::Probe) => Known::Asking(flow),
                 (true, _) => Known::Free,
                 (false, _) => Known::Taken,
@@ -137,8 +138,8 @@ impl Gateway {
                 || self.held.of_host(host).any(|(_, held)| held.internal == Some(request.internal))
                 || self.find_pending(|pending| pending.request.internal == request.internal).is_some());
         let lan = self.lan_addresses();
-        let facts = self.facts(from, &request, &lan);
-        let denied = self.config.policy.check(from, &request, facts).is_err();
+        let facts = self.facts(who, &request, &lan);
+        let denied = self.config.policy.check(who, &request, facts).is_err();
         if self.config.get_specific == GetSpecific::Local || internal_taken || denied || self.stopping {
             return Known::Free;
         }

@@ -15,6 +15,7 @@ mod life;
 mod links;
 mod names;
 mod nat_pmp;
+mod one_host;
 mod orphans;
 mod restart;
 mod servers;
@@ -554,6 +555,18 @@ impl Lab {
 
     /// `from` calls an action; the answer comes when it comes.
     fn start(&mut self, from: Ipv4Addr, version: u8, action: &str, args: &[(&str, &str)]) -> RequestId {
+        self.start_from(IpAddr::V4(from), &[], version, action, args)
+    }
+
+    /// Likewise somebody who has other addresses, too.
+    fn start_from(
+        &mut self,
+        from: IpAddr,
+        also: &[Ipv4Addr],
+        version: u8,
+        action: &str,
+        args: &[(&str, &str)],
+    ) -> RequestId {
         self.next_id += 1;
         let id = RequestId(self.next_id);
         let service = Service::ALL.into_iter().find(|service| service.action(action).is_some()).unwrap();
@@ -564,8 +577,8 @@ impl Lab {
         let body = encode_call(&service_type, action, args);
         match soap::decode(service, face, Some(&header), body.as_bytes()) {
             Ok(request) => {
-                let from = IpAddr::V4(from);
-                self.event(Event::Control(ControlRequest { id, from, face, request }));
+                let also = also.to_vec();
+                self.event(Event::Control(ControlRequest { id, from, also, face, request }));
             }
             Err(SoapError::Upnp(error)) => {
                 self.heard.insert(id, Err(error.code));

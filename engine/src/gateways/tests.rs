@@ -143,21 +143,42 @@ impl Lab {
     }
 
     fn call(&mut self, from: Ipv4Addr, action: &str, args: &[(&str, &str)]) -> Result<Vec<String>, u16> {
+        self.call_from(from.into(), &[], action, args)
+    }
+
+    fn call_from(
+        &mut self,
+        from: IpAddr,
+        also: &[Ipv4Addr],
+        action: &str,
+        args: &[(&str, &str)],
+    ) -> Result<Vec<String>, u16> {
         let id = RequestId(self.heard.len() as u64 + 1);
         let service_type = Service::WanIpConnection.service_type(2);
         let header = format!("\"{service_type}#{action}\"");
         let body = encode_call(&service_type, action, args);
         let request = soap::decode(Service::WanIpConnection, Face::V2, Some(&header), body.as_bytes());
         let request = request.expect("a good request");
-        let event = Event::Control(ControlRequest { id, from: from.into(), face: Face::V2, request });
-        self.turn(|gateways, now| gateways.handle(now, To::Host(from.into()), event));
+        let event = Event::Control(ControlRequest { id, from, also: also.to_vec(), face: Face::V2, request });
+        self.turn(|gateways, now| gateways.handle(now, To::Host(from), event));
         self.heard.get(&id).cloned().expect("answered at once")
     }
 
     fn add(&mut self, host: Ipv4Addr, port: u16) -> Result<Vec<String>, u16> {
-        let (port, host) = (port.to_string(), host);
-        self.call(
-            host,
+        self.add_from(host.into(), &[], host, port)
+    }
+
+    fn add_from(
+        &mut self,
+        from: IpAddr,
+        also: &[Ipv4Addr],
+        host: Ipv4Addr,
+        port: u16,
+    ) -> Result<Vec<String>, u16> {
+        let port = port.to_string();
+        self.call_from(
+            from,
+            also,
             "AddPortMapping",
             &[
                 ("NewRemoteHost", ""),
@@ -235,6 +256,29 @@ fn two_hosts_have_the_same_port_each_at_its_own_address() {
         Ok(vec![])
     );
     assert_eq!((lab.upstream(0), lab.upstream(1)), (vec![], vec![8080]));
+}
+
+/// K-3: who speaks over IPv6 has the uplink of his IPv4 addresses, and gets nothing at another one for them.
+#[test]
+fn a_host_is_bound_by_all_of_its_addresses() {
+    let carol = Ipv4Addr::new(192, 168, 1, 12);
+    let link_local: IpAddr = "fe80::11".parse().unwrap();
+    for (bound, also, host, heard, upstream) in [
+        ("192.168.1.11", &[BOB][..], BOB, Ok(vec![]), [vec![], vec![8080]]),
+        ("192.168.1.11", &[ALICE], ALICE, Ok(vec![]), [vec![8080], vec![]]),
+        ("192.168.1.11", &[], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[ALICE], BOB, Err(606), [vec![], vec![]]),
+        // Addresses of two uplinks: those of the usual one count.
+        ("192.168.1.11", &[BOB, carol], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[BOB, carol], carol, Ok(vec![]), [vec![8080], vec![]]),
+        // It is bound by the address that it speaks from, and the other is not.
+        ("fe80::/10", &[BOB], BOB, Err(606), [vec![], vec![]]),
+    ] {
+        let mut lab = Lab::down(bound);
+        lab.bring_up();
+        assert_eq!(lab.add_from(link_local, also, host, 8080), heard, "{bound} {also:?} {host}");
+        assert_eq!([lab.upstream(0), lab.upstream(1)], upstream, "{bound} {also:?} {host}");
+    }
 }
 
 /// The first alone is found; a search that comes in goes to it.

@@ -196,6 +196,11 @@ fn counts_are_bounded() {
     }
     assert_eq!(rig.subscribe(0, HOST, Face::V1, &["http://192.168.1.10/"]), Err(SubscribeError::TooMany));
     rig.subscribe(0, OTHER, Face::V1, &["http://192.168.1.11/"]).unwrap();
+    for n in 0..1000 {
+        let host = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, n);
+        let _ = rig.subscribe(0, IpAddr::V6(host), Face::V1, &[&format!("http://[{host}]/")]);
+    }
+    assert_eq!(rig.subscriptions.len(), PER_HOST + 1 + OVER_IPV6, "there is room for others");
     for n in 0..=IN_ALL {
         let host = std::net::Ipv4Addr::from(0x0a00_0000 + u32::try_from(n).unwrap());
         let _ = rig.subscribe(0, IpAddr::V4(host), Face::V1, &[&format!("http://{host}/")]);

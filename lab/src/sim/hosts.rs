@@ -92,7 +92,13 @@ impl World {
         self.asked.insert(id, (self.now, from.to_string()));
         match soap::decode(service, face, Some(&header), body.as_bytes()) {
             Ok(request) => {
-                self.handle(Event::Control(ControlRequest { id, from: IpAddr::V4(from), face, request }));
+                self.handle(Event::Control(ControlRequest {
+                    id,
+                    from: IpAddr::V4(from),
+                    also: Vec::new(),
+                    face,
+                    request,
+                }));
             }
             Err(SoapError::Upnp(error)) => self.on_reply(id, Err(error)),
             Err(SoapError::BadRequest) => {

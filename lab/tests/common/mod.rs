@@ -169,10 +169,15 @@ pub(crate) enum Told {
 impl Caller {
     /// On the host of `control_point`, speaking `WANIPConnection` of that version.
     pub(crate) fn new(control_point: &ControlPoint<'_>, version: u8) -> Self {
+        Self::at(control_point, &format!("{ROUTER_LAN}:{HTTP_PORT}"), version)
+    }
+
+    /// Likewise to another address and port of the gateway.
+    pub(crate) fn at(control_point: &ControlPoint<'_>, address: &str, version: u8) -> Self {
         let mut child = control_point
             .network
             .command(control_point.host, PROBE)
-            .args(["control", &format!("{ROUTER_LAN}:{HTTP_PORT}"), &control_point.control_path()])
+            .args(["control", address, &control_point.control_path()])
             .arg(format!("urn:schemas-upnp-org:service:WANIPConnection:{version}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use engine::gateway::{Counters, Event, LanArrival, LanInterface, Wan};
 use engine::gateways::{Gateways, Place, To};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::{Datagram, RETRY, Shell};
 use crate::clock::now;
 use crate::exit::Failure;
-use crate::http;
+use crate::http::{self, Door};
 use crate::netlink::{DefaultRoute, Netlink, Snapshot};
 use crate::sockets::{self, Reading};
 
@@ -71,7 +71,7 @@ pub(super) struct LanSockets {
     pub(super) pcp: BTreeMap<IpAddr, Reading>,
     /// That could not be opened, and the log says so.
     pcp_failed: bool,
-    http: BTreeMap<Ipv4Addr, HttpTask>,
+    http: BTreeMap<IpAddr, HttpTask>,
 }
 
 /// The HTTP server of one address, and the link whose hosts it accepts.
@@ -112,6 +112,10 @@ impl Shell {
                 return Ok(());
             }
         };
+        if let Links::Kernel(_) = self.links {
+            let own = snapshot.interfaces.iter().filter_map(|interface| interface.mac);
+            self.context.neighbours.set_own(own.collect());
+        }
         let lan = self.lan_interfaces(&snapshot, first);
         self.open_lan(&lan, first)?;
         gateways.handle_lan(now(), &lan);
@@ -240,18 +244,11 @@ impl Shell {
         }
         let port = self.config.lan.http_port.0;
         let sockets = self.lan.get_mut(&key).expect("put there above");
-        let links: Vec<(Ipv4Addr, InterfaceAddress)> = lan
-            .addresses
-            .iter()
-            .filter_map(|link| match link.addr {
-                IpAddr::V4(v4) => Some((v4, *link)),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        sockets.http.retain(|addr, _| links.iter().any(|(own, _)| own == addr));
+        sockets.http.retain(|addr, _| lan.addresses.iter().any(|link| link.addr == *addr));
         let serves_pcp = self.config.lan.pcp || self.config.lan.nat_pmp;
-        sockets.pcp.retain(|addr, _| serves_pcp && links.iter().any(|(own, _)| IpAddr::V4(*own) == *addr));
-        for local in links.iter().map(|(own, _)| IpAddr::V4(*own)).filter(|_| serves_pcp) {
+        sockets.pcp.retain(|addr, _| serves_pcp && lan.addresses.iter().any(|link| link.addr == *addr));
+        let v4 = lan.addresses.iter().map(|link| link.addr).filter(IpAddr::is_ipv4);
+        for local in v4.filter(|_| serves_pcp) {
             if sockets.pcp.contains_key(&local) {
                 continue;
             }
@@ -291,13 +288,20 @@ impl Shell {
             }
         }
         let mut failed = None;
-        for (addr, link) in links {
+        for &link in &lan.addresses {
+            let addr = link.addr;
             if let Some(open) = sockets.http.get(&addr) {
                 // Its prefix may be another one now.
                 open.link.send_replace(link);
                 continue;
             }
-            let own = SocketAddrV4::new(addr, port);
+            let own = match addr {
+                // The same link-local address may be on several links.
+                IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                    SocketAddr::V6(SocketAddrV6::new(v6, port, 0, lan.index))
+                }
+                _ => SocketAddr::new(addr, port),
+            };
             let listener = match sockets::http(&lan.name, own) {
                 Ok(listener) => listener,
                 Err(error) => {
@@ -307,8 +311,8 @@ impl Shell {
             };
             let (link, current) = watch::channel(link);
             let on_link = move |peer| current.borrow().contains(peer);
-            let task =
-                tokio::spawn(http::serve(listener, SocketAddr::V4(own), on_link, self.context.clone()));
+            let door = Door { own, interface: lan.index };
+            let task = tokio::spawn(http::serve(listener, door, on_link, self.context.clone()));
             sockets.http.insert(addr, HttpTask { task, link });
             tracing::info!("serving control points at http://{own} on {}", lan.name);
         }

@@ -13,13 +13,15 @@ use std::fmt;
 pub(crate) use tables::PORT_LISTING;
 use tables::{
     LAYER3_FORWARDING_ACTIONS, LAYER3_FORWARDING_VARIABLES, WAN_COMMON_ACTIONS, WAN_COMMON_VARIABLES,
-    WAN_IP_ACTIONS, WAN_IP_VARIABLES,
+    WAN_IP_ACTIONS, WAN_IP_VARIABLES, WAN_PPP_ACTIONS, WAN_PPP_VARIABLES,
 };
 
 /// What every service type begins with.
 const SERVICE_PREFIX: &str = "urn:schemas-upnp-org:service:";
 /// What every device type begins with.
 const DEVICE_PREFIX: &str = "urn:schemas-upnp-org:device:";
+/// The service type, without version, that some control points say for `WANIPConnection`.
+const WAN_PPP_CONNECTION: &str = "WANPPPConnection";
 
 /// One of the two root devices that stand side by side (K-1): consoles and Windows reject IGD:2, and some
 /// control points look for nothing else.
@@ -233,6 +235,27 @@ impl Service {
         self.actions().iter().find(|action| action.name == name)
     }
 
+    /// The action of that name for who speaks the service by `type_name`, which [`spoken`](Self::spoken) has given: as
+    /// `WANPPPConnection` it has some more ([`ppp_actions`](Self::ppp_actions)).
+    #[must_use]
+    pub fn action_as(self, type_name: &str, name: &str) -> Option<&'static Action> {
+        let more = if type_name == WAN_PPP_CONNECTION { self.ppp_actions() } else { &[] };
+        self.action(name).or_else(|| more.iter().find(|action| action.name == name))
+    }
+
+    /// The actions of `WANPPPConnection:1` beyond those of `WANIPConnection:1` (igd.md 5). No description has them, as
+    /// none has that service.
+    #[must_use]
+    pub fn ppp_actions(self) -> &'static [Action] {
+        if self == Self::WanIpConnection { WAN_PPP_ACTIONS } else { &[] }
+    }
+
+    /// Their state variables. A query does not say as what it speaks to the service, so everybody may ask for them.
+    #[must_use]
+    pub fn ppp_variables(self) -> &'static [Variable] {
+        if self == Self::WanIpConnection { WAN_PPP_VARIABLES } else { &[] }
+    }
+
     /// Every state variable of every version.
     #[must_use]
     pub fn variables(self) -> &'static [Variable] {
@@ -263,8 +286,8 @@ impl Service {
         let (name, version) = split_service_type(service_type)?;
         if name == self.type_name() && version <= self.highest_version() {
             Some((self.type_name(), version))
-        } else if self == Self::WanIpConnection && (name, version) == ("WANPPPConnection", 1) {
-            Some(("WANPPPConnection", 1))
+        } else if self == Self::WanIpConnection && (name, version) == (WAN_PPP_CONNECTION, 1) {
+            Some((WAN_PPP_CONNECTION, 1))
         } else {
             None
         }
@@ -333,6 +356,13 @@ pub enum ActionId {
     GetTotalPacketsReceived,
     SetDefaultConnectionService,
     GetDefaultConnectionService,
+    ConfigureConnection,
+    GetLinkLayerMaxBitRates,
+    GetPppEncryptionProtocol,
+    GetPppCompressionProtocol,
+    GetPppAuthenticationProtocol,
+    GetUserName,
+    GetPassword,
 }
 
 /// An action of a service.
@@ -536,6 +566,33 @@ mod tests {
         );
         assert_eq!(evented(Service::WanCommonInterfaceConfig, Face::V2), ["PhysicalLinkStatus"]);
         assert_eq!(evented(Service::Layer3Forwarding, Face::V1), ["DefaultConnectionService"]);
+    }
+
+    /// igd.md 5, Q-8: the actions of PPP are there for who speaks that, and their arguments have their variables.
+    #[test]
+    fn ppp_is_spoken_and_not_described() {
+        let ip = Service::WanIpConnection;
+        let names: Vec<_> = ip.ppp_actions().iter().map(|action| action.name).collect();
+        assert_eq!(names.len(), 7);
+        for action in ip.ppp_actions() {
+            assert_eq!(ip.action_as(WAN_PPP_CONNECTION, action.name), Some(action));
+            assert_eq!((ip.action_as("WANIPConnection", action.name), ip.action(action.name)), (None, None));
+            for argument in action.inputs.iter().chain(action.outputs) {
+                assert!(ip.ppp_variables().iter().any(|variable| variable.name == argument.variable));
+                assert_eq!(argument.name, format!("New{}", argument.variable));
+            }
+        }
+        assert_eq!(
+            ip.action_as(WAN_PPP_CONNECTION, "AddPortMapping").map(|action| action.id),
+            Some(ActionId::AddPortMapping)
+        );
+        for variable in ip.ppp_variables() {
+            assert_eq!(ip.variable(variable.name), None);
+            assert!(!variable.evented);
+        }
+        for other in [Service::Layer3Forwarding, Service::WanCommonInterfaceConfig] {
+            assert!(other.ppp_actions().is_empty() && other.ppp_variables().is_empty());
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rows of the table: actions and state variables, service by service (igd.md 2, 3, 6, 7).
+//! The rows of the table: actions and state variables, service by service (igd.md 2, 3, 5, 6, 7).
 
 use super::{Action, ActionId, Allowed, Argument, DataType, Variable};
 
@@ -278,4 +278,55 @@ pub(super) static WAN_IP_VARIABLES: &[Variable] = &[
     variable("SystemUpdateID", DataType::Ui4).since(2).evented(),
     variable("A_ARG_TYPE_Manage", DataType::Boolean).since(2),
     variable(PORT_LISTING, DataType::String).since(2),
+];
+
+const USER_NAME: Argument = arg("NewUserName", "UserName");
+const PASSWORD: Argument = arg("NewPassword", "Password");
+
+/// What WANPPPConnection:1 has beyond WANIPConnection:1 (igd.md 5).
+pub(super) static WAN_PPP_ACTIONS: &[Action] = &[
+    action(ActionId::ConfigureConnection, "ConfigureConnection", 1, &[USER_NAME, PASSWORD], &[]),
+    action(
+        ActionId::GetLinkLayerMaxBitRates,
+        "GetLinkLayerMaxBitRates",
+        1,
+        &[],
+        &[
+            arg("NewUpstreamMaxBitRate", "UpstreamMaxBitRate"),
+            arg("NewDownstreamMaxBitRate", "DownstreamMaxBitRate"),
+        ],
+    ),
+    action(
+        ActionId::GetPppEncryptionProtocol,
+        "GetPPPEncryptionProtocol",
+        1,
+        &[],
+        &[arg("NewPPPEncryptionProtocol", "PPPEncryptionProtocol")],
+    ),
+    action(
+        ActionId::GetPppCompressionProtocol,
+        "GetPPPCompressionProtocol",
+        1,
+        &[],
+        &[arg("NewPPPCompressionProtocol", "PPPCompressionProtocol")],
+    ),
+    action(
+        ActionId::GetPppAuthenticationProtocol,
+        "GetPPPAuthenticationProtocol",
+        1,
+        &[],
+        &[arg("NewPPPAuthenticationProtocol", "PPPAuthenticationProtocol")],
+    ),
+    action(ActionId::GetUserName, "GetUserName", 1, &[], &[USER_NAME]),
+    action(ActionId::GetPassword, "GetPassword", 1, &[], &[PASSWORD]),
+];
+
+pub(super) static WAN_PPP_VARIABLES: &[Variable] = &[
+    variable("UpstreamMaxBitRate", DataType::Ui4),
+    variable("DownstreamMaxBitRate", DataType::Ui4),
+    variable("PPPEncryptionProtocol", DataType::String),
+    variable("PPPCompressionProtocol", DataType::String),
+    variable("PPPAuthenticationProtocol", DataType::String),
+    variable("UserName", DataType::String),
+    variable("Password", DataType::String),
 ];

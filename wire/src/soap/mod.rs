@@ -169,7 +169,7 @@ pub fn decode(
         return query(service_at_url, face, element);
     }
     let (type_name, version) = of_service.ok_or(UpnpError::INVALID_ACTION)?;
-    let action = service_at_url.action(name).ok_or(UpnpError::INVALID_ACTION)?;
+    let action = service_at_url.action_as(type_name, name).ok_or(UpnpError::INVALID_ACTION)?;
     let mut arguments = Vec::with_capacity(action.inputs.len());
     for input in action.inputs {
         arguments.push(argument(service_at_url, input, element)?);
@@ -180,7 +180,9 @@ pub fn decode(
 fn query(service: Service, face: Face, element: Element<'_, '_>) -> Result<Request, SoapError> {
     let name = element.child("varName").ok_or(UpnpError::INVALID_ARGS)?.text().trim();
     let version = service.version(face);
-    let variable = service.variable(name).filter(|variable| variable.since <= version);
+    let described = service.variable(name).filter(|variable| variable.since <= version);
+    let of_ppp = || service.ppp_variables().iter().find(|variable| variable.name == name);
+    let variable = described.or_else(of_ppp);
     Ok(Request::Query { service, variable: variable.ok_or(UpnpError::INVALID_VAR)? })
 }
 

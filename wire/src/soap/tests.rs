@@ -181,6 +181,29 @@ fn soapaction() {
 }
 
 /// K-8, Q-13: prefixes, namespaces, declaration, order and blanks as real control points send them.
+/// igd.md 5, Q-8: the additional actions of WANPPPConnection:1 are called as that, at WANIPConnection's URL.
+#[test]
+fn ppp_actions_are_called_as_ppp() {
+    for action in Service::WanIpConnection.ppp_actions() {
+        let args = [("NewUserName", "bob"), ("NewPassword", "x")];
+        let body = encode_call(PPP, action.name, &args[..action.inputs.len()]);
+        let decoded = call(&format!("\"{PPP}#{}\"", action.name), &body).unwrap();
+        assert_eq!((decoded.action, decoded.type_name, decoded.version), (action, "WANPPPConnection", 1));
+        for (service, spoken) in [
+            (Service::WanIpConnection, IP1),
+            (Service::WanIpConnection, IP2),
+            (Service::WanCommonInterfaceConfig, PPP),
+            (Service::WanCommonInterfaceConfig, COMMON),
+        ] {
+            let heard = at(service, &format!("\"{spoken}#{}\"", action.name), &body);
+            assert_eq!(heard.map(drop), refused(UpnpError::INVALID_ACTION), "{} as {spoken}", action.name);
+        }
+    }
+    let without = encode_call(PPP, "ConfigureConnection", &[("NewUserName", "bob")]);
+    let heard = call(&format!("\"{PPP}#ConfigureConnection\""), &without);
+    assert_eq!(heard.map(drop), refused(UpnpError::INVALID_ARGS));
+}
+
 #[test]
 fn bodies_are_read_liberally() {
     for body in [
@@ -352,16 +375,17 @@ fn version_2_actions_are_called_in_version_1() {
     assert_eq!(decode_answer(response.as_bytes()).unwrap().value("NewPortListing"), Some("<l>]]></l>"));
 }
 
-/// C-8, K-9.
+/// C-8, K-9; igd.md 5: those of PPP, too, where WANIPConnection is.
 #[test]
 fn state_variables_are_queried() {
     let body = |name: &str| encode_call(CONTROL_NAMESPACE, QUERY, &[("varName", name)]);
     for face in Face::ALL {
         for service in Service::ALL {
-            for header in
-                [format!("\"{CONTROL_NAMESPACE}#{QUERY}\""), format!("{}#{QUERY}", service.service_type(1))]
-            {
-                for variable in service.variables() {
+            let of_ppp = (service == Service::WanIpConnection).then(|| format!("\"{PPP}#{QUERY}\""));
+            let headers =
+                [format!("\"{CONTROL_NAMESPACE}#{QUERY}\""), format!("{}#{QUERY}", service.service_type(1))];
+            for header in headers.into_iter().chain(of_ppp) {
+                for variable in service.variables().iter().chain(service.ppp_variables()) {
                     let expected = if variable.since <= service.version(face) {
                         Ok(Request::Query { service, variable })
                     } else {
@@ -378,6 +402,8 @@ fn state_variables_are_queried() {
     let header = format!("{CONTROL_NAMESPACE}#{QUERY}");
     let ask = |body: &str| at(Service::WanIpConnection, &header, body).map(drop);
     assert_eq!(ask(&body("WANAccessType")), refused(UpnpError::INVALID_VAR));
+    let of_common = at(Service::WanCommonInterfaceConfig, &header, &body("UserName")).map(drop);
+    assert_eq!(of_common, refused(UpnpError::INVALID_VAR));
     assert_eq!(ask(&body("")), refused(UpnpError::INVALID_VAR));
     assert_eq!(ask(&encode_call(CONTROL_NAMESPACE, QUERY, &[])), refused(UpnpError::INVALID_ARGS));
     let answer = decode_answer(query_response(&"Connected".into()).as_bytes()).unwrap();

@@ -355,6 +355,60 @@ fn answers_from_state() {
     assert_eq!(link, values(&["Ethernet", "100000000", "100000000", "Down"]));
 }
 
+/// igd.md 5: WANPPPConnection:1 is another name of WANIPConnection:1. What it has beyond that is answered by a router without PPP:
+/// the link's rates are true, there is no user and no protocol, and no user can be set.
+#[test]
+fn wan_ppp_connection_by_another_name() {
+    const PPP: &str = "urn:schemas-upnp-org:service:WANPPPConnection:1";
+    let mut lab = Lab::up(NatMode::Own);
+    let mut call = |action: &str, args: &[(&str, &str)]| -> Heard {
+        let (id, face) = (RequestId(1_000_000), Face::V1);
+        let body = encode_call(PPP, action, args);
+        let header = format!("{PPP}#{action}");
+        match soap::decode(Service::WanIpConnection, face, Some(&header), body.as_bytes()) {
+            Ok(request) => lab.event(Event::Control(ControlRequest {
+                id,
+                from: ALICE.into(),
+                also: Vec::new(),
+                face,
+                request,
+            })),
+            Err(SoapError::Upnp(error)) => return Err(error.code),
+            Err(SoapError::BadRequest) => panic!("{body}"),
+        }
+        lab.heard.remove(&id).expect("answered at once")
+    };
+    let values = |values: &[&str]| -> Heard { Ok(values.iter().map(|&value| value.to_owned()).collect()) };
+    let add = port(8080).args(ALICE);
+    let (key, entry) = (key(8080), ["8080", "192.168.1.10", "1", "test", "3600"]);
+    let (user, low) = ([("NewUserName", "bob"), ("NewPassword", "x")], port(80).args(ALICE));
+    for (action, args, heard) in [
+        ("GetConnectionTypeInfo", &[][..], values(&["IP_Routed", "IP_Routed"])),
+        ("GetStatusInfo", &[], values(&["Connected", "ERROR_NONE", "10"])),
+        ("GetExternalIPAddress", &[], values(&["198.51.100.7"])),
+        ("GetNATRSIPStatus", &[], values(&["0", "1"])),
+        ("RequestConnection", &[], done()),
+        ("ForceTermination", &[], Err(501)),
+        ("SetConnectionType", &[("NewConnectionType", "PPPoE_Bridged")], Err(703)),
+        ("AddPortMapping", &borrowed(&add), done()),
+        ("AddPortMapping", &borrowed(&low), Err(718)), // and no 606, as to :1
+        ("GetSpecificPortMappingEntry", &borrowed(&key), values(&entry)),
+        ("DeletePortMapping", &borrowed(&key), done()),
+        ("DeletePortMapping", &borrowed(&key), Err(714)),
+        ("GetLinkLayerMaxBitRates", &[], values(&["1000000000", "1000000000"])),
+        ("GetPPPEncryptionProtocol", &[], values(&[""])),
+        ("GetPPPCompressionProtocol", &[], values(&[""])),
+        ("GetPPPAuthenticationProtocol", &[], values(&[""])),
+        ("GetUserName", &[], values(&[""])),
+        ("GetPassword", &[], values(&[""])),
+        ("ConfigureConnection", &user, Err(501)),
+        ("ConfigureConnection", &[], Err(402)),
+        ("GetIdleDisconnectTime", &[], Err(401)),
+    ] {
+        assert_eq!(call(action, args), heard, "{action}");
+    }
+}
+
 /// igd.md 7: the one connection service there is, by both faces; 720, 721 and 723 for the others.
 #[test]
 fn the_default_connection_service() {
@@ -419,11 +473,17 @@ fn query_state_variable() {
             assert_eq!(lab.add(ALICE, 2, Add { remote: "203.0.113.9", ..port(8080 + n).to(9090) }), done());
         }
         for service in Service::ALL {
-            for variable in service.variables() {
+            for variable in service.variables().iter().chain(service.ppp_variables()) {
                 let id = RequestId(1_000_000);
                 let request = soap::Request::Query { service, variable };
                 let face = Face::V2;
-                lab.event(Event::Control(ControlRequest { id, from: IpAddr::V4(BOB), face, request }));
+                lab.event(Event::Control(ControlRequest {
+                    id,
+                    from: IpAddr::V4(BOB),
+                    also: Vec::new(),
+                    face,
+                    request,
+                }));
                 let heard = lab.heard.remove(&id).unwrap();
                 let value = heard.unwrap_or_else(|code| panic!("{}: {code}", variable.name)).remove(0);
                 let fits = match variable.data_type {
@@ -444,6 +504,8 @@ fn query_state_variable() {
                     "RemoteHost" if mappings > 0 => "203.0.113.9".to_owned(),
                     "InternalPort" if mappings > 0 => "9090".to_owned(),
                     "PortMappingLeaseDuration" if mappings > 0 => "3600".to_owned(),
+                    "UpstreamMaxBitRate" | "DownstreamMaxBitRate" => "1000000000".to_owned(),
+                    "UserName" | "Password" | "PPPAuthenticationProtocol" => String::new(),
                     _ => continue,
                 };
                 assert_eq!(value, expected, "{}", variable.name);

@@ -735,7 +735,13 @@ impl Bench {
         let face = if self.version == 1 { Face::V1 } else { Face::V2 };
         match soap::decode(self.service, face, Some(&header), &body) {
             Ok(request) => {
-                lab.event(Event::Control(ControlRequest { id, from: IpAddr::V4(ALICE), face, request }));
+                lab.event(Event::Control(ControlRequest {
+                    id,
+                    from: IpAddr::V4(ALICE),
+                    also: Vec::new(),
+                    face,
+                    request,
+                }));
                 lab.heard(id).expect("answered at once")
             }
             Err(SoapError::Upnp(error)) => Err(error.code),

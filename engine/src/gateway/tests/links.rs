@@ -30,6 +30,45 @@ fn the_external_address_is_known_first() {
     assert_eq!(lab.call(ALICE, 1, "GetStatusInfo", &[]).unwrap()[2], "10000", "uptime");
 }
 
+/// Decision 13, igd.md 2: Uptime counts from when the connection was there, and anew after a loss: of the WAN's address, or of
+/// the provider's server.
+#[test]
+fn uptime_is_that_of_the_connection() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        let uptime = |lab: &mut Lab| {
+            let status = lab.call(ALICE, 1, "GetStatusInfo", &[]).unwrap();
+            (status[0].clone(), status[2].clone())
+        };
+        let at = |status: &str, secs: &str| (status.to_owned(), secs.to_owned());
+        lab.pass(90);
+        assert_eq!(uptime(&mut lab), at("Connected", "100"));
+        // A mapping more, another address: the same connection.
+        assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+        lab.pass(20);
+        assert_eq!(uptime(&mut lab), at("Connected", "120"));
+        lab.event(Event::Wan(wan(&[])));
+        assert_eq!(uptime(&mut lab), at("Disconnected", "0"));
+        lab.pass(60);
+        assert_eq!(uptime(&mut lab), at("Disconnected", "0"));
+        lab.event(Event::Wan(wan(&[W])));
+        assert_eq!(uptime(&mut lab), at("Connected", "0"));
+        lab.pass(30);
+        assert_eq!(uptime(&mut lab), at("Connected", "30"));
+        // The server falls silent, which shows when something is asked.
+        lab.silent = true;
+        lab.start_add(ALICE, 2, port(8081));
+        lab.pass(60);
+        assert_eq!(uptime(&mut lab), at("Disconnected", "0"));
+        lab.silent = false;
+        assert_eq!(lab.add(ALICE, 2, port(8082)), done());
+        assert_eq!(uptime(&mut lab), at("Connected", "0"));
+        lab.pass(5);
+        assert_eq!(uptime(&mut lab), at("Connected", "5"));
+        assert_eq!(lab.status().uptime, Some(Duration::from_secs(5)));
+    }
+}
+
 /// decision 11: with the probe off the last answer tells, and nothing before the first.
 #[test]
 fn without_the_probe_the_first_mapping_tells() {
