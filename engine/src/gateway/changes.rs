@@ -58,6 +58,9 @@ impl Gateway {
             self.effects.push_back(Effect::Changed(Change::External { before, now: self.external }));
         }
         let touched = self.table.take_touched();
+        for &flow in touched.keys() {
+            self.move_hairpin(flow);
+        }
         let mut changes: Vec<(FlowId, What, MappingStatus)> = touched
             .into_iter()
             .filter_map(|(flow, Touched { before, cause })| {

@@ -308,7 +308,10 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("the callers found it");
         pending.stage = Stage::Installing(grant);
         match pending.rule() {
-            Some(rule) => self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow)),
+            Some(rule) => {
+                let install = NatChange::Install { rule, external: Some(grant.external) };
+                self.change_nat(install, NatPurpose::Install(flow));
+            }
             None => self.finish(now, flow, grant),
         }
     }

@@ -2,7 +2,7 @@
 //! D-2, D-9; R-44 asks for less).
 
 use super::external::{DISCARD, probe_want};
-use super::own_nat::NatPurpose;
+use super::own_nat::{NatPurpose, outermost};
 use super::{Effect, Gateway, NatMode};
 use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::NatChange;
@@ -41,16 +41,26 @@ impl Gateway {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
         }
         // They come the newest first, which is the order in which they are asked for again.
+        let mut rules = Vec::new();
         for (older, stored) in (0..mappings.len()).rev().zip(mappings) {
             let asked_at = Instant::from_millis(u64::try_from(older).unwrap_or(u64::MAX));
-            self.restore(now, stored, asked_at);
+            rules.extend(self.restore(now, stored, asked_at));
+        }
+        // The oldest first: where several lead to one port of a host, that is the one that its own packets leave by.
+        for (install, flow) in rules.into_iter().rev() {
+            self.change_nat(install, NatPurpose::Reinstall(flow));
         }
         if !self.table.is_empty() {
             self.notice(Notice::Restored(self.table.len()));
         }
     }
 
-    fn restore(&mut self, now: Instant, stored: StoredMapping, asked_at: Instant) {
+    fn restore(
+        &mut self,
+        now: Instant,
+        stored: StoredMapping,
+        asked_at: Instant,
+    ) -> Option<(NatChange, FlowId)> {
         let key = Key { protocol: stored.protocol, external_port: stored.external.port() };
         // Another deployment than before, or a store that somebody edited: not ours to keep.
         let fits =
@@ -60,7 +70,7 @@ impl Gateway {
             fits && stored.nat_port.is_none_or(|port| self.nat_ports.claim(stored.protocol, port, flow));
         if !claimed {
             self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
-            return;
+            return None;
         }
         let mapping = Mapping {
             protocol: stored.protocol,
@@ -83,9 +93,8 @@ impl Gateway {
         self.restored.nonces.push((self.want_to_keep(&mapping), stored.nonce));
         self.set_lease_alarm(&mapping);
         self.table.insert(mapping.clone());
-        if let Some(rule) = self.rule(&mapping) {
-            self.change_nat(NatChange::Install(rule), NatPurpose::Reinstall(flow));
-        }
+        let rule = self.rule(&mapping)?;
+        Some((NatChange::Install { rule, external: outermost(&mapping) }, flow))
     }
 
     /// This mapping has to survive from now on.

@@ -39,8 +39,9 @@ impl Shell {
                     Err(NatFailure::PortInUse)
                 };
             }
-            NatChange::Install(rule) => Change::Add(nat1(rule)),
-            NatChange::Replace { old, new } => Change::Replace { old: nat1(old), new: nat1(new) },
+            NatChange::Install { rule, .. } => Change::Add(nat1(rule)),
+            NatChange::Replace { old, new, .. } => Change::Replace { old: nat1(old), new: nat1(new) },
+            NatChange::Move { .. } => return Ok(()),
             NatChange::Remove(rule) => Change::Remove(nat1(rule)),
         };
         let Some(nft) = &mut self.uplinks[place].nft else {
