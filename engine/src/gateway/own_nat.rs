@@ -48,6 +48,8 @@ impl Gateway {
         if let Some(old) = displaced {
             self.note_unremoved(now, old);
         }
+        // What the kernel takes its time for is no silence of the provider's.
+        self.stop_if_done(now);
     }
 
     fn on_outcome(&mut self, now: Instant, purpose: NatPurpose, outcome: Result<(), NatFailure>) {
