@@ -288,7 +288,10 @@ impl Table {
             }
         }
         if outermost(old) != outermost(new) {
-            if let Some((outermost, internal)) = outermost(old) {
+            // To end a mapping's flows the kernel looks at all there are: those by the same port have just been ended, whatever the address.
+            let ended =
+                |outermost: SocketAddrV4| internal(old) != internal(new) && outermost.port() == external_port;
+            if let Some((outermost, internal)) = outermost(old).filter(|(outermost, _)| !ended(*outermost)) {
                 flows.insert(Flows::Hairpin { protocol, outermost, internal, remote_peer });
             }
             if let Some((outermost, _)) = outermost(new).filter(|_| protocol == UDP) {
