@@ -28,6 +28,8 @@ pub struct StoredMapping {
     pub description: String,
     /// Made by AddPortMapping.
     pub strict: bool,
+    /// Which of all mappings it was; 0 where the store does not tell.
+    pub made: u64,
     /// What was left of the lease when it was stored; `None` for ever.
     pub lease_left: Option<Duration>,
     /// What the PCP server knows the owner by.

@@ -55,6 +55,8 @@ pub struct Mapping {
     pub strict: bool,
     /// When it was made.
     pub created: Instant,
+    /// Which of all it was, counted over all starts: of several for one port of a host the first counts for what that sends.
+    pub made: u64,
     /// When its owner last asked for it.
     pub asked_at: Instant,
     /// When the lease that its owner asked for ends (R-33, decision 14); `None` for never.
@@ -331,6 +333,7 @@ mod tests {
             description: String::new(),
             strict: true,
             created: Instant::default(),
+            made: 0,
             asked_at: Instant::default(),
             lease_ends: None,
             lifetime_ends: Instant::default(),

@@ -62,6 +62,8 @@ struct Mapping {
     remote_name: Option<String>,
     description: String,
     strict: bool,
+    #[serde(default)]
+    made: u64,
     /// Seconds that were left of the lease when it was written; absent for ever.
     lease_left: Option<u64>,
     nonce: [u8; 12],
@@ -264,6 +266,7 @@ impl Mapping {
             remote_name: stored.remote_name.clone(),
             description: stored.description.clone(),
             strict: stored.strict,
+            made: stored.made,
             lease_left: stored.lease_left.map(|left| left.as_secs().max(1)),
             nonce: stored.nonce.nonce.0,
             wan: stored.nonce.wan.clone(),
@@ -286,6 +289,7 @@ impl Mapping {
             remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             strict: self.strict,
+            made: self.made,
             lease_left: self.lease_at(now).map(Duration::from_secs),
             nonce: StoredNonce { nonce: Nonce(self.nonce), wan: self.wan.clone() },
         }
@@ -312,6 +316,7 @@ mod tests {
             remote_name: None,
             description: "a\nb \"c\" 5fd924d6 {}".into(),
             strict: true,
+            made: u64::from(port),
             lease_left: lease_left.map(Duration::from_secs),
             nonce: nonce(9),
         }

@@ -148,6 +148,8 @@ pub struct Gateway {
     repointing: BTreeMap<FlowId, NatRule>,
     system_update_id: u32,
     next_flow: u64,
+    /// How many mappings were ever made.
+    made: u64,
     next_ticket: u64,
     stopping: bool,
     stopped: bool,
@@ -212,6 +214,7 @@ impl Gateway {
             repointing: BTreeMap::new(),
             system_update_id: 0,
             next_flow: 0,
+            made: 0,
             next_ticket: 0,
             stopping: false,
             stopped: false,

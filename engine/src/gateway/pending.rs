@@ -338,6 +338,7 @@ impl Gateway {
         grant: Option<Grant>,
     ) -> Mapping {
         let pending = self.pending.remove(&flow).expect("the callers found it");
+        self.made += 1;
         self.timers.cancel(Alarm::Background(flow));
         let request = pending.request;
         // The server may have lost its state while this router's NAT was set up.
@@ -352,6 +353,7 @@ impl Gateway {
             description: request.description,
             strict: request.strict,
             created: now,
+            made: self.made,
             asked_at: pending.asked_at,
             lease_ends: request.lease.map(|lease| pending.asked_at + lease),
             lifetime_ends: grant.map_or(now + LONGEST, |grant| grant.ends()),

@@ -46,8 +46,11 @@ impl Gateway {
             let asked_at = Instant::from_millis(u64::try_from(older).unwrap_or(u64::MAX));
             rules.extend(self.restore(now, stored, asked_at));
         }
-        // The oldest first: where several lead to one port of a host, that is the one that its own packets leave by.
-        for (install, flow) in rules.into_iter().rev() {
+        // The oldest first: where several lead to one port of a host, that is the one that its own packets leave by. Before stores
+        // told which that is, it was the one that was stored first.
+        rules.reverse();
+        rules.sort_by_key(|&(made, ..)| made);
+        for (_, install, flow) in rules {
             self.change_nat(install, NatPurpose::Reinstall(flow));
         }
         if !self.table.is_empty() {
@@ -60,7 +63,7 @@ impl Gateway {
         now: Instant,
         stored: StoredMapping,
         asked_at: Instant,
-    ) -> Option<(NatChange, FlowId)> {
+    ) -> Option<(u64, NatChange, FlowId)> {
         let key = Key { protocol: stored.protocol, external_port: stored.external.port() };
         // Another deployment than before, or a store that somebody edited: not ours to keep.
         let fits =
@@ -82,6 +85,7 @@ impl Gateway {
             description: stored.description,
             strict: stored.strict,
             created: now,
+            made: stored.made,
             asked_at,
             lease_ends: stored.lease_left.map(|left| now + left),
             lifetime_ends: now + LONGEST,
@@ -89,12 +93,13 @@ impl Gateway {
             confirmed: false,
             flow,
         };
+        self.made = self.made.max(stored.made);
         self.restored.any = true;
         self.restored.nonces.push((self.want_to_keep(&mapping), stored.nonce));
         self.set_lease_alarm(&mapping);
         self.table.insert(mapping.clone());
         let rule = self.rule(&mapping)?;
-        Some((NatChange::Install { rule, external: outermost(&mapping) }, flow))
+        Some((mapping.made, NatChange::Install { rule, external: outermost(&mapping) }, flow))
     }
 
     /// This mapping has to survive from now on.
@@ -138,6 +143,7 @@ impl Gateway {
             remote_name: mapping.remote_name.clone(),
             description: mapping.description.clone(),
             strict: mapping.strict,
+            made: mapping.made,
             lease_left: mapping.lease_ends.map(|end| end - now),
             nonce,
         })
