@@ -31,6 +31,8 @@ pub struct StoredMapping {
     pub strict: bool,
     /// Who counts on it, and what was left of that when it was stored.
     pub claims: Claims<Duration>,
+    /// Which of all mappings it was; 0 where the store does not tell.
+    pub made: u64,
     /// What the PCP server knows the owner by.
     pub nonce: StoredNonce,
 }

@@ -36,13 +36,30 @@ pub enum NatChange {
         addr: Ipv4Addr,
     },
     /// Let this traffic in.
-    Install(NatRule),
+    Install {
+        /// The mapping.
+        rule: NatRule,
+        /// Address and port at the provider's NAT, where there are any: LAN hosts reach the mapping by them, too (decision 26).
+        /// Only one mapping at a time has them, but for one that could not be removed; then it is the newest.
+        external: Option<SocketAddrV4>,
+    },
     /// One mapping is led elsewhere, in one step.
     Replace {
         /// What is there.
         old: NatRule,
         /// What is wanted.
         new: NatRule,
+        /// As for `Install`.
+        external: Option<SocketAddrV4>,
+    },
+    /// The mapping at this port of the WAN address, if one is there, has another address or port at the provider's NAT.
+    Move {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The port on the WAN address.
+        port: u16,
+        /// As for `Install`.
+        external: Option<SocketAddrV4>,
     },
     /// Let it in no more, and cut what flows.
     Remove(NatRule),

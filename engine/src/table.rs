@@ -56,6 +56,8 @@ pub struct Mapping {
     pub strict: bool,
     /// When it was made.
     pub created: Instant,
+    /// Which of all it was, counted over all starts: of several for one port of a host the first counts for what that sends.
+    pub made: u64,
     /// When its owner last asked for it.
     pub asked_at: Instant,
     /// Who of its owner counts on it, by which protocol (R-33, decision 14).
@@ -351,6 +353,7 @@ mod tests {
             description: String::new(),
             strict: true,
             created: Instant::default(),
+            made: 0,
             asked_at: Instant::default(),
             claims: Claims::of(Asker::Igd, None),
             lifetime_ends: Instant::default(),

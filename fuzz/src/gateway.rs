@@ -593,8 +593,9 @@ impl Run<'_> {
         let key = |rule: NatRule| (rule.protocol, rule.port);
         let as_it_should = match change {
             NatChange::Reserve { protocol, port, .. } => !self.rules.contains_key(&(protocol, port)),
-            NatChange::Install(rule) => self.rules.insert(key(rule), rule).is_none(),
-            NatChange::Replace { old, new } => self.rules.insert(key(new), new) == Some(old),
+            NatChange::Move { .. } => true,
+            NatChange::Install { rule, .. } => self.rules.insert(key(rule), rule).is_none(),
+            NatChange::Replace { old, new, .. } => self.rules.insert(key(new), new) == Some(old),
             NatChange::Remove(rule) => self.rules.remove(&key(rule)) == Some(rule),
         };
         assert!(as_it_should || self.kernel_failed, "{change:?} does not fit {:?}", self.rules);

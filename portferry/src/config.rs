@@ -214,11 +214,13 @@ pub struct Nat {
     pub masquerade: bool,
     /// Drop what comes from the WAN for the LAN and is neither mapped nor an answer; off where another program does it.
     pub forward_filter: bool,
+    /// LAN hosts reach each other's mappings by the external addresses.
+    pub hairpin: bool,
 }
 
 impl Default for Nat {
     fn default() -> Self {
-        Self { table: TableName("portferry".into()), masquerade: false, forward_filter: false }
+        Self { table: TableName("portferry".into()), masquerade: false, forward_filter: false, hairpin: true }
     }
 }
 
@@ -482,11 +484,6 @@ impl Config {
         fixed(self) == fixed(new)
     }
 
-    fn names_lan_in_nat(&self) -> bool {
-        let has_nat = self.lines().iter().any(|line| line.nat == NatMode::Nftables);
-        has_nat && (self.nat.masquerade || self.nat.forward_filter)
-    }
-
     /// Takes over what counts without a restart; the rest keeps its value.
     ///
     /// # Errors
@@ -520,8 +517,6 @@ impl Config {
             ("[[uplink.extra]]", !self.extras_stay(new)),
             ("lan.http_port", self.lan.http_port != new.lan.http_port),
             ("[nat]", self.nat != new.nat),
-            // The rules of these two name the LAN interfaces.
-            ("lan.interfaces in [nat]", self.lan.interfaces != new.lan.interfaces && self.names_lan_in_nat()),
             ("igd.version", self.igd.version != new.igd.version),
             ("igd.friendly_name", self.igd.friendly_name != new.igd.friendly_name),
             ("state.directory", self.state.directory != new.state.directory),

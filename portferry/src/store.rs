@@ -63,6 +63,8 @@ struct Mapping {
     remote_name: Option<String>,
     description: String,
     strict: bool,
+    #[serde(default)]
+    made: u64,
     /// Seconds that were left of the lease when it was written; absent for ever.
     lease_left: Option<u64>,
     /// Who had asked for it, unless that was a control point alone.
@@ -295,6 +297,7 @@ impl Mapping {
             remote_name: stored.remote_name.clone(),
             description: stored.description.clone(),
             strict: stored.strict,
+            made: stored.made,
             lease_left: seconds(stored.claims).end(),
             claims: WrittenClaims::new(seconds(stored.claims)),
             nonce: stored.nonce.nonce.0,
@@ -329,6 +332,7 @@ impl Mapping {
             remote_name: self.remote_name.clone(),
             description: self.description.clone(),
             strict: self.strict,
+            made: self.made,
             claims: self
                 .claims()
                 .map(|left| Some(Duration::from_secs(left)))
@@ -371,6 +375,7 @@ mod tests {
             remote_name: None,
             description: "a\nb \"c\" 5fd924d6 {}".into(),
             strict: true,
+            made: u64::from(port),
             claims: Claims::of(Asker::Igd, lease_left.map(Duration::from_secs)),
             nonce: nonce(9),
         }

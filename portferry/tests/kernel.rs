@@ -19,6 +19,9 @@ use portferry::{
     nft::{self, Change, Nat1Rule, Nft, TableConfig},
 };
 
+/// At the provider's NAT; no interface has it.
+const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const WAN_AGAIN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 
 /// What `nft list table inet portferry` prints, but for the counter.
@@ -26,7 +29,8 @@ const RULESET: &str = "\
 table inet portferry {
 	map ports {
 		type inet_proto . inet_service : ipv4_addr . inet_service
-		elements = { tcp . 8080 : 192.168.77.2 . 80 }
+		elements = { tcp . 443 : 192.168.77.2 . 443,
+			     tcp . 8080 : 192.168.77.2 . 80 }
 	}
 
 	map peers {
@@ -51,10 +55,58 @@ table inet portferry {
 			     udp . 192.168.77.2 . 6000 : 5000 }
 	}
 
+	set kept {
+		type inet_proto . ipv4_addr . inet_service
+		elements = { tcp . 192.168.77.2 . 443 }
+	}
+
+	set mapped {
+		type inet_proto . inet_service
+		elements = { tcp . 443,
+			     udp . 5000,
+			     tcp . 8080 }
+	}
+
+	map hairpin {
+		type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
+		elements = { tcp . 203.0.113.1 . 7080 : 192.168.77.2 . 80 }
+	}
+
+	map hairpin_peers {
+		type inet_proto . ipv4_addr . inet_service . ipv4_addr : ipv4_addr . inet_service
+		elements = { udp . 203.0.113.1 . 7000 . 198.51.100.2 : 192.168.77.2 . 6000 }
+	}
+
+	map hairpin_sources {
+		type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
+		elements = { tcp . 192.168.77.2 . 80 : 203.0.113.1 . 7080,
+			     udp . 192.168.77.2 . 6000 : 203.0.113.1 . 7000 }
+	}
+
+	set hairpin_addresses {
+		type ipv4_addr
+		elements = { 198.51.100.1,
+			     203.0.113.1 }
+	}
+
+	set wan_addresses {
+		type ipv4_addr
+		elements = { 198.51.100.1 }
+	}
+
+	set hairpin_links {
+		type ifname . ifname
+		elements = { \"lan0\" . \"lan0\" }
+	}
+
 	chain prerouting {
 		type nat hook prerouting priority dstnat + 1; policy accept;
 		meta nfproto ipv4 iifname \"wan0\" fib daddr type local dnat ip to meta l4proto . th dport . ip saddr map @peers
 		meta nfproto ipv4 iifname \"wan0\" fib daddr type local dnat ip to meta l4proto . th dport map @ports
+		meta nfproto ipv4 iifname @lan dnat ip to meta l4proto . ip daddr . th dport . ip saddr map @hairpin_peers
+		meta nfproto ipv4 iifname @lan dnat ip to meta l4proto . ip daddr . th dport map @hairpin
+		meta nfproto ipv4 iifname @lan ip daddr @wan_addresses dnat ip to meta l4proto . th dport . ip saddr map @peers
+		meta nfproto ipv4 iifname @lan ip daddr @wan_addresses dnat ip to meta l4proto . th dport map @ports
 	}
 
 	chain forward {
@@ -67,7 +119,11 @@ table inet portferry {
 
 	chain postrouting {
 		type nat hook postrouting priority srcnat - 1; policy accept;
-		meta nfproto ipv4 iifname @lan oifname @wan masquerade to :meta l4proto . ip saddr . th sport map @sources
+		meta nfproto ipv4 iifname @lan oifname @lan ct status dnat ct original ip daddr @hairpin_addresses snat ip to meta l4proto . ip saddr . th sport map @hairpin_sources
+		meta nfproto ipv4 iifname . oifname @hairpin_links ct status dnat ct original ip daddr @hairpin_addresses masquerade
+		meta nfproto ipv4 iifname @lan oifname \"wan0\" meta l4proto . ip saddr . th sport @kept masquerade
+		meta nfproto ipv4 iifname @lan oifname \"wan0\" masquerade to :meta l4proto . ip saddr . th sport map @sources
+		meta nfproto ipv4 iifname @lan oifname \"wan0\" meta l4proto . th sport @mapped masquerade to :1024-65535
 		meta nfproto ipv4 iifname @lan oifname @wan masquerade
 	}
 }
@@ -137,13 +193,247 @@ fn masquerade_keeps_the_external_port() {
         lan.connect_from(HOST, 0, REMOTE, 7001).unwrap();
         assert_eq!(wan.accept(listener).unwrap().1.ip(), IpAddr::V4(WAN));
 
-        // Without masquerade the LAN's addresses go out as they are.
+        // Without masquerade the LAN's addresses go out as they are, but for what is mapped: as answers do.
         let mut nft = Nft::open(TableConfig { masquerade: false, ..config() }).await.unwrap();
         let (lan, wan) = (&mut world.lan, &mut world.wan);
-        nft.apply(&[Change::Add(rule(UDP, 5000, HOST, 6003))]).await.unwrap();
-        let plain = lan.udp(HOST, 6003);
+        nft.apply(&[Change::Add(rule(UDP, 5005, HOST, 6003))]).await.unwrap();
+        let (plain, mapped) = (lan.udp(HOST, 6004), lan.udp(HOST, 6003));
         lan.send_to(plain, REMOTE, 7000, "as I am");
-        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((HOST, 6003)));
+        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((HOST, 6004)));
+        lan.send_to(mapped, REMOTE, 7000, "as I am known");
+        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((WAN, 5005)));
+    });
+}
+
+/// RFC 6887 §11: a mapping is for both directions. Two hosts with one port, before somebody else's masquerade and after it has
+/// had the flow; and whose mapping of several counts.
+#[test]
+fn a_mapped_host_is_seen_by_its_external_port() {
+    in_router("a_mapped_host_is_seen_by_its_external_port", async |world| {
+        let masquerade = "add table ip other; add chain ip other post { type nat hook postrouting priority 100; }; \
+                          add rule ip other post oifname wan0 masquerade random";
+        for ours in [false, true] {
+            let mut nft = Nft::open(TableConfig { masquerade: ours, ..config() }).await.unwrap();
+            if !ours {
+                run("nft", &[masquerade]);
+            }
+            let (lan, wan) = (&mut world.lan, &mut world.wan);
+            let (first, second) = (lan.udp(HOST, 3074), lan.udp(OTHER_HOST, 3074));
+            let [remote, other] = [7000, 7001].map(|port| wan.udp(REMOTE, port));
+            let mut seen = |from, to, by, lan: &mut common::Agent| {
+                lan.send_to(from, REMOTE, to, "hello");
+                wan.recv_from(by).unwrap().1
+            };
+            for host in [first, second] {
+                seen(host, 7000, remote, lan); // some port or other
+            }
+            let all = [
+                rule(UDP, 3074, HOST, 3074),
+                rule(UDP, 40_000, OTHER_HOST, 3074),
+                rule(UDP, 3000, HOST, 3074),
+            ];
+            nft.apply(&all.map(Change::Add)).await.unwrap();
+            for (to, by) in [(7000, remote), (7001, other)] {
+                assert_eq!(seen(first, to, by, lan), SocketAddr::from((WAN, 3074)), "{ours}");
+                assert_eq!(seen(second, to, by, lan), SocketAddr::from((WAN, 40_000)), "{ours}");
+            }
+            nft.apply(&[Change::Remove(all[0])]).await.unwrap();
+            assert_eq!(seen(first, 7000, remote, lan), SocketAddr::from((WAN, 3000)), "the next of several");
+            assert_eq!(seen(second, 7000, remote, lan), SocketAddr::from((WAN, 40_000)));
+
+            let listener = wan.listen(REMOTE, 7002);
+            nft.apply(&[Change::Add(rule(TCP, 3075, HOST, 3074))]).await.unwrap();
+            let stream = lan.connect_from(HOST, 3074, REMOTE, 7002).unwrap();
+            assert_eq!(wan.accept(listener).unwrap().1, SocketAddr::from((WAN, 3075)));
+
+            // Nobody else leaves by a mapped port, where we can help it.
+            let squatter = lan.udp(OTHER_HOST, 3000);
+            let (_, from) = {
+                lan.send_to(squatter, REMOTE, 7000, "me too");
+                wan.recv_from(remote).unwrap()
+            };
+            assert!(!ours || from != SocketAddr::from((WAN, 3000)), "{from}");
+            wan.send_to(remote, WAN, from.port(), "answer");
+            assert_eq!(lan.recv_from(squatter).unwrap().0, "answer");
+            for socket in [first, second, squatter, stream] {
+                lan.close(socket);
+            }
+            for socket in [remote, other, listener] {
+                wan.close(socket);
+            }
+            if !ours {
+                run("nft", &["delete", "table", "ip", "other"]);
+            }
+        }
+    });
+}
+
+/// Without a masquerade of ours a mapped host whose port somebody else's flow has is still heard, by another port.
+#[test]
+fn a_port_that_a_flow_has_is_no_reason_to_drop() {
+    in_router("a_port_that_a_flow_has_is_no_reason_to_drop", async |world| {
+        run(
+            "nft",
+            &["add table ip other; add chain ip other post { type nat hook postrouting priority 100; }; \
+                      add rule ip other post oifname wan0 masquerade"],
+        );
+        let mut nft = Nft::open(TableConfig { masquerade: false, ..config() }).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (mapped, other, remote) = (lan.udp(HOST, 3074), lan.udp(OTHER_HOST, 3074), wan.udp(REMOTE, 7000));
+        lan.send_to(other, REMOTE, 7000, "first");
+        assert_eq!(wan.recv_from(remote).unwrap().1, SocketAddr::from((WAN, 3074)));
+        nft.apply(&[Change::Add(rule(UDP, 3074, HOST, 3074))]).await.unwrap();
+        lan.send_to(mapped, REMOTE, 7000, "second");
+        let (text, from) = wan.recv_from(remote).unwrap();
+        assert_eq!(text, "second");
+        wan.send_to(remote, WAN, from.port(), "answer");
+        assert_eq!(lan.recv_from(mapped).unwrap().0, "answer");
+    });
+}
+
+/// Decision 26, RFC 4787 REQ-9 and RFC 7648: by the outermost address and port, and by the WAN's, there and back.
+#[test]
+fn hosts_reach_each_other_by_external_addresses() {
+    in_router("hosts_reach_each_other_by_external_addresses", async |world| {
+        // With many changes at once the kernel's flows are read, and not selected.
+        for many in [false, true] {
+            let mut nft = Nft::open(config()).await.unwrap();
+            let (web, game) = (by(7080, rule(TCP, 8080, HOST, 80)), by(7000, rule(UDP, 5000, HOST, 6000)));
+            let others: Vec<_> = (0..if many { 40 } else { 0 })
+                .map(|n| by(20_000 + n, rule(UDP, 20_000 + n, HOST, 1)))
+                .collect();
+            let all: Vec<_> = others.iter().chain([&web, &game]).copied().collect();
+            let lan = &mut world.lan;
+            let (http, udp) = (lan.listen(HOST, 80), lan.udp(HOST, 6000));
+            let asking = lan.udp(OTHER_HOST, 0);
+            lan.send_to(asking, EXTERNAL, 7000, "too early");
+            assert_eq!(lan.recv_from(udp), None);
+            nft.apply(&all.iter().map(|r| Change::Add(*r)).collect::<Vec<_>>()).await.unwrap();
+
+            for (addr, tcp_port, udp_port) in [(EXTERNAL, 7080, 7000), (WAN, 8080, 5000)] {
+                for from in [OTHER_HOST, HOST] {
+                    let client = lan.connect_from(from, 0, addr, tcp_port).unwrap();
+                    let (server, peer) = lan.accept(http).unwrap();
+                    assert_eq!(peer.ip(), IpAddr::V4(ROUTER), "answers come back through the router");
+                    lan.send(client, "question");
+                    assert_eq!(lan.recv(server), "question");
+                    lan.send(server, "answer");
+                    assert_eq!(lan.recv(client), "answer");
+                }
+                // The same socket all along, also the one that was early.
+                lan.send_to(asking, addr, udp_port, "ping");
+                let (text, from) = lan.recv_from(udp).unwrap();
+                assert_eq!((text.as_str(), from.ip()), ("ping", IpAddr::V4(ROUTER)));
+                lan.send_to(udp, ROUTER, from.port(), "pong");
+                let (text, from) = lan.recv_from(asking).unwrap();
+                assert_eq!((text.as_str(), from), ("pong", SocketAddr::from((addr, udp_port))));
+            }
+            // Neither by the other's ports, nor by an address that is not the WAN's, nor what the router itself has.
+            for (addr, port) in [(EXTERNAL, 5000), (EXTERNAL, 6000), (WAN, 7000), (WAN, 6000), (ROUTER, 5000)]
+            {
+                lan.send_to(asking, addr, port, "nobody asked for this");
+            }
+            assert_eq!(lan.recv_from(udp), None);
+
+            // Moved to another port at the provider: that one from now on, and what came by the old one is over.
+            let (stream, kept) =
+                (lan.connect_from(OTHER_HOST, 0, EXTERNAL, 7080), lan.connect_from(OTHER_HOST, 0, WAN, 8080));
+            let (stream, kept) = (stream.unwrap(), kept.unwrap());
+            let (server, other) = (lan.accept(http).unwrap().0, lan.accept(http).unwrap().0);
+            let moved: Vec<_> = all.iter().map(|r| by(r.outermost.unwrap().port() + 1000, *r)).collect();
+            nft.apply(&moved.iter().map(|r| Change::Add(*r)).collect::<Vec<_>>()).await.unwrap();
+            lan.send(stream, "1");
+            assert_eq!(lan.recv(server), "(nothing)");
+            lan.send(kept, "1");
+            assert_eq!(lan.recv(other), "1", "by the WAN address nothing has changed");
+            lan.send_to(asking, EXTERNAL, 7000, "2");
+            assert_eq!(lan.recv_from(udp), None);
+            lan.send_to(asking, EXTERNAL, 8000, "3");
+            assert_eq!(lan.recv_from(udp).unwrap().0, "3");
+            let client = lan.connect_from(OTHER_HOST, 0, EXTERNAL, 8080).unwrap();
+            let server = lan.accept(http).unwrap().0;
+
+            // Gone, with its flows.
+            nft.apply(&moved.iter().map(|r| Change::Remove(*r)).collect::<Vec<_>>()).await.unwrap();
+            lan.send_to(asking, EXTERNAL, 8000, "4");
+            lan.send_to(asking, WAN, 5000, "5");
+            assert_eq!(lan.recv_from(udp), None);
+            lan.send(client, "6");
+            assert_eq!(lan.recv(server), "(nothing)");
+            assert!(lan.connect_from(OTHER_HOST, 0, EXTERNAL, 8080).is_err());
+            assert!(lan.connect_from(OTHER_HOST, 0, WAN, 8080).is_err());
+            assert_eq!(["hairpin", "hairpin_sources", "sources"].map(elements), [0; 3]);
+            for socket in [http, udp, asking] {
+                lan.close(socket);
+            }
+        }
+    });
+}
+
+/// RFC 4787 REQ-9: a host that has a mapping is seen by that, whatever the other one is reached by.
+#[test]
+fn a_mapped_sender_is_known_by_its_external_address() {
+    in_router("a_mapped_sender_is_known_by_its_external_address", async |world| {
+        let mut nft = Nft::open(config()).await.unwrap();
+        let (one, two) =
+            (by(7001, rule(UDP, 3074, HOST, 3074)), by(7002, rule(UDP, 40_000, OTHER_HOST, 3074)));
+        nft.apply(&[Change::Add(one), Change::Add(two)]).await.unwrap();
+        let lan = &mut world.lan;
+        let (first, second) = (lan.udp(HOST, 3074), lan.udp(OTHER_HOST, 3074));
+        lan.send_to(first, EXTERNAL, 7002, "1");
+        assert_eq!(lan.recv_from(second), Some(("1".to_owned(), SocketAddr::from((EXTERNAL, 7001)))));
+        lan.send_to(second, EXTERNAL, 7001, "2");
+        assert_eq!(lan.recv_from(first), Some(("2".to_owned(), SocketAddr::from((EXTERNAL, 7002)))));
+        // Moved, and it is known by the new one.
+        nft.apply(&[Change::Add(by(7003, one))]).await.unwrap();
+        lan.send_to(first, EXTERNAL, 7002, "3");
+        assert_eq!(lan.recv_from(second), Some(("3".to_owned(), SocketAddr::from((EXTERNAL, 7003)))));
+        // A TCP client that is not mapped, from the port whose UDP is.
+        nft.apply(&[Change::Add(by(7080, rule(TCP, 8080, OTHER_HOST, 80)))]).await.unwrap();
+        let http = lan.listen(OTHER_HOST, 80);
+        lan.connect_from(HOST, 3074, EXTERNAL, 7080).unwrap();
+        assert_eq!(lan.accept(http).unwrap().1.ip(), IpAddr::V4(ROUTER));
+    });
+}
+
+/// Where the way back leads through the router anyway, a host is seen as it is.
+#[test]
+fn hosts_on_different_links_see_each_other() {
+    in_router("hosts_on_different_links_see_each_other", async |world| {
+        let far = world.namespace("wan");
+        run("ip", &["link", "add", "lan1", "type", "veth", "peer", "eth1", "netns", &far]);
+        for (namespace, interface, addr) in
+            [(None, "lan1", "192.168.78.1/24"), (Some(&far), "eth1", "192.168.78.2/24")]
+        {
+            let at: Vec<&str> = namespace.into_iter().flat_map(|name| ["-n", name.as_str()]).collect();
+            run("ip", &[&at[..], &["addr", "add", addr, "dev", interface]].concat());
+            run("ip", &[&at[..], &["link", "set", interface, "up"]].concat());
+        }
+        for to in ["203.0.113.1", "198.51.100.9"] {
+            run("ip", &["-n", &far, "route", "add", to, "via", "192.168.78.1"]);
+        }
+        run("ip", &["addr", "add", &format!("{WAN_AGAIN}/24"), "dev", "wan0"]);
+        let lans = vec!["lan0".to_owned(), "lan1".to_owned()];
+        let mut nft = Nft::open(TableConfig { lan_interfaces: lans, ..config() }).await.unwrap();
+        nft.apply(&[Change::Add(by(7000, rule(UDP, 5000, HOST, 6000)))]).await.unwrap();
+        let guest = Ipv4Addr::new(192, 168, 78, 2);
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (udp, asking) = (lan.udp(HOST, 6000), wan.udp(guest, 9000));
+        wan.send_to(asking, EXTERNAL, 7000, "1");
+        assert_eq!(lan.recv_from(udp), Some(("1".to_owned(), SocketAddr::from((guest, 9000)))));
+        lan.send_to(udp, guest, 9000, "2");
+        assert_eq!(wan.recv_from(asking), Some(("2".to_owned(), SocketAddr::from((EXTERNAL, 7000)))));
+        // An address that the WAN gets later.
+        wan.send_to(asking, WAN_AGAIN, 5000, "3");
+        assert_eq!(lan.recv_from(udp), None);
+        nft.readdress(vec![WAN, WAN_AGAIN]).await.unwrap();
+        let asking = wan.udp(guest, 9001);
+        wan.send_to(asking, WAN_AGAIN, 5000, "4");
+        assert_eq!(lan.recv_from(udp), Some(("4".to_owned(), SocketAddr::from((guest, 9001)))));
+        nft.readdress(vec![WAN]).await.unwrap();
+        let asking = wan.udp(guest, 9002);
+        wan.send_to(asking, WAN_AGAIN, 5000, "5");
+        assert_eq!(lan.recv_from(udp), None);
     });
 }
 
@@ -175,6 +465,28 @@ fn only_the_remote_peer_gets_in() {
         assert!(wan.connect_from(OTHER_REMOTE, 0, WAN, 8080).is_err());
         assert!(wan.connect_from(REMOTE, 0, WAN, 8080).is_ok());
         assert!(lan.accept(http).is_some());
+
+        // Nor by hairpin, unless a host of the LAN is the one.
+        nft.apply(&[
+            Change::Add(by(7000, only(rule(UDP, 5000, HOST, 6000), REMOTE))),
+            Change::Add(by(7001, only(rule(UDP, 5001, HOST, 6001), OTHER_HOST))),
+        ])
+        .await
+        .unwrap();
+        let private = lan.udp(HOST, 6001);
+        let (asking, own) = (lan.udp(OTHER_HOST, 9000), lan.udp(HOST, 9000));
+        for socket in [asking, own] {
+            for (addr, port) in [(EXTERNAL, 7000), (WAN, 5000)] {
+                lan.send_to(socket, addr, port, "stranger");
+            }
+        }
+        assert_eq!(lan.recv_from(udp), None);
+        for (addr, port) in [(EXTERNAL, 7001), (WAN, 5001)] {
+            lan.send_to(own, addr, port, "stranger");
+            assert_eq!(lan.recv_from(private), None);
+            lan.send_to(asking, addr, port, "friend");
+            assert_eq!(lan.recv_from(private).unwrap().0, "friend");
+        }
     });
 }
 
@@ -299,7 +611,7 @@ fn five_thousand_mappings() {
         let all: Vec<_> = (0..5000)
             .map(|n| {
                 let protocol = if n % 2 == 0 { TCP } else { UDP };
-                rule(protocol, 1024 + n, if n % 3 == 0 { HOST } else { OTHER_HOST }, 2048 + n)
+                by(1024 + n, rule(protocol, 1024 + n, if n % 3 == 0 { HOST } else { OTHER_HOST }, 2048 + n))
             })
             .collect();
         let took = Instant::now();
@@ -308,6 +620,7 @@ fn five_thousand_mappings() {
         }
         println!("5,000 mappings in {:?}", took.elapsed());
         assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (5000, 5000, 5000));
+        assert_eq!((elements("hairpin"), elements("hairpin_sources")), (5000, 5000));
 
         let took = Instant::now();
         for n in 0..100 {
@@ -322,7 +635,7 @@ fn five_thousand_mappings() {
         // The most a batch can weigh: everything is replaced, by other keys.
         for chunk in all.chunks(nft::MAX_CHANGES) {
             let changes = chunk.iter().map(|old| {
-                let internal = SocketAddrV4::new(HOST, 20_000 + old.external_port);
+                let internal = SocketAddrV4::new(HOST, 20_001 + old.external_port);
                 let new = Nat1Rule {
                     external_port: 20_000 + old.external_port,
                     internal,
@@ -353,8 +666,9 @@ fn the_table_is_adopted_listed_and_cleared() {
         assert_eq!(elements("ports"), 1, "a table outlives its program");
 
         let mut second = Nft::open(config()).await.unwrap();
-        let game = Nat1Rule { remote_peer: Some(REMOTE), ..rule(UDP, 5000, HOST, 6000) };
-        second.apply(&[Change::Add(rule(TCP, 8080, HOST, 80)), Change::Add(game)]).await.unwrap();
+        let game = Nat1Rule { remote_peer: Some(REMOTE), ..by(7000, rule(UDP, 5000, HOST, 6000)) };
+        let web = [by(7080, rule(TCP, 8080, HOST, 80)), rule(TCP, 443, HOST, 443)];
+        second.apply(&[web[0], web[1], game].map(Change::Add)).await.unwrap();
         let listed = run("nft", &["list", "table", "inet", "portferry"]);
         println!("{listed}");
         assert_eq!(sorted(&listed), sorted(RULESET));
@@ -365,12 +679,12 @@ fn the_table_is_adopted_listed_and_cleared() {
         let gone = second.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
 
-        let bare = TableConfig { forward_filter: false, masquerade: false, ..config() };
+        let bare = TableConfig { forward_filter: false, masquerade: false, hairpin: false, ..config() };
         let mut bare = Nft::open(bare).await.unwrap();
         bare.apply(&[Change::Add(rule(TCP, 1, HOST, 1))]).await.unwrap();
         let listed = run("nft", &["list", "table", "inet", "portferry"]);
         assert!(
-            listed.contains("chain prerouting") && !listed.contains("forward") && !listed.contains("sources")
+            listed.contains("chain prerouting") && !listed.contains("forward") && !listed.contains("hairpin")
         );
         bare.apply(&[Change::Remove(rule(TCP, 1, HOST, 1))]).await.unwrap();
         bare.clear().await.unwrap();
@@ -382,7 +696,7 @@ fn the_table_is_adopted_listed_and_cleared() {
 fn an_error_leaves_everything_as_it_was() {
     in_router("an_error_leaves_everything_as_it_was", async |_| {
         let mut nft = Nft::open(config()).await.unwrap();
-        let held = rule(TCP, 80, HOST, 80);
+        let held = rule(TCP, 80, HOST, 8080);
         nft.apply(&[Change::Add(held), Change::Add(held)]).await.unwrap();
         nft.apply(&[Change::Add(held)]).await.unwrap();
         // Found out by ourselves …
@@ -390,18 +704,18 @@ fn an_error_leaves_everything_as_it_was() {
         assert_eq!(nft.apply(&conflict).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(elements("ports"), 1);
         // … and by the kernel, in one of many messages: somebody meddled with our table.
-        run("nft", &["add element inet portferry ports { tcp . 300 : 192.168.77.3 . 1 }"]);
-        let many: Vec<_> = (100..600).map(|n| Change::Add(rule(TCP, n, HOST, n))).collect();
+        run("nft", &["add element inet portferry ports { tcp . 200 : 192.168.77.3 . 1 }"]);
+        let many: Vec<_> = (100..350).map(|n| Change::Add(rule(TCP, n, HOST, n + 1))).collect();
         let error = nft.apply(&many).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (2, 1, 1));
-        run("nft", &["delete element inet portferry ports { tcp . 300 }"]);
+        run("nft", &["delete element inet portferry ports { tcp . 200 }"]);
         nft.apply(&many).await.unwrap();
-        assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (501, 501, 501));
+        assert_eq!((elements("ports"), elements("sources"), nft.rules().count()), (251, 251, 251));
         run("nft", &["flush ruleset"]);
         let error = nft.apply(&[Change::Remove(held)]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-        assert_eq!(nft.rules().count(), 501);
+        assert_eq!(nft.rules().count(), 251);
 
         for wrong in ["", "a/b", "sixteen_octets__"] {
             let config = TableConfig { wan_interface: wrong.to_owned(), ..config() };
@@ -568,14 +882,27 @@ fn config() -> TableConfig {
         name: "portferry".to_owned(),
         wan_interface: "wan0".to_owned(),
         spare_interfaces: vec!["wan1".to_owned()],
+        wan_addresses: vec![WAN],
         lan_interfaces: vec!["lan0".to_owned()],
         forward_filter: true,
         masquerade: true,
+        hairpin: true,
     }
 }
 
 fn rule(protocol: u8, external_port: u16, host: Ipv4Addr, port: u16) -> Nat1Rule {
-    Nat1Rule { protocol, external_port, internal: SocketAddrV4::new(host, port), remote_peer: None }
+    Nat1Rule {
+        protocol,
+        external_port,
+        internal: SocketAddrV4::new(host, port),
+        remote_peer: None,
+        outermost: None,
+    }
+}
+
+/// The same at a port of [`EXTERNAL`], too.
+fn by(port: u16, rule: Nat1Rule) -> Nat1Rule {
+    Nat1Rule { outermost: Some(SocketAddrV4::new(EXTERNAL, port)), ..rule }
 }
 
 fn interface<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Interface {
@@ -595,6 +922,7 @@ fn sorted(ruleset: &str) -> Vec<String> {
     let mut lines: Vec<String> = ruleset
         .replace("elements = {", "")
         .replace("meta nfproto ipv4 ", "")
+        .replace(", ", "\n")
         .lines()
         .map(|line| line.trim_matches(|c: char| c.is_whitespace() || "},".contains(c)).to_owned())
         .collect();

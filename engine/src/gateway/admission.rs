@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::Protocol;
 
-use super::own_nat::NatPurpose;
+use super::own_nat::{NatPurpose, outermost};
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::claims::Asker;
@@ -242,7 +242,8 @@ impl Gateway {
                 let new = NatRule { internal: request.internal, ..old };
                 self.repointing.insert(existing.flow, new);
                 let purpose = NatPurpose::Repoint { flow: existing.flow, old, new, request, id };
-                self.change_nat(NatChange::Replace { old, new }, purpose);
+                let external = outermost(&existing);
+                self.change_nat(NatChange::Replace { old, new, external }, purpose);
             }
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).

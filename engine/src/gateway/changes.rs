@@ -59,6 +59,9 @@ impl Gateway {
         }
         let touched = self.table.take_touched();
         self.note_updates(&touched);
+        for &flow in touched.keys() {
+            self.move_hairpin(flow);
+        }
         let mut changes: Vec<(FlowId, What, MappingStatus)> = touched
             .into_iter()
             .filter_map(|(flow, Touched { before, cause })| {

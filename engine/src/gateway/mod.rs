@@ -31,7 +31,7 @@ mod ways;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use wire::error::UpnpError;
 use wire::pcp::Protocol;
@@ -141,12 +141,18 @@ pub struct Gateway {
     stood: Vec<FlowId>,
     /// Rules that the kernel would not remove.
     unremoved: BTreeMap<(Protocol, u16), NatRule>,
+    /// By which external address and port LAN hosts come to the mapping at a port of the WAN address, as the kernel was told.
+    hairpins: BTreeMap<(Protocol, u16), SocketAddrV4>,
+    /// Mappings of which the kernel may not know that.
+    unmoved: BTreeSet<FlowId>,
     /// Those that another one is to replace.
     displaced: BTreeMap<NatTicket, NatRule>,
     /// Rules that are on their way to replace those of mappings.
     repointing: BTreeMap<FlowId, NatRule>,
     system_update_id: u32,
     next_flow: u64,
+    /// How many mappings were ever made.
+    made: u64,
     next_ticket: u64,
     stopping: bool,
     stopped: bool,
@@ -206,10 +212,13 @@ impl Gateway {
             nat_tickets: BTreeMap::new(),
             stood: Vec::new(),
             unremoved: BTreeMap::new(),
+            hairpins: BTreeMap::new(),
+            unmoved: BTreeSet::new(),
             displaced: BTreeMap::new(),
             repointing: BTreeMap::new(),
             system_update_id: 0,
             next_flow: 0,
+            made: 0,
             next_ticket: 0,
             stopping: false,
             stopped: false,
@@ -443,8 +452,8 @@ impl Gateway {
     /// forgotten half-way.
     pub fn is_idle(&self) -> bool {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
-        let outcomes =
-            [self.counting.len(), self.nat_tickets.len(), self.repointing.len() + self.unremoved.len()];
+        let rules = self.repointing.len() + self.unremoved.len() + self.unmoved.len();
+        let outcomes = [self.counting.len(), self.nat_tickets.len(), rules];
         half_way == [0; 4] && outcomes == [0; 3] && self.held.len() + self.lookups.len() == 0
     }
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use wire::error::UpnpError;
 
-use super::own_nat::NatPurpose;
+use super::own_nat::{NatPurpose, outermost};
 use super::{Effect, Gateway, RequestId};
 use crate::igd::AddRequest;
 use crate::nat::{NatChange, NatRule};
@@ -174,7 +174,11 @@ impl Gateway {
             Some(old) => {
                 let new = NatRule { remote_peer, ..old };
                 self.repointing.insert(flow, new);
-                self.change_nat(NatChange::Replace { old, new }, NatPurpose::Readmit { flow, old, new });
+                let external = outermost(&mapping);
+                self.change_nat(
+                    NatChange::Replace { old, new, external },
+                    NatPurpose::Readmit { flow, old, new },
+                );
             }
             None => self.readmit(now, flow, remote_peer),
         }

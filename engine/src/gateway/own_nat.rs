@@ -1,5 +1,7 @@
 //! The router's own NAT as the gateway steers it: rules that follow the table, and what became of each change.
 
+use std::net::SocketAddrV4;
+
 use wire::pcp::Protocol;
 
 use super::pending::{Pending, Purpose, Stage};
@@ -29,11 +31,13 @@ pub(super) enum NatPurpose {
     Adopt(FlowId, Unknown),
     /// The rule of a mapping whose deletion was refused.
     Reinstall(FlowId),
+    /// Another external address or port, by which LAN hosts come to it.
+    Move(FlowId),
     /// The end of a rule; nobody waits for it.
     Remove(NatRule),
 }
 
-/// When the kernel is asked again to remove a rule.
+/// When the kernel is asked again to remove a rule, or to lead LAN hosts by another external address or port.
 const REMOVE_AGAIN: Duration = Duration::from_secs(10);
 
 impl Gateway {
@@ -44,13 +48,24 @@ impl Gateway {
         if let Some(old) = displaced {
             self.note_unremoved(now, old);
         }
+        // What the kernel takes its time for is no silence of the provider's.
+        self.stop_if_done(now);
     }
 
     fn on_outcome(&mut self, now: Instant, purpose: NatPurpose, outcome: Result<(), NatFailure>) {
         // One that has failed before was told of.
-        let again = matches!(&purpose, NatPurpose::Remove(rule) if self.unremoved.contains_key(&place(rule)));
+        let again = match &purpose {
+            NatPurpose::Remove(rule) => self.unremoved.contains_key(&place(rule)),
+            NatPurpose::Move(flow) => self.unmoved.contains(flow),
+            _ => false,
+        };
         if let (Err(NatFailure::Kernel(error)), false) = (&outcome, again) {
             self.notice(Notice::NatFailed(error.clone()));
+        }
+        match (purpose.standing(), &outcome) {
+            (Some(flow), Err(_)) => self.note_unmoved(now, flow),
+            (Some(flow), Ok(())) => drop(self.unmoved.remove(&flow)),
+            (None, _) => {}
         }
         match (purpose, outcome) {
             (NatPurpose::Reserve(flow), Ok(())) if self.pending.contains_key(&flow) => self.ask(now, flow),
@@ -136,7 +151,7 @@ impl Gateway {
                 self.note_unremoved(now, rule);
             }
             (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&place(&rule))),
-            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_), _) => {}
+            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Move(_), _) => {}
         }
     }
 
@@ -168,7 +183,8 @@ impl Gateway {
     /// A mapping that was closed stands after all.
     pub(super) fn reopen(&mut self, mapping: &Mapping) {
         if let Some(port) = mapping.nat_port {
-            self.change_nat(NatChange::Install(rule(mapping, port)), NatPurpose::Reinstall(mapping.flow));
+            let install = NatChange::Install { rule: rule(mapping, port), external: outermost(mapping) };
+            self.change_nat(install, NatPurpose::Reinstall(mapping.flow));
         }
     }
 
@@ -196,10 +212,38 @@ impl Gateway {
         self.timers.set(Alarm::Remove, now + REMOVE_AGAIN);
     }
 
-    /// The kernel would not remove these before.
+    /// The kernel would not remove or move these before.
     pub(super) fn remove_again(&mut self) {
         for rule in self.unremoved.values().copied().collect::<Vec<_>>() {
             self.remove_rule(rule);
+        }
+        for flow in self.unmoved.iter().copied().collect::<Vec<_>>() {
+            self.move_hairpin(flow);
+        }
+    }
+
+    /// Whether the kernel leads LAN hosts by the external address and port of this mapping is unknown.
+    fn note_unmoved(&mut self, now: Instant, flow: FlowId) {
+        let Some(mapping) = self.table.find_flow(flow) else { return };
+        let Some(port) = mapping.nat_port else { return };
+        self.hairpins.remove(&(mapping.protocol, port));
+        self.unmoved.insert(flow);
+        self.timers.set(Alarm::Remove, now + REMOVE_AGAIN);
+    }
+
+    /// Ends a turn: LAN hosts are led by the external address and port that a mapping has now (decision 26). Seen by
+    /// comparing, for a grant may change while the kernel is at work.
+    pub(super) fn move_hairpin(&mut self, flow: FlowId) {
+        let open = |mapping: &&Mapping| mapping.health != Health::Deleting;
+        let Some(mapping) = self.table.find_flow(flow).filter(open) else {
+            self.unmoved.remove(&flow);
+            return;
+        };
+        let (protocol, external) = (mapping.protocol, outermost(mapping));
+        let Some(port) = mapping.nat_port else { return };
+        let told = self.hairpins.get(&(protocol, port)).copied();
+        if told != external || self.unmoved.contains(&flow) {
+            self.change_nat(NatChange::Move { protocol, port, external }, NatPurpose::Move(flow));
         }
     }
 
@@ -208,18 +252,52 @@ impl Gateway {
         let ticket = NatTicket(self.next_ticket);
         let change = match change {
             // Its port is free but for a rule that should be gone.
-            NatChange::Install(new) => match self.unremoved.remove(&place(&new)) {
+            NatChange::Install { rule: new, external } => match self.unremoved.remove(&place(&new)) {
                 Some(old) => {
                     self.displaced.insert(ticket, old);
-                    NatChange::Replace { old, new }
+                    NatChange::Replace { old, new, external }
                 }
                 None => change,
             },
             change => change,
         };
+        match change {
+            NatChange::Reserve { .. } => {}
+            NatChange::Install { rule, external } | NatChange::Replace { new: rule, external, .. } => {
+                self.note_hairpin(place(&rule), external);
+            }
+            NatChange::Move { protocol, port, external } => self.note_hairpin((protocol, port), external),
+            NatChange::Remove(rule) => self.note_hairpin(place(&rule), None),
+        }
         self.nat_tickets.insert(ticket, purpose);
         self.effects.push_back(Effect::Nat { ticket, change });
     }
+
+    fn note_hairpin(&mut self, place: (Protocol, u16), external: Option<SocketAddrV4>) {
+        match external {
+            Some(external) => drop(self.hairpins.insert(place, external)),
+            None => drop(self.hairpins.remove(&place)),
+        }
+    }
+}
+
+impl NatPurpose {
+    /// The mapping that stands, or is about to, whose rule it is about.
+    fn standing(&self) -> Option<FlowId> {
+        match *self {
+            Self::Install(flow)
+            | Self::Reinstall(flow)
+            | Self::Move(flow)
+            | Self::Repoint { flow, .. }
+            | Self::Readmit { flow, .. } => Some(flow),
+            Self::Reserve(_) | Self::Overtaken { .. } | Self::Adopt(..) | Self::Remove(_) => None,
+        }
+    }
+}
+
+/// Where the mapping stands at the provider's NAT, if it does.
+pub(super) fn outermost(mapping: &Mapping) -> Option<SocketAddrV4> {
+    Some(mapping.external).filter(|external| !external.ip().is_unspecified())
 }
 
 fn place(rule: &NatRule) -> (Protocol, u16) {

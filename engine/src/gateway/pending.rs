@@ -309,7 +309,10 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("the callers found it");
         pending.stage = Stage::Installing(grant);
         match pending.rule() {
-            Some(rule) => self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow)),
+            Some(rule) => {
+                let install = NatChange::Install { rule, external: Some(grant.external) };
+                self.change_nat(install, NatPurpose::Install(flow));
+            }
             None => self.finish(now, flow, grant),
         }
     }
@@ -336,6 +339,7 @@ impl Gateway {
         grant: Option<Grant>,
     ) -> Mapping {
         let pending = self.pending.remove(&flow).expect("the callers found it");
+        self.made += 1;
         self.timers.cancel(Alarm::Background(flow));
         let request = pending.request;
         // The server may have lost its state while this router's NAT was set up.
@@ -350,6 +354,7 @@ impl Gateway {
             description: request.description,
             strict: request.strict,
             created: now,
+            made: self.made,
             asked_at: pending.asked_at,
             claims: Claims::of(request.by, request.lease.map(|lease| pending.asked_at + lease)),
             lifetime_ends: grant.map_or(now + LONGEST, |grant| grant.ends()),

@@ -2,7 +2,7 @@
 //! D-2, D-9; R-44 asks for less).
 
 use super::external::{DISCARD, probe_want};
-use super::own_nat::NatPurpose;
+use super::own_nat::{NatPurpose, outermost};
 use super::{Effect, Gateway, NatMode};
 use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::NatChange;
@@ -41,16 +41,29 @@ impl Gateway {
             self.restored.nonces.push((probe_want(DISCARD), nonce));
         }
         // They come the newest first, which is the order in which they are asked for again.
+        let mut rules = Vec::new();
         for (older, stored) in (0..mappings.len()).rev().zip(mappings) {
             let asked_at = Instant::from_millis(u64::try_from(older).unwrap_or(u64::MAX));
-            self.restore(now, stored, asked_at);
+            rules.extend(self.restore(now, stored, asked_at));
+        }
+        // The oldest first: where several lead to one port of a host, that is the one that its own packets leave by. Before stores
+        // told which that is, it was the one that was stored first.
+        rules.reverse();
+        rules.sort_by_key(|&(made, ..)| made);
+        for (_, install, flow) in rules {
+            self.change_nat(install, NatPurpose::Reinstall(flow));
         }
         if !self.table.is_empty() {
             self.notice(Notice::Restored(self.table.len()));
         }
     }
 
-    fn restore(&mut self, now: Instant, stored: StoredMapping, asked_at: Instant) {
+    fn restore(
+        &mut self,
+        now: Instant,
+        stored: StoredMapping,
+        asked_at: Instant,
+    ) -> Option<(u64, NatChange, FlowId)> {
         let key = Key { protocol: stored.protocol, external_port: stored.external.port() };
         // Another deployment than before, or a store that somebody edited: not ours to keep.
         let fits =
@@ -60,7 +73,7 @@ impl Gateway {
             fits && stored.nat_port.is_none_or(|port| self.nat_ports.claim(stored.protocol, port, flow));
         if !claimed {
             self.effects.push_back(Effect::Store(Record::Remove(key.protocol, key.external_port)));
-            return;
+            return None;
         }
         let mapping = Mapping {
             protocol: stored.protocol,
@@ -72,6 +85,7 @@ impl Gateway {
             description: stored.description,
             strict: stored.strict,
             created: now,
+            made: stored.made,
             asked_at,
             claims: stored.claims.from_now(now),
             lifetime_ends: now + LONGEST,
@@ -79,13 +93,13 @@ impl Gateway {
             confirmed: false,
             flow,
         };
+        self.made = self.made.max(stored.made);
         self.restored.any = true;
         self.restored.nonces.push((self.want_to_keep(&mapping), stored.nonce));
         self.set_lease_alarm(&mapping);
         self.table.insert(mapping.clone());
-        if let Some(rule) = self.rule(&mapping) {
-            self.change_nat(NatChange::Install(rule), NatPurpose::Reinstall(flow));
-        }
+        let rule = self.rule(&mapping)?;
+        Some((mapping.made, NatChange::Install { rule, external: outermost(&mapping) }, flow))
     }
 
     /// This mapping has to survive from now on.
@@ -130,6 +144,7 @@ impl Gateway {
             description: mapping.description.clone(),
             strict: mapping.strict,
             claims: mapping.claims.left(now),
+            made: mapping.made,
             nonce,
         })
     }

@@ -8,6 +8,7 @@ mod changes;
 mod crossings;
 mod deployments;
 mod eventing;
+mod hairpin;
 mod isp_router;
 mod lan_random;
 mod lan_server;
@@ -135,6 +136,8 @@ struct Lab {
     silent: bool,
     /// The router's NAT.
     rules: Vec<NatRule>,
+    /// By which external address and port the kernel leads LAN hosts to a rule.
+    hairpins: BTreeMap<(Protocol, u16), SocketAddrV4>,
     /// Ports that the router's own programs use.
     in_use: Vec<(Protocol, u16)>,
     /// The kernel refuses every change.
@@ -197,6 +200,7 @@ impl Lab {
             script: VecDeque::new(),
             silent: false,
             rules: Vec::new(),
+            hairpins: BTreeMap::new(),
             in_use: Vec::new(),
             broken: false,
             slow_nat: false,
@@ -344,6 +348,7 @@ impl Lab {
             }
         }
         self.follower.check(&self.gateway, self.instant());
+        self.check_hairpins();
     }
 
     /// The router in front answers a search that it is meant by.
@@ -426,18 +431,31 @@ impl Lab {
         if self.broken {
             return refused;
         }
+        let hairpin = match change {
+            NatChange::Install { rule, external } | NatChange::Replace { new: rule, external, .. } => {
+                Some(((rule.protocol, rule.port), external))
+            }
+            NatChange::Move { protocol, port, external } => Some(((protocol, port), external)),
+            NatChange::Remove(rule) => Some(((rule.protocol, rule.port), None)),
+            NatChange::Reserve { .. } => None,
+        };
+        if let Some((place, external)) = hairpin {
+            self.hairpins.remove(&place);
+            self.hairpins.extend(external.map(|external| (place, external)));
+        }
         match change {
+            NatChange::Move { .. } => Ok(()),
             NatChange::Reserve { protocol, port, addr } => {
                 assert_eq!(IpAddr::V4(addr), self.source);
                 if self.in_use.contains(&(protocol, port)) { Err(NatFailure::PortInUse) } else { Ok(()) }
             }
-            NatChange::Install(rule) => {
+            NatChange::Install { rule, .. } => {
                 let taken = self.rules.iter().any(|r| (r.protocol, r.port) == (rule.protocol, rule.port));
                 assert!(!taken, "{rule:?} would cover another rule");
                 self.rules.push(rule);
                 Ok(())
             }
-            NatChange::Replace { old, new } => match self.rules.iter_mut().find(|rule| **rule == old) {
+            NatChange::Replace { old, new, .. } => match self.rules.iter_mut().find(|rule| **rule == old) {
                 Some(rule) => {
                     *rule = new;
                     Ok(())

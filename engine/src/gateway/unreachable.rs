@@ -68,7 +68,7 @@ impl Gateway {
         }
         let external = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, external_port);
         self.pending.get_mut(&flow).expect("found above").stage = Stage::Local(external);
-        self.change_nat(NatChange::Install(rule), NatPurpose::Install(flow));
+        self.change_nat(NatChange::Install { rule, external: None }, NatPurpose::Install(flow));
     }
 
     /// The router's own NAT lets it in: into the table, in doubt until the server answers.

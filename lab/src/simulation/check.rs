@@ -391,6 +391,13 @@ impl Simulation {
         if rules != wanted {
             return broken(format!("the router's NAT has {rules:?} and should have {wanted:?}"));
         }
+        for found in table.values().filter(|found| found.health != Health::Deleting) {
+            let external = Some(found.external).filter(|external| !external.ip().is_unspecified());
+            // What the kernel refused is asked for again after a while.
+            if found.nat_port.is_some_and(|port| !nat.leads_by(found.protocol, port, external)) {
+                return broken(format!("LAN hosts do not come to {found:?} by its external address"));
+            }
+        }
         Ok(())
     }
 

@@ -101,12 +101,10 @@ fn a_reload_never_serves_control_points_on_the_wan() {
     assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
     running.take_over(more.clone()).unwrap();
     assert_eq!(running, more);
-    let mut filtering = parse(&format!("{GOOD}[nat]\nforward_filter = true\n"));
-    assert_eq!(
-        filtering.needs_restart(&Config { nat: filtering.nat.clone(), ..more.clone() }),
-        ["lan.interfaces in [nat]"]
-    );
-    filtering.take_over(more).unwrap();
+    let mut straight = parse(&format!("{GOOD}[nat]\nhairpin = false\n"));
+    assert_eq!(straight.needs_restart(&more), ["[nat]"]);
+    straight.take_over(more).unwrap();
+    assert!(!straight.nat.hairpin, "it is a matter of the next start");
 }
 
 #[test]
@@ -249,6 +247,7 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
         "table",
         "masquerade",
         "forward_filter",
+        "hairpin",
         "version",
         "friendly_name",
         "add_port_mapping",

@@ -1,5 +1,7 @@
 //! This router's own NAT: the engine's changes of it become rules in the kernel.
 
+use std::net::SocketAddrV4;
+
 use engine::gateways::Place;
 use engine::nat::{NatChange, NatFailure, NatRule};
 
@@ -10,16 +12,20 @@ use crate::exit::Failure;
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 
 impl Shell {
-    /// When the way to the Internet is by another interface, so is the way in. True if it is as it should be.
+    /// When the way to the Internet is by another interface, so is the way in; by its addresses LAN hosts come back to each
+    /// other, and by the interfaces that are the LAN's. True if it is as it should be.
     pub(super) async fn move_nat(&mut self, place: Place) -> bool {
         let uplink = &mut self.uplinks[place];
         let table = table(&self.config, uplink);
         let Some(nft) = &mut uplink.nft else { return true };
-        if nft.config().wan_interface == table.wan_interface {
+        if *nft.config() == table {
             return true;
         }
-        // What the LAN interfaces were at the start, the rest of the table's rules name.
-        let table = TableConfig { lan_interfaces: nft.config().lan_interfaces.clone(), ..table };
+        let readdressed = TableConfig { wan_addresses: table.wan_addresses.clone(), ..nft.config().clone() };
+        // The addresses alone are two sets.
+        if readdressed == table && nft.readdress(table.wan_addresses.clone()).await.is_ok() {
+            return true;
+        }
         let made = make_anew(nft, table).await;
         if let Err(error) = &made {
             tracing::warn!(
@@ -31,26 +37,29 @@ impl Shell {
     }
 
     pub(super) async fn change_nat(&mut self, place: Place, change: NatChange) -> Result<(), NatFailure> {
-        let change = match change {
-            NatChange::Reserve { protocol, port, addr } => {
-                return if port_is_free(protocol.0, addr, port) {
-                    Ok(())
-                } else {
-                    Err(NatFailure::PortInUse)
-                };
-            }
-            NatChange::Install(rule) => Change::Add(nat1(rule)),
-            NatChange::Replace { old, new } => Change::Replace { old: nat1(old), new: nat1(new) },
-            NatChange::Remove(rule) => Change::Remove(nat1(rule)),
-        };
+        if let NatChange::Reserve { protocol, port, addr } = change {
+            let free = port_is_free(protocol.0, addr, port);
+            return if free { Ok(()) } else { Err(NatFailure::PortInUse) };
+        }
         let Some(nft) = &mut self.uplinks[place].nft else {
             return Err(NatFailure::Kernel("there is no NAT table".to_owned()));
         };
         let change = match change {
-            // It is not there, as it should be.
-            Change::Remove(old) if !nft.holds(&old) => return Ok(()),
-            Change::Replace { old, new } if !nft.holds(&old) => Change::Add(new),
-            change => change,
+            NatChange::Reserve { .. } => return Ok(()), // answered above
+            NatChange::Install { rule, external } => Change::Add(nat1(rule, external)),
+            NatChange::Replace { old, new, external } => {
+                let (old, new) = (nat1(old, None), nat1(new, external));
+                if nft.holds(&old) { Change::Replace { old, new } } else { Change::Add(new) }
+            }
+            NatChange::Move { protocol, port, external } => match nft.at(protocol.0, port).next() {
+                Some(rule) => Change::Add(Nat1Rule { outermost: external, ..rule }),
+                None => return Ok(()),
+            },
+            NatChange::Remove(rule) => match nat1(rule, None) {
+                // It is not there, as it should be.
+                old if !nft.holds(&old) => return Ok(()),
+                old => Change::Remove(old),
+            },
         };
         let mut result = nft.apply(&[change]).await;
         if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
@@ -73,9 +82,11 @@ fn table(config: &Config, uplink: &Uplink) -> TableConfig {
         name: uplink.line.table.clone(),
         wan_interface: uplink.interface().to_owned(),
         spare_interfaces: uplink.others().map(str::to_owned).collect(),
+        wan_addresses: uplink.addresses.clone(),
         lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
         forward_filter: config.nat.forward_filter,
         masquerade: config.nat.masquerade,
+        hairpin: config.nat.hairpin,
     }
 }
 
@@ -100,11 +111,12 @@ async fn make_anew(nft: &mut Nft, table: TableConfig) -> std::io::Result<()> {
     Ok(())
 }
 
-fn nat1(rule: NatRule) -> Nat1Rule {
+fn nat1(rule: NatRule, outermost: Option<SocketAddrV4>) -> Nat1Rule {
     Nat1Rule {
         protocol: rule.protocol.0,
         external_port: rule.port,
         internal: rule.internal,
         remote_peer: rule.remote_peer,
+        outermost,
     }
 }

@@ -1,7 +1,7 @@
 //! What the daemon has open for one uplink: its interface as it is now, sockets towards its provider, its NAT, its store.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use engine::gateway::{Way, preferred};
 use engine::time::Instant;
@@ -21,6 +21,8 @@ pub(super) struct Uplink {
     way: usize,
     /// The kernel's number of that interface, while it is there.
     pub(super) index: Option<u32>,
+    /// That interface's IPv4 addresses, while it is up.
+    pub(super) addresses: Vec<Ipv4Addr>,
     /// The socket to the server in use, and which that is.
     pub(super) socket: Option<(SocketAddr, Reading)>,
     /// Searches for the provider's router.
@@ -46,6 +48,7 @@ impl Uplink {
             line,
             way: 0,
             index: None,
+            addresses: Vec::new(),
             socket: None,
             search: None,
             scouts: BTreeMap::new(),
@@ -97,7 +100,7 @@ impl Uplink {
         others.map(|(_, way)| way.interface.as_str())
     }
 
-    /// Chooses among its interfaces.
+    /// Chooses among its interfaces, and looks at the one in use.
     pub(super) fn choose(&mut self, snapshot: &Snapshot) {
         let named = |index: u32| {
             let found = snapshot.interfaces.iter().find(|interface| interface.index == index);
@@ -107,6 +110,14 @@ impl Uplink {
         let elsewhere = routes.find(|route| !route.is_ipv6 && !named(route.interface));
         let ways: Vec<Way> = self.line.ways.iter().map(|way| self.of(snapshot, &way.interface)).collect();
         self.way = preferred(&ways, elsewhere.map(|route| route.metric), self.way);
+        let found = snapshot.interfaces.iter().find(|found| found.up && found.name == self.interface());
+        let addresses = found.into_iter().flat_map(|found| &found.addresses);
+        self.addresses = addresses
+            .filter_map(|(addr, _)| match addr {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
     }
 
     /// What speaks for an interface.

@@ -44,7 +44,7 @@ const ELEMENTS_PER_MESSAGE: usize = 128;
 
 /// One element of a set or map: key, and value if it is a map (unused when deleting). Each field of a concatenation
 /// is padded to four octets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Element {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,

@@ -17,8 +17,6 @@ use netlink_bindings::{
 };
 use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
 
-use super::Nat1Rule;
-
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`; the bindings have only `get`.
 const CT_DELETE: u16 = 0x102;
 const AF_INET: u8 = 2;
@@ -37,32 +35,41 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 pub(super) const UNANSWERED_MASK: u32 =
     NfCtStatus::SeenReply as u32 | NfCtStatus::SrcNat as u32 | NfCtStatus::DstNat as u32;
 
+const TRANSLATED: u32 = NfCtStatus::DstNat as u32;
+const LEFT: u32 = NfCtStatus::SrcNat as u32;
+
 /// Up to this many, one walk of the kernel's table each; beyond, we read the table once.
 const SINGLY: usize = 16;
 
 /// Flows to be ended.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Flows {
-    /// All that came in through this mapping.
-    Mapped(Nat1Rule),
+    /// All that came in through a mapping, by a port of the WAN address.
+    Mapped { protocol: u8, external_port: u16, internal: SocketAddrV4, remote_peer: Option<Ipv4Addr> },
+    /// The same, by the outermost address and port.
+    Hairpin { protocol: u8, outermost: SocketAddrV4, internal: SocketAddrV4, remote_peer: Option<Ipv4Addr> },
     /// All to this external port that nobody has answered and that no NAT applies to.
     Unanswered { protocol: u8, external_port: u16 },
+    /// All to this outermost address and port that went out, for there was no mapping here.
+    Missed { protocol: u8, outermost: SocketAddrV4 },
+    /// All that this host began from this port, and that left by another address.
+    From { protocol: u8, internal: SocketAddrV4 },
 }
 
 /// Ends `flows`. The kernel selects them (Linux 6.10 and later); `kernel_filters` turns false when it can't, and then
 /// the flows are listed and deleted one by one.
 pub(super) async fn end(
     socket: &mut NetlinkSocket,
-    flows: &[Flows],
+    flows: &BTreeSet<Flows>,
     kernel_filters: &mut bool,
 ) -> Result<(), ReplyError> {
     if *kernel_filters && flows.len() <= SINGLY {
-        for (done, one) in flows.iter().enumerate() {
+        for one in flows {
             let asked = socket.request(&Delete(selection(one))).await?.recv_ack().await;
             match asked.as_ref().map_err(|e| e.as_io_error().raw_os_error()) {
                 Err(Some(EINVAL | EOPNOTSUPP)) => {
                     *kernel_filters = false;
-                    return list_and_delete(socket, &flows[done..]).await;
+                    return list_and_delete(socket, flows).await; // those that are gone are found no more
                 }
                 _ => asked?,
             }
@@ -72,10 +79,9 @@ pub(super) async fn end(
     list_and_delete(socket, flows).await
 }
 
-async fn list_and_delete(socket: &mut NetlinkSocket, flows: &[Flows]) -> Result<(), ReplyError> {
-    let flows: BTreeSet<_> = flows.iter().copied().collect();
+async fn list_and_delete(socket: &mut NetlinkSocket, flows: &BTreeSet<Flows>) -> Result<(), ReplyError> {
     let request = conntrack::Request::new().op_get_dump(&header(AF_INET));
-    sweep(socket, &request, AF_INET, |attrs| wanted(&flows, attrs).unwrap_or(false)).await
+    sweep(socket, &request, AF_INET, |attrs| wanted(flows, attrs).unwrap_or(false)).await
 }
 
 /// One tracked flow as its first packet came, and as answers come. Ports are 0 where a protocol has none.
@@ -325,18 +331,26 @@ async fn sweep(
 /// `None`: not TCP or UDP over IPv4.
 fn wanted(flows: &BTreeSet<Flows>, attrs: &IterableConntrackAttrs<'_>) -> Option<bool> {
     let (original, reply) = (attrs.get_tuple_orig().ok()?, attrs.get_tuple_reply().ok()?);
-    let (to, from) = (original.get_tuple_proto().ok()?, reply.get_tuple_proto().ok()?);
-    let peer = original.get_tuple_ip().ok()?.get_ip_v4_src().ok()?;
-    let protocol = to.get_proto_num().ok()?;
-    let external_port = to.get_proto_dst_port().ok()?;
-    let internal =
-        SocketAddrV4::new(reply.get_tuple_ip().ok()?.get_ip_v4_src().ok()?, from.get_proto_src_port().ok()?);
+    let (proto, ip) = (original.get_tuple_proto().ok()?, original.get_tuple_ip().ok()?);
+    let protocol = proto.get_proto_num().ok()?;
+    let peer = ip.get_ip_v4_src().ok()?;
+    let source = SocketAddrV4::new(peer, proto.get_proto_src_port().ok()?);
+    let outermost = SocketAddrV4::new(ip.get_ip_v4_dst().ok()?, proto.get_proto_dst_port().ok()?);
+    let external_port = outermost.port();
+    let internal = SocketAddrV4::new(
+        reply.get_tuple_ip().ok()?.get_ip_v4_src().ok()?,
+        reply.get_tuple_proto().ok()?.get_proto_src_port().ok()?,
+    );
+    let status = attrs.get_status().ok()?;
     let mapped = |remote_peer: Option<Ipv4Addr>| {
-        flows.contains(&Flows::Mapped(Nat1Rule { protocol, external_port, internal, remote_peer }))
+        flows.contains(&Flows::Mapped { protocol, external_port, internal, remote_peer })
+            || flows.contains(&Flows::Hairpin { protocol, outermost, internal, remote_peer })
     };
-    let unanswered = attrs.get_status().ok()? & UNANSWERED_MASK == 0
-        && flows.contains(&Flows::Unanswered { protocol, external_port });
-    Some(unanswered || mapped(None) || mapped(Some(peer)))
+    let unanswered =
+        status & UNANSWERED_MASK == 0 && flows.contains(&Flows::Unanswered { protocol, external_port });
+    let missed = status & TRANSLATED == 0 && flows.contains(&Flows::Missed { protocol, outermost });
+    let left = status & LEFT != 0 && flows.contains(&Flows::From { protocol, internal: source });
+    Some(unanswered || missed || left || mapped(None) || mapped(Some(peer)))
 }
 
 /// The request that deletes just the flow with these attributes.
@@ -372,29 +386,63 @@ fn selection(flows: &Flows) -> Vec<u8> {
                 .push_orig_flags(BY_PROTOCOL | BY_DESTINATION_PORT)
                 .push_reply_flags(0);
         }
-        Flows::Mapped(Nat1Rule { protocol, external_port, internal, remote_peer }) => {
-            let mut original = attrs.nested_tuple_orig();
-            if let Some(peer) = remote_peer {
-                original = original.nested_tuple_ip().push_ip_v4_src(peer).end_nested();
-            }
-            let reply = original
+        Flows::Missed { protocol, outermost } => {
+            attrs
+                .nested_tuple_orig()
+                .nested_tuple_ip()
+                .push_ip_v4_dst(*outermost.ip())
+                .end_nested()
                 .nested_tuple_proto()
                 .push_proto_num(protocol)
-                .push_proto_dst_port(external_port)
+                .push_proto_dst_port(outermost.port())
                 .end_nested()
                 .end_nested()
-                .nested_tuple_reply();
-            source(reply, protocol, internal)
+                .push_status(0)
+                .push_status_mask(TRANSLATED)
                 .nested_filter()
-                .push_orig_flags(
-                    BY_PROTOCOL
-                        | BY_DESTINATION_PORT
-                        | if remote_peer.is_some() { BY_SOURCE_ADDRESS } else { 0 },
-                )
-                .push_reply_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT);
+                .push_orig_flags(BY_DESTINATION_ADDRESS | BY_PROTOCOL | BY_DESTINATION_PORT)
+                .push_reply_flags(0);
+        }
+        Flows::From { protocol, internal } => {
+            source(attrs.nested_tuple_orig(), protocol, internal)
+                .push_status(LEFT)
+                .push_status_mask(LEFT)
+                .nested_filter()
+                .push_orig_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT)
+                .push_reply_flags(0);
+        }
+        Flows::Mapped { protocol, external_port, internal, remote_peer } => {
+            came_in(attrs, protocol, (None, external_port), internal, remote_peer);
+        }
+        Flows::Hairpin { protocol, outermost, internal, remote_peer } => {
+            came_in(attrs, protocol, (Some(*outermost.ip()), outermost.port()), internal, remote_peer);
         }
     }
     payload
+}
+
+fn came_in<P: Pusher>(
+    attrs: PushConntrackAttrs<P>,
+    protocol: u8,
+    (addr, port): (Option<Ipv4Addr>, u16),
+    internal: SocketAddrV4,
+    remote_peer: Option<Ipv4Addr>,
+) {
+    let mut ip = attrs.nested_tuple_orig().nested_tuple_ip();
+    let mut flags = BY_PROTOCOL | BY_DESTINATION_PORT;
+    if let Some(peer) = remote_peer {
+        ip = ip.push_ip_v4_src(peer);
+        flags |= BY_SOURCE_ADDRESS;
+    }
+    if let Some(addr) = addr {
+        ip = ip.push_ip_v4_dst(addr);
+        flags |= BY_DESTINATION_ADDRESS;
+    }
+    let proto = ip.end_nested().nested_tuple_proto().push_proto_num(protocol).push_proto_dst_port(port);
+    source(proto.end_nested().end_nested().nested_tuple_reply(), protocol, internal)
+        .nested_filter()
+        .push_orig_flags(flags)
+        .push_reply_flags(BY_SOURCE_ADDRESS | BY_PROTOCOL | BY_SOURCE_PORT);
 }
 
 /// The kernel reads the family only if the version isn't 0.

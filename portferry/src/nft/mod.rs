@@ -10,13 +10,34 @@
 //!   map ports   { type inet_proto . inet_service : ipv4_addr . inet_service }               protocol . w : internal
 //!   map peers   { type inet_proto . inet_service . ipv4_addr : ipv4_addr . inet_service }   the same, one remote peer
 //!   map sources { type inet_proto . ipv4_addr . inet_service : inet_service }               protocol . internal : w
+//!   set kept    { type inet_proto . ipv4_addr . inet_service }                              the same where w is internal's port
+//!   set mapped  { type inet_proto . inet_service }                                          protocol . w
+//!   map hairpin, hairpin_peers, hairpin_sources   as ports, peers and sources, with the outermost address and port for w
+//!   set wan_addresses, hairpin_addresses { type ipv4_addr }           the WAN interface's; these and the outermost ones
+//!   set hairpin_links { type ifname . ifname }                        each LAN interface and itself
 //!   set lan     { type ifname }
 //!   set wan     { type ifname }                                                             spare lines, too
-//!   chain prerouting  dnat by peers, then by ports: what arrives on the WAN interface for any address of this router
+//!   chain prerouting  dnat by peers, then by ports: what arrives on the WAN interface for any address of this router;
+//!                     what arrives on the LAN for an outermost address and port, or for a port of the WAN's addresses
 //!   chain forward     WAN to LAN only what a mapping (or somebody else's DNAT) lets in
-//!   chain postrouting LAN to WAN: masquerade, with a mapping's own port where there is one
+//!   chain postrouting LAN to LAN: the source of hairpinned packets; LAN to WAN: a mapping's own port where there is one
 //! }
 //! ```
+//!
+//! **Hairpin** (decision 26, RFC 7648; RFC 4787 REQ-9). Answers to a hairpinned packet have to come back through this router, or the
+//! sender does not know them. A sender that has a mapping for its port is shown by that mapping's outermost address and
+//! port, as REQ-9 asks: the receiver knows it by these from elsewhere (a server that introduced them, say), and may refuse
+//! others; its answer goes to an address that is not on its link, so to this router. What anybody else would be shown by
+//! is the provider's to choose, and unknown here: it is shown by the router's own LAN address where both are on one link, and
+//! as it is where they are not, for then the way back leads here anyway.
+//!
+//! **A mapping's own packets** (RFC 6887 §11: a mapping is for both directions) leave by its port of the WAN address, TCP's and UDP's,
+//! in a chain before the usual masquerade, and also where there is none, for answers to what came in leave by that port, too. Of
+//! several mappings of one host's port the oldest counts, then the next. Where w is the host's own port (`kept`) that is a plain
+//! masquerade, which keeps the port unless a flow of another host's to the same remote endpoint has it; then the packet leaves by
+//! another port, as it would without us, where with a port that is set (`sources`) it would be lost. What others send from a
+//! mapped port is kept off it (`mapped`) where masquerading is ours; it is not for us to translate what the firewall may mean to
+//! leave alone.
 //!
 //! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with.
 //!
@@ -34,23 +55,21 @@ mod batch;
 mod conntrack;
 mod counter;
 mod link;
+mod mappings;
 pub mod provider;
 pub(crate) mod reading;
 mod rule;
 mod ruleset;
 
 use std::{
-    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddrV4},
 };
 
 use socket2::{Domain, Socket, Type};
 
-use batch::{Batch, Kind};
-use conntrack::Flows;
 use link::Link;
-use ruleset::{PEERS, PORTS, SOURCES};
+use mappings::{Plan, Table};
 
 /// Priority of our `prerouting` chain: one after `dstnat` (-100), so that the port forwardings an administrator made
 /// by hand win over what a control point asked for.
@@ -61,8 +80,8 @@ pub const FORWARD_PRIORITY: i32 = -5;
 pub const POSTROUTING_PRIORITY: i32 = 99;
 
 /// Changes that one [`Nft::apply`] takes. A transaction is one write, which must fit the socket's send buffer
-/// (160 KiB on 32-bit kernels); a change takes 190 octets at most.
-pub const MAX_CHANGES: usize = 512;
+/// (160 KiB on 32-bit kernels); a change takes 600 octets at most.
+pub const MAX_CHANGES: usize = 256;
 
 /// One mapping of the router's own NAT.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -75,6 +94,9 @@ pub struct Nat1Rule {
     pub internal: SocketAddrV4,
     /// Only this host's packets match (IGD's RemoteHost); `None`: anybody's.
     pub remote_peer: Option<Ipv4Addr>,
+    /// Address and port at the provider's NAT, which stand on none of this router's interfaces: LAN hosts reach the mapping by
+    /// them. It does not tell mappings apart.
+    pub outermost: Option<SocketAddrV4>,
 }
 
 /// What the table is to be like. Interface names have 1..=15 octets and need not exist yet.
@@ -86,21 +108,25 @@ pub struct TableConfig {
     pub wan_interface: String,
     /// Others that may take its place. Mappings do not lead in by them; they are filtered and masqueraded all the same.
     pub spare_interfaces: Vec<String>,
+    /// The addresses of `wan_interface`, by which LAN hosts reach mappings. What arrives there is for mappings whatever the address.
+    pub wan_addresses: Vec<Ipv4Addr>,
     /// The interfaces towards the LAN, at least one.
     pub lan_interfaces: Vec<String>,
     /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4 and IPv6), and
     /// reset TCP connections from the LAN whose beginning the kernel hasn't seen. Without the latter the LAN host's next
     /// packet would revive a removed mapping's connection as one of its own.
     pub forward_filter: bool,
-    /// Masquerade what goes from the LAN to the WAN interface (IPv4). A mapped host's packets from its internal port then
-    /// leave by the external port.
+    /// Masquerade what goes from the LAN to the WAN interface (IPv4). A mapped host's packets from its internal port
+    /// leave by the external port in any case.
     pub masquerade: bool,
+    /// LAN hosts reach mappings by their external addresses, too.
+    pub hairpin: bool,
 }
 
 /// One step of an [`Nft::apply`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Change {
-    /// A new mapping; nothing happens if the same one is there already.
+    /// A new mapping; one that is there already gets this outermost address and port.
     Add(Nat1Rule),
     /// The end of a mapping and of the flows that came in through it.
     Remove(Nat1Rule),
@@ -133,7 +159,8 @@ impl Nft {
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s.
     pub async fn open(config: TableConfig) -> io::Result<Self> {
         config.check()?;
-        let mut nft = Self { config, table: Table::default(), link: Link::default(), kernel_filters: true };
+        let table = Table::new(&config);
+        let mut nft = Self { config, table, link: Link::default(), kernel_filters: true };
         nft.recreate().await?;
         Ok(nft)
     }
@@ -152,18 +179,39 @@ impl Nft {
         if changes.len() > MAX_CHANGES {
             return Err(invalid(format!("more than {MAX_CHANGES} changes in one transaction")));
         }
-        let plan = self.table.plan(changes)?;
-        if plan.is_empty() {
+        let plan = self.table.change(changes)?;
+        self.carry_out("changing mappings", plan).await
+    }
+
+    /// The WAN interface has these addresses from now on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]: the table is gone. [`ErrorKind::TimedOut`]: no answer within 5 s.
+    pub async fn readdress(&mut self, addresses: Vec<Ipv4Addr>) -> io::Result<()> {
+        let plan = self.table.readdress(&addresses);
+        let before = std::mem::replace(&mut self.config.wan_addresses, addresses);
+        let outcome = self.carry_out("changing the WAN's addresses", plan).await;
+        if outcome.is_err() {
+            let _ = self.table.readdress(&before);
+            self.config.wan_addresses = before;
+        }
+        outcome
+    }
+
+    async fn carry_out(&mut self, what: &str, plan: Plan) -> io::Result<()> {
+        if plan.changes_nothing() {
             return Ok(());
         }
-        let masquerade = self.config.masquerade;
         let name = self.config.name.clone();
-        self.link.transact("changing mappings", |batch| plan.write(batch, &name, masquerade)).await?;
-        let flows = plan.flows();
-        self.table.commit(plan.after);
-        if !flows.is_empty() {
+        if let Err(error) = self.link.transact(what, |batch| plan.write(batch, &name)).await {
+            self.table.undo(&plan);
+            return Err(error);
+        }
+        if !plan.flows.is_empty() {
             let kernel_filters = &mut self.kernel_filters;
-            self.link.end_flows(async |socket| conntrack::end(socket, &flows, kernel_filters).await).await;
+            self.link
+                .end_flows(async |socket| conntrack::end(socket, &plan.flows, kernel_filters).await)
+                .await;
         }
         Ok(())
     }
@@ -176,7 +224,7 @@ impl Nft {
     pub async fn clear(&mut self) -> io::Result<()> {
         let name = self.config.name.clone();
         self.link.transact("deleting the table", |batch| rule::delete(batch, &name)).await?;
-        self.table = Table::default();
+        self.table = Table::new(&self.config);
         Ok(())
     }
 
@@ -193,15 +241,19 @@ impl Nft {
         &self.config
     }
 
-    /// The mappings in the table, by protocol, external port and remote peer.
+    /// The mappings in the table, the oldest first.
     pub fn rules(&self) -> impl Iterator<Item = Nat1Rule> {
-        self.table.mappings.iter().map(|(&key, &internal)| rule(key, internal))
+        self.table.rules()
     }
 
-    /// Whether this very mapping is in the table.
+    /// Those of a port of the WAN address, one for each remote peer.
+    pub fn at(&self, protocol: u8, external_port: u16) -> impl Iterator<Item = Nat1Rule> {
+        self.table.at(protocol, external_port)
+    }
+
+    /// Whether this mapping is in the table, whatever its outermost address and port.
     pub fn holds(&self, rule: &Nat1Rule) -> bool {
-        let key = (rule.protocol, rule.external_port, rule.remote_peer);
-        self.table.mappings.get(&key) == Some(&rule.internal)
+        self.table.holds(rule)
     }
 
     async fn recreate(&mut self) -> io::Result<()> {
@@ -244,194 +296,6 @@ pub fn port_is_free(protocol: u8, addr: Ipv4Addr, port: u16) -> bool {
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// What the kernel looks a packet up by: protocol, external port, remote peer.
-type Key = (u8, u16, Option<Ipv4Addr>);
-/// A LAN host's socket: protocol, internal address and port.
-type Source = (u8, SocketAddrV4);
-
-fn rule((protocol, external_port, remote_peer): Key, internal: SocketAddrV4) -> Nat1Rule {
-    Nat1Rule { protocol, external_port, internal, remote_peer }
-}
-
-/// What the kernel's maps hold.
-#[derive(Debug, Default)]
-struct Table {
-    mappings: BTreeMap<Key, SocketAddrV4>,
-    /// Mappings of each source, oldest first; its flows leave by the external port of the first.
-    sources: BTreeMap<Source, Vec<Key>>,
-}
-
-/// Some entries of a [`Table`] as they are to become; absent and empty ones go.
-#[derive(Debug, Default)]
-struct After {
-    mappings: BTreeMap<Key, Option<SocketAddrV4>>,
-    sources: BTreeMap<Source, Vec<Key>>,
-}
-
-/// A difference between two tables.
-struct Plan {
-    removed: Vec<Nat1Rule>,
-    added: Vec<Nat1Rule>,
-    sources_removed: Vec<Source>,
-    sources_added: Vec<(Source, u16)>,
-    after: After,
-}
-
-impl Table {
-    fn plan(&self, changes: &[Change]) -> io::Result<Plan> {
-        let mut after = After::default();
-        for change in changes {
-            match change {
-                Change::Add(new) => self.add(&mut after, new)?,
-                Change::Remove(old) => self.remove(&mut after, old)?,
-                Change::Replace { old, new } => {
-                    self.remove(&mut after, old)?;
-                    self.add(&mut after, new)?;
-                }
-            }
-        }
-        let (mut removed, mut added) = (Vec::new(), Vec::new());
-        for (&key, &new) in &after.mappings {
-            let old = self.mappings.get(&key).copied();
-            if old != new {
-                removed.extend(old.map(|internal| rule(key, internal)));
-                added.extend(new.map(|internal| rule(key, internal)));
-            }
-        }
-        let (mut sources_removed, mut sources_added) = (Vec::new(), Vec::new());
-        for (&source, keys) in &after.sources {
-            let port = |keys: Option<&Vec<Key>>| keys.and_then(|keys| keys.first()).map(|key| key.1);
-            let (old, new) = (port(self.sources.get(&source)), port(Some(keys)));
-            if old != new {
-                sources_removed.extend(old.map(|_| source));
-                sources_added.extend(new.map(|port| (source, port)));
-            }
-        }
-        Ok(Plan { removed, added, sources_removed, sources_added, after })
-    }
-
-    fn add(&self, after: &mut After, new: &Nat1Rule) -> io::Result<()> {
-        let (key, source) = new.check()?;
-        match self.current(after, key) {
-            Some(internal) if internal == new.internal => return Ok(()),
-            Some(internal) => {
-                let message = format!("{new:?}: the external port is mapped to {internal}");
-                return Err(io::Error::new(ErrorKind::AlreadyExists, message));
-            }
-            None => {}
-        }
-        after.mappings.insert(key, Some(new.internal));
-        self.holders(after, source).push(key);
-        Ok(())
-    }
-
-    fn remove(&self, after: &mut After, old: &Nat1Rule) -> io::Result<()> {
-        let (key, source) = old.check()?;
-        if self.current(after, key) != Some(old.internal) {
-            return Err(io::Error::new(ErrorKind::NotFound, format!("{old:?} is not mapped")));
-        }
-        after.mappings.insert(key, None);
-        self.holders(after, source).retain(|holder| *holder != key);
-        Ok(())
-    }
-
-    fn current(&self, after: &After, key: Key) -> Option<SocketAddrV4> {
-        after.mappings.get(&key).copied().unwrap_or_else(|| self.mappings.get(&key).copied())
-    }
-
-    fn holders<'a>(&self, after: &'a mut After, source: Source) -> &'a mut Vec<Key> {
-        after.sources.entry(source).or_insert_with(|| self.sources.get(&source).cloned().unwrap_or_default())
-    }
-
-    fn commit(&mut self, after: After) {
-        for (key, internal) in after.mappings {
-            match internal {
-                Some(internal) => self.mappings.insert(key, internal),
-                None => self.mappings.remove(&key),
-            };
-        }
-        for (source, keys) in after.sources {
-            if keys.is_empty() {
-                self.sources.remove(&source);
-            } else {
-                self.sources.insert(source, keys);
-            }
-        }
-    }
-}
-
-impl Nat1Rule {
-    fn check(&self) -> io::Result<(Key, Source)> {
-        let host = self.internal.ip();
-        let bad = !matches!(self.protocol, TCP | UDP)
-            || self.external_port == 0
-            || self.internal.port() == 0
-            || host.is_unspecified()
-            || host.is_loopback()
-            || host.is_multicast()
-            || host.is_broadcast();
-        if bad {
-            return Err(invalid(format!("{self:?} is no unicast TCP or UDP mapping")));
-        }
-        let key = (self.protocol, self.external_port, self.remote_peer);
-        Ok((key, (self.protocol, self.internal)))
-    }
-
-    fn set(&self) -> &'static str {
-        if self.remote_peer.is_some() { PEERS } else { PORTS }
-    }
-}
-
-impl Plan {
-    fn is_empty(&self) -> bool {
-        // The order of a source's holders may have changed though nothing else did.
-        self.after.mappings.is_empty() && self.after.sources.is_empty()
-    }
-
-    /// All that goes before all that comes: an element can be replaced only by deleting it first.
-    fn write(&self, batch: &mut Batch, table: &str, masquerade: bool) {
-        let mapping = |rules: &[Nat1Rule], set: &str, value: bool| -> Vec<_> {
-            let wanted = rules.iter().filter(|rule| rule.set() == set);
-            wanted
-                .map(|r| {
-                    let internal = value.then_some(r.internal);
-                    ruleset::mapping_element(r.protocol, r.external_port, r.remote_peer, internal)
-                })
-                .collect()
-        };
-        for set in [PORTS, PEERS] {
-            batch.elements(Kind::DelElement, table, set, &mapping(&self.removed, set, false));
-        }
-        if masquerade {
-            let elements: Vec<_> =
-                self.sources_removed.iter().map(|s| ruleset::source_element(s.0, s.1, None)).collect();
-            batch.elements(Kind::DelElement, table, SOURCES, &elements);
-        }
-        for set in [PORTS, PEERS] {
-            batch.elements(Kind::NewElement, table, set, &mapping(&self.added, set, true));
-        }
-        if masquerade {
-            let elements: Vec<_> = self
-                .sources_added
-                .iter()
-                .map(|(s, port)| ruleset::source_element(s.0, s.1, Some(*port)))
-                .collect();
-            batch.elements(Kind::NewElement, table, SOURCES, &elements);
-        }
-    }
-
-    fn flows(&self) -> Vec<Flows> {
-        let gone = self.removed.iter().map(|rule| Flows::Mapped(*rule));
-        // TCP needs no such thing: a refused connection leaves nothing that the next attempt would run into.
-        let early = self
-            .added
-            .iter()
-            .filter(|rule| rule.protocol == UDP)
-            .map(|rule| Flows::Unanswered { protocol: rule.protocol, external_port: rule.external_port });
-        gone.chain(early).collect()
-    }
-}
 
 /// A name that the kernel takes, for a table or an interface.
 fn plain_name(name: &str, max: usize) -> bool {

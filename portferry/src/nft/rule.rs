@@ -209,9 +209,17 @@ impl Rule {
     pub(super) fn leaving_to_none(self, set: &str) -> Self {
         self.meta(MetaKeys::Oifname, 0).lookup(set, None, true)
     }
+    /// `oifname NAME`
+    pub(super) fn leaving_to(self, interface: &str) -> Self {
+        self.meta(MetaKeys::Oifname, 0).cmp(CmpOps::Eq, &interface_key(interface))
+    }
     /// `oifname @SET`
     pub(super) fn leaving_to_any(self, set: &str) -> Self {
         self.meta(MetaKeys::Oifname, 0).member(set)
+    }
+    /// `iifname . oifname @SET`
+    pub(super) fn passing_any(self, set: &str) -> Self {
+        self.meta(MetaKeys::Iifname, 0).meta(MetaKeys::Oifname, 4).member(set)
     }
 
     /// `fib daddr type local`
@@ -374,6 +382,16 @@ impl Rule {
             PushExprMasqAttrs::new(octets)
                 .push_flags(NatRangeFlags::ProtoSpecified as u32)
                 .push_reg_proto_min(reg(0));
+        })
+    }
+
+    /// `masquerade to :PORT-PORT`, from registers 0 and 1
+    pub(super) fn masquerade_to_ports(self) -> Self {
+        self.expression(c"masq", |octets| {
+            PushExprMasqAttrs::new(octets)
+                .push_flags(NatRangeFlags::ProtoSpecified as u32)
+                .push_reg_proto_min(reg(0))
+                .push_reg_proto_max(reg(1));
         })
     }
 

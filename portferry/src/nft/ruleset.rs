@@ -1,6 +1,7 @@
 //! Our table: its sets, chains and rules, written once when it is created, and the elements that come and go.
 //! Rules never depend on a mapping; only elements do.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::{CtKeys, VerdictCode};
@@ -14,15 +15,45 @@ use super::rule::{
 use super::{FORWARD_PRIORITY, POSTROUTING_PRIORITY, PREROUTING_PRIORITY, TableConfig};
 
 /// `protocol . external port : internal address . internal port`, any remote peer.
-pub(super) const PORTS: &str = "ports";
+const PORTS: &str = "ports";
 /// `protocol . external port . remote peer : internal address . internal port`.
-pub(super) const PEERS: &str = "peers";
+const PEERS: &str = "peers";
 /// `protocol . internal address . internal port : external port`, for flows that a mapped host starts.
-pub(super) const SOURCES: &str = "sources";
+const SOURCES: &str = "sources";
+/// `protocol . internal address . internal port`, where the external port is the same.
+const KEPT: &str = "kept";
+/// `protocol . external port`: nobody else's flows leave by it.
+const MAPPED: &str = "mapped";
+/// `protocol . outermost address . port : internal address . internal port`, any LAN host.
+const HAIRPIN: &str = "hairpin";
+/// The same for one LAN host.
+const HAIRPIN_PEERS: &str = "hairpin_peers";
+/// `protocol . internal address . internal port : outermost address . port`.
+const HAIRPIN_SOURCES: &str = "hairpin_sources";
+/// Addresses that LAN hosts reach mappings by.
+const HAIRPIN_ADDRESSES: &str = "hairpin_addresses";
+/// Those of the WAN interface among them.
+const WAN_ADDRESSES: &str = "wan_addresses";
+/// `LAN interface . LAN interface`, each with itself.
+const HAIRPIN_LINKS: &str = "hairpin_links";
 /// Names of the LAN interfaces.
 const LAN: &str = "lan";
 /// Names of the interfaces towards the Internet, in use or not.
 const WAN: &str = "wan";
+
+/// Those whose elements come and go.
+pub(super) const SETS: [&str; 10] = [
+    PORTS,
+    PEERS,
+    SOURCES,
+    KEPT,
+    MAPPED,
+    HAIRPIN,
+    HAIRPIN_PEERS,
+    HAIRPIN_SOURCES,
+    HAIRPIN_ADDRESSES,
+    WAN_ADDRESSES,
+];
 
 const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
@@ -34,29 +65,56 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
     table(batch, &config.name);
     let t = config.name.as_str();
     let service_key = concat(&[TYPE_INET_PROTO, TYPE_INET_SERVICE]);
+    let source_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE]);
     let host = (concat(&[TYPE_IPV4_ADDR, TYPE_INET_SERVICE]), 8);
     set(batch, t, 1, PORTS, (service_key, 8), Some(host));
     set(batch, t, 2, PEERS, (concat(&[TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]), 12), Some(host));
     set(batch, t, 3, LAN, (TYPE_IFNAME, 16), None);
     set(batch, t, 4, WAN, (TYPE_IFNAME, 16), None);
+    set(batch, t, 5, SOURCES, (source_key, 12), Some((TYPE_INET_SERVICE, 2)));
+    set(batch, t, 6, KEPT, (source_key, 12), None);
+    let element = |key: Vec<u8>| Element { key, value: Vec::new() };
     let names = |names: &[String]| -> Vec<Element> {
-        let element = |name: &String| Element { key: interface_key(name).to_vec(), value: Vec::new() };
-        names.iter().map(element).collect()
+        names.iter().map(|name| element(interface_key(name).to_vec())).collect()
     };
     batch.elements(Kind::NewElement, t, LAN, &names(&config.lan_interfaces));
     let wans = [std::slice::from_ref(&config.wan_interface), &config.spare_interfaces].concat();
     batch.elements(Kind::NewElement, t, WAN, &names(&wans));
+    if config.masquerade {
+        set(batch, t, 7, MAPPED, (service_key, 8), None);
+    }
+    if config.hairpin {
+        let peer_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]);
+        set(batch, t, 8, HAIRPIN, (source_key, 12), Some(host));
+        set(batch, t, 9, HAIRPIN_PEERS, (peer_key, 16), Some(host));
+        set(batch, t, 10, HAIRPIN_SOURCES, (source_key, 12), Some(host));
+        set(batch, t, 11, HAIRPIN_ADDRESSES, (TYPE_IPV4_ADDR, 4), None);
+        set(batch, t, 12, WAN_ADDRESSES, (TYPE_IPV4_ADDR, 4), None);
+        set(batch, t, 13, HAIRPIN_LINKS, (concat(&[TYPE_IFNAME, TYPE_IFNAME]), 32), None);
+        let addresses: BTreeSet<Ipv4Addr> = config.wan_addresses.iter().copied().collect();
+        let addresses: Vec<_> = addresses.iter().map(|addr| element(addr.octets().to_vec())).collect();
+        for set in [HAIRPIN_ADDRESSES, WAN_ADDRESSES] {
+            batch.elements(Kind::NewElement, t, set, &addresses);
+        }
+        let links = config.lan_interfaces.iter().map(|name| element([interface_key(name); 2].concat()));
+        batch.elements(Kind::NewElement, t, HAIRPIN_LINKS, &links.collect::<Vec<_>>());
+    }
 
     chain(batch, t, PREROUTING, "nat", NF_INET_PRE_ROUTING, PREROUTING_PRIORITY);
+    let by_port = |rule: Rule| rule.load_protocol(0).load_destination_port(1);
     let arriving = || Rule::new().ipv4().arriving_from(&config.wan_interface).for_this_router();
-    arriving()
-        .load_protocol(0)
-        .load_destination_port(1)
-        .load_source_address(2)
-        .map(PEERS)
-        .dnat()
-        .append(batch, t, PREROUTING);
-    arriving().load_protocol(0).load_destination_port(1).map(PORTS).dnat().append(batch, t, PREROUTING);
+    by_port(arriving()).load_source_address(2).map(PEERS).dnat().append(batch, t, PREROUTING);
+    by_port(arriving()).map(PORTS).dnat().append(batch, t, PREROUTING);
+    if config.hairpin {
+        let from_lan = || Rule::new().ipv4().arriving_from_any(LAN);
+        let by_outermost =
+            || from_lan().load_protocol(0).load_destination_address(1).load_destination_port(2);
+        let by_wan = || by_port(from_lan().load_destination_address(0).member(WAN_ADDRESSES));
+        by_outermost().load_source_address(3).map(HAIRPIN_PEERS).dnat().append(batch, t, PREROUTING);
+        by_outermost().map(HAIRPIN).dnat().append(batch, t, PREROUTING);
+        by_wan().load_source_address(2).map(PEERS).dnat().append(batch, t, PREROUTING);
+        by_wan().map(PORTS).dnat().append(batch, t, PREROUTING);
+    }
 
     if config.forward_filter {
         chain(batch, t, FORWARD, "filter", NF_INET_FORWARD, FORWARD_PRIORITY);
@@ -79,46 +137,115 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
             .reject_with_reset()
             .append(batch, t, FORWARD);
     }
+    chain(batch, t, POSTROUTING, "nat", NF_INET_POST_ROUTING, POSTROUTING_PRIORITY);
+    let by_source = |rule: Rule| rule.load_protocol(0).load_source_address(1).load_source_port(2);
+    if config.hairpin {
+        // Who else's DNAT leads back by such an address has to be translated, too, or would not work.
+        let back = |rule: Rule| {
+            rule.ct(CtKeys::Status, CT_STATUS_DNAT).load_original(CtKeys::DstIp, 0).member(HAIRPIN_ADDRESSES)
+        };
+        by_source(back(Rule::new().ipv4().arriving_from_any(LAN).leaving_to_any(LAN)))
+            .map(HAIRPIN_SOURCES)
+            .snat()
+            .append(batch, t, POSTROUTING);
+        back(Rule::new().ipv4().passing_any(HAIRPIN_LINKS)).masquerade().append(batch, t, POSTROUTING);
+    }
+    // A mapping leads in by the interface in use alone.
+    let leaving = || Rule::new().ipv4().arriving_from_any(LAN).leaving_to(&config.wan_interface);
+    by_source(leaving()).member(KEPT).masquerade().append(batch, t, POSTROUTING);
+    by_source(leaving()).map(SOURCES).masquerade_to_port().append(batch, t, POSTROUTING);
     if config.masquerade {
-        let source_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE]);
-        set(batch, t, 5, SOURCES, (source_key, 12), Some((TYPE_INET_SERVICE, 2)));
-        chain(batch, t, POSTROUTING, "nat", NF_INET_POST_ROUTING, POSTROUTING_PRIORITY);
-        let leaving = || Rule::new().ipv4().arriving_from_any(LAN).leaving_to_any(WAN);
         leaving()
             .load_protocol(0)
-            .load_source_address(1)
-            .load_source_port(2)
-            .map(SOURCES)
-            .masquerade_to_port()
+            .load_source_port(1)
+            .member(MAPPED)
+            .load_constant(&FREE_PORTS.0.to_be_bytes(), 0)
+            .load_constant(&FREE_PORTS.1.to_be_bytes(), 1)
+            .masquerade_to_ports()
             .append(batch, t, POSTROUTING);
-        leaving().masquerade().append(batch, t, POSTROUTING);
+        Rule::new().ipv4().arriving_from_any(LAN).leaving_to_any(WAN).masquerade().append(
+            batch,
+            t,
+            POSTROUTING,
+        );
     }
 }
 
-/// Element of `ports`, or of `peers` if a remote peer is given.
-pub(super) fn mapping_element(
-    protocol: u8,
-    external_port: u16,
-    peer: Option<Ipv4Addr>,
-    internal: Option<SocketAddrV4>,
-) -> Element {
-    let mut key = Vec::with_capacity(12);
-    key.extend([protocol, 0, 0, 0]);
-    push_port(&mut key, external_port);
+/// Where the kernel finds another port for who may not leave by its own, at random: that it is a mapped one, to the same remote
+/// endpoint, is unlikely enough.
+const FREE_PORTS: (u16, u16) = (1024, 65535);
+
+/// An element, and of which set or map.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Entry {
+    pub(super) set: &'static str,
+    pub(super) element: Element,
+}
+
+/// Of `ports`, or of `peers` if a remote peer is given.
+pub(super) fn port(protocol: u8, port: u16, peer: Option<Ipv4Addr>, internal: SocketAddrV4) -> Entry {
+    let mut key = vec![protocol, 0, 0, 0];
+    push_port(&mut key, port);
     key.extend(peer.iter().flat_map(Ipv4Addr::octets));
-    let mut value = Vec::with_capacity(8);
-    if let Some(internal) = internal {
-        value.extend(internal.ip().octets());
-        push_port(&mut value, internal.port());
-    }
-    Element { key, value }
+    entry(if peer.is_some() { PEERS } else { PORTS }, key, endpoint(internal))
 }
 
-/// Element of `sources`.
-pub(super) fn source_element(protocol: u8, internal: SocketAddrV4, external_port: Option<u16>) -> Element {
-    let mut key = Vec::with_capacity(12);
-    key.extend([protocol, 0, 0, 0]);
-    key.extend(internal.ip().octets());
-    push_port(&mut key, internal.port());
-    Element { key, value: external_port.map(|port| port.to_be_bytes().to_vec()).unwrap_or_default() }
+/// Of `hairpin`, or of `hairpin_peers`.
+pub(super) fn hairpin(
+    protocol: u8,
+    outermost: SocketAddrV4,
+    peer: Option<Ipv4Addr>,
+    internal: SocketAddrV4,
+) -> Entry {
+    let mut key = protocol_and(protocol, outermost);
+    key.extend(peer.iter().flat_map(Ipv4Addr::octets));
+    entry(if peer.is_some() { HAIRPIN_PEERS } else { HAIRPIN }, key, endpoint(internal))
+}
+
+/// Of `sources`, or of `kept`.
+pub(super) fn source(protocol: u8, internal: SocketAddrV4, external_port: u16) -> Entry {
+    let key = protocol_and(protocol, internal);
+    if external_port == internal.port() {
+        entry(KEPT, key, Vec::new())
+    } else {
+        entry(SOURCES, key, external_port.to_be_bytes().to_vec())
+    }
+}
+
+/// Of `hairpin_sources`.
+pub(super) fn hairpin_source(protocol: u8, internal: SocketAddrV4, outermost: SocketAddrV4) -> Entry {
+    entry(HAIRPIN_SOURCES, protocol_and(protocol, internal), endpoint(outermost))
+}
+
+/// Of `mapped`.
+pub(super) fn mapped(protocol: u8, port: u16) -> Entry {
+    let mut key = vec![protocol, 0, 0, 0];
+    push_port(&mut key, port);
+    entry(MAPPED, key, Vec::new())
+}
+
+/// Of `hairpin_addresses`.
+pub(super) fn hairpin_address(addr: Ipv4Addr) -> Entry {
+    entry(HAIRPIN_ADDRESSES, addr.octets().to_vec(), Vec::new())
+}
+
+/// Of `wan_addresses`.
+pub(super) fn wan_address(addr: Ipv4Addr) -> Entry {
+    entry(WAN_ADDRESSES, addr.octets().to_vec(), Vec::new())
+}
+
+fn entry(set: &'static str, key: Vec<u8>, value: Vec<u8>) -> Entry {
+    Entry { set, element: Element { key, value } }
+}
+
+fn endpoint(socket: SocketAddrV4) -> Vec<u8> {
+    let mut octets = socket.ip().octets().to_vec();
+    push_port(&mut octets, socket.port());
+    octets
+}
+
+fn protocol_and(protocol: u8, socket: SocketAddrV4) -> Vec<u8> {
+    let mut octets = vec![protocol, 0, 0, 0];
+    octets.extend(endpoint(socket));
+    octets
 }

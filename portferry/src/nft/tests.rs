@@ -1,56 +1,209 @@
+use super::conntrack::Flows;
+use super::ruleset::Entry;
 use super::*;
+
+const OUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+fn config() -> TableConfig {
+    TableConfig {
+        name: "t".to_owned(),
+        wan_interface: "wan0".to_owned(),
+        spare_interfaces: Vec::new(),
+        wan_addresses: vec![Ipv4Addr::new(100, 64, 0, 2)],
+        lan_interfaces: vec!["lan0".to_owned()],
+        forward_filter: false,
+        masquerade: false,
+        hairpin: false,
+    }
+}
+
+fn table(hairpin: bool) -> Table {
+    Table::new(&TableConfig { hairpin, ..config() })
+}
 
 fn tcp(external_port: u16, host: u8, port: u16) -> Nat1Rule {
     let internal = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), port);
-    Nat1Rule { protocol: TCP, external_port, internal, remote_peer: None }
+    Nat1Rule { protocol: TCP, external_port, internal, remote_peer: None, outermost: None }
 }
 
-fn apply(table: &mut Table, changes: &[Change]) -> Plan {
-    let mut plan = table.plan(changes).unwrap();
-    table.commit(std::mem::take(&mut plan.after));
-    plan
+fn by(rule: Nat1Rule, port: u16) -> Nat1Rule {
+    Nat1Rule { outermost: Some(SocketAddrV4::new(OUTER, port)), ..rule }
+}
+
+fn udp(rule: Nat1Rule) -> Nat1Rule {
+    Nat1Rule { protocol: UDP, ..rule }
+}
+
+/// In no order: that of the kernel's sets is the transaction's business.
+fn entries<const N: usize>(entries: [Entry; N]) -> Vec<Entry> {
+    sorted(entries.into())
+}
+
+fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_by_key(|entry| (entry.set, entry.element.key.clone()));
+    entries
+}
+
+fn mapped(rule: Nat1Rule) -> Flows {
+    let Nat1Rule { protocol, external_port, internal, remote_peer, .. } = rule;
+    Flows::Mapped { protocol, external_port, internal, remote_peer }
 }
 
 #[test]
 fn a_batch_is_the_difference_of_two_tables() {
-    let mut table = Table::default();
+    let mut table = table(false);
     let (a, b) = (tcp(80, 2, 8080), tcp(80, 3, 8080));
-    assert_eq!(apply(&mut table, &[Change::Add(a), Change::Add(a)]).added, [a]);
-    assert!(table.plan(&[Change::Add(a)]).unwrap().is_empty(), "an equal mapping is no change");
-    assert!(table.plan(&[Change::Remove(a), Change::Add(a)]).unwrap().removed.is_empty());
+    let way_in = |rule: Nat1Rule| ruleset::port(TCP, 80, None, rule.internal);
+    let way_out = |rule: Nat1Rule| ruleset::source(TCP, rule.internal, 80);
+    let plan = table.change(&[Change::Add(a), Change::Add(a)]).unwrap();
+    assert_eq!(sorted(plan.added), entries([way_in(a), way_out(a)]));
+    assert!(table.change(&[Change::Add(a)]).unwrap().changes_nothing(), "an equal mapping is no change");
+    assert!(table.change(&[Change::Remove(a), Change::Add(a)]).unwrap().changes_nothing());
 
-    let plan = apply(&mut table, &[Change::Replace { old: a, new: b }]);
-    assert_eq!((plan.removed.as_slice(), plan.added.as_slice()), ([a].as_slice(), [b].as_slice()));
-    assert_eq!(plan.sources_removed, [(TCP, a.internal)]);
-    assert_eq!(plan.sources_added, [((TCP, b.internal), 80)]);
-    assert_eq!(plan.flows(), [Flows::Mapped(a)]);
+    let plan = table.change(&[Change::Replace { old: a, new: b }]).unwrap();
+    assert_eq!(sorted(plan.removed.clone()), entries([way_in(a), way_out(a)]));
+    assert_eq!(sorted(plan.added.clone()), entries([way_in(b), way_out(b)]));
+    assert_eq!(plan.flows, [mapped(a)].into());
+    table.undo(&plan);
+    assert_eq!(table.rules().collect::<Vec<_>>(), [a]);
+    assert!(table.change(&[Change::Add(a)]).unwrap().changes_nothing());
 }
 
 #[test]
 fn a_source_keeps_its_oldest_port_and_then_takes_the_next() {
-    let mut table = Table::default();
+    let mut table = table(false);
     let (first, second) = (tcp(81, 2, 8080), tcp(80, 2, 8080));
-    let plan = apply(&mut table, &[Change::Add(first), Change::Add(second)]);
-    assert_eq!(plan.sources_added, [((TCP, first.internal), 81)]);
-    let plan = apply(&mut table, &[Change::Remove(first)]);
-    assert_eq!(plan.sources_removed, [(TCP, first.internal)]);
-    assert_eq!(plan.sources_added, [((TCP, first.internal), 80)]);
-    apply(&mut table, &[Change::Remove(second)]);
-    assert!(table.mappings.is_empty() && table.sources.is_empty());
+    let way_out = |port| ruleset::source(TCP, first.internal, port);
+    let plan = table.change(&[Change::Add(first), Change::Add(second)]).unwrap();
+    assert!(plan.added.contains(&way_out(81)) && !plan.added.contains(&way_out(80)));
+    // One that is led elsewhere and back is as old as it was.
+    let elsewhere = tcp(81, 2, 9);
+    table.change(&[Change::Replace { old: first, new: elsewhere }]).unwrap();
+    let plan = table.change(&[Change::Replace { old: elsewhere, new: first }]).unwrap();
+    assert!(plan.added.contains(&way_out(81)) && plan.removed.contains(&way_out(80)));
+    assert_eq!(table.rules().collect::<Vec<_>>(), [first, second], "the oldest first");
+
+    let plan = table.change(&[Change::Remove(first)]).unwrap();
+    assert!(plan.removed.contains(&way_out(81)) && plan.added == [way_out(80)]);
+    let plan = table.change(&[Change::Remove(second)]).unwrap();
+    assert!(plan.removed.contains(&way_out(80)) && table.rules().next().is_none());
+}
+
+/// RFC 6887: a mapping is bidirectional. UDP's flows that began otherwise begin anew; TCP's cannot.
+#[test]
+fn a_hosts_own_flows_follow_its_mapping() {
+    let mut table = table(true);
+    let (first, second) = (udp(tcp(81, 2, 8080)), udp(tcp(80, 2, 8080)));
+    let from = Flows::From { protocol: UDP, internal: first.internal };
+    assert!(table.change(&[Change::Add(first)]).unwrap().flows.contains(&from));
+    assert!(!table.change(&[Change::Add(second)]).unwrap().flows.contains(&from), "the first counts");
+    assert!(table.change(&[Change::Remove(first)]).unwrap().flows.contains(&from));
+    assert!(table.change(&[Change::Remove(second)]).unwrap().flows.contains(&from));
+    assert!(table.change(&[Change::Add(tcp(81, 2, 8080))]).unwrap().flows.is_empty());
+}
+
+/// Decision 26: what comes and goes with the outermost address and port, and nothing besides.
+#[test]
+fn an_outermost_address_and_port_come_move_and_go() {
+    let mut table = table(true);
+    let game = by(udp(tcp(5000, 2, 6000)), 7000);
+    let outermost = game.outermost.unwrap();
+    let way = |outermost| ruleset::hairpin(UDP, outermost, None, game.internal);
+    let shown = |outermost| ruleset::hairpin_source(UDP, game.internal, outermost);
+    let plan = table.change(&[Change::Add(game)]).unwrap();
+    let plain = [ruleset::port(UDP, 5000, None, game.internal), ruleset::source(UDP, game.internal, 5000)];
+    let [port, source] = plain;
+    assert_eq!(
+        sorted(plan.added),
+        entries([port, source, way(outermost), shown(outermost), ruleset::hairpin_address(OUTER)])
+    );
+    assert!(plan.flows.contains(&Flows::Missed { protocol: UDP, outermost }));
+
+    let moved = by(game, 7001);
+    let plan = table.change(&[Change::Add(moved)]).unwrap();
+    let next = moved.outermost.unwrap();
+    assert_eq!(sorted(plan.removed), entries([way(outermost), shown(outermost)]));
+    assert_eq!(sorted(plan.added), entries([way(next), shown(next)]), "the address stays");
+    let gone = Flows::Hairpin { protocol: UDP, outermost, internal: game.internal, remote_peer: None };
+    assert!(plan.flows.contains(&gone) && !plan.flows.contains(&mapped(game)));
+
+    // Who is to be removed need not be named by where he stands now.
+    let plan = table.change(&[Change::Remove(game)]).unwrap();
+    assert!(plan.removed.contains(&ruleset::hairpin_address(OUTER)) && plan.added.is_empty());
+    assert!(plan.flows.contains(&Flows::Hairpin {
+        protocol: UDP,
+        outermost: next,
+        internal: game.internal,
+        remote_peer: None
+    }));
+}
+
+/// Decision 25: who may come in by the port of the WAN address, may by the outermost one.
+#[test]
+fn a_remote_peer_counts_for_hairpin_too() {
+    let mut table = table(true);
+    let peer = Ipv4Addr::new(10, 0, 0, 9);
+    let only = Nat1Rule { remote_peer: Some(peer), ..by(tcp(80, 2, 8080), 7000) };
+    let plan = table.change(&[Change::Add(only)]).unwrap();
+    let way = ruleset::hairpin(TCP, only.outermost.unwrap(), Some(peer), only.internal);
+    assert!(plan.added.contains(&way));
+    assert_ne!(way.set, ruleset::hairpin(TCP, only.outermost.unwrap(), None, only.internal).set);
+}
+
+/// The provider gives a port to one at a time; who had it before and could not be removed here is in nobody's way.
+#[test]
+fn the_newest_has_an_outermost_port() {
+    let mut table = table(true);
+    let (old, new) = (by(tcp(80, 2, 8080), 7000), by(tcp(81, 3, 8080), 7000));
+    table.change(&[Change::Add(old)]).unwrap();
+    let plan = table.change(&[Change::Add(new)]).unwrap();
+    let way = |rule: Nat1Rule| ruleset::hairpin(TCP, rule.outermost.unwrap(), None, rule.internal);
+    assert!(plan.removed == [way(old)] && plan.added.contains(&way(new)));
+    let plan = table.change(&[Change::Remove(old)]).unwrap();
+    assert!(!plan.removed.contains(&way(new)) && plan.added.is_empty());
+}
+
+#[test]
+fn the_wans_addresses_are_shared_with_mappings() {
+    let mut table = table(true);
+    let wan = config().wan_addresses[0];
+    let shown = ruleset::hairpin_address;
+    assert!(table.readdress(&[wan]).changes_nothing());
+    let plan = table.readdress(&[OUTER]);
+    assert_eq!(sorted(plan.removed), entries([ruleset::wan_address(wan), shown(wan)]));
+    assert_eq!(sorted(plan.added), entries([ruleset::wan_address(OUTER), shown(OUTER)]));
+    let plan = table.change(&[Change::Add(by(tcp(80, 2, 8080), 7000))]).unwrap();
+    assert!(!plan.added.contains(&shown(OUTER)), "it is there");
+    let plan = table.readdress(&[]);
+    assert_eq!(plan.removed, [ruleset::wan_address(OUTER)], "a mapping has it");
+    let plan = table.change(&[Change::Remove(tcp(80, 2, 8080))]).unwrap();
+    assert!(plan.removed.contains(&shown(OUTER)));
+}
+
+#[test]
+fn without_hairpin_nothing_of_it_is_there() {
+    let mut table = table(false);
+    let plan = table.change(&[Change::Add(by(tcp(80, 2, 8080), 7000))]).unwrap();
+    assert_eq!(plan.added.len(), 2);
+    assert!(table.readdress(&[OUTER]).changes_nothing());
+    assert!(table.change(&[Change::Add(by(tcp(80, 2, 8080), 7001))]).unwrap().changes_nothing());
 }
 
 #[test]
 fn wrong_changes_are_named() {
-    let mut table = Table::default();
-    apply(&mut table, &[Change::Add(tcp(80, 2, 8080))]);
-    let kind = |change| table.plan(&[change]).err().map(|e| e.kind());
+    let mut table = table(true);
+    let held = by(tcp(80, 2, 8080), 7000);
+    table.change(&[Change::Add(held)]).unwrap();
+    let mut kind = |change| table.change(&[Change::Add(tcp(90, 2, 90)), change]).err().map(|e| e.kind());
     assert_eq!(kind(Change::Add(tcp(80, 3, 8080))), Some(ErrorKind::AlreadyExists));
     assert_eq!(kind(Change::Remove(tcp(80, 3, 8080))), Some(ErrorKind::NotFound));
     assert_eq!(kind(Change::Remove(tcp(81, 2, 8080))), Some(ErrorKind::NotFound));
     assert_eq!(kind(Change::Add(tcp(0, 2, 8080))), Some(ErrorKind::InvalidInput));
+    assert_eq!(kind(Change::Add(by(tcp(82, 2, 1), 0))), Some(ErrorKind::InvalidInput));
     assert_eq!(kind(Change::Add(Nat1Rule { protocol: 1, ..tcp(82, 2, 1) })), Some(ErrorKind::InvalidInput));
+    assert_eq!(table.rules().collect::<Vec<_>>(), [held], "none of it counts");
     let peer = Nat1Rule { remote_peer: Some(Ipv4Addr::new(192, 0, 2, 1)), ..tcp(80, 3, 8080) };
-    assert_eq!(kind(Change::Add(peer)), None, "another remote peer is another key");
+    assert!(table.change(&[Change::Add(peer)]).is_ok(), "another remote peer is another key");
 }
 
 #[test]

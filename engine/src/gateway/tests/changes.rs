@@ -76,7 +76,7 @@ impl Lab {
 }
 
 /// The provider's lifetimes are short, so that renewals come soon.
-fn short_of_time(nat: NatMode) -> Lab {
+pub(super) fn short_of_time(nat: NatMode) -> Lab {
     let mut lab = Lab::up(nat);
     lab.provider().config_mut().longest = 400;
     lab

@@ -32,7 +32,7 @@ fn own_nat_step_by_step() {
     let options = [PcpOption::PreferFailure, PcpOption::Description(b"test".to_vec())];
     let expected = request(W, map(map_of(&sent).nonce, 8080, 8080), 3600, &options);
     assert_eq!(sent, expected, "R-13: internal address and port are W:w; no THIRD_PARTY");
-    let install = NatChange::Install(tcp(8080, at(ALICE, 8080)));
+    let install = NatChange::Install { rule: tcp(8080, at(ALICE, 8080)), external: Some(at(E, 8080)) };
     let send = Effect::Send { to: server(), bytes: sent.to_bytes() };
     assert_eq!(lab.seen(), [send, Effect::Nat { ticket: ticket(2), change: install }]);
     assert_eq!(lab.heard(id), None, "not before the router's own NAT is set up");
@@ -132,7 +132,7 @@ fn the_own_nat_refuses() {
     lab.release_nat();
     lab.held.clear(); // the Install
     let ticket = lab.effects.iter().rev().find_map(|(_, effect)| match effect {
-        Effect::Nat { ticket, change: NatChange::Install(_) } => Some(*ticket),
+        Effect::Nat { ticket, change: NatChange::Install { .. } } => Some(*ticket),
         _ => None,
     });
     lab.rules.clear();
@@ -190,7 +190,7 @@ fn overwriting_with_own_nat() {
     let (old, new) = (tcp(8080, at(ALICE, 8080)), tcp(8080, at(ALICE, 9090)));
     let seen = lab.seen();
     assert!(
-        matches!(seen[..], [Effect::Nat { change, .. }, Effect::Store(_), Effect::Reply { .. }] if change == (NatChange::Replace { old, new })),
+        matches!(seen[..], [Effect::Nat { change, .. }, Effect::Store(_), Effect::Reply { .. }] if change == (NatChange::Replace { old, new, external: Some(at(E, 8080)) })),
         "{seen:?}"
     );
     assert_eq!((lab.rules.clone(), lab.mapped()), (vec![new], vec![(8080, at(ALICE, 9090))]));

@@ -316,3 +316,20 @@ fn another_external_address_is_a_change() {
         assert_eq!((lab.connection().1, lab.status().system_update_id), (addr.to_string(), before + counted));
     }
 }
+
+/// A stop waits for the provider, and a kernel that takes its time meanwhile is no silence of the provider's: hundreds of rules on a
+/// small router.
+#[test]
+fn a_stop_does_not_count_the_kernels_time() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+    lab.slow_nat = true;
+    lab.silent = true;
+    lab.event(Event::Stop);
+    lab.now += 3000;
+    lab.release_nat();
+    lab.silent = false;
+    lab.run(lab.now + 4000);
+    assert_eq!(lab.upstream(), []);
+    assert!(!lab.notices().iter().any(|told| matches!(told, Notice::LeftBehind(_))));
+}

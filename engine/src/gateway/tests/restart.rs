@@ -11,6 +11,7 @@ impl Lab {
         self.gateway = Gateway::new(config, Box::new(SeededEntropy::new(seed)));
         self.follower = changes::Follower::default();
         self.rules.clear();
+        self.hairpins.clear();
         self.socket = None;
         let now = self.now;
         let left = |(key, mapping): (&(Protocol, u16), &StoredMapping)| {
