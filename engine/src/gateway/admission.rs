@@ -25,8 +25,7 @@ impl Gateway {
         }
         let own_nat = self.config.nat == NatMode::Own;
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
-        let same_internal =
-            |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        let same_internal = |pending: &Pending| same_protocol(pending) && pending.needs(request.internal);
         let probe = |pending: &Pending| pending.purpose == Purpose::Probe && same_internal(pending);
         if let (false, Some(probe)) = (own_nat, self.find_pending(probe)) {
             // What its control point has just asked about is of no use to it: that goes first.
