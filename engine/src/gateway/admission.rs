@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
-use crate::nat::{NatChange, NatRule};
+use crate::nat::NatRule;
 use crate::notice::Notice;
 use crate::policy::{Denied, Facts, InterfaceAddress};
 use crate::request::{MappingRequest, Refusal};
@@ -206,9 +206,8 @@ impl Gateway {
             }
             Some(old) => {
                 let new = NatRule { internal: request.internal, ..old };
-                self.repointing.insert(existing.flow, new);
-                let purpose = NatPurpose::Repoint { flow: existing.flow, old, new, request, id };
-                self.change_nat(NatChange::Replace { old, new }, purpose);
+                let purpose = NatPurpose::Repoint { flow: existing.flow, old, request, id };
+                self.repoint(existing.flow, old, new, purpose);
             }
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).

@@ -10,7 +10,7 @@ use super::mappings::v4;
 use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, RequestId};
 use crate::igd::AddRequest;
-use crate::nat::{NatChange, NatRule};
+use crate::nat::NatRule;
 use crate::notice::Notice;
 use crate::policy::{Denied, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
@@ -171,8 +171,7 @@ impl Gateway {
         match self.rule(&mapping) {
             Some(old) => {
                 let new = NatRule { remote_peer: Some(peer), ..old };
-                self.repointing.insert(flow, new);
-                self.change_nat(NatChange::Replace { old, new }, NatPurpose::Readmit { flow, old, new });
+                self.repoint(flow, old, new, NatPurpose::Readmit { flow, old, new });
             }
             None => self.readmit(now, flow, Some(peer)),
         }

@@ -19,7 +19,7 @@ pub(super) enum NatPurpose {
     /// The rule of a pending mapping.
     Install(FlowId),
     /// Its owner led a mapping to another internal port (spec T-4, decision 9): this rule in place of that one.
-    Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
+    Repoint { flow: FlowId, old: NatRule, request: MappingRequest, id: RequestId },
     /// The rule of a mapping whose remote host has another address now: this rule in place of that one.
     Readmit { flow: FlowId, old: NatRule, new: NatRule },
     /// The same, and the mapping was deleted meanwhile: by the new rule, so that the old one is still there should the
@@ -40,6 +40,7 @@ impl Gateway {
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
         let displaced = self.displaced.remove(&ticket).filter(|_| outcome.is_err());
+        self.repointing.retain(|_, (last, _)| *last != ticket);
         self.on_outcome(now, purpose, outcome);
         if let Some(old) = displaced {
             self.note_unremoved(now, old);
@@ -82,8 +83,7 @@ impl Gateway {
                 }
                 _ => {}
             },
-            (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
-                self.repointed(flow, new);
+            (NatPurpose::Repoint { flow, request, id, .. }, Ok(())) => {
                 match self.table.find_flow(flow) {
                     // The provider has moved it meanwhile; it stands for whoever hears of that by event.
                     Some(mapping)
@@ -101,15 +101,8 @@ impl Gateway {
                     None => self.refuse(id, Refusal::NoAnswer),
                 }
             }
-            (NatPurpose::Repoint { flow, new, id, .. }, Err(_)) => {
-                self.repointed(flow, new);
-                self.refuse(id, Refusal::LocalNat);
-            }
-            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => {
-                self.repointed(flow, new);
-                self.readmit(now, flow, new.remote_peer);
-            }
-            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => self.repointed(flow, new),
+            (NatPurpose::Repoint { id, .. }, Err(_)) => self.refuse(id, Refusal::LocalNat),
+            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => self.readmit(now, flow, new.remote_peer),
             (NatPurpose::Adopt(flow, unknown), Ok(())) => self.hold_orphan(now, flow, unknown),
             (NatPurpose::Adopt(_, unknown), Err(_)) => {
                 self.nat_ports.release(unknown.protocol, unknown.internal_port);
@@ -133,15 +126,14 @@ impl Gateway {
                 self.note_unremoved(now, rule);
             }
             (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&place(&rule))),
-            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_), _) => {}
+            (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Readmit { .. }, _) => {}
         }
     }
 
-    /// The outcome of a repointing is there; a later one may be on its way.
-    pub(super) fn repointed(&mut self, flow: FlowId, new: NatRule) {
-        if self.repointing.get(&flow) == Some(&new) {
-            self.repointing.remove(&flow);
-        }
+    /// The rule of a mapping, which may be on its way still, gives way to another one.
+    pub(super) fn repoint(&mut self, flow: FlowId, old: NatRule, new: NatRule, purpose: NatPurpose) {
+        self.change_nat(NatChange::Replace { old, new }, purpose);
+        self.repointing.insert(flow, (NatTicket(self.next_ticket), new));
     }
 
     /// A mapping is closed here: its rule goes, and what was to replace that rule counts no more.
@@ -171,7 +163,7 @@ impl Gateway {
 
     /// The rule that the router's own NAT has, or is about to have, for a mapping.
     pub(super) fn rule(&self, mapping: &Mapping) -> Option<NatRule> {
-        let asked = self.repointing.get(&mapping.flow).copied();
+        let asked = self.repointing.get(&mapping.flow).map(|&(_, rule)| rule);
         asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
     }
 
