@@ -344,7 +344,7 @@ impl Shadow {
                         || stale.is_some_and(|stale| !stale.contains_key(*other)))
             };
             if let (false, Some((&other, _))) =
-                (self.claims.contains_key(&key), self.claims.iter().find(same))
+                (self.claims.get(&key).is_some_and(|claim| claim.sure), self.claims.iter().find(same))
             {
                 let mut claim = self.claims.remove(&other).expect("it was found");
                 claim.add_versions_of(stale.and_then(|stale| stale.get(&key)), now);
