@@ -400,6 +400,14 @@ impl Shadow {
             };
             self.claims.insert(key, claim);
         }
+        // On a full disk it may have a lease that is over: it was changed since, and its owner was told that this could not be stored.
+        for (key, old) in stale.into_iter().flatten().filter(|(key, _)| !keys.contains(key)) {
+            let mut old = old.clone();
+            old.crash(now);
+            if let Some(claim) = self.claims.get_mut(key).filter(|_| old.may_be_over(now)) {
+                claim.sure = false;
+            }
+        }
         self.lost.clear();
         Ok(())
     }
