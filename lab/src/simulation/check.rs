@@ -428,7 +428,8 @@ impl Simulation {
                     == (found.protocol, internal, found.external.port())
             });
             // The provider begins anew, or knows this router by another address.
-            let readdressed = if self.nat == NatMode::Own { self.readdressed } else { Instant::default() };
+            let own_nat = self.nat == NatMode::Own;
+            let readdressed = if own_nat { self.world.readdressed() } else { Instant::default() };
             let forgotten = self.world.announced().max(readdressed);
             let knows = belief.heard + Duration::from_secs(3) < forgotten && forgotten + RECOVERY < now;
             let calm = self.world.troubled() <= forgotten + Duration::from_secs(1)
