@@ -431,11 +431,13 @@ impl Simulation {
             let own_nat = self.nat == NatMode::Own;
             let readdressed = if own_nat { self.world.readdressed() } else { Instant::default() };
             let forgotten = self.world.announced().max(readdressed);
+            // What it gave ends there a moment sooner than here: by as long as the answer took.
+            let over = belief.issued + belief.lifetime <= now;
             let knows = belief.heard + Duration::from_secs(3) < forgotten && forgotten + RECOVERY < now;
             let calm = self.world.troubled() <= forgotten + Duration::from_secs(1)
                 && self.world.wan_address().is_some();
             let active = found.health == Health::Active && claim.sure;
-            if knows && calm && active && !at_provider {
+            if knows && calm && active && !at_provider && !over {
                 return broken(format!("{found:?} was lost upstream, and nobody asks for it again"));
             }
             // A deletion that the provider carried out may be refused all the same, when it is repeated.
