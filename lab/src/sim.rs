@@ -168,6 +168,9 @@ pub struct World {
     open: bool,
     /// A socket was asked for and is not there yet.
     opening: bool,
+    /// The address of the last one, and when it was another one than that of the one before.
+    source: Option<Ipv4Addr>,
+    readdressed: Instant,
     parcels: BTreeMap<(Instant, u64), Parcel>,
     next_parcel: u64,
     asked: BTreeMap<RequestId, (Instant, String)>,
@@ -234,6 +237,8 @@ impl World {
             socket: 0,
             open: false,
             opening: false,
+            source: None,
+            readdressed: now,
             parcels: BTreeMap::new(),
             next_parcel: 0,
             asked: BTreeMap::new(),
@@ -340,6 +345,12 @@ impl World {
         self.wan.addresses.first().copied()
     }
 
+    /// When the gateway last had a socket with another address than the one before.
+    #[must_use]
+    pub fn readdressed(&self) -> Instant {
+        self.readdressed
+    }
+
     /// Writes a line into the trace.
     pub fn note(&mut self, line: impl Display) {
         self.trace.push((self.now, line.to_string()));
@@ -443,6 +454,9 @@ impl World {
             Parcel::Opened { server, socket } if socket == self.socket => match self.wan_address() {
                 Some(addr) => {
                     (self.open, self.opening) = (true, false);
+                    if self.source.replace(addr) != Some(addr) {
+                        self.readdressed = self.now;
+                    }
                     self.handle(Event::UplinkOpened { server, source: IpAddr::V4(addr) });
                 }
                 None => {

@@ -197,8 +197,6 @@ struct Simulation {
     most_unanswered: Option<usize>,
     /// The WAN's address, or the last one that it had.
     wan: Ipv4Addr,
-    /// When it became another one.
-    readdressed: Instant,
     /// When it was last taken from the other line.
     rerouted: Option<Instant>,
     /// Everything works, and nothing new is asked for.
@@ -240,7 +238,6 @@ impl Simulation {
             crowded: Instant::default(),
             most_unanswered: None,
             wan: WAN,
-            readdressed: Instant::default(),
             rerouted: None,
             calm: false,
             steps: 0,
@@ -366,7 +363,7 @@ impl Simulation {
                 self.tally.count("lines changed");
                 self.rerouted = Some(self.world.now());
             }
-            (self.wan, self.readdressed) = (addr, self.world.now());
+            self.wan = addr;
         }
         self.world.wan_up(addr);
     }

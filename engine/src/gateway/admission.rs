@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::Protocol;
 
-use super::own_nat::{NatPurpose, outermost};
+use super::own_nat::NatPurpose;
 use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::claims::Asker;
-use crate::nat::{NatChange, NatRule};
+use crate::nat::NatRule;
 use crate::notice::Notice;
 use crate::policy::{Denied, Facts, InterfaceAddress, Requester};
 use crate::request::{MappingRequest, Refusal};
@@ -42,8 +42,7 @@ impl Gateway {
         }
         let own_nat = self.config.nat == NatMode::Own;
         let same_protocol = |pending: &Pending| pending.request.protocol == request.protocol;
-        let same_internal =
-            |pending: &Pending| same_protocol(pending) && pending.request.internal == request.internal;
+        let same_internal = |pending: &Pending| same_protocol(pending) && pending.needs(request.internal);
         let probe = |pending: &Pending| pending.purpose == Purpose::Probe && same_internal(pending);
         if let (false, Some(probe)) = (own_nat, self.find_pending(probe)) {
             // What its control point has just asked about is of no use to it: that goes first.
@@ -240,10 +239,8 @@ impl Gateway {
             }
             Some(old) => {
                 let new = NatRule { internal: request.internal, ..old };
-                self.repointing.insert(existing.flow, new);
-                let purpose = NatPurpose::Repoint { flow: existing.flow, old, new, request, id };
-                let external = outermost(&existing);
-                self.change_nat(NatChange::Replace { old, new, external }, purpose);
+                let purpose = NatPurpose::Repoint { flow: existing.flow, old, request, id };
+                self.repoint(existing.flow, old, new, purpose);
             }
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).

@@ -147,8 +147,8 @@ pub struct Gateway {
     unmoved: BTreeSet<FlowId>,
     /// Those that another one is to replace.
     displaced: BTreeMap<NatTicket, NatRule>,
-    /// Rules that are on their way to replace those of mappings.
-    repointing: BTreeMap<FlowId, NatRule>,
+    /// Rules that are on their way to replace those of mappings, the last one of each.
+    repointing: BTreeMap<FlowId, (NatTicket, NatRule)>,
     system_update_id: u32,
     next_flow: u64,
     /// How many mappings were ever made.

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 
 use wire::error::UpnpError;
 
-use super::own_nat::{NatPurpose, outermost};
+use super::own_nat::NatPurpose;
 use super::{Effect, Gateway, RequestId};
 use crate::igd::AddRequest;
-use crate::nat::{NatChange, NatRule};
+use crate::nat::NatRule;
 use crate::notice::Notice;
 use crate::policy::{Denied, Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
@@ -173,12 +173,7 @@ impl Gateway {
         match self.rule(mapping) {
             Some(old) => {
                 let new = NatRule { remote_peer, ..old };
-                self.repointing.insert(flow, new);
-                let external = outermost(&mapping);
-                self.change_nat(
-                    NatChange::Replace { old, new, external },
-                    NatPurpose::Readmit { flow, old, new },
-                );
+                self.repoint(flow, old, new, NatPurpose::Readmit { flow, old, new });
             }
             None => self.readmit(now, flow, remote_peer),
         }

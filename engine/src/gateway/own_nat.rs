@@ -21,7 +21,7 @@ pub(super) enum NatPurpose {
     /// The rule of a pending mapping.
     Install(FlowId),
     /// Its owner led a mapping to another internal port (spec T-4, decision 9): this rule in place of that one.
-    Repoint { flow: FlowId, old: NatRule, new: NatRule, request: MappingRequest, id: RequestId },
+    Repoint { flow: FlowId, old: NatRule, request: MappingRequest, id: RequestId },
     /// The rule of a mapping whose remote host has another address now: this rule in place of that one.
     Readmit { flow: FlowId, old: NatRule, new: NatRule },
     /// The same, and the mapping was deleted meanwhile: by the new rule, so that the old one is still there should the
@@ -44,6 +44,7 @@ impl Gateway {
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
         let displaced = self.displaced.remove(&ticket).filter(|_| outcome.is_err());
+        self.repointing.retain(|_, (last, _)| *last != ticket);
         self.on_outcome(now, purpose, outcome);
         if let Some(old) = displaced {
             self.note_unremoved(now, old);
@@ -97,8 +98,7 @@ impl Gateway {
                 }
                 _ => {}
             },
-            (NatPurpose::Repoint { flow, new, request, id, .. }, Ok(())) => {
-                self.repointed(flow, new);
+            (NatPurpose::Repoint { flow, request, id, .. }, Ok(())) => {
                 match self.table.find_flow(flow) {
                     // The provider has moved it meanwhile; it stands for whoever hears of that by event.
                     Some(mapping)
@@ -116,18 +116,9 @@ impl Gateway {
                     None => self.refuse(id, Refusal::NoAnswer),
                 }
             }
-            (NatPurpose::Repoint { flow, new, id, .. }, Err(_)) => {
-                self.repointed(flow, new);
-                self.refuse(id, Refusal::LocalNat);
-            }
-            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => {
-                self.repointed(flow, new);
-                self.readmit(now, flow, new.remote_peer);
-            }
-            (NatPurpose::Readmit { flow, new, .. }, Err(_)) => {
-                self.repointed(flow, new);
-                self.on_unconfirmed(now, flow, Refusal::LocalNat);
-            }
+            (NatPurpose::Repoint { id, .. }, Err(_)) => self.refuse(id, Refusal::LocalNat),
+            (NatPurpose::Readmit { flow, new, .. }, Ok(())) => self.readmit(now, flow, new.remote_peer),
+            (NatPurpose::Readmit { flow, .. }, Err(_)) => self.on_unconfirmed(now, flow, Refusal::LocalNat),
             (NatPurpose::Adopt(flow, unknown), Ok(())) => self.hold_orphan(now, flow, unknown),
             (NatPurpose::Adopt(_, unknown), Err(_)) => {
                 self.nat_ports.release(unknown.protocol, unknown.internal_port);
@@ -155,11 +146,11 @@ impl Gateway {
         }
     }
 
-    /// The outcome of a repointing is there; a later one may be on its way.
-    pub(super) fn repointed(&mut self, flow: FlowId, new: NatRule) {
-        if self.repointing.get(&flow) == Some(&new) {
-            self.repointing.remove(&flow);
-        }
+    /// The rule of a mapping, which may be on its way still, gives way to another one.
+    pub(super) fn repoint(&mut self, flow: FlowId, old: NatRule, new: NatRule, purpose: NatPurpose) {
+        let external = self.table.find_flow(flow).and_then(outermost);
+        self.change_nat(NatChange::Replace { old, new, external }, purpose);
+        self.repointing.insert(flow, (NatTicket(self.next_ticket), new));
     }
 
     /// A mapping is closed here: its rule goes, and what was to replace that rule counts no more.
@@ -190,7 +181,7 @@ impl Gateway {
 
     /// The rule that the router's own NAT has, or is about to have, for a mapping.
     pub(super) fn rule(&self, mapping: &Mapping) -> Option<NatRule> {
-        let asked = self.repointing.get(&mapping.flow).copied();
+        let asked = self.repointing.get(&mapping.flow).map(|&(_, rule)| rule);
         asked.or_else(|| mapping.nat_port.map(|port| rule(mapping, port)))
     }
 

@@ -483,6 +483,12 @@ impl Gateway {
 }
 
 impl Pending {
+    /// Whether it leads there, or may have to restore what did (spec T-4).
+    pub(super) fn needs(&self, internal: SocketAddrV4) -> bool {
+        self.request.internal == internal
+            || self.replaces.as_ref().is_some_and(|old| old.internal == internal)
+    }
+
     pub(super) fn rule(&self) -> Option<NatRule> {
         let MappingRequest { protocol, internal, remote_peer, .. } = self.request;
         self.nat_port.map(|port| NatRule { protocol, port, internal, remote_peer })

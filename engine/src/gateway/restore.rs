@@ -120,12 +120,15 @@ impl Gateway {
         let want = self.want_to_keep(mapping);
         let nonce = match &self.uplink {
             Some(client) => {
-                let wan = Some(self.uplink_on.clone());
                 let known = client.nonce(mapping.flow).or_else(|| client.remembered(&want));
-                let server = self.identity(client.server());
                 // What a PCP server there would know it by, were it asked.
-                let nonce = known.unwrap_or_else(|| derived_nonce(&server, &want, &*self.entropy));
-                StoredNonce { nonce, wan }
+                let derived = derived_nonce(&self.identity(client.server()), &want, &*self.entropy);
+                let of_others = self.nonces_elsewhere.iter().find(|(other, _)| is_same_client(other, &want));
+                match of_others {
+                    // That can be derived again; the other one may have come with an orphan.
+                    Some((_, other)) if known.is_none_or(|known| known == derived) => other.clone(),
+                    _ => StoredNonce { nonce: known.unwrap_or(derived), wan: Some(self.uplink_on.clone()) },
+                }
             }
             // Before the first PCP server is known, the nonce is still where it was restored to.
             None => {

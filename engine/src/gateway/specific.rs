@@ -136,7 +136,7 @@ impl Gateway {
         let internal_taken = self.config.nat == NatMode::None
             && (self.find_own(&request).is_some()
                 || self.held.of_host(host).any(|(_, held)| held.internal == Some(request.internal))
-                || self.find_pending(|pending| pending.request.internal == request.internal).is_some());
+                || self.find_pending(|pending| pending.needs(request.internal)).is_some());
         let lan = self.lan_addresses();
         let facts = self.facts(who, &request, &lan);
         let denied = self.config.policy.check(who, &request, facts).is_err();

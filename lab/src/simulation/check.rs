@@ -314,6 +314,11 @@ impl Simulation {
         let now = self.world.now();
         let quiet = self.world.nat_is_quiet() && self.nat == NatMode::Own;
         for key in self.shadow.claims.keys().copied().collect::<Vec<_>>() {
+            if !table.contains_key(&key) && self.rekey(key, table) {
+                self.tally.count("mappings moved by the provider");
+            }
+        }
+        for key in self.shadow.claims.keys().copied().collect::<Vec<_>>() {
             let claim = &self.shadow.claims[&key];
             match table.get(&key) {
                 Some(found) if claim.fits(now, found) => {
@@ -323,7 +328,6 @@ impl Simulation {
                     self.shadow.seen(now, found, settled);
                 }
                 Some(found) => return broken(format!("{found:?} is not what its owner was told: {claim:?}")),
-                None if self.rekey(key, table) => self.tally.count("mappings moved by the provider"),
                 None if !self.is_excused(key, &self.shadow.claims[&key]) => {
                     return broken(format!(
                         "{key:?} is lost without a reason: {claim:?}",
@@ -357,12 +361,14 @@ impl Simulation {
     fn rekey(&mut self, key: Key, table: &Table) -> bool {
         let claim = &self.shadow.claims[&key];
         let (now, since) = (self.world.now(), self.checked);
+        // Somebody was not told what became of his deletion: it is done, for there is one mapping with an external port.
+        let is_over = |other: &Claim| !other.sure;
         let moved = table.iter().find(|(other, found)| {
             let Some((client, _)) = self.upstream_of(found) else { return false };
             !claim.is_strict()
                 && other.0 == key.0
                 && claim.fits(now, found)
-                && !self.shadow.claims.contains_key(other)
+                && self.shadow.claims.get(other).is_none_or(is_over)
                 && claim.clients(key.0, self.nat == NatMode::Own).contains(&client)
                 && (self.ledger.is_taken_since(client, since)
                     || self.was_moved_before_a_kill(key, claim, client))
@@ -429,13 +435,16 @@ impl Simulation {
                     == (found.protocol, internal, found.external.port())
             });
             // The provider begins anew, or knows this router by another address.
-            let readdressed = if self.nat == NatMode::Own { self.readdressed } else { Instant::default() };
+            let own_nat = self.nat == NatMode::Own;
+            let readdressed = if own_nat { self.world.readdressed() } else { Instant::default() };
             let forgotten = self.world.announced().max(readdressed);
+            // What it gave ends there a moment sooner than here: by as long as the answer took.
+            let over = belief.issued + belief.lifetime <= now;
             let knows = belief.heard + Duration::from_secs(3) < forgotten && forgotten + RECOVERY < now;
             let calm = self.world.troubled() <= forgotten + Duration::from_secs(1)
                 && self.world.wan_address().is_some();
             let active = found.health == Health::Active && claim.sure;
-            if knows && calm && active && !at_provider {
+            if knows && calm && active && !at_provider && !over {
                 return broken(format!("{found:?} was lost upstream, and nobody asks for it again"));
             }
             // A deletion that the provider carried out may be refused all the same, when it is repeated.
@@ -499,7 +508,8 @@ impl Simulation {
 
     /// What goes in turns leaves room for what others ask.
     fn check_turns(&mut self) -> Result<(), Broken> {
-        let unanswered = self.ledger.unanswered();
+        // A lease that ends meanwhile is given back at once; nothing else of it was asked for in turn.
+        let unanswered = self.ledger.unanswered() - self.ledger.undeleted();
         match self.most_unanswered {
             Some(most) if unanswered > most => {
                 broken(format!("{unanswered} requests are unanswered, that is more than {most}"))

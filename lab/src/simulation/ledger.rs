@@ -57,8 +57,8 @@ pub(super) struct Ledger {
     probes: BTreeSet<Client>,
     /// Clients that have used more than one nonce on a line.
     other_nonces: Vec<Client>,
-    /// Clients that wait for an answer.
-    unanswered: BTreeSet<Client>,
+    /// Clients that wait for an answer; whether to a delete.
+    unanswered: BTreeMap<Client, bool>,
     strays: BTreeMap<(Protocol, u16, SocketAddrV4), Stray>,
     sent: usize,
     answered: usize,
@@ -130,18 +130,25 @@ impl Ledger {
         let mut answers = world.answers()[self.answered..].iter().peekable();
         for sent in &world.sent()[self.sent..] {
             while let Some(answer) = answers.next_if(|answer| answer.at <= sent.at) {
-                self.unanswered.retain(|client| client_of_answer(&answer.response) != Some(*client));
+                self.unanswered.retain(|client, _| client_of_answer(&answer.response) != Some(*client));
             }
-            self.unanswered.extend(client_of(&sent.request).map(|(client, _)| client));
+            let deletes = sent.request.lifetime == 0;
+            self.unanswered.extend(client_of(&sent.request).map(|(client, _)| (client, deletes)));
         }
         for answer in answers {
-            self.unanswered.retain(|client| client_of_answer(&answer.response) != Some(*client));
+            self.unanswered.retain(|client, _| client_of_answer(&answer.response) != Some(*client));
         }
     }
 
     /// How many clients wait for an answer, the probe apart.
     pub(super) fn unanswered(&self) -> usize {
-        self.unanswered.iter().filter(|client| !self.probes.contains(client)).count()
+        self.unanswered.keys().filter(|client| !self.probes.contains(client)).count()
+    }
+
+    /// How many of them wait for that of a delete.
+    pub(super) fn undeleted(&self) -> usize {
+        let deletes = self.unanswered.iter().filter(|&(_, &deletes)| deletes);
+        deletes.filter(|(client, _)| !self.probes.contains(client)).count()
     }
 
     /// Nobody waits for anything that was asked so far.

@@ -344,7 +344,7 @@ impl Shadow {
                         || stale.is_some_and(|stale| !stale.contains_key(*other)))
             };
             if let (false, Some((&other, _))) =
-                (self.claims.contains_key(&key), self.claims.iter().find(same))
+                (self.claims.get(&key).is_some_and(|claim| claim.sure), self.claims.iter().find(same))
             {
                 let mut claim = self.claims.remove(&other).expect("it was found");
                 claim.add_versions_of(stale.and_then(|stale| stale.get(&key)), now);
@@ -399,6 +399,14 @@ impl Shadow {
                 before: None,
             };
             self.claims.insert(key, claim);
+        }
+        // On a full disk it may have a lease that is over: it was changed since, and its owner was told that this could not be stored.
+        for (key, old) in stale.into_iter().flatten().filter(|(key, _)| !keys.contains(key)) {
+            let mut old = old.clone();
+            old.crash(now);
+            if let Some(claim) = self.claims.get_mut(key).filter(|_| old.may_be_over(now)) {
+                claim.sure = false;
+            }
         }
         self.lost.clear();
         Ok(())

@@ -356,3 +356,27 @@ fn an_overwriting_meets_a_probe() {
     lab.pass(3000);
     assert_eq!((lab.mapped(), lab.upstream().len()), (lab.upstream(), 1));
 }
+
+/// T-3, T-4: a mapping is being led to another internal port, and its owner asks for or about the one that it had. Should the server
+/// refuse, that is what is restored: until then nothing else gets it, for to the server both would be one mapping, and what the
+/// owner was told of stands.
+#[test]
+fn an_internal_port_that_may_be_restored_is_not_given_away() {
+    let refuse = Reaction::Refuse(ResultCode::NETWORK_FAILURE, 30);
+    let mut lab = Lab::up(NatMode::None);
+    lab.provider().config_mut().hold = Duration::ZERO;
+    assert_eq!(lab.add(ALICE, 2, port(5006).to(5003)), done());
+    lab.script = [Reaction::Serve, Reaction::Lose, refuse].into();
+    let moved = lab.start_add(ALICE, 2, port(5006).to(5005));
+    assert_eq!((lab.heard(moved), lab.mapped()), (None, vec![]));
+    let asked = lab.sent().len();
+    assert_eq!(lab.call(ALICE, 1, "GetSpecificPortMappingEntry", &borrowed(&key(5003))), Err(714));
+    assert_eq!(lab.add(ALICE, 2, port(5003)), Err(718));
+    assert_eq!(lab.sent().len(), asked, "nobody is asked");
+    lab.pass(2);
+    assert_eq!(lab.heard(moved), Some(Err(718)));
+    let old = vec![(5006, at(ALICE, 5003))];
+    assert_eq!((lab.mapped(), lab.upstream()), (old.clone(), old.clone()));
+    lab.pass(3000);
+    assert_eq!((lab.mapped(), lab.upstream()), (old.clone(), old), "it is renewed");
+}

@@ -236,6 +236,24 @@ fn overwriting_while_the_nat_is_at_work() {
     );
 }
 
+/// Led there, away, and there again: when the first outcome comes, the last change is still on its way, though it leads to the same
+/// port. What is removed then is what that made.
+#[test]
+fn overwriting_forth_and_back_while_the_nat_is_at_work() {
+    let mut lab = Lab::up(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+    lab.slow_nat = true;
+    let moved = [9090, 9091, 9090].map(|internal| lab.start_add(ALICE, 2, port(8080).to(internal)));
+    let last = lab.held.split_off(2);
+    lab.release_nat();
+    assert_eq!(moved.map(|id| lab.heard(id)), [Some(done()), Some(done()), None]);
+    lab.held = last;
+    let deleted = lab.start_delete(ALICE, 2, 8080);
+    lab.release_nat();
+    assert_eq!((lab.heard(deleted), lab.heard(moved[2])), (Some(done()), Some(Err(501))));
+    assert_eq!((lab.rules.clone(), lab.mapped()), (vec![], vec![]));
+}
+
 /// T-4 without a NAT: delete, then add; the same external port, by the server's hold exempt only for the same client.
 #[test]
 fn overwriting_without_nat() {

@@ -151,3 +151,33 @@ fn is_get(effect: &Effect) -> bool {
     let get = |bytes: &[u8]| Request::parse(bytes).is_ok_and(|request| matches!(request.body, Body::Get(_)));
     matches!(effect, Effect::Send { bytes, .. } if get(bytes))
 }
+
+/// The same, and its owner changes it behind the other line: what is stored then must not be that line's nonce alone, which can be
+/// derived again. After a crash the first line's server would refuse it.
+#[test]
+fn an_orphan_that_is_changed_behind_another_line_is_still_known_after_a_crash() {
+    for nat in BOTH {
+        for back_before in [false, true] {
+            let mut lab = after_a_loss(nat, &[5000], true);
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 0, ..port(5000) }), done());
+            let settings = ProviderConfig { third_party: nat == NatMode::None, ..ProviderConfig::new(E) };
+            let elsewhere = Provider::new(lab.instant(), settings);
+            let provider = lab.providers.insert(server(), elsewhere).expect("it was asked before");
+            lab.event(Event::Wan(Wan { name: "wan1".into(), ..wan(&[W]) }));
+            lab.pass(60);
+            assert_eq!(lab.add(ALICE, 1, Add { lease: 7200, ..port(5000) }), done());
+            lab.providers.insert(server(), provider);
+            if back_before {
+                lab.event(Event::Wan(wan(&[W])));
+                lab.pass(60);
+            }
+            lab.crash(listing(nat), 77, 1000);
+            lab.event(Event::Lan(lan()));
+            lab.event(Event::Wan(wan(&[W])));
+            lab.pass(60);
+            assert_eq!(lab.mapped(), [(5000, at(ALICE, 5000))], "{nat:?} {back_before}");
+            let known = map_of(&lab.sent().pop().expect("it is asked for").1).nonce;
+            assert_eq!((known, lab.wrong_nonces), (Nonce([5; 12]), 0), "{nat:?} {back_before}");
+        }
+    }
+}

@@ -204,8 +204,8 @@ impl PcpClient {
         let echoes = |code| response.option(code).is_some();
         let before = flow.any_address && !deleting && !is_no_address(map.external_addr)
             || deleting && [OptionCode::PREFER_FAILURE, OptionCode::FILTER].into_iter().any(echoes)
-            || flow.omitted.prefer_failure && echoes(OptionCode::PREFER_FAILURE)
-            || flow.omitted.description && echoes(OptionCode::DESCRIPTION)
+            || !flow.carried.prefer_failure && echoes(OptionCode::PREFER_FAILURE)
+            || !flow.carried.description && echoes(OptionCode::DESCRIPTION)
             || !flow.carried.reset
                 && response.options.iter().filter_map(filter).any(|one| one.prefix_len == 0);
         if before {

@@ -127,3 +127,29 @@ fn another_port_waits_for_the_delete() {
     assert_eq!(rig.answer(&rig.error(&delete, ResultCode::SUCCESS, 0)), [Output::Deleted(FLOW)]);
     assert!(!rig.client.has(FlowId(2)));
 }
+
+/// What one request has taught counts for all: the copies of another one that went out before have an option that its last copy
+/// lacks, and what they are refused with is not its answer. Nor is it that of a mapping which stands by then.
+#[test]
+fn an_option_that_was_given_up_meanwhile_is_not_what_a_request_is_refused_for() {
+    let (unsupported, malformed) = (ResultCode::UNSUPP_OPTION, ResultCode::MALFORMED_OPTION);
+    for (result, description) in [(unsupported, ""), (malformed, "game")] {
+        let mut rig = Rig::new();
+        let want = with(Terms { description: description.to_owned(), ..want().terms });
+        let other = rig.ask(FlowId(2), Want { internal_port: 1, ..want.clone() });
+        let first = rig.ask(FLOW, want);
+        let out = rig.answer(&rig.error(&other, result, 1800));
+        let [Output::Answering, Output::Transmit(bytes)] = &out[..] else { panic!("{out:?}") };
+        let learned = rig.answer(&rig.success(&Request::parse(bytes).unwrap(), 3600));
+        assert!(learned.iter().any(|output| matches!(output, Output::Lacks(_))), "{learned:?}");
+        let mut copies = sent(&rig.run(1000));
+        copies.retain(|(_, request)| map_of(request).internal_port == 8080);
+        let [(_, last)] = &copies[..] else { panic!("{copies:?}") };
+        assert!(last.options.len() < first.options.len(), "{result}");
+        let refused = rig.error(&first, result, 1800);
+        assert_eq!(rig.answer(&refused), [], "{result}");
+        let out = rig.answer(&rig.success(last, 3600));
+        assert!(matches!(out[..], [Output::Granted(FLOW, _)]), "{result}: {out:?}");
+        assert_eq!(rig.answer(&refused), [], "{result}");
+    }
+}
