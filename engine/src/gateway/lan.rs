@@ -279,7 +279,7 @@ impl Gateway {
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
             // A wish that cannot be met is none.
             false if taken => {
-                self.add(now, id, &itself(&request), MappingRequest { external_port: None, ..request })
+                self.add(now, id, &itself(&request), MappingRequest { external_port: None, ..request });
             }
             false => self.add(now, id, &itself(&request), request),
         }
