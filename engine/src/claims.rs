@@ -112,9 +112,9 @@ pub struct AskedBy {
 }
 
 impl Claims<Instant> {
-    /// See there.
+    /// By whom it was asked for, of those who count on it; of what has just ended, who did.
     pub fn asked_by(self, now: Instant) -> AskedBy {
-        let Self { igd, pcp, nat_pmp } = self.at(now);
+        let Self { igd, pcp, nat_pmp } = self.last(now);
         AskedBy { igd: igd.is_some(), pcp: pcp.is_some(), nat_pmp: nat_pmp.is_some() }
     }
 
@@ -126,8 +126,12 @@ impl Claims<Instant> {
 
     /// What is left of them; when all are over, a moment, for no claims at all are no end.
     pub fn left(self, now: Instant) -> Claims<Duration> {
-        let some = if self.at(now) == Self::default() { self } else { self.at(now) };
-        some.map(|ends| Some((ends - now).max(Duration::from_millis(1))))
+        self.last(now).map(|ends| Some((ends - now).max(Duration::from_millis(1))))
+    }
+
+    /// Those that have not ended, or all of them when none is left.
+    fn last(self, now: Instant) -> Self {
+        if self.at(now) == Self::default() { self } else { self.at(now) }
     }
 
     /// Whether others than `asker` count on it.
@@ -195,6 +199,8 @@ mod tests {
             let left = Claims::of(asker, Some(at(10))).left(at(20));
             assert!(left.end().is_some_and(|left| left < Duration::from_secs(1)), "{left:?}");
             assert_eq!(left.after(Duration::from_secs(1)), Claims::default());
+            let asked_by = Claims::of(asker, Some(at(10))).asked_by(at(20));
+            assert_eq!(asked_by, Claims::of(asker, Some(at(30))).asked_by(at(20)));
         }
     }
 

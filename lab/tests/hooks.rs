@@ -418,6 +418,7 @@ fn the_announced_port_of_a_newer_qbittorrent() {
         with("event", json!("ended")),
         with("internal_address", json!("192.168.77.99")),
         with("protocol", json!("UDP")),
+        with("made_by", json!("pcp")),
         with("description", json!("a tor")),
     ] {
         let output = run(&wrong, &change);

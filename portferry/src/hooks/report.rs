@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use engine::claims::AskedBy;
 use engine::gateway::{Change, What};
 use engine::notice::Cause;
 use engine::status::MappingStatus;
@@ -104,7 +105,11 @@ fn of_mapping(id: u64, what: What, mapping: &MappingStatus) -> Mapping<'_> {
         remote_host: mapping.remote_peer,
         description: &mapping.description,
         lease_left: mapping.lease_left.map(|left| left.as_secs()),
-        made_by: "upnp",
+        made_by: match mapping.asked_by {
+            AskedBy { igd: true, .. } => "upnp",
+            AskedBy { pcp: true, .. } => "pcp",
+            AskedBy { .. } => "nat-pmp",
+        },
         previous_external_address: previous.map(|from| *from.ip()),
         previous_external_port: previous.map(|from| from.port()),
         cause: match what {
