@@ -1,7 +1,7 @@
 //! The external address: what tells it, and whether the gateway is connected. As long as no mapping of a control point
 //! tells it, a mapping of the router itself does (R-46, T-8, D-13, decision 11).
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::pcp::{Protocol, ResultCode};
 
@@ -91,7 +91,7 @@ impl Gateway {
         };
         self.probe.flow = Some(flow);
         self.probe.lapsing = false;
-        let want = Want { third_party: self.probe_host(), ..probe_want(internal_port) };
+        let want = Want { third_party: self.probe_host().map(IpAddr::V4), ..probe_want(internal_port) };
         self.input(now, Input::Ask(flow, want));
     }
 
@@ -238,7 +238,7 @@ impl Gateway {
         let flows = self.probe.flow.into_iter().chain(self.table.iter().map(|mapping| mapping.flow));
         let newest = flows.filter_map(|flow| client.grant(flow)).max_by_key(|grant| grant.since);
         if let Some(grant) = newest.filter(|grant| grant.ends() > now) {
-            self.learn_external(now, *grant.external.ip());
+            self.learn_external(now, *grant.external_v4().ip());
         }
     }
 
@@ -288,7 +288,7 @@ pub(super) fn probe_want(internal_port: u16) -> Want {
         protocol: Protocol::UDP,
         internal_port,
         external_port: 0,
-        remote_peer: None,
+        remote_peers: Vec::new(),
         terms: probe_terms(None),
         urgent: false,
     }

@@ -14,7 +14,7 @@ use crate::notice::Notice;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms, Unknown, Want};
+use crate::uplink::{FlowId, Grant, Input, RemotePeer, Terms, Unknown, Want};
 
 /// Orphans that are adopted; whose server holds more has the rest until their lifetimes end.
 const MOST_ORPHANS: usize = 1000;
@@ -61,7 +61,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn key(&self) -> Key {
-        Key { protocol: self.protocol, external_port: self.grant.external.port() }
+        Key { protocol: self.protocol, external_port: self.grant.external_v4().port() }
     }
 
     /// Whether it is kept for this host.
@@ -185,7 +185,7 @@ impl Gateway {
 
     pub(super) fn hold_orphan(&mut self, now: Instant, flow: FlowId, unknown: Unknown) {
         let Unknown { third_party, protocol, internal_port, grant, .. } = unknown;
-        let key = Key { protocol, external_port: grant.external.port() };
+        let key = Key { protocol, external_port: grant.external_v4().port() };
         let nat_port = third_party.is_none().then_some(internal_port);
         if self.table.find(key).is_some() || self.held.at(key).is_some() || grant.ends() <= now {
             if let Some(port) = nat_port {
@@ -213,7 +213,7 @@ impl Gateway {
     /// To the server there is one mapping for an internal port (T-3): what is held of it goes, and what is asked for now takes
     /// its place there.
     pub(super) fn release_same_client(&mut self, now: Instant, want: &Want) {
-        let Some(host) = want.third_party else { return };
+        let Some(IpAddr::V4(host)) = want.third_party else { return };
         let internal = Some(SocketAddrV4::new(host, want.internal_port));
         let same = |held: &Held| held.protocol == want.protocol && held.internal == internal;
         let found = self.held.of_host(host).find(|(_, held)| same(held)).map(|(flow, _)| flow);
@@ -244,7 +244,7 @@ impl Gateway {
     /// The server was asked again, after it lost its state or we our address.
     pub(super) fn on_held_granted(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let Some(held) = self.held.get(flow) else { return };
-        if held.grant.external != grant.external {
+        if held.grant.external_v4() != grant.external_v4() {
             return self.release(now, flow);
         }
         let held = Held { grant, ..held.clone() };
@@ -321,7 +321,7 @@ impl Gateway {
         let certain = self.uplink.as_ref().is_some_and(|client| client.holds(flow));
         if held.remote_peer != request.remote_peer || held.why == Why::Orphan {
             // An orphan's filters are unknown, so it is asked for again in any case.
-            self.input(now, Input::Filter(flow, request.remote_peer));
+            self.input(now, Input::Filter(flow, RemotePeer::of(request.remote_peer)));
         } else if certain {
             self.accept(now, flow, held.grant);
         } else {

@@ -352,7 +352,7 @@ impl Gateway {
                     self.effects.push_back(Effect::Store(Record::Filtered(filtered)));
                 }
                 Output::Granted(flow, grant) if self.probe.is(flow) => {
-                    self.on_probe_granted(now, server, *grant.external.ip());
+                    self.on_probe_granted(now, server, *grant.external_v4().ip());
                 }
                 Output::Granted(flow, grant) => self.on_granted(now, flow, grant),
                 Output::Refused(flow, result, wait) if self.probe.is(flow) => {

@@ -15,7 +15,7 @@ use crate::policy::{Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms, Want};
+use crate::uplink::{FlowId, Grant, Input, RemotePeer, Terms, Want};
 
 /// How soon a mapping that a server has refused for a while is asked for again.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
@@ -65,11 +65,11 @@ impl Gateway {
     /// What a PCP server that knows nothing of us is asked, to keep a mapping that stands.
     pub(super) fn want_to_keep(&self, mapping: &Mapping) -> Want {
         Want {
-            third_party: mapping.nat_port.is_none().then_some(*mapping.internal.ip()),
+            third_party: mapping.nat_port.is_none().then_some(IpAddr::V4(*mapping.internal.ip())),
             protocol: mapping.protocol,
             internal_port: mapping.nat_port.unwrap_or(mapping.internal.port()),
             external_port: mapping.external.port(),
-            remote_peer: mapping.remote_peer,
+            remote_peers: RemotePeer::of(mapping.remote_peer),
             terms: self.terms(mapping),
             urgent: false,
         }
@@ -104,21 +104,21 @@ impl Gateway {
         if mapping.health == Health::Deleting {
             return;
         }
-        if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
+        if !is_usable_external(*grant.external_v4().ip()) || grant.external_v4().port() == 0 {
             return self.on_unkept(now, mapping, Cause::LostUpstream, true);
         }
-        if grant.external != mapping.external {
+        if grant.external_v4() != mapping.external {
             // Decision 15: its owner counts on the port, or it was told one and hears of another by event.
-            let other_port = grant.external.port() != key.external_port;
-            self.forget_held_at(now, Key { external_port: grant.external.port(), ..key });
-            if (mapping.strict && other_port) || !self.table.rekey(key, grant.external) {
-                return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external), true);
+            let other_port = grant.external_v4().port() != key.external_port;
+            self.forget_held_at(now, Key { external_port: grant.external_v4().port(), ..key });
+            if (mapping.strict && other_port) || !self.table.rekey(key, grant.external_v4()) {
+                return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external_v4()), true);
             }
             self.system_update_id = self.system_update_id.wrapping_add(1);
-            self.told_external = Some(*grant.external.ip()); // one change, counted
+            self.told_external = Some(*grant.external_v4().ip()); // one change, counted
         }
-        self.learn_external(now, *grant.external.ip());
-        let key = Key { external_port: grant.external.port(), ..key };
+        self.learn_external(now, *grant.external_v4().ip());
+        let key = Key { external_port: grant.external_v4().port(), ..key };
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.table.update(key, |mapping| {
             mapping.lifetime_ends = grant.ends();
@@ -131,7 +131,7 @@ impl Gateway {
         if mapping.external.ip().is_unspecified() {
             self.store(now, &renewed);
             self.notice(Notice::Granted(renewed));
-        } else if grant.external == mapping.external {
+        } else if grant.external_v4() == mapping.external {
             self.notice(Notice::Renewed(renewed));
         } else {
             self.store_moved(now, &renewed, mapping.external.port());
@@ -334,7 +334,7 @@ impl Gateway {
         // It may have been renewed just before its owner wanted it gone.
         if let Some(grant) = self.uplink.as_ref().and_then(|client| client.grant(flow))
             && let Some(mapping) = self.table.find_flow(flow).cloned()
-            && (grant.ends(), grant.external) != (mapping.lifetime_ends, mapping.external)
+            && (grant.ends(), grant.external_v4()) != (mapping.lifetime_ends, mapping.external)
         {
             self.on_renewed(now, &mapping, grant);
         }

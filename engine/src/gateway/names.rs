@@ -15,7 +15,7 @@ use crate::policy::{Denied, Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
 use crate::time::Instant;
-use crate::uplink::{FlowId, Input};
+use crate::uplink::{FlowId, Input, RemotePeer};
 
 /// Look-ups on their way, of one host and in all.
 const MOST_OF_ONE_HOST: usize = 4;
@@ -184,7 +184,7 @@ impl Gateway {
         let Some(key) = self.table.find_flow(flow).map(Mapping::key) else { return };
         self.table.update(key, |mapping| mapping.remote_peer = peer);
         let mapping = self.table.find(key).expect("found above").clone();
-        self.input(now, Input::Filter(flow, peer));
+        self.input(now, Input::Filter(flow, RemotePeer::of(peer)));
         self.store(now, &mapping);
         self.notice(Notice::Readmitted(mapping));
     }

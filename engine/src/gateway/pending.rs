@@ -17,7 +17,7 @@ use crate::policy::is_usable_external;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, Terms, Want};
+use crate::uplink::{FlowId, Grant, Input, RemotePeer, Terms, Want};
 
 /// Requested Lifetime, in seconds, of what may turn out to be another port than the one that is wanted (decision 5).
 const SHORTENED: u32 = 60;
@@ -173,11 +173,11 @@ impl Gateway {
         let request = &pending.request;
         let external_port = request.external_port.filter(|_| !pending.any_port);
         let want = Want {
-            third_party: pending.nat_port.is_none().then_some(*request.internal.ip()),
+            third_party: pending.nat_port.is_none().then_some(IpAddr::V4(*request.internal.ip())),
             protocol: request.protocol,
             internal_port: pending.nat_port.unwrap_or(request.internal.port()),
             external_port: external_port.unwrap_or(0),
-            remote_peer: request.remote_peer,
+            remote_peers: RemotePeer::of(request.remote_peer),
             terms: Terms {
                 prefer_failure: request.strict && self.config.add_port_mapping != AddPortMapping::Hold,
                 lease_ends,
@@ -202,8 +202,8 @@ impl Gateway {
     pub(super) fn on_first_grant(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = &self.pending[&flow];
         let request = &pending.request;
-        let key = Key { protocol: request.protocol, external_port: grant.external.port() };
-        if !is_usable_external(*grant.external.ip()) || grant.external.port() == 0 {
+        let key = Key { protocol: request.protocol, external_port: grant.external_v4().port() };
+        if !is_usable_external(*grant.external_v4().ip()) || grant.external_v4().port() == 0 {
             return self.fail(now, flow, Refusal::Unusable);
         }
         let taken = self.table.find(key).is_some();
@@ -217,7 +217,7 @@ impl Gateway {
             return self.fail(now, flow, Refusal::Conflict);
         }
         self.forget_held_at(now, key);
-        self.learn_external(now, *grant.external.ip());
+        self.learn_external(now, *grant.external_v4().ip());
         let pending = self.pending.get_mut(&flow).expect("it was there above");
         if let Stage::Installing(before) = &mut pending.stage {
             *before = grant; // the answer to a repetition; this router's NAT is at work already
@@ -248,15 +248,15 @@ impl Gateway {
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
         let (protocol, from) = (pending.request.protocol, pending.from);
         if !hold || pending.purpose == Purpose::Restore {
-            self.notice(Notice::OtherPort(server, protocol, wanted, grant.external));
+            self.notice(Notice::OtherPort(server, protocol, wanted, grant.external_v4()));
             return self.fail(now, flow, Refusal::Conflict);
         }
         for id in std::mem::take(&mut pending.waiters) {
             self.refuse(id, Refusal::Conflict);
         }
-        self.notice(Notice::PortHeld(server, protocol, wanted, grant.external, from));
-        self.forget_held_at(now, Key { protocol, external_port: grant.external.port() });
-        self.learn_external(now, *grant.external.ip());
+        self.notice(Notice::PortHeld(server, protocol, wanted, grant.external_v4(), from));
+        self.forget_held_at(now, Key { protocol, external_port: grant.external_v4().port() });
+        self.learn_external(now, *grant.external_v4().ip());
         self.hold(now, flow, grant, Why::OtherPort);
     }
 
@@ -310,7 +310,7 @@ impl Gateway {
         pending.stage = Stage::Installing(grant);
         match pending.rule() {
             Some(rule) => {
-                let install = NatChange::Install { rule, external: Some(grant.external) };
+                let install = NatChange::Install { rule, external: Some(grant.external_v4()) };
                 self.change_nat(install, NatPurpose::Install(flow));
             }
             None => self.finish(now, flow, grant),
@@ -320,13 +320,13 @@ impl Gateway {
     /// Everything stands: into the table, and tell whoever waits.
     pub(super) fn finish(&mut self, now: Instant, flow: FlowId, grant: Grant) {
         let pending = &self.pending[&flow];
-        let key = Key { protocol: pending.request.protocol, external_port: grant.external.port() };
+        let key = Key { protocol: pending.request.protocol, external_port: grant.external_v4().port() };
         self.forget_held_at(now, key);
         if self.table.find(key).is_some() {
             // The server has forgotten this grant, and given the port to another host since.
             return self.fail(now, flow, Refusal::Conflict);
         }
-        let mapping = self.stand(now, flow, grant.external, Some(grant));
+        let mapping = self.stand(now, flow, grant.external_v4(), Some(grant));
         self.notice(Notice::Granted(mapping));
     }
 

@@ -2,7 +2,7 @@
 //! the mapping until one of prefix length 0 drops them (RFC 6887 §13.3), also over a crash and a change of the
 //! router's address: whoever gets the mapping next would let in that remote peer only, and wonder.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use wire::pcp::Protocol;
 
@@ -20,10 +20,10 @@ const REFRESH: Duration = Duration::from_secs(12 * 3600);
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Filtered {
     /// Where its requests came from. `None` for a third party that is named in IPv4, whose mapping is the same whoever asks; in
-    /// DS-Lite the AFTR tells hosts apart by the B4's IPv6 address, too.
+    /// DS-Lite the AFTR tells hosts apart by the B4's IPv6 address, too. An IPv6 address is one host's whoever asks.
     pub source: Option<IpAddr>,
     /// The LAN host that it is for; `None` when it is the packet's own source.
-    pub third_party: Option<Ipv4Addr>,
+    pub third_party: Option<IpAddr>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The port as the server sees it.
@@ -32,7 +32,8 @@ pub struct Filtered {
 
 impl Filtered {
     pub(super) fn new(source: IpAddr, (third_party, protocol, internal_port): Client) -> Self {
-        let source = (third_party.is_none() || source.is_ipv6()).then_some(source);
+        let told_apart = third_party.is_none_or(|host| host.is_ipv4() && source.is_ipv6());
+        let source = told_apart.then_some(source);
         Self { source, third_party, protocol, internal_port }
     }
 }

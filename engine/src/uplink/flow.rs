@@ -1,9 +1,9 @@
 //! A flow: one mapping at the PCP server, from the first request to the confirmed delete, and the request that stands
 //! for it on the wire.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use wire::pcp::{Body, Filter, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, Request};
+use wire::pcp::{self, Body, Filter, MapData, NO_ADDR_V4, Nonce, PcpOption, Protocol, Request};
 
 use super::nonces::Client;
 use crate::time::{Duration, Instant};
@@ -19,20 +19,54 @@ pub struct FlowId(pub u64);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
     /// The LAN host that the mapping is for, sent as THIRD_PARTY (R-12, decision 22); `None` when it is the packet's own
-    /// source (R-40, T-5).
-    pub third_party: Option<Ipv4Addr>,
+    /// source (R-40, T-5). An IPv6 address asks the provider's firewall, any other its NAT.
+    pub third_party: Option<IpAddr>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The port as the server sees it: behind the router's own NAT, that NAT's port.
     pub internal_port: u16,
     /// Suggested external port; 0 when any will do.
     pub external_port: u16,
-    /// FILTER (decision 25, D-7): the only remote address that may come in.
-    pub remote_peer: Option<Ipv4Addr>,
+    /// FILTER (decision 25, D-7): who alone may come in; empty for everybody.
+    pub remote_peers: Vec<RemotePeer>,
     /// What may change while the mapping stands.
     pub terms: Terms,
     /// A control point is waiting: repeat early.
     pub urgent: bool,
+}
+
+impl Want {
+    /// Whether the provider's IPv6 firewall is asked, and not its NAT.
+    pub(super) fn is_v6(&self) -> bool {
+        self.third_party.is_some_and(|host| host.is_ipv6())
+    }
+
+    /// “No preference”, in the family that is wanted (RFC 6887 §11.1).
+    fn no_addr(&self) -> Ipv6Addr {
+        if self.is_v6() { Ipv6Addr::UNSPECIFIED } else { NO_ADDR_V4 }
+    }
+}
+
+/// A remote host that may come in.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct RemotePeer {
+    /// Its address.
+    pub addr: IpAddr,
+    /// From this port only; `None` for any.
+    pub port: Option<u16>,
+}
+
+impl RemotePeer {
+    /// Those of a mapping that lets in one host, from whatever port, or everybody.
+    pub(crate) fn of(peer: Option<Ipv4Addr>) -> Vec<Self> {
+        peer.map(|peer| Self { addr: peer.into(), port: None }).into_iter().collect()
+    }
+
+    /// As it travels.
+    pub(super) fn filter(self) -> Filter {
+        let remote_port = self.port.unwrap_or(0);
+        Filter { prefix_len: 128, remote_port, remote_addr: pcp::ip_to_wire(self.addr) }
+    }
 }
 
 /// The terms on which a mapping is kept; its owner may change them as long as it stands.
@@ -52,8 +86,8 @@ pub struct Terms {
 /// What the server gave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Grant {
-    /// Assigned external address and port.
-    pub external: SocketAddrV4,
+    /// Assigned external address and port, of the family that was asked for.
+    pub external: SocketAddr,
     /// Granted lifetime, at most 24 hours.
     pub lifetime: Duration,
     /// When the answer arrived.
@@ -61,6 +95,17 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// What a NAT has given.
+    ///
+    /// # Panics
+    /// When a firewall of IPv6 was asked.
+    pub fn external_v4(&self) -> SocketAddrV4 {
+        let SocketAddr::V4(external) = self.external else {
+            panic!("nothing but IPv4 is granted to who asks a NAT")
+        };
+        external
+    }
+
     /// When the server forgets the mapping unless it is renewed.
     pub fn ends(&self) -> Instant {
         self.since + self.lifetime
@@ -182,11 +227,13 @@ impl Flow {
 
     /// The FILTERs of the request, in their order.
     pub(super) fn filters(&self) -> Vec<Filter> {
-        let filter = |prefix_len, remote_addr| Filter { prefix_len, remote_port: 0, remote_addr };
+        if self.is_deleting() {
+            return Vec::new();
+        }
         // They add up in the server until one of prefix length 0 drops them (RFC 6887 §13.3).
-        let reset = self.resets().then(|| filter(0, Ipv6Addr::UNSPECIFIED));
-        let peer = self.want.remote_peer.filter(|_| !self.is_deleting());
-        reset.into_iter().chain(peer.map(|peer| filter(128, peer.to_ipv6_mapped()))).collect()
+        let everybody = Filter { prefix_len: 0, remote_port: 0, remote_addr: Ipv6Addr::UNSPECIFIED };
+        let reset = self.resets().then_some(everybody);
+        reset.into_iter().chain(self.want.remote_peers.iter().map(|peer| peer.filter())).collect()
     }
 
     fn external_port(&self) -> u16 {
@@ -213,7 +260,7 @@ impl Flow {
         let deleting = self.is_deleting();
         let mut options = Vec::new();
         if let Some(host) = third_party(want, source) {
-            options.push(PcpOption::ThirdParty(host.to_ipv6_mapped()));
+            options.push(PcpOption::ThirdParty(pcp::ip_to_wire(host)));
         }
         if self.prefers_failure(lacks) {
             options.push(PcpOption::PreferFailure);
@@ -222,16 +269,16 @@ impl Flow {
         if self.describes(lacks) {
             options.push(PcpOption::Description(description(&want.terms.description)));
         }
-        let (mut external_port, mut external_addr) = (0, NO_ADDR_V4);
+        let (mut external_port, mut external_addr) = (0, want.no_addr());
         if !deleting {
             external_port = self.external_port();
             if let Some(grant) = self.grant.filter(|_| !self.any_address) {
-                external_addr = grant.external.ip().to_ipv6_mapped();
+                external_addr = pcp::ip_to_wire(grant.external.ip());
             }
         }
         Request {
             lifetime: if deleting { 0 } else { self.requested },
-            client_addr: wire_addr(source),
+            client_addr: pcp::ip_to_wire(source),
             body: Body::Map(MapData {
                 nonce: self.nonce,
                 protocol: want.protocol,
@@ -245,8 +292,8 @@ impl Flow {
 }
 
 /// The THIRD_PARTY of a request from `source`; it must not name the source itself (spec T-5).
-pub(super) fn third_party(want: &Want, source: IpAddr) -> Option<Ipv4Addr> {
-    want.third_party.filter(|&host| IpAddr::V4(host) != source)
+pub(super) fn third_party(want: &Want, source: IpAddr) -> Option<IpAddr> {
+    want.third_party.filter(|&host| host != source)
 }
 
 /// What the server will know the mapping by.
@@ -267,14 +314,6 @@ fn description(text: &str) -> Vec<u8> {
     let mut octets = text.as_bytes()[..end.unwrap_or(0)].to_vec();
     octets.resize(octets.len().next_multiple_of(4), b' ');
     octets
-}
-
-/// An address as it travels.
-pub(super) fn wire_addr(addr: IpAddr) -> Ipv6Addr {
-    match addr {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@
 //! One exchange is out at a time; the others wait in a line, those first that somebody waits for.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::foreign::{Call, Connection, Mapping};
 use wire::pcp::{self, Body, Protocol, ResultCode};
 
 use super::epoch::Recoveries;
 use super::filters::Filters;
-use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
+use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask};
 use super::http::{GRACE, HttpId, HttpOutcome, HttpRequest};
 use super::igd_finder::FoundIgd;
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
@@ -321,7 +321,7 @@ impl IgdClient {
     /// Does it speak PCP now?
     fn knock(&mut self, now: Instant) {
         self.knocked = now;
-        let client_addr = wire_addr(self.source.into());
+        let client_addr = pcp::ip_to_wire(self.source.into());
         let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
         self.outputs.push_back(Output::Transmit(announce.to_bytes()));
     }
@@ -421,9 +421,9 @@ impl Uplink for IgdClient {
             }
             Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
             Input::Confirm(id) => self.confirm(id),
-            Input::Filter(id, peer) => {
+            Input::Filter(id, peers) => {
                 if let Some(flow) = self.flows.get_mut(&id) {
-                    flow.want.remote_peer = peer;
+                    flow.want.remote_peers = peers;
                 }
                 self.confirm(id);
             }

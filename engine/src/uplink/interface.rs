@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use wire::pcp::{Nonce, OptionCode, ResultCode};
 
 use super::filters::{Filtered, Filters};
-use super::flow::{FlowId, Grant, Terms, Unknown, Want};
+use super::flow::{FlowId, Grant, RemotePeer, Terms, Unknown, Want};
 use super::http::{HttpId, HttpOutcome, HttpRequest};
 use super::igd_client::Leftover;
 use crate::entropy::Entropy;
@@ -53,8 +53,8 @@ pub enum Input<'a> {
     Extend(FlowId, Terms),
     /// Somebody waits for the server to confirm a mapping that it has given before.
     Confirm(FlowId),
-    /// Another remote peer is let in to a kept mapping, and nobody else; `None` for everybody.
-    Filter(FlowId, Option<Ipv4Addr>),
+    /// These remote peers are let in to a kept mapping, and nobody else; none for everybody.
+    Filter(FlowId, Vec<RemotePeer>),
     /// Drop the mapping at the server.
     Delete(FlowId),
     /// Drop the mapping at the server, when its turn comes.

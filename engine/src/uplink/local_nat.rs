@@ -2,7 +2,7 @@
 //! for stands at once, at the WAN's address, under the port that its NAT has taken for it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::natpmp;
 use wire::pcp::{self, ResultCode};
@@ -41,7 +41,7 @@ impl LocalNat {
         if want.third_party.is_some_and(|host| host != self.addr) {
             return self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_OPTION, Duration::ZERO));
         }
-        let external = SocketAddrV4::new(self.addr, want.internal_port);
+        let external = (self.addr, want.internal_port).into();
         let grant = Grant { external, lifetime: LIFETIME, since: now };
         self.flows.insert(id, grant);
         self.outputs.push_back(Output::Granted(id, grant));
@@ -49,7 +49,7 @@ impl LocalNat {
 
     fn tell_again(&mut self, now: Instant) {
         for (&id, grant) in &mut self.flows {
-            grant.external.set_ip(self.addr);
+            grant.external.set_ip(self.addr.into());
             grant.since = now;
             self.outputs.push_back(Output::Granted(id, *grant));
         }
@@ -73,7 +73,7 @@ impl Uplink for LocalNat {
         match input {
             Input::Ask(id, want) | Input::AskInTurn(id, want, _) => self.grant_to(now, id, &want),
             Input::Assume(id, want) => {
-                let external = SocketAddrV4::new(self.addr, want.internal_port);
+                let external = (self.addr, want.internal_port).into();
                 self.flows.insert(id, Grant { external, lifetime: LIFETIME, since: now });
             }
             Input::Confirm(id) | Input::Filter(id, _) => {

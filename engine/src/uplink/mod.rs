@@ -22,7 +22,7 @@ mod turns;
 
 pub use epoch::EpochClock;
 pub use filters::{Filtered, Filters};
-pub use flow::{FlowId, Grant, Terms, Unknown, Want};
+pub use flow::{FlowId, Grant, RemotePeer, Terms, Unknown, Want};
 pub use http::{HttpId, HttpOutcome, HttpRequest, MAX_HTTP_BODY};
 pub use igd_client::{IgdClient, Leftover};
 pub use igd_finder::{Finding, FoundIgd, IgdFinder};

@@ -7,14 +7,14 @@
 //! A gateway that has learned PCP meanwhile is noticed (RFC 6886 §1.1): now and then a PCP ANNOUNCE goes along, which changes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use wire::natpmp::{self, Request, Response, Transport};
 use wire::pcp::{self, Body, Protocol, ResultCode};
 
 use super::epoch::{BegunSince, Recoveries, begun_since};
 use super::filters::Filters;
-use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask, wire_addr};
+use super::flow::{FlowId, Grant, Terms, Want, lifetime_to_ask};
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::line::{Line, Rank};
 use super::schedule::{BLIND_DELETE, MIN_RENEWAL_GAP, delete_until, next_wake};
@@ -213,7 +213,7 @@ impl NatPmpClient {
 
     fn add_flow(&mut self, now: Instant, id: FlowId, want: Want) -> bool {
         // No third parties (RFC 6886 §3.3): a mapping is for the packet's own source.
-        if want.third_party.is_some_and(|host| IpAddr::V4(host) != self.source) {
+        if want.third_party.is_some_and(|host| host != self.source) {
             self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_OPTION, ERROR_LIFETIME));
             return false;
         }
@@ -426,7 +426,7 @@ impl NatPmpClient {
     /// Does it speak PCP now?
     fn knock(&mut self, now: Instant) {
         (self.knocked, self.knocking) = (now, true);
-        let client_addr = wire_addr(self.source);
+        let client_addr = pcp::ip_to_wire(self.source);
         let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
         self.outputs.push_back(Output::Transmit(announce.to_bytes()));
     }
@@ -521,10 +521,10 @@ impl Uplink for NatPmpClient {
             }
             Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
             Input::Confirm(id) => self.confirm(id),
-            Input::Filter(id, peer) => {
+            Input::Filter(id, peers) => {
                 // The router's own NAT lets in whom it says; the gateway cannot be told.
                 if let Some(flow) = self.flows.get_mut(&id) {
-                    flow.want.remote_peer = peer;
+                    flow.want.remote_peers = peers;
                 }
                 self.confirm(id);
             }

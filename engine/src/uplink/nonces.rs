@@ -2,7 +2,7 @@
 //! internal address, internal port and nonce (RFC 6887 §15). An application that restarts deletes its port and asks for it
 //! again at once: with a new nonce it would hear "conflict" until the hold is over.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use wire::pcp::{Nonce, Protocol};
 
@@ -10,7 +10,7 @@ use super::flow::Want;
 use crate::entropy::Entropy;
 
 /// What the server knows a client by, apart from the nonce: the third party, if it is one, protocol, internal port.
-pub(super) type Client = (Option<Ipv4Addr>, Protocol, u16);
+pub(super) type Client = (Option<IpAddr>, Protocol, u16);
 
 /// What tells a server from all others.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,7 +34,11 @@ pub(super) fn derived(server: &ServerIdentity, client: Client, entropy: &dyn Ent
         IpAddr::V4(v4) => name.extend(v4.to_ipv6_mapped().octets()),
         IpAddr::V6(v6) => name.extend(v6.octets()),
     }
-    name.extend(third_party.map_or([0; 4], |host| host.octets()));
+    match third_party {
+        Some(IpAddr::V6(host)) => name.extend(host.octets()),
+        Some(IpAddr::V4(host)) => name.extend(host.octets()),
+        None => name.extend([0; 4]),
+    }
     name.push(protocol.0);
     name.extend(internal_port.to_be_bytes());
     name.extend(server.interface.as_bytes());

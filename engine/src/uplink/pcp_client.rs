@@ -4,7 +4,7 @@
 //! compares it with what was asked (RFC 6887 §13.2).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wire::natpmp;
 use wire::pcp::{
@@ -15,8 +15,8 @@ use wire::pcp::{
 use super::epoch::{BegunSince, EpochClock, Recoveries, begun_since};
 use super::filters::{Filtered, Filters};
 use super::flow::{
-    Carried, Flow, FlowId, Grant, Omitted, Phase, Terms, Unknown, Want, client, lifetime_to_ask, third_party,
-    wire_addr,
+    Carried, Flow, FlowId, Grant, Omitted, Phase, RemotePeer, Terms, Unknown, Want, client, lifetime_to_ask,
+    third_party,
 };
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::nonces::{Client, ServerIdentity};
@@ -145,7 +145,7 @@ impl Uplink for PcpClient {
             Input::Hurry(id) => self.hurry(now, id, entropy),
             Input::Extend(id, terms) => self.extend(now, id, terms, entropy),
             Input::Confirm(id) => self.confirm(now, id, entropy),
-            Input::Filter(id, peer) => self.filter(now, id, peer, entropy),
+            Input::Filter(id, peers) => self.filter(now, id, peers, entropy),
             Input::Delete(id) => {
                 if self.begin_delete(now, id) {
                     self.on_timer(now, id, entropy);
@@ -419,14 +419,16 @@ impl PcpClient {
         }
     }
 
-    fn filter(&mut self, now: Instant, id: FlowId, peer: Option<Ipv4Addr>, entropy: &mut dyn Entropy) {
+    fn filter(&mut self, now: Instant, id: FlowId, peers: Vec<RemotePeer>, entropy: &mut dyn Entropy) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        let same = flow.want.remote_peer == peer && !flow.reset_filters;
+        let same = flow.want.remote_peers == peers && !flow.reset_filters;
         if same || flow.is_deleting() {
             return;
         }
-        let before = std::mem::replace(&mut flow.want.remote_peer, peer);
-        flow.reset_filters |= before.is_some();
+        let before = std::mem::replace(&mut flow.want.remote_peers, peers);
+        // They add up: only what is left out has to be dropped, but for where everybody is let in.
+        let all = flow.want.remote_peers.is_empty();
+        flow.reset_filters |= before.iter().any(|peer| all || !flow.want.remote_peers.contains(peer));
         self.confirm(now, id, entropy);
     }
 
@@ -683,7 +685,7 @@ impl PcpClient {
             return;
         }
         if self.knocks {
-            let client_addr = wire_addr(self.source);
+            let client_addr = pcp::ip_to_wire(self.source);
             let announce =
                 pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
             return self.sent(now, announce.to_bytes());

@@ -3,9 +3,8 @@
 
 use std::net::IpAddr;
 
-use wire::pcp::{Body, GetData, NextMapping, OptionCode, PcpOption, Request, Response, ResultCode};
+use wire::pcp::{self, Body, GetData, NextMapping, OptionCode, PcpOption, Request, Response, ResultCode};
 
-use super::flow::wire_addr;
 use super::schedule::{first_rt, next_rt};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
@@ -67,7 +66,7 @@ impl Query {
         });
         Some(Request {
             lifetime: 0,
-            client_addr: wire_addr(source),
+            client_addr: pcp::ip_to_wire(source),
             body: Body::Get(GetData::ALL),
             options: last.into_iter().collect(),
         })

@@ -1,6 +1,6 @@
 //! The PCP client in virtual time: what it sends, when, and what it believes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use wire::pcp::{
     Body, Filter, MapData, NO_ADDR_V4, Nonce, Opcode, PcpOption, PeerData, Protocol, Request, Response,
@@ -15,6 +15,7 @@ mod answers;
 mod deleting;
 mod epoch;
 mod filters;
+mod firewall;
 mod renewal;
 mod requests;
 mod retransmission;
@@ -37,7 +38,7 @@ fn want() -> Want {
         protocol: Protocol::TCP,
         internal_port: 8080,
         external_port: 8080,
-        remote_peer: None,
+        remote_peers: Vec::new(),
         terms: Terms {
             prefer_failure: true,
             lease_ends: Some(Instant::from_secs(3600)),
@@ -108,7 +109,7 @@ impl Rig {
         let request = rig.ask(FLOW, want);
         let out = rig.answer(&rig.success(&request, lifetime));
         let granted = Grant {
-            external: SocketAddrV4::new(EXTERNAL, 8080),
+            external: SocketAddr::from((EXTERNAL, 8080)),
             lifetime: Duration::from_secs(u64::from(lifetime)),
             since: Instant::default(),
         };

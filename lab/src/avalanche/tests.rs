@@ -47,7 +47,7 @@ impl Real {
             protocol: Protocol::TCP,
             internal_port: port,
             external_port: port,
-            remote_peer: None,
+            remote_peers: Vec::new(),
             terms: Terms {
                 prefer_failure: true,
                 lease_ends: None,

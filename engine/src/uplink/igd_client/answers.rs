@@ -187,14 +187,14 @@ impl IgdClient {
         let mut asking = Vec::new();
         for (&id, flow) in &mut self.flows {
             match (flow.phase, &mut flow.grant) {
-                (Phase::Held { .. }, Some(grant)) if *grant.external.ip() != external => {
-                    grant.external.set_ip(external);
+                (Phase::Held { .. }, Some(grant)) if grant.external.ip() != external => {
+                    grant.external.set_ip(external.into());
                     self.outputs.push_back(Output::Granted(id, *grant));
                     self.line.join(Rank::in_turn(flow.used_at), What::Look(id));
                 }
                 (Phase::Asking, grant) => {
                     if let Some(grant) = grant {
-                        grant.external.set_ip(external);
+                        grant.external.set_ip(external.into());
                     }
                     asking.push(id);
                 }
@@ -362,7 +362,7 @@ impl IgdClient {
         // What has no end there has one here.
         let seconds = if lease == 0 { lifetime_to_ask(now, &flow.want.terms).min(LEASE) } else { lease };
         let grant = Grant {
-            external: SocketAddrV4::new(external.unwrap_or(Ipv4Addr::UNSPECIFIED), port),
+            external: (external.unwrap_or(Ipv4Addr::UNSPECIFIED), port).into(),
             lifetime: Duration::from_secs(seconds.into()),
             since: now,
         };

@@ -26,7 +26,7 @@ fn want(port: u16) -> Want {
         protocol: Protocol::TCP,
         internal_port: port,
         external_port: port,
-        remote_peer: None,
+        remote_peers: Vec::new(),
         terms: Terms {
             prefer_failure: true,
             lease_ends: Some(Instant::from_secs(7200)),
@@ -151,7 +151,7 @@ impl Rig {
     }
 
     fn granted(&self, flow: FlowId, port: u16, lifetime: u64) -> Output {
-        let external = SocketAddrV4::new(EXTERNAL, port);
+        let external = SocketAddr::from((EXTERNAL, port));
         Output::Granted(flow, Grant { external, lifetime: Duration::from_secs(lifetime), since: self.at() })
     }
 }

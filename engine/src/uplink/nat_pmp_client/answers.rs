@@ -197,8 +197,8 @@ impl NatPmpClient {
         for (&id, flow) in &mut self.flows {
             let deleting = flow.is_deleting();
             let Some(grant) = &mut flow.grant else { continue };
-            let moved = *grant.external.ip() != addr;
-            grant.external.set_ip(addr);
+            let moved = grant.external.ip() != addr;
+            grant.external.set_ip(addr.into());
             if (std::mem::take(&mut flow.unreported) || moved) && !deleting {
                 flow.stands = true;
                 self.outputs.push_back(Output::Granted(id, *grant));
@@ -226,7 +226,7 @@ impl NatPmpClient {
         }
         let external = self.external.flatten();
         let grant = Grant {
-            external: SocketAddrV4::new(external.unwrap_or(Ipv4Addr::UNSPECIFIED), external_port),
+            external: (external.unwrap_or(Ipv4Addr::UNSPECIFIED), external_port).into(),
             lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))),
             since: now,
         };

@@ -31,7 +31,7 @@ fn want(port: u16) -> Want {
         protocol: Protocol::TCP,
         internal_port: port,
         external_port: port,
-        remote_peer: None,
+        remote_peers: Vec::new(),
         terms: Terms {
             prefer_failure: true,
             lease_ends: Some(Instant::from_secs(3600)),
@@ -153,7 +153,7 @@ impl Rig {
     }
 
     fn granted_to(&self, flow: FlowId, port: u16, lifetime: u64) -> Output {
-        let external = SocketAddrV4::new(EXTERNAL, port);
+        let external = SocketAddr::from((EXTERNAL, port));
         Output::Granted(flow, Grant { external, lifetime: Duration::from_secs(lifetime), since: self.at() })
     }
 }
@@ -351,7 +351,7 @@ fn a_gateway_that_has_started_anew() {
     rig.address(other);
     let moved = rig.take();
     assert_eq!((moved.len(), &moved[0]), (4, &Output::External(Some(other))));
-    assert!(rig.client.grant(FLOW).is_some_and(|grant| *grant.external.ip() == other));
+    assert!(rig.client.grant(FLOW).is_some_and(|grant| grant.external.ip() == other));
 }
 
 /// One that has started within seconds of its last start shows nothing in its clock (§3.6 leaves 2 s), but its announcement tells how
@@ -476,8 +476,8 @@ fn refusals() {
     assert_eq!(rig.take().last(), Some(&Output::Lost(FLOW)));
 
     let mut rig = Rig::told();
-    let third = Want { third_party: Some(Ipv4Addr::new(10, 0, 0, 5)), ..want(8080) };
-    let own = Want { third_party: Some(SOURCE), ..want(8081) };
+    let third = Want { third_party: Some(Ipv4Addr::new(10, 0, 0, 5).into()), ..want(8080) };
+    let own = Want { third_party: Some(SOURCE.into()), ..want(8081) };
     let sctp = Want { protocol: Protocol::SCTP, ..want(8082) };
     for (id, want) in [(1, third), (2, own), (3, sctp)] {
         rig.input(Input::Ask(FlowId(id), want));

@@ -59,8 +59,7 @@ impl PcpClient {
             Some(PcpOption::ThirdParty(addr)) => Some(*addr),
             _ => None,
         };
-        let same =
-            third_party == self::third_party(&flow.want, self.source).map(|addr| addr.to_ipv6_mapped());
+        let same = third_party == self::third_party(&flow.want, self.source).map(pcp::ip_to_wire);
         // A delete was answered twice, and the same client has asked anew since.
         let late_delete = response.result == ResultCode::SUCCESS
             && (response.lifetime, map.external_port) == (0, 0)
@@ -68,12 +67,12 @@ impl PcpClient {
         (same && !late_delete).then_some(id)
     }
 
-    /// A success without an IPv4 address is no answer to what was asked. Should it be the server's last word, whoever
+    /// A success with an address of the other family is no answer to what was asked. Should it be the server's last word, whoever
     /// waits gives up and deletes the flow.
     fn is_of_another_family(&self, id: FlowId, map: &MapData, response: &Response) -> bool {
         let deleting = matches!(self.flows[&id].phase, Phase::Deleting { .. });
         let grants = response.result == ResultCode::SUCCESS && response.lifetime > 0;
-        grants && !deleting && map.external_addr.to_ipv4_mapped().is_none()
+        grants && !deleting && external(&self.flows[&id].want, map).is_none()
     }
 
     fn on_map(
@@ -109,11 +108,9 @@ impl PcpClient {
             if lifetime == 0 || sent > 1 {
                 self.remove(id);
                 self.outputs.push_back(Output::Deleted(id));
-            } else if let (Some(before), Some(external)) =
-                (&mut flow.grant, map.external_addr.to_ipv4_mapped())
-            {
+            } else if let (Some(before), Some(external)) = (&mut flow.grant, external(&flow.want, &map)) {
                 // Should the delete be refused, it lasts until then.
-                *before = granted(now, external, &map, lifetime);
+                *before = granted(now, external, lifetime);
             }
             return;
         }
@@ -121,17 +118,15 @@ impl PcpClient {
         self.repeats_filters |= !repeated.is_empty();
         // What was processed is in the answer (RFC 6887 §7.3), unless the server passes filters over and so has none.
         let reset = repeated == flow.filters() || !self.repeats_filters;
-        let external = map.external_addr.to_ipv4_mapped();
+        let external = external(&flow.want, &map);
         let (Some(external), 1..) = (external, lifetime) else {
             return self.on_error(now, id, map, response, entropy);
         };
-        let grant = granted(now, external, &map, lifetime);
+        let grant = granted(now, external, lifetime);
         flow.grant = Some(grant);
         flow.any_address = false;
-        let foreign = |one: &Filter| {
-            one.prefix_len > 0
-                && Some(one.remote_addr) != flow.want.remote_peer.map(|peer| peer.to_ipv6_mapped())
-        };
+        let wanted = |one: &Filter| flow.want.remote_peers.iter().any(|peer| peer.filter() == *one);
+        let foreign = |one: &Filter| one.prefix_len > 0 && !wanted(one);
         if !flow.reset_filters && repeated.iter().any(foreign) {
             // It answers an earlier request that has come after ours, and there is a filter now that nobody wants any more.
             (flow.reset_filters, flow.phase) = (true, Phase::ASK);
@@ -144,7 +139,7 @@ impl PcpClient {
             return;
         }
         flow.reset_filters &= !reset;
-        if !flow.reset_filters && flow.want.remote_peer.is_none() {
+        if !flow.reset_filters && flow.want.remote_peers.is_empty() {
             self.filters.forget(Filtered::new(self.source, client(&flow.want)));
         }
         flow.unanswered = false;
@@ -226,7 +221,7 @@ impl PcpClient {
             // It cannot drop filters, so it has none or leaves us no way.
             (flow.reset_filters, flow.phase) = (false, Phase::ASK);
             flow.omitted = Omitted::default();
-            if flow.want.remote_peer.is_none() {
+            if flow.want.remote_peers.is_empty() {
                 self.filters.forget(Filtered::new(self.source, client(&flow.want)));
             }
             return self.on_timer(now, id, entropy);
@@ -333,12 +328,14 @@ fn filter(option: &PcpOption) -> Option<Filter> {
 }
 
 /// What a success gives for so many seconds.
-fn granted(now: Instant, external: Ipv4Addr, map: &MapData, lifetime: u32) -> Grant {
-    Grant {
-        external: SocketAddrV4::new(external, map.external_port),
-        lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))),
-        since: now,
-    }
+fn granted(now: Instant, external: SocketAddr, lifetime: u32) -> Grant {
+    Grant { external, lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))), since: now }
+}
+
+/// The assigned external address and port, if that is of the family that was asked for.
+fn external(want: &Want, map: &MapData) -> Option<SocketAddr> {
+    let addr = pcp::ip_from_wire(map.external_addr);
+    (addr.is_ipv6() == want.is_v6()).then_some(SocketAddr::new(addr, map.external_port))
 }
 
 /// Zeros of either family: no address is suggested.

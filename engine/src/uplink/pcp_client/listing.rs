@@ -29,7 +29,8 @@ impl PcpClient {
                 self.query = None;
                 let known: BTreeSet<Client> = self.flows.values().map(|flow| client(&flow.want)).collect();
                 let unknown = list.into_iter().filter_map(|mapping| self.unknown(now, &mapping));
-                let is_new = |u: &Unknown| !known.contains(&(u.third_party, u.protocol, u.internal_port));
+                let client = |u: &Unknown| (u.third_party.map(IpAddr::V4), u.protocol, u.internal_port);
+                let is_new = |unknown: &Unknown| !known.contains(&client(unknown));
                 let unknown = unknown.filter(is_new).collect();
                 self.outputs.push_back(Output::Listed(unknown));
             }
@@ -40,10 +41,10 @@ impl PcpClient {
         }
     }
 
-    /// What is listed as a mapping that could be ours: TCP or UDP, of IPv4, with the nonce that proves it.
+    /// What is listed as a mapping of a NAT that could be ours: TCP or UDP, with the nonce that proves it.
     fn unknown(&self, now: Instant, mapping: &NextMapping) -> Option<Unknown> {
         let internal = mapping.internal_addr.to_ipv4_mapped()?;
-        let external = SocketAddrV4::new(mapping.external_addr.to_ipv4_mapped()?, mapping.external_port);
+        let external = (mapping.external_addr.to_ipv4_mapped()?, mapping.external_port).into();
         let lifetime = Duration::from_secs(u64::from(mapping.lifetime.min(MAX_LIFETIME)));
         let good = matches!(mapping.protocol, Protocol::TCP | Protocol::UDP)
             && mapping.internal_port != 0
@@ -74,11 +75,11 @@ impl PcpClient {
             description: String::new(),
         };
         let want = Want {
-            third_party,
+            third_party: third_party.map(IpAddr::V4),
             protocol,
             internal_port,
             external_port: grant.external.port(),
-            remote_peer: None,
+            remote_peers: Vec::new(),
             terms,
             urgent: false,
         };

@@ -40,7 +40,7 @@ fn a_lifetime_of_0_is_a_failure() {
 /// effect; the right answer afterwards is accepted.
 #[test]
 fn what_is_never_believed() {
-    let third_party = Want { third_party: Some(LAN_HOST), ..want() };
+    let third_party = Want { third_party: Some(LAN_HOST.into()), ..want() };
     type Forge = fn(&Rig, &Request) -> (SocketAddr, Vec<u8>);
     let map = |forge: fn(&mut MapData, &mut Response)| {
         move |rig: &Rig, request: &Request| {
@@ -156,7 +156,7 @@ fn another_external_port_is_reported_as_it_came() {
     let Body::Map(map) = &mut response.body else { unreachable!() };
     map.external_port = 8081;
     rig.answer(&response);
-    assert_eq!(rig.client.grant(FLOW).unwrap().external, SocketAddrV4::new(EXTERNAL, 8081));
+    assert_eq!(rig.client.grant(FLOW).unwrap().external, SocketAddr::from((EXTERNAL, 8081)));
 }
 
 /// RFC 6887 §14.2: an unsolicited MAP response is an ordinary one.
@@ -169,6 +169,6 @@ fn a_mapping_update_is_a_renewal() {
     map.external_port = 9090;
     let since = Instant::from_secs(5);
     let grant =
-        Grant { external: SocketAddrV4::new(EXTERNAL, 9090), lifetime: Duration::from_secs(600), since };
+        Grant { external: SocketAddr::from((EXTERNAL, 9090)), lifetime: Duration::from_secs(600), since };
     assert_eq!(rig.answer(&update), [Output::Granted(FLOW, grant)]);
 }

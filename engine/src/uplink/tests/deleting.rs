@@ -6,7 +6,8 @@ use super::*;
 /// as before; repeated until it is confirmed.
 #[test]
 fn a_delete_is_repeated_until_it_is_confirmed() {
-    let want = Want { third_party: Some(LAN_HOST), remote_peer: Some(EXTERNAL), ..want() };
+    let want =
+        Want { third_party: Some(LAN_HOST.into()), remote_peers: RemotePeer::of(Some(EXTERNAL)), ..want() };
     let (mut rig, request) = Rig::holding(want, 3600);
     rig.now = 10_000;
     let delete = only_sent(&rig.input(Input::Delete(FLOW)));

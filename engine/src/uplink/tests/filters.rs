@@ -28,7 +28,7 @@ fn filters_of_an_earlier_life_are_dropped() {
         rig.client.set_filters(Filters::restored([known]));
         let other = rig.ask(FlowId(2), Want { internal_port: 8081, ..endless() });
         assert_eq!(filters(&other), [] as [u8; 0]);
-        let ask = Input::Ask(FLOW, Want { remote_peer, ..endless() });
+        let ask = Input::Ask(FLOW, Want { remote_peers: RemotePeer::of(remote_peer), ..endless() });
         rig.client.handle_input(Instant::default(), ask, &mut *rig.entropy);
         assert_eq!(rig.client.poll_output(), Some(Output::Filtered(known)), "stored, then sent");
         let request = only_sent(&rig.drain());
@@ -78,7 +78,7 @@ fn refusals_while_filters_are_dropped() {
     for (result, requests, remote_peer) in rows {
         let mut rig = Rig::new();
         rig.client.set_filters(Filters::restored([known]));
-        let want = Want { remote_peer, ..want() };
+        let want = Want { remote_peers: RemotePeer::of(remote_peer), ..want() };
         let mut request = rig.ask(FLOW, want);
         for (nth, &(strict, prefixes)) in requests.iter().enumerate() {
             let carries = request.options.contains(&PcpOption::PreferFailure);
@@ -104,10 +104,12 @@ fn refusals_while_filters_are_dropped() {
 #[test]
 fn an_answer_counts_for_the_filters_that_it_repeats() {
     let mut rig = Rig::new();
-    let request = rig.ask(FLOW, Want { remote_peer: Some(PEER), ..endless() });
+    let request = rig.ask(FLOW, Want { remote_peers: RemotePeer::of(Some(PEER)), ..endless() });
     rig.answer(&rig.success(&request, 3600));
-    let second = only_sent(&rig.input(Input::Filter(FLOW, Some(Ipv4Addr::new(203, 0, 113, 10)))));
-    let third = only_sent(&rig.input(Input::Filter(FLOW, Some(Ipv4Addr::new(203, 0, 113, 11)))));
+    let second =
+        only_sent(&rig.input(Input::Filter(FLOW, RemotePeer::of(Some(Ipv4Addr::new(203, 0, 113, 10))))));
+    let third =
+        only_sent(&rig.input(Input::Filter(FLOW, RemotePeer::of(Some(Ipv4Addr::new(203, 0, 113, 11))))));
     rig.answer(&rig.success(&second, 3600));
     let to = rig.now + 1500;
     let again = sent(&rig.run(to));
@@ -122,7 +124,8 @@ fn an_answer_counts_for_the_filters_that_it_repeats() {
 #[test]
 fn a_filter_that_was_set_again_by_a_late_request_is_dropped() {
     for remote_peer in [None, Some(Ipv4Addr::new(203, 0, 113, 10))] {
-        let (mut rig, request) = Rig::holding(Want { remote_peer, ..endless() }, 3600);
+        let (mut rig, request) =
+            Rig::holding(Want { remote_peers: RemotePeer::of(remote_peer), ..endless() }, 3600);
         let filter = Filter { prefix_len: 128, remote_port: 0, remote_addr: PEER.to_ipv6_mapped() };
         let mut late = rig.success(&request, 29);
         late.options = vec![PcpOption::Filter(filter)];
@@ -148,9 +151,10 @@ fn a_filter_that_was_set_again_by_a_late_request_is_dropped() {
 #[test]
 fn filters_of_an_earlier_address_are_dropped() {
     let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
-    for third_party in [None, Some(LAN_HOST)] {
+    for third_party in [None, Some(LAN_HOST.into())] {
         let mut rig = Rig::new();
-        let request = rig.ask(FLOW, Want { third_party, remote_peer: Some(PEER), ..endless() });
+        let request =
+            rig.ask(FLOW, Want { third_party, remote_peers: RemotePeer::of(Some(PEER)), ..endless() });
         rig.answer(&rig.success(&request, 3600));
         let after_move = |rig: &mut Rig, source| {
             rig.input(Input::Source(source));
@@ -160,7 +164,7 @@ fn filters_of_an_earlier_address_are_dropped() {
             filters(&request)
         };
         assert_eq!(after_move(&mut rig, elsewhere), [128], "the server there has none");
-        let dropped = only_sent(&rig.input(Input::Filter(FLOW, None)));
+        let dropped = only_sent(&rig.input(Input::Filter(FLOW, RemotePeer::of(None))));
         assert_eq!(filters(&dropped), [0]);
         rig.answer(&rig.success(&dropped, 3600));
         let back = after_move(&mut rig, IpAddr::V4(SOURCE));
@@ -174,7 +178,7 @@ fn filters_of_an_earlier_address_are_dropped() {
 fn a_refusal_leaves_no_filters_behind() {
     for copies in [1, 2] {
         let mut rig = Rig::new();
-        let request = rig.ask(FLOW, Want { remote_peer: Some(PEER), ..endless() });
+        let request = rig.ask(FLOW, Want { remote_peers: RemotePeer::of(Some(PEER)), ..endless() });
         if copies == 2 {
             assert_eq!(sent(&rig.run(1000)).len(), 1);
         }

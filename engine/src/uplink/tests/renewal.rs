@@ -38,7 +38,7 @@ fn a_renewal_is_granted_anew() {
     let out = rig.answer(&rig.success(&renewal, 100));
     let since = Instant::from_secs(250);
     let grant =
-        Grant { external: SocketAddrV4::new(EXTERNAL, 8080), lifetime: Duration::from_secs(100), since };
+        Grant { external: SocketAddr::from((EXTERNAL, 8080)), lifetime: Duration::from_secs(100), since };
     assert_eq!(out, [Output::Granted(FLOW, grant)]);
     assert_eq!(rig.client.grant(FLOW), Some(grant));
     let (at, _) = sent(&rig.run(400_000)).remove(0);

@@ -30,15 +30,15 @@ fn options_and_fields_by_what_is_wanted() {
         // PREFER_FAILURE with port 0 would be MALFORMED_OPTION (RFC 6887 §13.2).
         (Want { external_port: 0, ..want() }, 3600, 0, vec![]),
         (
-            Want { third_party: Some(LAN_HOST), ..want() },
+            Want { third_party: Some(LAN_HOST.into()), ..want() },
             3600,
             8080,
             vec![third_party.clone(), PcpOption::PreferFailure],
         ),
         // T-5: it equals the packet's source.
-        (Want { third_party: Some(SOURCE), ..want() }, 3600, 8080, vec![PcpOption::PreferFailure]),
+        (Want { third_party: Some(SOURCE.into()), ..want() }, 3600, 8080, vec![PcpOption::PreferFailure]),
         (
-            Want { remote_peer: Some(peer), ..want() },
+            Want { remote_peers: RemotePeer::of(Some(peer)), ..want() },
             3600,
             8080,
             vec![PcpOption::PreferFailure, filter.clone()],
@@ -78,7 +78,8 @@ fn octets(option: &PcpOption) -> Vec<u8> {
 /// makes the server refuse us.
 #[test]
 fn every_client_has_its_own_nonce_for_ever() {
-    let hosts = [None, Some(LAN_HOST), Some(Ipv4Addr::new(10, 0, 0, 6))];
+    let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6);
+    let hosts = [None, Some(LAN_HOST.into()), Some(Ipv4Addr::new(10, 0, 0, 6).into()), Some(other.into())];
     let wants: Vec<Want> = hosts
         .into_iter()
         .flat_map(|third_party| [Protocol::TCP, Protocol::UDP].map(|protocol| (third_party, protocol)))

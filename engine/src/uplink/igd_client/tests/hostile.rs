@@ -125,7 +125,7 @@ fn the_external_address() {
     let outputs = rig.take();
     let addr = Ipv4Addr::new(203, 0, 114, 9);
     let moved = rig.client.grant(FLOW).unwrap();
-    assert_eq!(*moved.external.ip(), addr);
+    assert_eq!(moved.external.ip(), addr);
     assert_eq!(outputs, [Output::External(Some(addr)), Output::Granted(FLOW, moved)]);
     // None: nothing is mapped meanwhile.
     rig.model.external = "";

@@ -266,7 +266,7 @@ fn deletes() {
 fn what_it_cannot_map() {
     let mut rig = Rig::new(1);
     for (want, result) in [
-        (Want { third_party: Some(OTHER), ..want(1) }, ResultCode::UNSUPP_OPTION),
+        (Want { third_party: Some(OTHER.into()), ..want(1) }, ResultCode::UNSUPP_OPTION),
         (Want { protocol: Protocol(132), ..want(1) }, ResultCode::UNSUPP_PROTOCOL),
         (Want { internal_port: 0, ..want(1) }, ResultCode::UNSUPP_PROTOCOL),
     ] {
