@@ -81,7 +81,7 @@ impl Devices {
         let mut documents = Vec::new();
         for face in Face::ALL.into_iter().filter(|&face| config.igd_version.shows(face)) {
             documents.push((Resource::Description(face), root_description(face, &identity)));
-            for service in Service::ALL {
+            for service in Service::of(face) {
                 documents.push((Resource::Scpd(service, face), scpd(service, face)));
             }
         }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use wire::pcp::{Nonce, Protocol};
 
 use crate::claims::Claims;
+use crate::pinholes::Flows;
 use crate::time::Duration;
 use crate::uplink::Filtered;
 
@@ -37,6 +38,19 @@ pub struct StoredMapping {
     pub nonce: StoredNonce,
 }
 
+/// A pinhole as it is stored. The nonce that it has at the provider can be worked out again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredPinhole {
+    /// `UniqueID`, by which control points know it.
+    pub id: u16,
+    /// What it lets in.
+    pub flows: Flows,
+    /// The client's own words.
+    pub description: String,
+    /// Who counts on it, and what was left of that when it was stored.
+    pub claims: Claims<Duration>,
+}
+
 /// What a PCP server knows somebody by.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StoredNonce {
@@ -59,6 +73,10 @@ pub enum Record {
     Ended(Protocol, u16),
     /// No mapping stands any more.
     Clear,
+    /// This pinhole is open; an older one of the same number is replaced.
+    PutPinhole(StoredPinhole),
+    /// That pinhole is no more.
+    RemovePinhole(u16),
     /// The nonce of the router's own mapping that tells the external address.
     Probe(StoredNonce),
     /// The server may have filters for this mapping; true for as long as a server keeps a mapping without a renewal.

@@ -17,6 +17,7 @@ pub mod journal;
 pub mod limits;
 pub mod nat;
 pub mod notice;
+pub mod pinholes;
 pub mod policy;
 pub mod prefix;
 pub mod provider;

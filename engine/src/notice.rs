@@ -1,6 +1,8 @@
 //! What the person who runs the router is told: one line a happening, saying what happened to whom, why, and what to
 //! do about it.
 
+mod pinholes;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -11,6 +13,8 @@ use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::Duration;
 use crate::uplink::UplinkProtocol;
+
+pub use pinholes::{PinholeEnd, PinholeNews};
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -153,6 +157,8 @@ pub enum Notice {
     NoWanAddress(String, &'static str),
     /// There is nobody who could be asked.
     NoServer,
+    /// Something about pinholes.
+    Pinhole(PinholeNews),
 }
 
 fn name(protocol: Protocol) -> &'static str {
@@ -250,6 +256,7 @@ impl Notice {
             | Notice::IspRouter(_, IspRouterNews::Answers)
             | Notice::Found(_)
             | Notice::Answering(_) => Level::Info,
+            Notice::Pinhole(news) => news.level(),
             _ => Level::Warning,
         }
     }
@@ -445,6 +452,7 @@ impl fmt::Display for Notice {
                 f,
                 "the WAN interface {name} does not exist, is down or has no {family} address; new mappings are refused until it has ([wan] interface)"
             ),
+            Notice::Pinhole(news) => news.fmt(f),
             Notice::NoServer => write!(
                 f,
                 "no PCP server: none of use is configured ([uplink] servers) or offered by DHCP, the WAN interface has no default router, and uplink.anycast is off; configure one of them"

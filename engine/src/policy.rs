@@ -2,7 +2,7 @@
 //! sent.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::request::MappingRequest;
 
@@ -80,6 +80,12 @@ impl InterfaceAddress {
         }
     }
 
+    /// Whether `host` is the first address of this link, which is all of its routers' (RFC 4291 §2.6.1).
+    fn is_first(&self, host: Ipv6Addr) -> bool {
+        let host_bits = u128::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
+        self.prefix_len < 127 && u128::from(host) & host_bits == 0
+    }
+
     /// Whether `host` is the first or the last address of this link: the network's own and the directed broadcast.
     pub(crate) fn is_edge(&self, host: Ipv4Addr) -> bool {
         let host_bits = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
@@ -122,6 +128,20 @@ impl Requester {
         &self.v4
     }
 
+    /// Whether this is one of its addresses.
+    pub fn has(&self, addr: IpAddr) -> bool {
+        addr == self.source || matches!(addr, IpAddr::V4(v4) if self.is(v4))
+    }
+
+    /// The IPv6 addresses that it is known to have.
+    pub fn v6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        let source = match self.source {
+            IpAddr::V6(own) => Some(own),
+            IpAddr::V4(_) => None,
+        };
+        source.into_iter()
+    }
+
     /// Whether the host with this address is the one that asks.
     pub fn is(&self, host: Ipv4Addr) -> bool {
         self.v4.contains(&host)
@@ -150,7 +170,53 @@ pub struct Facts<'a> {
     pub held: usize,
 }
 
+/// The same for a pinhole.
+#[derive(Clone, Copy, Debug)]
+pub struct PinholeFacts<'a> {
+    /// The gateway's addresses on the LAN.
+    pub lan: &'a [InterfaceAddress],
+    /// The gateway's IPv6 addresses on the WAN side.
+    pub wan: &'a [Ipv6Addr],
+    /// Pinholes that the host has.
+    pub held_by_host: usize,
+    /// Pinholes in all.
+    pub held: usize,
+}
+
 impl Policy {
+    /// May this host have a pinhole to `port` of `addr`? One that is there counts in `facts` as not yet held.
+    pub fn check_pinhole(
+        &self,
+        who: &Requester,
+        addr: Ipv6Addr,
+        port: u16,
+        facts: PinholeFacts<'_>,
+    ) -> Result<(), Denied> {
+        let host = IpAddr::V6(addr);
+        let own = facts.wan.contains(&addr) || facts.lan.iter().any(|link| link.addr == host);
+        // Whom nobody outside can reach needs no pinhole: 2000::/3 is what the Internet has (RFC 4291 §2.4).
+        let anycast = facts.lan.iter().any(|link| link.contains(host) && link.is_first(addr));
+        if own || anycast || addr.segments()[0] >> 13 != 1 {
+            return Err(Denied::NeverMapped);
+        }
+        if !facts.lan.iter().any(|link| link.contains(host)) {
+            return Err(Denied::OffLan);
+        }
+        if !who.has(host) {
+            return Err(Denied::OtherHost);
+        }
+        if port < self.lowest_port {
+            return Err(Denied::LowPort(self.lowest_port));
+        }
+        if facts.held_by_host >= self.mappings_per_host {
+            return Err(Denied::HostQuota(self.mappings_per_host));
+        }
+        if facts.held >= self.mappings {
+            return Err(Denied::TableFull(self.mappings));
+        }
+        Ok(())
+    }
+
     /// May this host have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
     pub fn check(&self, who: &Requester, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
         let host = *wanted.internal.ip();
@@ -315,6 +381,39 @@ mod tests {
             let wanted = request(host, 8080, Some(8080));
             assert_eq!(Policy::default().check(&who, &wanted, facts), verdict, "{who:?} {host:?}");
             assert_eq!(who.address(), means.map(Ipv4Addr::from), "{who:?}");
+        }
+    }
+
+    /// Decisions 27 and 28 for pinholes; the subnet-router anycast address (RFC 4291 §2.6.1) is the router's.
+    #[test]
+    fn who_may_have_which_pinhole() {
+        let link = |addr: &str| InterfaceAddress { addr: addr.parse().unwrap(), prefix_len: 64 };
+        let lan = [link("2001:db8:1::1"), link("fe80::1"), link("fd00::1")];
+        let wan = ["2001:db8::2".parse().unwrap()];
+        let me = "2001:db8:1::10";
+        for (from, addr, port, held, verdict) in [
+            (me, me, 1024, (99, 100), Ok(())),
+            (me, me, 1023, (0, 0), Err(Denied::LowPort(1024))),
+            (me, me, 0, (0, 0), Err(Denied::LowPort(1024))),
+            (me, "2001:db8:1::11", 8080, (0, 0), Err(Denied::OtherHost)),
+            ("192.168.1.10", me, 8080, (0, 0), Err(Denied::OtherHost)), // nothing is known of it
+            (me, "2001:db8:1::1", 8080, (0, 0), Err(Denied::NeverMapped)), // the router
+            (me, "2001:db8::2", 8080, (0, 0), Err(Denied::NeverMapped)), // its WAN side
+            ("2001:db8:1::", "2001:db8:1::", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, "2001:db8:2::10", 8080, (0, 0), Err(Denied::OffLan)),
+            ("fe80::10", "fe80::10", 8080, (0, 0), Err(Denied::NeverMapped)),
+            ("fd00::10", "fd00::10", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, "::1", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, "::", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, "ff02::1", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, "::ffff:192.168.1.10", 8080, (0, 0), Err(Denied::NeverMapped)),
+            (me, me, 8080, (100, 100), Err(Denied::HostQuota(100))),
+            (me, me, 8080, (0, 65_000), Err(Denied::TableFull(65_000))),
+        ] {
+            let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: held.0, held: held.1 };
+            let who = Requester::new(from.parse().unwrap(), &[]);
+            let checked = Policy::default().check_pinhole(&who, addr.parse().unwrap(), port, facts);
+            assert_eq!(checked, verdict, "{from} for {addr} port {port}");
         }
     }
 

@@ -6,6 +6,7 @@ use wire::pcp::Protocol;
 
 use crate::claims::AskedBy;
 use crate::gateway::LanCounters;
+use crate::pinholes::Flows;
 use crate::table::Health;
 use crate::time::Duration;
 use crate::uplink::UplinkProtocol;
@@ -55,6 +56,10 @@ pub struct Status {
     pub lan_served: LanCounters,
     /// Searches that came in on the LAN.
     pub searches: crate::ssdp::Heard,
+    /// Pinholes.
+    pub pinholes: usize,
+    /// The PCP server of the provider's IPv6 firewall, if there is one.
+    pub firewall: Option<SocketAddr>,
     /// WANIPConnection:2's SystemUpdateID.
     pub system_update_id: u32,
 }
@@ -86,4 +91,25 @@ pub struct MappingStatus {
     pub lifetime_left: Duration,
     /// How it is doing.
     pub health: Health,
+}
+
+/// One pinhole at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PinholeStatus {
+    /// `UniqueID`.
+    pub id: u16,
+    /// What it lets in.
+    pub flows: Flows,
+    /// The client's own words.
+    pub description: String,
+    /// Whether this router lets that in; it is being asked for otherwise.
+    pub is_open: bool,
+    /// How long it has been there.
+    pub age: Duration,
+    /// By which protocols its host has asked for it.
+    pub asked_by: AskedBy,
+    /// What is left of the lease.
+    pub lease_left: Option<Duration>,
+    /// Address and port at the provider's firewall, where that was asked and lets it in.
+    pub at_provider: Option<SocketAddr>,
 }

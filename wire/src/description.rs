@@ -169,7 +169,7 @@ impl Identity {
         let identity = Self { config_id: 0, ..self.clone() };
         let mut sum: u64 = 0;
         for face in Face::ALL {
-            let services = Service::ALL.into_iter().map(|service| scpd(service, face));
+            let services = Service::of(face).map(|service| scpd(service, face));
             for document in std::iter::once(root_description(face, &identity)).chain(services) {
                 for byte in document.bytes() {
                     sum = stir(sum ^ u64::from(byte));
@@ -210,7 +210,7 @@ pub fn root_description(face: Face, identity: &Identity) -> String {
         element_into(&mut out, "serialNumber", bounded(&identity.serial, 63));
         element_into(&mut out, "UDN", &identity.udn(face, device));
         out.push_str("<serviceList>");
-        for service in device.services() {
+        for service in device.services(face) {
             out.push_str("<service>");
             element_into(&mut out, "serviceType", &service.service_type(service.version(face)));
             element_into(&mut out, "serviceId", &service.service_id());
@@ -392,8 +392,7 @@ pub(crate) mod tests {
             assert_eq!(parsed.udn, format!("uuid:{}", identity.udns(face).root));
             assert_eq!(parsed.device_type, Device::InternetGateway.device_type(face.version()));
             assert_eq!(parsed.url_base, None);
-            let expected: Vec<ParsedService> = Service::ALL
-                .into_iter()
+            let expected: Vec<ParsedService> = Service::of(face)
                 .map(|service| ParsedService {
                     service_type: service.service_type(service.version(face)),
                     service_id: service.service_id(),
@@ -461,7 +460,7 @@ pub(crate) mod tests {
     #[test]
     fn ppp_is_not_described() {
         for face in Face::ALL {
-            let scpds = Service::ALL.map(|service| scpd(service, face)).concat();
+            let scpds: String = Service::of(face).map(|service| scpd(service, face)).collect();
             for text in [root_description(face, &identity()), scpds] {
                 assert!(!text.contains("PPP") && !text.contains("Password"), "{text}");
             }

@@ -101,8 +101,31 @@ errors! {
     INCONSISTENT_PARAMETERS = 733, "InconsistentParameters";
 }
 
+/// Those of `WANIPv6FirewallControl`: 701 to 709 mean other things elsewhere (igd.md 8), so that no code leads back to them.
 impl UpnpError {
-    /// The known error of that code.
+    /// No room for another pinhole.
+    pub const PINHOLE_SPACE_EXHAUSTED: Self = Self { code: 701, description: "PinholeSpaceExhausted" };
+    /// There is no firewall, or it is switched off.
+    pub const FIREWALL_DISABLED: Self = Self { code: 702, description: "FirewallDisabled" };
+    /// Nobody may have pinholes.
+    pub const INBOUND_PINHOLE_NOT_ALLOWED: Self = Self { code: 703, description: "InboundPinholeNotAllowed" };
+    /// No pinhole with this `UniqueID`.
+    pub const NO_SUCH_PINHOLE: Self = Self { code: 704, description: "NoSuchEntry" };
+    /// A protocol without pinholes.
+    pub const PROTOCOL_NOT_SUPPORTED: Self = Self { code: 705, description: "ProtocolNotSupported" };
+    /// `InternalPort` 0.
+    pub const INTERNAL_PORT_WILDCARD: Self =
+        Self { code: 706, description: "InternalPortWildcardingNotAllowed" };
+    /// All protocols at once.
+    pub const PROTOCOL_WILDCARD: Self = Self { code: 707, description: "ProtocolWildcardingNotAllowed" };
+    /// An empty `InternalClient`.
+    pub const WILDCARD_INTERNAL_CLIENT: Self = Self { code: 708, description: "WildCardNotPermittedInSrcIP" };
+    /// `CheckPinholeWorking` where nothing has come in.
+    pub const NO_TRAFFIC_RECEIVED: Self = Self { code: 709, description: "NoTrafficReceived" };
+}
+
+impl UpnpError {
+    /// The known error of that code, as the services know it that IGD:1 has.
     #[must_use]
     pub fn from_code(code: u16) -> Option<Self> {
         Self::KNOWN.iter().copied().find(|known| known.code == code)

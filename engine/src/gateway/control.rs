@@ -6,11 +6,11 @@
 use wire::error::UpnpError;
 use wire::listing::{self, ListingEntry};
 use wire::pcp::Protocol;
-use wire::services::{ActionId, Face, Service, Value, Variable};
+use wire::services::{ActionId, DataType, Face, Service, Value, Variable};
 use wire::soap::{self, Call};
 
 use super::{Alarm, ControlRequest, Counters, Effect, Gateway, RequestId};
-use crate::igd::{Asked, Entry, MappingAction, Range, mapping_action, upnp_error};
+use crate::igd::{Asked, Entry, MappingAction, Range, mapping_action, pinhole_action, upnp_error};
 use crate::policy::Requester;
 use crate::request::Refusal;
 use crate::table::{Key, Mapping};
@@ -42,6 +42,12 @@ impl Gateway {
     }
 
     fn on_call(&mut self, now: Instant, id: RequestId, who: &Requester, face: Face, call: Call) {
+        if let Some(action) = pinhole_action(&call) {
+            return match action {
+                Ok(action) => self.on_pinhole_action(now, id, who, call, action),
+                Err(error) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
+            };
+        }
         match mapping_action(&call, who.address(), self.external) {
             Some(Ok(action)) => self.on_mapping_action(now, id, who, call, action),
             Some(Err(error)) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
@@ -174,7 +180,14 @@ impl Gateway {
             | ActionId::GetTotalBytesSent
             | ActionId::GetTotalBytesReceived
             | ActionId::GetTotalPacketsSent
-            | ActionId::GetTotalPacketsReceived => unreachable!("the caller has taken these out"),
+            | ActionId::GetTotalPacketsReceived
+            | ActionId::GetFirewallStatus
+            | ActionId::GetOutboundPinholeTimeout
+            | ActionId::AddPinhole
+            | ActionId::UpdatePinhole
+            | ActionId::DeletePinhole
+            | ActionId::GetPinholePackets
+            | ActionId::CheckPinholeWorking => unreachable!("the caller has taken these out"),
         })
     }
 
@@ -241,6 +254,16 @@ impl Gateway {
                 "Layer1UpstreamMaxBitRate" | "Layer1DownstreamMaxBitRate",
             ) => Value::Number(self.link_speed()),
             (Service::WanCommonInterfaceConfig, _) => return None,
+            (Service::WanIpv6FirewallControl, name) => match name {
+                "FirewallEnabled" => Value::Boolean(true),
+                "InboundPinholeAllowed" => Value::Boolean(self.allows_pinholes()),
+                "A_ARG_TYPE_LeaseTime" => Value::Number(1), // its range has no 0
+                _ => match variable.data_type {
+                    DataType::String => "".into(),
+                    DataType::Boolean => Value::Boolean(false),
+                    DataType::Ui2 | DataType::Ui4 => Value::Number(0),
+                },
+            },
             (Service::WanIpConnection, name) => match name {
                 "ConnectionType" | "PossibleConnectionTypes" => IP_ROUTED.into(),
                 "ConnectionStatus" => self.connection_status().into(),

@@ -22,6 +22,7 @@ pub(super) struct Evented {
     external_of_hosts: u32,
     entries: usize,
     system_update_id: u32,
+    pinholes_allowed: bool,
 }
 
 impl Gateway {
@@ -77,6 +78,10 @@ impl Gateway {
             if before.link_status != after.link_status {
                 self.subscriptions.changed(now, Service::WanCommonInterfaceConfig, &["PhysicalLinkStatus"]);
             }
+            if before.pinholes_allowed != after.pinholes_allowed {
+                let service = Service::WanIpv6FirewallControl;
+                self.subscriptions.changed(now, service, &["InboundPinholeAllowed"]);
+            }
             self.subscriptions.on_timeout(now);
         }
         loop {
@@ -102,6 +107,7 @@ impl Gateway {
             external_of_hosts: self.table.host_addresses_changed(),
             entries: self.table.len(),
             system_update_id: self.system_update_id,
+            pinholes_allowed: self.allows_pinholes(),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! What the gateway is told, and what it wants done: the whole of its contact with the world.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
 use wire::services::{Face, Service};
 use wire::soap;
 
-use super::{Change, Config, LanArrival, LookupId};
+use super::{Change, Config, LanArrival, LookupId, PinholeReading, UplinkEffect, UplinkEvent};
 use crate::gena::{Delivery, Notification, SubscribeError};
-use crate::journal::{Record, StoredMapping, StoredNonce};
+use crate::journal::{Record, StoredMapping, StoredNonce, StoredPinhole};
 use crate::nat::{NatChange, NatFailure};
 use crate::notice::Notice;
+use crate::pinholes::FirewallChange;
 use crate::policy::InterfaceAddress;
 use crate::time::Duration;
 use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
@@ -49,6 +50,8 @@ pub struct Wan {
     pub addresses_v6: Vec<Ipv6Addr>,
     /// The default router behind it.
     pub router: Option<IpAddr>,
+    /// The same of IPv6, at PCP's port, which may be the firewall that lets in what is for the LAN.
+    pub router_v6: Option<SocketAddrV6>,
     /// The PCP servers that DHCP offered on it (RFC 7291), in the order in which they are to be tried: DHCPv6's, then
     /// DHCPv4's. Each is one server by its addresses, at least one, of either version whichever DHCP it was.
     pub offered: Vec<Vec<IpAddr>>,
@@ -102,6 +105,8 @@ pub enum Event<'a> {
         /// What the server may have filters for.
         filtered: Vec<Filtered>,
     },
+    /// The pinholes that were stored, the rest of their leases as of now; before the first [`Event::Wan`].
+    RestorePinholes(Vec<StoredPinhole>),
     /// Storing failed, in the system's own words. It is the turn right after the one whose [`Effect::Store`] it was.
     StoreFailed(String),
     /// Everything that was to be stored meanwhile is, and storing works again.
@@ -179,7 +184,16 @@ pub enum Event<'a> {
         /// What became of it.
         outcome: HttpOutcome,
     },
-    /// What became of an [`Effect::Nat`].
+    /// What becomes of the socket of [`Effect::FirewallUplink`].
+    FirewallUplink(UplinkEvent<'a>),
+    /// What became of an [`Effect::ReadPinhole`]; `None` when it could not be read.
+    PinholeRead {
+        /// The request that waits for it.
+        request: RequestId,
+        /// Packets, or seconds.
+        value: Option<u32>,
+    },
+    /// What became of an [`Effect::Nat`] or [`Effect::Firewall`].
     Nat {
         /// Its ticket.
         ticket: NatTicket,
@@ -329,6 +343,22 @@ pub enum Effect {
         ticket: NatTicket,
         /// The change.
         change: NatChange,
+    },
+    /// Something about the socket towards the provider's IPv6 firewall.
+    FirewallUplink(UplinkEffect),
+    /// Change this router's own IPv6 firewall.
+    Firewall {
+        /// To be named in the outcome, an [`Event::Nat`].
+        ticket: NatTicket,
+        /// The change.
+        change: FirewallChange,
+    },
+    /// Look this up about a pinhole.
+    ReadPinhole {
+        /// The request that waits for it.
+        request: RequestId,
+        /// What.
+        what: PinholeReading,
     },
     /// Store this before any later effect that is seen outside this router is carried out: an answer that follows counts
     /// on it. When that fails, whoever would hear of success by a later effect of the same turn hears 501 instead, and

@@ -26,6 +26,7 @@ use crate::uplink::{FlowId, Input};
 
 mod nat_pmp;
 mod pcp_server;
+pub(super) mod pinholes;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
@@ -181,7 +182,7 @@ impl Gateway {
         let own = self.lan.iter().flat_map(|lan| &lan.addresses).any(|own| own.addr == from);
         let on_link = lan.addresses.iter().any(|link| match from {
             IpAddr::V4(host) => link.contains(from) && !link.is_edge(host),
-            IpAddr::V6(_) => false,
+            IpAddr::V6(_) => link.contains(from),
         });
         let here = lan.addresses.iter().any(|own| own.addr == arrival.local);
         let may_be_own = own && !self.config.policy.loopback_lan;
@@ -475,7 +476,7 @@ impl Gateway {
         }
     }
 
-    fn forget_question(&mut self, id: RequestId) {
+    pub(super) fn forget_question(&mut self, id: RequestId) {
         self.timers.cancel(Alarm::Patience(id));
         self.waiting.remove(&id);
     }
@@ -512,7 +513,7 @@ impl Gateway {
                 self.lan_server.updates.remove(&mapping.flow);
                 self.lan_server.asked_from.insert(mapping.flow, question.arrival);
                 self.lan_server.counters.pcp += 1;
-                map.granted(external, granted, self.lan_server.epoch()).to_bytes()
+                map.granted(external.into(), granted, self.lan_server.epoch()).to_bytes()
             }
             What::NatPmp(asked) => {
                 self.lan_server.counters.nat_pmp += 1;

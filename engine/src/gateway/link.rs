@@ -420,12 +420,14 @@ impl Gateway {
         self.refuse_all_pending(now);
         self.release_all(now);
         self.end_probe(now);
+        self.stop_pinholes(now);
         if !self.config.keep_on_stop {
             for key in self.table.iter().map(Mapping::key).collect::<Vec<_>>() {
                 self.drop_mapping(now, key, Cause::Stopping);
             }
         }
         self.drain_uplink(now);
+        self.drain_firewall(now);
         // Nobody is left without an answer.
         for id in std::mem::take(&mut self.deletes).into_keys() {
             self.refuse(id, Refusal::Stopping);
@@ -435,7 +437,8 @@ impl Gateway {
         }
         self.lookups = super::names::Lookups::default();
         self.stop_by = now + STOP_LIMIT;
-        self.timers.set(Alarm::Stop, now + if self.uplink_open { STOP_WAIT } else { Duration::ZERO });
+        let asks = self.uplink_open || !self.pinholes.strays.is_empty();
+        self.timers.set(Alarm::Stop, now + if asks { STOP_WAIT } else { Duration::ZERO });
         self.stop_if_done(now);
     }
 
@@ -444,9 +447,10 @@ impl Gateway {
         if !self.stopping || self.stopped {
             return;
         }
-        if self.strays.is_empty() && (self.table.is_empty() || self.config.keep_on_stop) {
+        let given_back = self.strays.is_empty() && self.pinholes.strays.is_empty();
+        if given_back && (self.table.is_empty() || self.config.keep_on_stop) {
             self.finish_stop();
-        } else if self.uplink_open {
+        } else if self.uplink_open || !self.pinholes.strays.is_empty() {
             self.timers.set(Alarm::Stop, (now + STOP_WAIT).min(self.stop_by));
         }
     }

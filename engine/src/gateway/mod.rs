@@ -18,6 +18,7 @@ mod mappings;
 mod names;
 mod own_nat;
 mod pending;
+mod pinholes;
 mod refusals;
 mod restore;
 mod servers;
@@ -41,18 +42,19 @@ use crate::entropy::Entropy;
 use crate::gena::{SubscribeError, Subscriptions};
 use crate::journal::StoredNonce;
 use crate::nat::{NatPorts, NatRule};
-use crate::notice::{Cause, Notice};
+use crate::notice::{Cause, Notice, PinholeEnd};
 use crate::policy::InterfaceAddress;
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
 use crate::time::{Instant, Timers};
-use crate::uplink::{FlowId, Uplink, Want};
+use crate::uplink::{FlowId, Input, Uplink, Want};
 
 pub use changes::{Change, What};
 pub use interface::{ControlRequest, Counters, Effect, Event, LanInterface, NatTicket, RequestId, Wan};
 pub use lan::{LanArrival, LanCounters};
 pub use names::LookupId;
+pub use pinholes::{PinholeReading, UplinkEffect, UplinkEvent};
 pub use settings::{AddPortMapping, Config, GetSpecific, NatMode, WhenNoneFound, WhenUnreachable};
 pub use ways::{Way, preferred};
 
@@ -88,6 +90,14 @@ enum Alarm {
     Alone,
     /// Ask again for the mapping that tells the external address.
     Probe,
+    /// A pinhole's lease is over.
+    Pinhole(u16),
+    /// The provider's firewall has not answered about a pinhole; this router's may have to do.
+    PinholeLocal(u16),
+    /// Look for the provider's IPv6 firewall, or look no longer.
+    Firewall,
+    /// Ask it again for what it does not have.
+    Carry,
     /// Stop waiting for the last deletes.
     Stop,
 }
@@ -131,6 +141,7 @@ pub struct Gateway {
     held: held::HeldMappings,
     probe_limits: specific::ProbeLimits,
     lan_server: lan::LanServer,
+    pinholes: pinholes::Pinholes,
     lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
@@ -204,6 +215,7 @@ impl Gateway {
             held: held::HeldMappings::default(),
             probe_limits: specific::ProbeLimits::default(),
             lan_server: lan::LanServer::default(),
+            pinholes: pinholes::Pinholes::default(),
             lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
@@ -260,7 +272,7 @@ impl Gateway {
             return self.refuse_late(&event);
         }
         self.lan_server.begin_turn(now);
-        let stood = std::mem::take(&mut self.stood);
+        let (stood, pinholes_stood) = (std::mem::take(&mut self.stood), self.pinholes.begin_turn());
         let began = if matches!(event, Event::Restore { .. }) { What::Present } else { What::Began };
         match event {
             Event::Timeout => self.on_timeout(now),
@@ -271,9 +283,16 @@ impl Gateway {
                 }
             }
             Event::Restore { mappings, probe, filtered } => self.on_restore(now, mappings, probe, filtered),
-            Event::StoreFailed(error) => self.on_store_failed(now, error, stood),
+            Event::RestorePinholes(pinholes) => self.on_restore_pinholes(now, pinholes),
+            Event::StoreFailed(error) => {
+                self.on_store_failed(now, error, stood);
+                self.close_unstored(now, pinholes_stood);
+            }
             Event::StoreWorks => self.on_store_works(),
-            Event::Wan(wan) => self.on_wan(now, wan),
+            Event::Wan(wan) => {
+                self.on_wan(now, wan);
+                self.find_firewall(now);
+            }
             Event::Control(request) => self.on_control(now, request),
             Event::Ssdp { interface, from, bytes } => {
                 self.ssdp.handle_datagram(now, interface, from, bytes, &mut *self.entropy);
@@ -283,8 +302,16 @@ impl Gateway {
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
             Event::UplinkUnreachable(server) => self.on_unreachable(now, server),
-            Event::Scouted { from, bytes } => self.on_scouted(now, from, bytes),
-            Event::Announcement { from, bytes } => self.on_uplink_datagram(now, from, bytes, true),
+            Event::Scouted { from, bytes } => {
+                self.on_scouted(now, from, bytes);
+                self.on_firewall_scouted(now, from, bytes);
+            }
+            Event::Announcement { from, bytes } => {
+                self.on_uplink_datagram(now, from, bytes, true);
+                self.firewall_input(now, Input::Multicast(from, bytes));
+            }
+            Event::FirewallUplink(event) => self.on_firewall_uplink(now, event),
+            Event::PinholeRead { request, value } => self.on_pinhole_read(request, value),
             Event::SearchAnswer { from, bytes } => self.on_search_answer(from, bytes),
             Event::Http { id, outcome } => self.on_http(now, id, &outcome),
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
@@ -304,7 +331,13 @@ impl Gateway {
                     self.subscriptions.forget(host.into());
                 }
             }
-            Event::Reconfigure(config) => self.on_reconfigure(now, *config),
+            Event::Reconfigure(config) => {
+                self.on_reconfigure(now, *config);
+                if !self.allows_pinholes() {
+                    self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
+                }
+                self.find_firewall(now);
+            }
             Event::Stop => self.on_stop(now),
         }
         self.drain_uplink(now);
@@ -314,6 +347,7 @@ impl Gateway {
         while self.resume_deferred(now) {
             self.drain_uplink(now);
         }
+        self.drain_firewall(now);
         self.tell_subscribers(now);
         self.tell_changes(now, began);
         self.tend_lan();
@@ -359,6 +393,7 @@ impl Gateway {
             self.subscriptions.next_timeout(),
             self.isp_router.next_timeout(),
             self.lan_server.next_timeout(),
+            self.pinholes.next_timeout(),
         ];
         others.into_iter().chain([self.timers.next(), uplink]).flatten().min()
     }
@@ -378,12 +413,17 @@ impl Gateway {
                 Alarm::Scout => self.scout(now),
                 Alarm::Alone => self.go_alone(now),
                 Alarm::Probe => self.probe_without_pause(),
+                Alarm::Pinhole(pinhole) => self.on_pinhole_lease_over(now, pinhole),
+                Alarm::PinholeLocal(pinhole) => self.open_locally(pinhole),
+                Alarm::Firewall => self.on_firewall_alarm(now),
+                Alarm::Carry => self.carry_all(now),
                 Alarm::Stop => self.finish_stop(),
             }
         }
         self.ssdp.on_timeout(now, &mut *self.entropy);
         self.subscriptions.on_timeout(now);
-        self.input(now, crate::uplink::Input::Timeout);
+        self.input(now, Input::Timeout);
+        self.firewall_input(now, Input::Timeout);
     }
 
     /// The gateway at this moment.
@@ -426,6 +466,8 @@ impl Gateway {
             ignored_ssdp: self.ssdp.ignored(),
             searches: self.ssdp.heard(),
             lan_served: self.lan_server.counters(),
+            pinholes: self.pinhole_count(),
+            firewall: self.firewall_server(),
             system_update_id: self.system_update_id,
         }
     }
@@ -454,7 +496,10 @@ impl Gateway {
         let half_way = [self.pending.len(), self.strays.len(), self.waiting.len(), self.deletes.len()];
         let rules = self.repointing.len() + self.unremoved.len() + self.unmoved.len();
         let outcomes = [self.counting.len(), self.nat_tickets.len(), rules];
-        half_way == [0; 4] && outcomes == [0; 3] && self.held.len() + self.lookups.len() == 0
+        half_way == [0; 4]
+            && outcomes == [0; 3]
+            && self.pinholes.is_idle()
+            && self.held.len() + self.lookups.len() == 0
     }
 
     fn notice(&mut self, notice: Notice) {

@@ -42,7 +42,9 @@ const REMOVE_AGAIN: Duration = Duration::from_secs(10);
 
 impl Gateway {
     pub(super) fn on_nat(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
-        let Some(purpose) = self.nat_tickets.remove(&ticket) else { return };
+        let Some(purpose) = self.nat_tickets.remove(&ticket) else {
+            return self.on_firewall(now, ticket, outcome);
+        };
         let displaced = self.displaced.remove(&ticket).filter(|_| outcome.is_err());
         self.repointing.retain(|_, (last, _)| *last != ticket);
         self.on_outcome(now, purpose, outcome);

@@ -21,7 +21,7 @@ use crate::uplink::{ServerIdentity, UplinkProtocol, Want, derived_nonce};
 
 /// IPv4's anycast address (RFC 7723 §4.1), and IPv6's (§4.2).
 const ANYCAST_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 9));
-const ANYCAST_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1));
+pub(super) const ANYCAST_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 1, 0, 0, 0, 0, 0, 1));
 
 /// In the place of a server where there is none; nobody can be asked at this address.
 const NO_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), SERVER_PORT);

@@ -92,6 +92,10 @@ pub struct Config {
     pub pcp: bool,
     /// Serve NAT-PMP to LAN hosts (RFC 6886).
     pub nat_pmp: bool,
+    /// LAN hosts may have pinholes in the IPv6 firewall, by UPnP and by PCP.
+    pub pinholes: bool,
+    /// PCP servers of the provider's IPv6 firewall, the best first. Empty: those that are found.
+    pub firewall_servers: Vec<SocketAddr>,
     /// Tell the provider what control points call their mappings (RFC 7220).
     pub send_descriptions: bool,
     /// Ask a new server which mappings it holds for us (GET and NEXT, of private use).
@@ -125,6 +129,8 @@ impl Config {
             when_none_found: WhenNoneFound::default(),
             pcp: true,
             nat_pmp: true,
+            pinholes: true,
+            firewall_servers: Vec::new(),
             send_descriptions: true,
             list_mappings: false,
             optimistic_delete: false,

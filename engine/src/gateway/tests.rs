@@ -18,6 +18,7 @@ mod names;
 mod nat_pmp;
 mod one_host;
 mod orphans;
+mod pinholes;
 mod restart;
 mod servers;
 mod specific;
@@ -87,6 +88,7 @@ fn wan(addresses: &[Ipv4Addr]) -> Wan {
         addresses: addresses.to_vec(),
         addresses_v6: Vec::new(),
         router: Some(server().ip()),
+        router_v6: None,
         bits_per_second: Some(1_000_000_000),
         servers: None,
         is_spare: false,
@@ -119,6 +121,9 @@ enum Next {
     Counters(RequestId),
     SearchAnswer(SocketAddr, Vec<u8>),
     Http(HttpId, HttpOutcome),
+    FirewallOpened(SocketAddr, IpAddr),
+    FirewallDatagram(SocketAddr, Vec<u8>),
+    PinholeRead(RequestId, Option<u32>),
 }
 
 /// What a control point hears: the values of the out arguments, or an error code.
@@ -182,6 +187,7 @@ struct Lab {
     /// Searches that went out, and where.
     sought: Vec<(SocketAddrV4, Vec<u8>)>,
     follower: changes::Follower,
+    pinholes: pinholes::Outside,
 }
 
 impl Lab {
@@ -228,6 +234,7 @@ impl Lab {
             isp: None,
             sought: Vec::new(),
             follower: changes::Follower::default(),
+            pinholes: pinholes::Outside::default(),
         }
     }
 
@@ -283,6 +290,13 @@ impl Lab {
                 Next::SearchAnswer(from, bytes) => Event::SearchAnswer { from: *from, bytes },
                 Next::Http(id, outcome) => Event::Http { id: *id, outcome: outcome.clone() },
                 Next::Counters(request) => Event::Counters { request: *request, counters },
+                Next::FirewallOpened(server, source) => {
+                    Event::FirewallUplink(UplinkEvent::Opened { server: *server, source: *source })
+                }
+                Next::FirewallDatagram(from, bytes) => {
+                    Event::FirewallUplink(UplinkEvent::Datagram { from: *from, bytes })
+                }
+                Next::PinholeRead(request, value) => Event::PinholeRead { request: *request, value: *value },
             },
         );
     }
@@ -318,12 +332,23 @@ impl Lab {
                     }
                 }
                 Effect::Scout { to, bytes } => {
-                    let answer = self.serve(to, &bytes);
+                    let firewall = self.pinholes.serve(self.instant(), to, &bytes);
+                    let answer = firewall.or_else(|| self.serve(to, &bytes));
                     queue.extend(answer.map(|answer| Next::Scouted(to, answer)));
                 }
                 Effect::Nat { ticket, change } => {
                     let next = Next::Nat(ticket, self.change_nat(change));
                     if self.slow_nat { self.held.push(next) } else { queue.push_back(next) }
+                }
+                Effect::FirewallUplink(effect) => {
+                    self.pinholes.uplink(Instant::from_millis(self.now), effect, queue)
+                }
+                Effect::Firewall { ticket, change } => {
+                    let next = Next::Nat(ticket, self.pinholes.change(change));
+                    if self.slow_nat { self.held.push(next) } else { queue.push_back(next) }
+                }
+                Effect::ReadPinhole { request, what } => {
+                    queue.push_back(Next::PinholeRead(request, self.pinholes.read(what)));
                 }
                 Effect::Stopped => {
                     assert_eq!(self.gateway.poll_effect(), None, "Stopped is the last effect");
@@ -422,6 +447,8 @@ impl Lab {
             Record::Ended(..) => {}
             Record::Probe(nonce) => self.probe_nonce = Some(nonce),
             Record::Filtered(filtered) => self.filtered.push(filtered),
+            Record::PutPinhole(pinhole) => drop(self.pinholes.stored.insert(pinhole.id, pinhole)),
+            Record::RemovePinhole(id) => drop(self.pinholes.stored.remove(&id)),
         }
     }
 

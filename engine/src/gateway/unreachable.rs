@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant};
 use crate::uplink::FlowId;
 
 /// What the router's own NAT may take, so that the answer is there before the control point gives up.
-const KERNEL: Duration = Duration::from_millis(250);
+pub(super) const KERNEL: Duration = Duration::from_millis(250);
 
 impl Gateway {
     /// Whether a control point that asks now gets what this router alone can give.

@@ -44,6 +44,9 @@ impl Gateway {
 
     /// A control point has waited as long as it can: 501 (R-7, T-7, decision 21, D-1). What it asked for goes on without it.
     pub(super) fn on_patience_over(&mut self, now: Instant, id: RequestId) {
+        if self.on_pinhole_patience_over(now, id) {
+            return;
+        }
         let deferred = self.undefer(id);
         let lan = self.waiting.get(&id).is_some_and(|waiter| matches!(waiter.form, Form::Lan(_)));
         let pending = self.pending.iter_mut().find(|(_, pending)| pending.waiters.contains(&id));
@@ -90,6 +93,12 @@ impl Gateway {
         self.answer(id, &[Value::Number(u32::from(external.port()))]);
     }
 
+    /// It waits no more, and its answer is the caller's.
+    pub(super) fn take_waiter(&mut self, id: RequestId) -> Option<Waiter> {
+        self.timers.cancel(Alarm::Patience(id));
+        self.waiting.remove(&id)
+    }
+
     /// Answers with as many of `values` as the action has out arguments.
     pub(super) fn answer(&mut self, id: RequestId, values: &[Value]) {
         self.timers.cancel(Alarm::Patience(id));
@@ -117,6 +126,20 @@ impl Gateway {
                     self.refuse_question(&question, refusal);
                 }
             }
+        }
+    }
+
+    /// Whether a PCP or NAT-PMP client waits there.
+    pub(super) fn is_of_lan_client(&self, id: RequestId) -> bool {
+        self.waiting.get(&id).is_some_and(|waiter| matches!(waiter.form, Form::Lan(_)))
+    }
+
+    /// Nothing has come of it in time: a control point hears that, a PCP client asks again.
+    pub(super) fn refuse_or_forget(&mut self, id: RequestId) {
+        if self.is_of_lan_client(id) {
+            self.forget_question(id);
+        } else {
+            self.refuse(id, Refusal::NoAnswer);
         }
     }
 

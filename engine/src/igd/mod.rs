@@ -1,6 +1,7 @@
 //! What control points say, in the engine's terms: arguments that passed the decoder become a typed action, with the
 //! rules of the service version that was spoken.
 
+mod pinholes;
 mod refusal;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -10,6 +11,7 @@ use wire::pcp::Protocol;
 use wire::services::ActionId;
 use wire::soap::Call;
 
+pub use pinholes::{PinholeAction, pinhole_action};
 pub use refusal::{Asked, REFUSALS, upnp_error};
 
 use crate::claims::Asker;

@@ -35,12 +35,15 @@ pub enum Asked {
     Range,
     /// GetSpecificPortMappingEntry.
     Specific,
+    /// An action of WANIPv6FirewallControl.
+    Pinhole,
 }
 
 /// The error that a control point which spoke `version` of the service is told.
 pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
     let by_version = |one, two| if version < 2 { one } else { two };
     match (refusal, asked) {
+        (_, Asked::Pinhole) => super::pinholes::pinhole_error(refusal),
         (Refusal::Conflict | Refusal::OtherPeer, _) => E::CONFLICT,
         (Refusal::NotAuthorized, Asked::Add) => by_version(E::CONFLICT, E::NOT_AUTHORIZED),
         (Refusal::NotAuthorized, Asked::Range) => E::PORT_MAPPING_NOT_FOUND,

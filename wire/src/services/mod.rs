@@ -13,7 +13,8 @@ use std::fmt;
 pub(crate) use tables::PORT_LISTING;
 use tables::{
     LAYER3_FORWARDING_ACTIONS, LAYER3_FORWARDING_VARIABLES, WAN_COMMON_ACTIONS, WAN_COMMON_VARIABLES,
-    WAN_IP_ACTIONS, WAN_IP_VARIABLES, WAN_PPP_ACTIONS, WAN_PPP_VARIABLES,
+    WAN_IP_ACTIONS, WAN_IP_VARIABLES, WAN_IPV6_FIREWALL_ACTIONS, WAN_IPV6_FIREWALL_VARIABLES,
+    WAN_PPP_ACTIONS, WAN_PPP_VARIABLES,
 };
 
 /// What every service type begins with.
@@ -95,8 +96,8 @@ impl Device {
     }
 
     /// The services that stand in this device itself, in the order of the description.
-    pub fn services(self) -> impl Iterator<Item = Service> {
-        Service::ALL.into_iter().filter(move |service| service.device() == self)
+    pub fn services(self, face: Face) -> impl Iterator<Item = Service> {
+        Service::of(face).filter(move |service| service.device() == self)
     }
 }
 
@@ -137,12 +138,29 @@ pub enum Service {
     WanCommonInterfaceConfig,
     /// In `WANConnectionDevice`; the mappings.
     WanIpConnection,
+    /// Beside it, in IGD:2 only; the pinholes.
+    WanIpv6FirewallControl,
 }
 
 impl Service {
     /// All, from the root device inwards.
-    pub const ALL: [Self; 3] =
-        [Self::Layer3Forwarding, Self::WanCommonInterfaceConfig, Self::WanIpConnection];
+    pub const ALL: [Self; 4] = [
+        Self::Layer3Forwarding,
+        Self::WanCommonInterfaceConfig,
+        Self::WanIpConnection,
+        Self::WanIpv6FirewallControl,
+    ];
+
+    /// Those of a face, in the same order.
+    pub fn of(face: Face) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |service| service.is_on(face))
+    }
+
+    /// Whether a face has it: who wants IGD:1 shall see nothing that IGD:1 does not have.
+    #[must_use]
+    pub fn is_on(self, face: Face) -> bool {
+        self != Self::WanIpv6FirewallControl || face == Face::V2
+    }
 
     /// The name within the service type.
     #[must_use]
@@ -151,6 +169,7 @@ impl Service {
             Self::Layer3Forwarding => "Layer3Forwarding",
             Self::WanCommonInterfaceConfig => "WANCommonInterfaceConfig",
             Self::WanIpConnection => "WANIPConnection",
+            Self::WanIpv6FirewallControl => "WANIPv6FirewallControl",
         }
     }
 
@@ -158,7 +177,7 @@ impl Service {
     #[must_use]
     pub fn version(self, face: Face) -> u8 {
         match self {
-            Self::Layer3Forwarding | Self::WanCommonInterfaceConfig => 1,
+            Self::Layer3Forwarding | Self::WanCommonInterfaceConfig | Self::WanIpv6FirewallControl => 1,
             Self::WanIpConnection => face.version(),
         }
     }
@@ -187,7 +206,7 @@ impl Service {
         match self {
             Self::Layer3Forwarding => Device::InternetGateway,
             Self::WanCommonInterfaceConfig => Device::Wan,
-            Self::WanIpConnection => Device::WanConnection,
+            Self::WanIpConnection | Self::WanIpv6FirewallControl => Device::WanConnection,
         }
     }
 
@@ -216,6 +235,7 @@ impl Service {
             Self::Layer3Forwarding => "L3Forwarding1",
             Self::WanCommonInterfaceConfig => "WANCommonIFC1",
             Self::WanIpConnection => "WANIPConn1",
+            Self::WanIpv6FirewallControl => "WANIPv6Firewall1",
         }
     }
 
@@ -226,6 +246,7 @@ impl Service {
             Self::Layer3Forwarding => LAYER3_FORWARDING_ACTIONS,
             Self::WanCommonInterfaceConfig => WAN_COMMON_ACTIONS,
             Self::WanIpConnection => WAN_IP_ACTIONS,
+            Self::WanIpv6FirewallControl => WAN_IPV6_FIREWALL_ACTIONS,
         }
     }
 
@@ -263,6 +284,7 @@ impl Service {
             Self::Layer3Forwarding => LAYER3_FORWARDING_VARIABLES,
             Self::WanCommonInterfaceConfig => WAN_COMMON_VARIABLES,
             Self::WanIpConnection => WAN_IP_VARIABLES,
+            Self::WanIpv6FirewallControl => WAN_IPV6_FIREWALL_VARIABLES,
         }
     }
 
@@ -315,7 +337,7 @@ impl Resource {
             if path == face.description_path() {
                 return Some(Self::Description(face));
             }
-            Service::ALL.into_iter().find_map(|service| {
+            Service::of(face).find_map(|service| {
                 if path == service.control_path(face, token) {
                     Some(Self::Control(service, face))
                 } else if path == service.event_path(face, token) {
@@ -363,6 +385,13 @@ pub enum ActionId {
     GetPppAuthenticationProtocol,
     GetUserName,
     GetPassword,
+    GetFirewallStatus,
+    GetOutboundPinholeTimeout,
+    AddPinhole,
+    UpdatePinhole,
+    DeletePinhole,
+    GetPinholePackets,
+    CheckPinholeWorking,
 }
 
 /// An action of a service.
@@ -516,7 +545,8 @@ mod tests {
                 for argument in action.inputs.iter().chain(action.outputs) {
                     let variable = service.variable(argument.variable).expect(argument.variable);
                     assert!(variable.since <= action.since, "{} {}", action.name, argument.name);
-                    assert!(argument.name.starts_with("New"));
+                    let plain = service == Service::WanIpv6FirewallControl && argument.name != "NewLeaseTime";
+                    assert_eq!(argument.name.starts_with("New"), !plain, "{} {}", action.name, argument.name);
                     used.push(argument.variable);
                 }
             }
@@ -535,7 +565,7 @@ mod tests {
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!((count, ids.len()), (22, 22));
+        assert_eq!((count, ids.len()), (29, 29));
         for service in Service::ALL {
             for action in service.actions() {
                 assert_eq!(service.action(action.name), Some(action));
@@ -566,6 +596,8 @@ mod tests {
         );
         assert_eq!(evented(Service::WanCommonInterfaceConfig, Face::V2), ["PhysicalLinkStatus"]);
         assert_eq!(evented(Service::Layer3Forwarding, Face::V1), ["DefaultConnectionService"]);
+        let firewall = evented(Service::WanIpv6FirewallControl, Face::V2);
+        assert_eq!(firewall, ["FirewallEnabled", "InboundPinholeAllowed"]);
     }
 
     /// igd.md 5, Q-8: the actions of PPP are there for who speaks that, and their arguments have their variables.
@@ -590,7 +622,7 @@ mod tests {
             assert_eq!(ip.variable(variable.name), None);
             assert!(!variable.evented);
         }
-        for other in [Service::Layer3Forwarding, Service::WanCommonInterfaceConfig] {
+        for other in Service::ALL.into_iter().filter(|&service| service != ip) {
             assert!(other.ppp_actions().is_empty() && other.ppp_variables().is_empty());
         }
     }
@@ -622,7 +654,7 @@ mod tests {
     fn paths_lead_back() {
         for face in Face::ALL {
             assert_eq!(Resource::at(face.description_path(), "t0"), Some(Resource::Description(face)));
-            for service in Service::ALL {
+            for service in Service::of(face) {
                 for (path, resource) in [
                     (service.control_path(face, "t0"), Resource::Control(service, face)),
                     (service.event_path(face, "t0"), Resource::Event(service, face)),
@@ -633,6 +665,8 @@ mod tests {
                 }
             }
         }
+        let firewall = Service::WanIpv6FirewallControl;
+        assert_eq!(Resource::at(&firewall.control_path(Face::V1, "t0"), "t0"), None);
         assert_eq!(Resource::at("/", "t0"), None);
     }
 

@@ -1,4 +1,4 @@
-//! The rows of the table: actions and state variables, service by service (igd.md 2, 3, 5, 6, 7).
+//! The rows of the table: actions and state variables, service by service (igd.md 2, 3, 5, 6, 7, 8).
 
 use super::{Action, ActionId, Allowed, Argument, DataType, Variable};
 
@@ -329,4 +329,81 @@ pub(super) static WAN_PPP_VARIABLES: &[Variable] = &[
     variable("PPPAuthenticationProtocol", DataType::String),
     variable("UserName", DataType::String),
     variable("Password", DataType::String),
+];
+
+const REMOTE_HOST_V6: Argument = arg("RemoteHost", "A_ARG_TYPE_IPv6Address");
+const REMOTE_PORT: Argument = arg("RemotePort", "A_ARG_TYPE_Port");
+const INTERNAL_CLIENT_V6: Argument = arg("InternalClient", "A_ARG_TYPE_IPv6Address");
+const INTERNAL_PORT_V6: Argument = arg("InternalPort", "A_ARG_TYPE_Port");
+const PROTOCOL_NUMBER: Argument = arg("Protocol", "A_ARG_TYPE_Protocol");
+const UNIQUE_ID: Argument = arg("UniqueID", "A_ARG_TYPE_UniqueID");
+
+/// What a pinhole lets in.
+static FLOWS: [Argument; 5] =
+    [REMOTE_HOST_V6, REMOTE_PORT, INTERNAL_CLIENT_V6, INTERNAL_PORT_V6, PROTOCOL_NUMBER];
+
+pub(super) static WAN_IPV6_FIREWALL_ACTIONS: &[Action] = &[
+    action(
+        ActionId::GetFirewallStatus,
+        "GetFirewallStatus",
+        1,
+        &[],
+        &[arg("FirewallEnabled", "FirewallEnabled"), arg("InboundPinholeAllowed", "InboundPinholeAllowed")],
+    ),
+    action(
+        ActionId::GetOutboundPinholeTimeout,
+        "GetOutboundPinholeTimeout",
+        1,
+        &FLOWS,
+        &[arg("OutboundPinholeTimeout", "A_ARG_TYPE_OutboundPinholeTimeout")],
+    ),
+    action(
+        ActionId::AddPinhole,
+        "AddPinhole",
+        1,
+        &[
+            REMOTE_HOST_V6,
+            REMOTE_PORT,
+            INTERNAL_CLIENT_V6,
+            INTERNAL_PORT_V6,
+            PROTOCOL_NUMBER,
+            arg("LeaseTime", "A_ARG_TYPE_LeaseTime"),
+        ],
+        &[UNIQUE_ID],
+    ),
+    action(
+        ActionId::UpdatePinhole,
+        "UpdatePinhole",
+        1,
+        &[UNIQUE_ID, arg("NewLeaseTime", "A_ARG_TYPE_LeaseTime")],
+        &[],
+    ),
+    action(ActionId::DeletePinhole, "DeletePinhole", 1, &[UNIQUE_ID], &[]),
+    action(
+        ActionId::GetPinholePackets,
+        "GetPinholePackets",
+        1,
+        &[UNIQUE_ID],
+        &[arg("PinholePackets", "A_ARG_TYPE_PinholePackets")],
+    ),
+    action(
+        ActionId::CheckPinholeWorking,
+        "CheckPinholeWorking",
+        1,
+        &[UNIQUE_ID],
+        &[arg("IsWorking", "A_ARG_TYPE_Boolean")],
+    ),
+];
+
+pub(super) static WAN_IPV6_FIREWALL_VARIABLES: &[Variable] = &[
+    variable("FirewallEnabled", DataType::Boolean).evented(),
+    variable("InboundPinholeAllowed", DataType::Boolean).evented(),
+    variable("A_ARG_TYPE_OutboundPinholeTimeout", DataType::Ui4),
+    variable("A_ARG_TYPE_IPv6Address", DataType::String),
+    variable("A_ARG_TYPE_Port", DataType::Ui2),
+    variable("A_ARG_TYPE_Protocol", DataType::Ui2),
+    variable("A_ARG_TYPE_LeaseTime", DataType::Ui4).range(1, 1, 86_400),
+    variable("A_ARG_TYPE_UniqueID", DataType::Ui2),
+    variable("A_ARG_TYPE_PinholePackets", DataType::Ui4),
+    variable("A_ARG_TYPE_Boolean", DataType::Boolean),
 ];

@@ -220,7 +220,7 @@ fn argument(service: Service, input: &Argument, call: Element<'_, '_>) -> Result
     }
     let data_type = service.variable(input.variable).map_or(DataType::String, |variable| variable.data_type);
     let value = match (name, data_type) {
-        ("NewLeaseDuration", _) => Value::Number(lease(text)),
+        ("NewLeaseDuration" | "LeaseTime" | "NewLeaseTime", _) => Value::Number(lease(text)),
         ("NewProtocol", _) if text.trim_ascii().is_empty() && call.name() == "DeletePortMapping" => {
             return Err(UpnpError::INVALID_ARGS); // K-15
         }
@@ -242,9 +242,9 @@ fn argument(service: Service, input: &Argument, call: Element<'_, '_>) -> Result
 /// What an absent or blank argument means, where we tolerate it.
 fn default_of(name: &str) -> Option<Value> {
     match name {
-        "NewRemoteHost" | "NewPortMappingDescription" => Some(Value::Text(String::new())),
+        "NewRemoteHost" | "RemoteHost" | "NewPortMappingDescription" => Some(Value::Text(String::new())),
         "NewEnabled" => Some(Value::Boolean(true)),
-        "NewLeaseDuration" => Some(Value::Number(0)),
+        "NewLeaseDuration" | "LeaseTime" | "NewLeaseTime" | "RemotePort" => Some(Value::Number(0)),
         "NewManage" => Some(Value::Boolean(false)),
         _ => None,
     }

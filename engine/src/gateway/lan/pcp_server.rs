@@ -1,6 +1,6 @@
 //! PCP on the LAN side: MAP and ANNOUNCE (RFC 6887 §11, §14.1).
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{
     self, Body, Filter, MapData, Nonce, Opcode, OptionCode, PcpOption, Protocol, Rejection, Request,
@@ -10,7 +10,6 @@ use wire::pcp::{
 use super::{LONG, LONGEST, LanArrival, SHORTEST, What};
 use crate::claims::{Asker, PcpClaim};
 use crate::gateway::Gateway;
-use crate::gateway::mappings::v4;
 use crate::request::MappingRequest;
 use crate::table::Mapping;
 use crate::time::{Duration, Instant};
@@ -30,9 +29,13 @@ pub(super) struct MapQuestion {
 }
 
 /// Why a request is refused before it is asked of anybody, and for how long.
-struct Refused(ResultCode, u32);
+pub(super) struct Refused(pub(super) ResultCode, pub(super) u32);
 
 impl MapQuestion {
+    pub(super) fn new(map: MapData, lifetime: u32, strict: bool, processed: Vec<PcpOption>) -> Self {
+        Self { map, lifetime, strict, processed }
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         self.map.protocol
     }
@@ -62,8 +65,8 @@ impl MapQuestion {
         self.processed.retain(|option| option.code() != OptionCode::DESCRIPTION);
     }
 
-    pub(super) fn granted(&self, external: SocketAddrV4, lifetime: u32, epoch: u32) -> Response {
-        let external_addr = external.ip().to_ipv6_mapped();
+    pub(super) fn granted(&self, external: SocketAddr, lifetime: u32, epoch: u32) -> Response {
+        let external_addr = pcp::ip_to_wire(external.ip());
         let map = MapData { external_port: external.port(), external_addr, ..self.map };
         let (result, body) = (ResultCode::SUCCESS, Body::Map(map));
         Response { result, lifetime, epoch, body, options: self.processed.clone() }
@@ -166,7 +169,10 @@ impl Gateway {
         request: &Request,
         map: MapData,
     ) -> Result<(), Refused> {
-        let Some(host) = v4(arrival.from.ip()) else { return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG)) };
+        let host = match arrival.from.ip() {
+            IpAddr::V4(host) => host,
+            IpAddr::V6(host) => return self.map_v6(now, (arrival, payload), request, map, host),
+        };
         let deletes = request.lifetime == 0;
         let (strict, filters, description, processed) = self.options(request)?;
         let wildcard = match (map.protocol, map.internal_port) {
@@ -256,7 +262,7 @@ impl Gateway {
 
     /// In the order of their appearance (RFC 6887 §7.3).
     #[expect(clippy::type_complexity, reason = "what four options say, read once")]
-    fn options(
+    pub(super) fn options(
         &self,
         request: &Request,
     ) -> Result<(bool, Vec<Filter>, Option<String>, Vec<PcpOption>), Refused> {

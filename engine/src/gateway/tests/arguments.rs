@@ -10,6 +10,11 @@ use wire::services::{Action, ActionId};
 
 use super::*;
 
+/// All services but the one of pinholes, whose arguments have their rows in `pinholes`.
+fn mappings() -> impl Iterator<Item = Service> {
+    Service::ALL.into_iter().filter(|service| *service != Service::WanIpv6FirewallControl)
+}
+
 /// What is odd about an argument.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Oddity {
@@ -682,8 +687,7 @@ fn extras(action: &Action) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     let is_input = |name| action.inputs.iter().any(|input| input.name == name);
-    let known =
-        Service::ALL.into_iter().flat_map(Service::actions).flat_map(|a| a.inputs.iter().chain(a.outputs));
+    let known = mappings().flat_map(Service::actions).flat_map(|a| a.inputs.iter().chain(a.outputs));
     extras
         .extend(known.filter(|known| !is_input(known.name)).map(|known| format!("<{0}>1</{0}>", known.name)));
     extras
@@ -844,7 +848,7 @@ impl Bench {
 /// Runs `test` for every action, in both versions, with and without a NAT of our own; then asks well.
 fn for_every_action(test: fn(&mut Bench)) {
     for nat in BOTH {
-        for service in Service::ALL {
+        for service in mappings() {
             for action in service.actions() {
                 for version in [1, 2] {
                     let mut bench = Bench::new(nat, service, action, version);
@@ -900,8 +904,7 @@ fn every_argument_well_written() {
 
 #[test]
 fn every_argument_has_its_rows() {
-    let inputs: Vec<(&Action, &str)> = Service::ALL
-        .into_iter()
+    let inputs: Vec<(&Action, &str)> = mappings()
         .flat_map(Service::actions)
         .flat_map(|action| action.inputs.iter().map(move |input| (action, input.name)))
         .collect();

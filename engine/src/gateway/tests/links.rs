@@ -549,6 +549,8 @@ fn status() {
         ignored_ssdp: 0,
         lan_served: crate::gateway::LanCounters::default(),
         searches: crate::ssdp::Heard::default(),
+        pinholes: 0,
+        firewall: None,
         system_update_id: 1,
     };
     assert_eq!(lab.status(), expected);

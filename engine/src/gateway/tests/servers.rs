@@ -177,7 +177,7 @@ fn who_is_looked_at() {
         1
     );
 
-    let mut lab = Lab::new(Config { servers: Vec::new(), ..config(NatMode::Own) });
+    let mut lab = Lab::new(Config { servers: Vec::new(), pinholes: false, ..config(NatMode::Own) });
     up(&mut lab);
     lab.pass(86_400);
     assert_eq!((lab.status().servers.len(), looks(&lab)), (2, vec![]));

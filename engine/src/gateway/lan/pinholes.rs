@@ -1,0 +1,138 @@
+//! MAP over IPv6 (RFC 6887 §2.2, §11): the client's address is its own out there, so what it gets is a pinhole.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use wire::pcp::{self, Filter, MapData, Protocol, Request, ResultCode};
+
+use super::super::pinholes::Wanted;
+use super::super::waiting::Form;
+use super::super::{Gateway, RequestId};
+use super::pcp_server::{MapQuestion, Refused};
+use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What};
+use crate::claims::Asker;
+use crate::notice::PinholeEnd;
+use crate::pinholes::{Endpoint, Flows, Pinhole};
+use crate::policy::Requester;
+use crate::time::{Duration, Instant};
+use crate::uplink::Grant;
+
+/// Who may come in: a remote host and a remote port.
+type Remote = (Option<Ipv6Addr>, Option<u16>);
+
+impl Gateway {
+    /// RFC 6887 §11.3, in its order, as far as [`Gateway::map`](super::pcp_server) has not looked.
+    pub(super) fn map_v6(
+        &mut self,
+        now: Instant,
+        (arrival, payload): (LanArrival, &[u8]),
+        request: &Request,
+        map: MapData,
+        addr: Ipv6Addr,
+    ) -> Result<(), Refused> {
+        if !self.allows_pinholes() {
+            return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG));
+        }
+        let deletes = request.lifetime == 0;
+        let (strict, filters, description, processed) = self.options(request)?;
+        let wildcard = match (map.protocol, map.internal_port) {
+            (Protocol(0), 1..) => return Err(Refused(ResultCode::MALFORMED_REQUEST, LONG)),
+            (_, 0) => true,
+            (Protocol::TCP | Protocol::UDP, _) => false,
+            _ => return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG)),
+        };
+        if wildcard && !deletes {
+            return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG));
+        }
+        let to = Endpoint { addr, protocol: map.protocol, port: map.internal_port };
+        let claimed = self.pinhole_by_pcp(now, to);
+        // The simple threat model: another nonce is somebody else.
+        if let Some((_, claim)) = claimed.as_ref().filter(|(_, claim)| claim.nonce != map.nonce) {
+            return Err(Refused(ResultCode::NOT_AUTHORIZED, claim.ends.secs_left(now)));
+        }
+        let by = Asker::Pcp(map.nonce);
+        if deletes {
+            if strict || !filters.is_empty() {
+                return Err(Refused(ResultCode::MALFORMED_OPTION, LONG));
+            }
+            if claimed.is_none() && self.has_pinholes(to) {
+                return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG)); // they were not made by PCP
+            }
+            let question = MapQuestion::new(map, 0, strict, processed);
+            let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
+            if let Some((pinhole, _)) = claimed {
+                self.let_pinhole_go(now, pinhole.id, by, PinholeEnd::Deleted);
+            }
+            self.answer(id, &[]);
+            return Ok(());
+        }
+        if strict && map.external_port == 0 {
+            return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // §13.2
+        }
+        // Nothing but this port of this address can be given, or what the provider makes of it.
+        let suggested = pcp::ip_from_wire(map.external_addr);
+        let given = self.external_of_pinhole(to);
+        let other =
+            map.external_port != given.port() || !suggested.is_unspecified() && suggested != given.ip();
+        if strict && other {
+            return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, SHORT));
+        }
+        let before = claimed.map(|(pinhole, _)| (pinhole.flows.remote, pinhole.flows.remote_port));
+        let is_filtered = before.is_some_and(|before| before != (None, None));
+        let (remote, remote_port) = match filters[..] {
+            // A renewal without one changes none (RFC 6887 §13.3).
+            [] => before.unwrap_or_default(),
+            [Filter { prefix_len: 0, .. }] => (None, None),
+            // They add up, and there is room for one.
+            [one] if is_filtered && before != Some(only_remote(one)?) => {
+                return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG));
+            }
+            [one] | [Filter { prefix_len: 0, .. }, one] => only_remote(one)?,
+            _ => return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG)),
+        };
+        let lifetime = request.lifetime.clamp(SHORTEST, LONGEST);
+        let question = MapQuestion::new(map, lifetime, strict, processed);
+        let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
+        let lease = Duration::from_secs(u64::from(lifetime));
+        let flows = Flows { to, remote, remote_port };
+        let who = Requester::new(IpAddr::V6(addr), &[]);
+        self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
+        Ok(())
+    }
+
+    /// The pinhole that a PCP client was promised is open. Until when; `None` when nobody waits.
+    pub(in super::super) fn answer_mapped_v6(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        pinhole: &Pinhole,
+        grant: Option<Grant>,
+    ) -> Option<(Asker, Instant)> {
+        let waiter = self.take_waiter(id)?;
+        let Form::Lan(question) = waiter.form else { return None };
+        let What::Map(map) = &question.what else { return None };
+        // What the provider has granted is renewed, but nobody is promised more than it has (RFC 7648 §3.2).
+        let left = grant.map_or(u32::MAX, |grant| grant.ends().secs_left(now).max(1));
+        let lifetime = map.lifetime().min(left);
+        let external = grant.map_or_else(|| own(pinhole.flows.to), |grant| grant.external);
+        self.lan_server.counters.pcp += 1;
+        let bytes = map.granted(external, lifetime, self.lan_server.epoch()).to_bytes();
+        self.send_to_lan(&question.arrival, bytes);
+        Some((Asker::Pcp(map.nonce()), now + Duration::from_secs(u64::from(lifetime))))
+    }
+}
+
+/// Without a firewall of the provider's that says otherwise.
+pub(in super::super) fn own(to: Endpoint) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(to.addr), to.port)
+}
+
+/// One remote host, and perhaps one of its ports.
+fn only_remote(filter: Filter) -> Result<Remote, Refused> {
+    if filter.remote_addr.to_ipv4_mapped().is_some() {
+        return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // nobody who could come by IPv6
+    }
+    if filter.prefix_len != 128 {
+        return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG));
+    }
+    Ok((Some(filter.remote_addr), Some(filter.remote_port).filter(|&port| port != 0)))
+}
