@@ -3,6 +3,8 @@
 //! The world here is hostile and cheap: a few hosts and ports, a PCP server and a kernel that answer what the octets
 //! say, or not at all. What must hold whatever they do is asserted along the way.
 
+mod pinholes;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -81,6 +83,7 @@ struct Run<'a> {
     next_request: u64,
     outcomes: VecDeque<(NatTicket, Result<(), NatFailure>)>,
     rules: BTreeMap<(Protocol, u16), NatRule>,
+    v6: pinholes::Ipv6,
     kernel_failed: bool,
     /// The server, the kernel and the socket answer at once, without being told to by an octet.
     helpful: bool,
@@ -102,6 +105,7 @@ pub fn gateway_events(data: &[u8]) {
         get_specific: if mode & 16 == 0 { GetSpecific::Probe } else { GetSpecific::Local },
         optimistic_delete: mode & 32 != 0,
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
+        firewall_servers: vec![pinholes::server()],
         ..Config::new(DeviceConfig {
             seed: [7; 16],
             token: [7; 16],
@@ -133,12 +137,14 @@ pub fn gateway_events(data: &[u8]) {
         next_request: 0,
         outcomes: VecDeque::new(),
         rules: BTreeMap::new(),
+        v6: pinholes::Ipv6::default(),
         kernel_failed: false,
         helpful: mode & 4 == 0,
         stopping: false,
         stopped: false,
     };
-    run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses: vec![link] }]));
+    let addresses = vec![link, pinholes::link()];
+    run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses }]));
     run.wan(Some(2));
     while !run.octets.left.is_empty() && !run.stopped {
         run.step();
@@ -209,6 +215,7 @@ impl Run<'_> {
                     self.stopping = true;
                     self.handle(Event::Stop);
                 }
+                number @ 230..=254 => self.step_v6(number),
                 number if !self.lookups.is_empty() => {
                     let addresses = match number & 3 {
                         0 => vec![],
@@ -285,7 +292,8 @@ impl Run<'_> {
                  </u:QueryStateVariable></s:Body></s:Envelope>"
             );
             let header = "urn:schemas-upnp-org:control-1-0#QueryStateVariable";
-            return self.control(10, service, Face::V2, header, &body);
+            let from = IpAddr::from([192, 168, 1, 10]);
+            return self.control(from, service, Face::V2, header, &body);
         }
         let action = &service.actions()[number % service.actions().len()];
         let values: Vec<(&str, &str)> = action
@@ -310,15 +318,15 @@ impl Run<'_> {
         let service_type = service.service_type(version);
         let body = soap::encode_call(&service_type, action, args);
         let face = if version < 2 { Face::V1 } else { Face::V2 };
-        self.control(host, service, face, &format!("{service_type}#{action}"), &body);
+        let from = IpAddr::V4(Ipv4Addr::new(192, 168, 1, host));
+        self.control(from, service, face, &format!("{service_type}#{action}"), &body);
     }
 
-    fn control(&mut self, host: u8, service: Service, face: Face, header: &str, body: &str) {
+    fn control(&mut self, from: IpAddr, service: Service, face: Face, header: &str, body: &str) {
         let Ok(request) = soap::decode(service, face, Some(header), body.as_bytes()) else { return };
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.asked.insert(id, self.now);
-        let from = IpAddr::V4(Ipv4Addr::new(192, 168, 1, host));
         self.handle(Event::Control(ControlRequest { id, from, also: Vec::new(), face, request }));
     }
 
@@ -494,15 +502,24 @@ impl Run<'_> {
             effects.push(effect);
             assert!(effects.len() < MAX_EFFECTS, "one event has too many effects");
         }
-        let mut to_answer = Vec::new();
+        let (mut to_answer, mut to_firewall) = (Vec::new(), Vec::new());
         for effect in effects {
-            to_answer.extend(self.perform(effect));
+            match effect {
+                Effect::FirewallUplink(_) | Effect::Firewall { .. } | Effect::ReadPinhole { .. } => {
+                    to_firewall.extend(self.perform_v6(effect));
+                }
+                effect => to_answer.extend(self.perform(effect)),
+            }
         }
         if self.helpful {
             while !self.outcomes.is_empty() {
                 self.kernel_answers();
             }
             self.socket_opens();
+            self.firewall_opens(0);
+            for request in to_firewall {
+                self.firewall_answers(&request, 0);
+            }
             for request in to_answer {
                 self.answer_with(&request, 0, ResultCode::SUCCESS);
             }
@@ -565,6 +582,9 @@ impl Run<'_> {
                 // A refusal of what is no whole request is no whole answer.
                 assert!(is_answer || bytes.get(3).is_some_and(|result| *result != 0), "{bytes:?}");
             }
+            Effect::FirewallUplink(_) | Effect::Firewall { .. } | Effect::ReadPinhole { .. } => {
+                unreachable!("the caller has taken these out")
+            }
             Effect::Nat { ticket, change } => {
                 let outcome = self.kernel(change);
                 self.outcomes.push_back((ticket, outcome));
@@ -612,6 +632,7 @@ impl Run<'_> {
         assert_eq!(mappings.len(), self.gateway.status(self.now).mappings);
         assert!(mappings.len() <= self.config.policy.mappings);
         assert!(mappings.iter().all(|mapping| mapping.external.port() != 0));
+        self.check_v6();
     }
 
     /// Everybody has answered and time has passed: nothing is left over.
@@ -626,6 +647,7 @@ impl Run<'_> {
         }
         self.check();
         assert!(self.stopped || !self.stopping, "the gateway does not come to its end");
+        self.end_v6();
         if self.kernel_failed || self.config.nat == NatMode::None {
             return;
         }

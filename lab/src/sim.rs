@@ -533,6 +533,9 @@ impl World {
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             // No router of these networks speaks UPnP.
             Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) | Effect::LanSend { .. } => {}
+            Effect::FirewallUplink(_) | Effect::Firewall { .. } | Effect::ReadPinhole { .. } => {
+                self.violation("there is no IPv6 in these networks".to_owned());
+            }
             // There is one server.
             Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
             // Announcements come all day long, and are for the engine's own tests to read.

@@ -1,5 +1,7 @@
 //! The file of what survives a crash: one line for each change, appended and synced before the answer that counts on it.
 
+mod pinholes;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -7,12 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use engine::claims::{Asker, Claims, PcpClaim};
-use engine::journal::{Record, StoredMapping, StoredNonce};
+use engine::journal::{Record, StoredMapping, StoredNonce, StoredPinhole};
 use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
 use crate::journal_file::{self, JournalFile, Stamp};
+use pinholes::Pinhole;
 
 const FILE: &str = "mappings.journal";
 /// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
@@ -43,11 +46,15 @@ enum Line {
     },
     Filtered {
         source: Option<IpAddr>,
-        third_party: Option<Ipv4Addr>,
+        third_party: Option<IpAddr>,
         protocol: u8,
         internal_port: u16,
         #[serde(flatten)]
         written: Stamp,
+    },
+    Pinhole(Pinhole),
+    NoPinhole {
+        id: u16,
     },
 }
 
@@ -116,10 +123,11 @@ struct Contents {
     probe: Option<StoredNonce>,
     /// Mappings at the server that may have filters, and when that was written.
     filtered: BTreeMap<Client, Stamp>,
+    pinholes: BTreeMap<u16, Pinhole>,
 }
 
 /// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
-type Client = (Option<IpAddr>, Option<Ipv4Addr>, u8, u16);
+type Client = (Option<IpAddr>, Option<IpAddr>, u8, u16);
 
 /// What stands, each with the number of its line: a later one is newer, whatever the clock says.
 type Mappings = BTreeMap<(u8, u16), (usize, Mapping)>;
@@ -134,6 +142,8 @@ pub struct Loaded {
     pub probe: Option<StoredNonce>,
     /// What the server may have filters for.
     pub filtered: Vec<Filtered>,
+    /// The pinholes whose leases have not ended since, by their numbers.
+    pub pinholes: Vec<StoredPinhole>,
     /// Lines that made no sense.
     pub damaged: usize,
 }
@@ -154,6 +164,7 @@ impl Store {
                 .collect(),
             probe: contents.probe.clone(),
             filtered: contents.filtered.keys().map(filtered).collect(),
+            pinholes: contents.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
             damaged,
         };
         Ok((Self(file), loaded))
@@ -187,6 +198,8 @@ impl Store {
                 let Filtered { source, third_party, protocol, internal_port } = *filtered;
                 Line::Filtered { source, third_party, protocol: protocol.0, internal_port, written: now }
             }
+            Record::PutPinhole(stored) => Line::Pinhole(Pinhole::new(stored, now)),
+            Record::RemovePinhole(id) => Line::NoPinhole { id: *id },
         })
     }
 
@@ -226,6 +239,8 @@ impl journal_file::Contents for Contents {
             Line::Remove { protocol, external_port } => {
                 self.mappings.remove(&(*protocol, *external_port))?;
             }
+            Line::Pinhole(pinhole) => drop(self.pinholes.insert(pinhole.id, pinhole.clone())),
+            Line::NoPinhole { id } => drop(self.pinholes.remove(id)?),
             Line::Probe { nonce, wan } => {
                 self.probe = Some(StoredNonce { nonce: Nonce(*nonce), wan: wan.clone() });
             }
@@ -243,6 +258,7 @@ impl journal_file::Contents for Contents {
 
     fn forget_what_is_over(&mut self, now: Stamp) {
         self.mappings.retain(|_, (_, mapping)| mapping.lease_at(now) != Some(0));
+        self.pinholes.retain(|_, pinhole| !pinhole.is_over(now));
         self.filtered.retain(|_, written| now.since(*written) < FILTERED_FOR);
     }
 
@@ -254,11 +270,12 @@ impl journal_file::Contents for Contents {
             self.filtered.iter().map(|(&(source, third_party, protocol, internal_port), &written)| {
                 Line::Filtered { source, third_party, protocol, internal_port, written }
             });
-        mappings.chain(probe).chain(filtered).collect()
+        let pinholes = self.pinholes.values().cloned().map(Line::Pinhole);
+        mappings.chain(probe).chain(filtered).chain(pinholes).collect()
     }
 
     fn line_count(&self) -> usize {
-        self.mappings.len() + self.filtered.len() + usize::from(self.probe.is_some())
+        self.mappings.len() + self.filtered.len() + self.pinholes.len() + usize::from(self.probe.is_some())
     }
 }
 

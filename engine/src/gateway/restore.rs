@@ -35,7 +35,10 @@ impl Gateway {
         probe: Option<StoredNonce>,
         filtered: Vec<Filtered>,
     ) {
-        self.restored.filters = Filters::restored(filtered);
+        let (firewall, nat): (Vec<Filtered>, Vec<Filtered>) =
+            filtered.into_iter().partition(|one| one.third_party.is_some_and(|host| host.is_ipv6()));
+        self.restored.filters = Filters::restored(nat);
+        self.pinholes.provider.filters = Filters::restored(firewall);
         self.probe.restore(probe.clone());
         if let Some(nonce) = probe {
             self.restored.nonces.push((probe_want(DISCARD), nonce));

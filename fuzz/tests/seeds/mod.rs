@@ -303,8 +303,35 @@ fn gateway(seeds: &mut Vec<Seed>) {
     ]
     .concat();
     let slow_without_nat = [vec![5], slow[1..].to_vec()].concat();
+    let pinhole = |shape: u8, port: u8| [15, 232, shape, 0, 0, port, 2];
+    let firewall_is_there = [15, 238, 0, 9];
+    let pinholes: Vec<u8> = [
+        vec![0],
+        firewall_is_there.to_vec(),
+        pinhole(0x20, 0).to_vec(),
+        vec![15, 232, 0x20, 2, 2, 0, 2, 15, 232, 0x21, 3, 0, 1, 2],
+        vec![15, 235, 0x62, 0, 15, 235, 0x0a, 1, 15, 235, 0x2a, 1, 1, 20],
+        vec![15, 232, 0x18, 0, 0, 0, 0, 15, 239, 2, 15, 232, 0x08, 0, 0, 0, 0],
+        vec![11, 0, 11, 3, 15, 238, 0, 9, 1, 22, 15, 255],
+    ]
+    .concat();
+    let slow_pinholes: Vec<u8> = [
+        vec![4],
+        firewall_is_there.to_vec(),
+        vec![15, 237],
+        pinhole(0x20, 0).to_vec(),
+        vec![15, 236, 0, 0, 10],
+        pinhole(0x28, 1).to_vec(),
+        vec![
+            15, 236, 0, 3, 15, 235, 0x6a, 2, 15, 236, 0, 0, 10, 1, 12, 15, 232, 0x10, 0, 0, 0, 0, 15, 236, 0,
+            0, 10,
+        ],
+    ]
+    .concat();
     for (name, data) in [
         ("helpful", helpful),
+        ("pinholes", pinholes),
+        ("slow-pinholes", slow_pinholes),
         ("helpful-without-nat", without_nat),
         ("slow", slow),
         ("slow-without-nat", slow_without_nat),
