@@ -39,7 +39,8 @@
 //! mapped port is kept off it (`mapped`) where masquerading is ours; it is not for us to translate what the firewall may mean to
 //! leave alone.
 //!
-//! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with.
+//! [`pinholes`] is another table, of IPv6's pinholes, [`provider`] a PCP server's; the modules beside them are what all are made
+//! with.
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
 //! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
@@ -56,6 +57,7 @@ mod conntrack;
 mod counter;
 mod link;
 mod mappings;
+pub mod pinholes;
 pub mod provider;
 pub(crate) mod reading;
 mod rule;
