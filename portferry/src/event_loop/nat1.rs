@@ -87,6 +87,7 @@ fn table(config: &Config, uplink: &Uplink) -> TableConfig {
         forward_filter: config.nat.forward_filter,
         masquerade: config.nat.masquerade,
         hairpin: config.nat.hairpin,
+        mark: None,
     }
 }
 

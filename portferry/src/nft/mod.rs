@@ -15,11 +15,14 @@
 //!   map hairpin, hairpin_peers, hairpin_sources   as ports, peers and sources, with the outermost address and port for w
 //!   set wan_addresses, hairpin_addresses { type ipv4_addr }           the WAN interface's; these and the outermost ones
 //!   set hairpin_links { type ifname . ifname }                        each LAN interface and itself
+//!   set marked  { type inet_proto . ipv4_addr . inet_service }        protocol . internal: to whom mappings lead
+//!   set marked_peers { type inet_proto . ipv4_addr . inet_service . ipv4_addr }             the same for one remote peer
 //!   set lan     { type ifname }
 //!   set wan     { type ifname }                                                             spare lines, too
 //!   chain prerouting  dnat by peers, then by ports: what arrives on the WAN interface for any address of this router;
 //!                     what arrives on the LAN for an outermost address and port, or for a port of the WAN's addresses
-//!   chain forward     WAN to LAN only what a mapping (or somebody else's DNAT) lets in
+//!   chain forward     sets a mark on what came by a mapping; WAN to LAN only what a mapping (or somebody else's DNAT) lets in
+//!   chain mark        asks the two sets of the mark
 //!   chain postrouting LAN to LAN: the source of hairpinned packets; LAN to WAN: a mapping's own port where there is one
 //! }
 //! ```
@@ -38,6 +41,12 @@
 //! another port, as it would without us, where with a port that is set (`sources`) it would be lost. What others send from a
 //! mapped port is kept off it (`mapped`) where masquerading is ours; it is not for us to translate what the firewall may mean to
 //! leave alone.
+//!
+//! **The mark** is for firewalls whose own chain drops and that cannot tell our translation from anybody's. It is set on what was
+//! translated and goes where a mapping leads whoever sent it, from the WAN and, with hairpin, from the LAN. Not asked is the port by
+//! which it came (nft cannot list a rule that looks a flow's original port up together with anything): an administrator's forward to the
+//! same host and port is marked as well, for senders to whom a mapping opens that anyway. Most packets cost a look at their flow's
+//! status.
 //!
 //! [`pinholes`] is another table, of IPv6's pinholes, [`provider`] a PCP server's; the modules beside them are what all are made
 //! with.
@@ -123,6 +132,8 @@ pub struct TableConfig {
     pub masquerade: bool,
     /// LAN hosts reach mappings by their external addresses, too.
     pub hairpin: bool,
+    /// Bits, at least one, that are set in the packet mark of what comes in by a mapping, from LAN hosts, too. It is accepted.
+    pub mark: Option<u32>,
 }
 
 /// One step of an [`Nft::apply`].
@@ -155,7 +166,7 @@ impl Nft {
     ///
     /// # Errors
     /// * [`ErrorKind::PermissionDenied`]: CAP_NET_ADMIN is missing.
-    /// * [`ErrorKind::InvalidInput`]: `config` has an impossible name, or no LAN interface.
+    /// * [`ErrorKind::InvalidInput`]: `config` has an impossible name, no LAN interface, or a mark without bits.
     /// * [`ErrorKind::Unsupported`], [`ErrorKind::NotFound`]: the kernel lacks nf_tables or one of its modules (nat, fib,
     ///   masq, reject).
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s.
@@ -271,6 +282,9 @@ impl TableConfig {
         }
         if self.lan_interfaces.is_empty() {
             return Err(invalid("no LAN interface".to_owned()));
+        }
+        if self.mark == Some(0) {
+            return Err(invalid("a mark without bits".to_owned()));
         }
         let wans = self.spare_interfaces.iter().chain([&self.wan_interface]);
         match self.lan_interfaces.iter().chain(wans).find(|name| !plain_name(name, 15)) {
