@@ -5,7 +5,13 @@
 
 mod common;
 
-use std::{io::ErrorKind, net::Ipv6Addr, time::Instant};
+use std::{
+    io::{BufRead, BufReader, ErrorKind},
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use common::{Agent, HOST6, OTHER_HOST6, OTHER_REMOTE6, REMOTE6, TCP, UDP, World, in_router, run};
 use portferry::nft::{
@@ -117,7 +123,7 @@ fn foreign() {
     );
 }
 
-/// RFC 6092 REC-33 and RFC 4890 §4.3.1: what has not been asked for stays out; answers, errors and echo requests pass.
+/// RFC 6092 §3 and RFC 4890 §4.3.1: what has not been asked for stays out; answers, errors and echo requests pass.
 #[test]
 fn nothing_comes_in_but_by_pinholes() {
     in_router("nothing_comes_in_but_by_pinholes", async |world| {
@@ -527,4 +533,109 @@ fn sorted(ruleset: &str) -> Vec<String> {
         .collect();
     lines.sort();
     lines
+}
+
+/// The daemon, killed when this goes.
+struct Daemon(std::process::Child);
+
+impl Daemon {
+    fn start(directory: &Path, settings: &str) -> Self {
+        let file = directory.join("portferry.toml");
+        let (state, socket) = (directory.join("state"), directory.join("control.sock"));
+        let text = format!(
+            "{settings}[uplink]\nanycast = false\ndhcp = \"off\"\nigd = false\n[state]\ndirectory = {state:?}\n[control]\nsocket = {socket:?}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portferry"));
+        let mut process =
+            command.args(["run", "--config"]).arg(&file).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap());
+        let daemon = Self(process);
+        let mut said = lines.lines().map(|line| line.unwrap());
+        assert!(said.any(|line| line.contains("is running")), "it did not start with {settings}");
+        std::thread::spawn(move || said.for_each(|line| println!("{line}")));
+        daemon
+    }
+
+    fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.0.id().to_string()]);
+    }
+
+    fn stop(mut self) {
+        self.signal("-TERM");
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A directory of one test, gone when this is.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The table stands beside the NAT's and without it, filters when that does, is replaced after a crash, follows the LAN, and goes.
+#[test]
+fn the_daemon_keeps_the_table() {
+    in_router("the_daemon_keeps_the_table", async |world| {
+        world.with_ipv6();
+        let path = std::env::temp_dir().join(format!("portferry-pinholes-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let directory = Directory(path);
+        let tables = || {
+            let mut tables: Vec<_> = run("nft", &["list", "tables"]).lines().map(str::to_owned).collect();
+            tables.sort();
+            tables
+        };
+        let listed = || run("nft", &["list", "table", "ip6", "portferry"]);
+        let settings = |lan: &str, wan: &str| {
+            format!("[lan]\ninterfaces = [\"lan0\"]\n{lan}[wan]\ninterface = \"wan0\"\n{wan}")
+        };
+        let both = ["table inet portferry", "table ip6 portferry"];
+
+        let daemon = Daemon::start(&directory.0, &settings("", ""));
+        assert_eq!(tables(), both);
+        assert!(!listed().contains("drop") && !listed().contains("mark"));
+        run("nft", &["add element ip6 portferry pinholes { tcp . 2001:db8:77::2 . 80 }"]);
+        daemon.signal("-KILL");
+        drop(daemon);
+        assert_eq!(tables(), both, "a table outlives its program");
+
+        let filtered = settings("ipv6_pinholes = false\n", "[nat]\nforward_filter = true\nmark = 0x100000\n");
+        let daemon = Daemon::start(&directory.0, &filtered);
+        assert_eq!(tables(), both);
+        assert!(listed().contains("drop") && listed().contains("0x00100000"), "{}", listed());
+        assert!(!listed().contains("2001:db8:77::2"), "what was left is gone");
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let (udp, remote) = (lan.udp(HOST6, 6000), wan.udp(REMOTE6, 0));
+        assert!(!reaches(lan, wan, (remote, udp), 6000));
+        let file = directory.0.join("portferry.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("[\"lan0\"]", "[\"lan0\", \"lan1\"]")).unwrap();
+        daemon.signal("-HUP");
+        let patience = Instant::now();
+        while !listed().contains("lan1") {
+            assert!(patience.elapsed() < Duration::from_secs(10), "{}", listed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        daemon.stop();
+        assert_eq!(tables(), [""; 0], "a stop leaves nothing behind");
+
+        let daemon = Daemon::start(&directory.0, &settings("", "nat = \"none\"\n"));
+        assert_eq!(tables(), both[1..]);
+        daemon.signal("-KILL");
+        drop(daemon);
+        let daemon = Daemon::start(&directory.0, &settings("ipv6_pinholes = false\n", ""));
+        assert_eq!(tables(), both[..1], "what nobody wants any more goes");
+        daemon.stop();
+    });
 }

@@ -52,9 +52,9 @@
 //! with.
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
-//! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
-//! administrator made elsewhere pass, because they are DNAT too, but IPv6 pinholes made elsewhere do not, which is one
-//! reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
+//! rules must let `ct status dnat` pass, or what has our mark. And our `drop` stands whatever they accept; port forwardings that
+//! the administrator made elsewhere pass, because they are DNAT too. The filter is for IPv4; that for IPv6 is [`pinholes`], where
+//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
 //! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.
 //!
 //! **Kernel.** Linux 5.7 or later (`iifname` in postrouting), with nf_tables and its nat, masq, fib and reject modules.
@@ -123,7 +123,7 @@ pub struct TableConfig {
     pub wan_addresses: Vec<Ipv4Addr>,
     /// The interfaces towards the LAN, at least one.
     pub lan_interfaces: Vec<String>,
-    /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4 and IPv6), and
+    /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4), and
     /// reset TCP connections from the LAN whose beginning the kernel hasn't seen. Without the latter the LAN host's next
     /// packet would revive a removed mapping's connection as one of its own.
     pub forward_filter: bool,

@@ -144,7 +144,8 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
         }
     }
     if config.forward_filter {
-        let inwards = || Rule::new().arriving_from_any(WAN).leaving_to_any(LAN);
+        // Of IPv6 it is the pinholes' table that does it.
+        let inwards = || Rule::new().ipv4().arriving_from_any(WAN).leaving_to_any(LAN);
         Rule::new()
             .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
             .verdict(VerdictCode::Accept)
@@ -156,6 +157,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
             .append(batch, t, FORWARD);
         inwards().counter().verdict(VerdictCode::Drop).append(batch, t, FORWARD);
         Rule::new()
+            .ipv4()
             .arriving_from_any(LAN)
             .leaving_to_any(WAN)
             .ct(CtKeys::State, CT_STATE_NEW)
