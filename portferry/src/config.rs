@@ -16,7 +16,7 @@ pub use file::{ConfigError, Key, parse, read};
 pub use lines::{Line, WanWay};
 pub(crate) use value::checked;
 pub use value::{
-    Argv, Count, Hosts, Interface, Interfaces, Port, Seconds, Server, TableName, Version, hosts_text,
+    Argv, Count, Hosts, Interface, Interfaces, Mark, Port, Seconds, Server, TableName, Version, hosts_text,
     is_interface_name,
 };
 use value::{default_http_port, yes};
@@ -75,6 +75,9 @@ pub struct Lan {
     /// Serve NAT-PMP (RFC 6886).
     #[serde(default = "yes")]
     pub nat_pmp: bool,
+    /// Hosts may open pinholes of this router's IPv6 firewall.
+    #[serde(default = "yes")]
+    pub ipv6_pinholes: bool,
 }
 
 /// `[wan]`
@@ -216,11 +219,26 @@ pub struct Nat {
     pub forward_filter: bool,
     /// LAN hosts reach each other's mappings by the external addresses.
     pub hairpin: bool,
+    /// Bits that are set in the packet mark of what comes in by a mapping or pinhole.
+    pub mark: Mark,
 }
 
 impl Default for Nat {
     fn default() -> Self {
-        Self { table: TableName("portferry".into()), masquerade: false, forward_filter: false, hairpin: true }
+        Self {
+            table: TableName("portferry".into()),
+            masquerade: false,
+            forward_filter: false,
+            hairpin: true,
+            mark: Mark(0),
+        }
+    }
+}
+
+impl Nat {
+    /// The bits of [`Self::mark`], if there are any.
+    pub fn mark(&self) -> Option<u32> {
+        Some(self.mark.0).filter(|bits| *bits != 0)
     }
 }
 
@@ -516,6 +534,7 @@ impl Config {
             ("wan.nat", self.wan.nat != new.wan.nat),
             ("[[uplink.extra]]", !self.extras_stay(new)),
             ("lan.http_port", self.lan.http_port != new.lan.http_port),
+            ("lan.ipv6_pinholes", self.lan.ipv6_pinholes != new.lan.ipv6_pinholes),
             ("[nat]", self.nat != new.nat),
             ("igd.version", self.igd.version != new.igd.version),
             ("igd.friendly_name", self.igd.friendly_name != new.igd.friendly_name),

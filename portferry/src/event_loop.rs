@@ -3,6 +3,7 @@
 mod effects;
 mod interfaces;
 mod nat1;
+mod pinholes;
 mod uplink;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -33,6 +34,7 @@ use crate::http::{self, What};
 use crate::log::Notices;
 use crate::neighbours::Neighbours;
 use crate::nft::Nft;
+use crate::nft::pinholes::Pinholes;
 use crate::store::{Loaded, Store};
 
 use interfaces::LanSockets;
@@ -189,8 +191,13 @@ impl Shell {
         self.refresh(gateways, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
-        for uplink in self.uplinks.iter_mut().filter(|uplink| uplink.has_nat()) {
-            uplink.nft = Some(open_nft(&self.config, uplink).await?);
+        for place in 0..self.uplinks.len() {
+            // First, so that what an older version's table of the NAT has filtered is never open.
+            self.open_pinholes(place).await?;
+            let uplink = &mut self.uplinks[place];
+            if uplink.has_nat() {
+                uplink.nft = Some(open_nft(&self.config, uplink).await?);
+            }
         }
         if self.keeps_state {
             self.forget_former_uplinks().await;
@@ -228,8 +235,10 @@ impl Shell {
                 continue;
             }
             let table = Line::table_of(&self.config, &name);
-            if let Err(error) = Nft::remove(&table).await {
-                tracing::debug!("nftables table {table}: {error}");
+            for removed in [Nft::remove(&table).await, Pinholes::remove(&table).await] {
+                if let Err(error) = removed {
+                    tracing::debug!("nftables table {table}: {error}");
+                }
             }
             match std::fs::remove_dir_all(&directory) {
                 Ok(()) => tracing::warn!(
@@ -238,10 +247,13 @@ impl Shell {
                 Err(error) => tracing::warn!("{} cannot be deleted: {error}", directory.display()),
             }
         }
-        // Nor by an uplink that has no NAT of ours any more.
-        for uplink in self.uplinks.iter().filter(|uplink| !uplink.has_nat()) {
-            if let Err(error) = Nft::remove(&uplink.line.table).await {
-                tracing::debug!("nftables table {}: {error}", uplink.line.table);
+        // Nor by an uplink that has no NAT of ours any more, or no pinholes.
+        for uplink in &self.uplinks {
+            let table = &uplink.line.table;
+            let nat = if uplink.has_nat() { Ok(()) } else { Nft::remove(table).await };
+            let pinholes = if uplink.pinholes.is_some() { Ok(()) } else { Pinholes::remove(table).await };
+            for error in [nat, pinholes].into_iter().filter_map(Result::err) {
+                tracing::debug!("nftables table {table}: {error}");
             }
         }
     }
@@ -505,9 +517,16 @@ impl Shell {
     async fn close(&mut self) {
         // What is kept over the stop goes on to let in what it lets in.
         if !self.config.state.keep_on_stop {
-            for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
-                if let Err(error) = nft.clear().await {
+            for uplink in &mut self.uplinks {
+                if let Some(nft) = &mut uplink.nft
+                    && let Err(error) = nft.clear().await
+                {
                     tracing::warn!("the table of this router's NAT could not be deleted: {error}");
+                }
+                if let Some(pinholes) = &mut uplink.pinholes
+                    && let Err(error) = pinholes.clear().await
+                {
+                    tracing::warn!("the table of IPv6 pinholes could not be deleted: {error}");
                 }
             }
         }

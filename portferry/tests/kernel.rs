@@ -129,6 +129,28 @@ table inet portferry {
 }
 ";
 
+/// What a mark adds to that.
+const MARKS: &str = "\
+	set marked {
+		type inet_proto . ipv4_addr . inet_service
+		elements = { tcp . 192.168.77.2 . 80,
+			     tcp . 192.168.77.2 . 443 }
+	}
+
+	set marked_peers {
+		type inet_proto . ipv4_addr . inet_service . ipv4_addr
+		elements = { udp . 192.168.77.2 . 6000 . 198.51.100.2 }
+	}
+
+	chain mark {
+		meta nfproto ipv4 meta l4proto . ip daddr . th dport @marked meta mark set meta mark | 0x00100000 accept
+		meta nfproto ipv4 meta l4proto . ip daddr . th dport . ip saddr @marked_peers meta mark set meta mark | 0x00100000 accept
+	}
+
+		meta nfproto ipv4 ct status dnat iifname @wan oifname @lan jump mark
+		meta nfproto ipv4 ct status dnat iifname @lan oifname @lan jump mark
+";
+
 /// R-13, R-14 and decision 24, on the way of the packets: in by the mapped port and back, by nothing else.
 #[test]
 fn mapped_traffic_passes_and_nothing_else() {
@@ -437,6 +459,84 @@ fn hosts_on_different_links_see_each_other() {
     });
 }
 
+/// A firewall whose chain comes later and drops lets in what has the mark: what comes by our mappings, and not by anybody's DNAT.
+#[test]
+fn a_foreign_firewall_accepts_by_the_mark() {
+    in_router("a_foreign_firewall_accepts_by_the_mark", async |world| {
+        run(
+            "nft",
+            &["add table inet foreign; \
+               add chain inet foreign forward { type filter hook forward priority 0; policy drop; }; \
+               add rule inet foreign forward meta mark & 0x100000 == 0x100000 accept; \
+               add rule inet foreign forward ct state established accept; \
+               add table ip admin; \
+               add chain ip admin pre { type nat hook prerouting priority -100; }; \
+               add rule ip admin pre iifname wan0 udp dport 9000 dnat to 192.168.77.2:6009; \
+               add rule ip admin pre iifname wan0 udp dport 9001 dnat to 192.168.77.2:6001"],
+        );
+        for forward_filter in [false, true] {
+            let unmarked = TableConfig { forward_filter, ..config() };
+            let marked = TableConfig { mark: Some(0x10_0000), ..unmarked.clone() };
+            let (web, game) = (by(7080, rule(TCP, 8080, HOST, 80)), by(7000, rule(UDP, 5000, HOST, 6000)));
+            let private = Nat1Rule { remote_peer: Some(REMOTE), ..rule(UDP, 5001, HOST, 6001) };
+            let (lan, wan) = (&mut world.lan, &mut world.wan);
+            let http = lan.listen(HOST, 80);
+            let udp = [6000, 6001, 6009].map(|port| lan.udp(HOST, port));
+            let (friend, stranger) = (wan.udp(REMOTE, 0), wan.udp(OTHER_REMOTE, 0));
+            let asking = lan.udp(OTHER_HOST, 0);
+            let mut nft = Nft::open(unmarked).await.unwrap();
+            nft.apply(&[web, game, private].map(Change::Add)).await.unwrap();
+            assert!(wan.connect(WAN, 8080).is_err());
+            wan.send_to(friend, WAN, 5000, "dropped");
+            assert_eq!(lan.recv_from(udp[0]), None);
+
+            let mut nft = Nft::open(marked).await.unwrap();
+            nft.apply(&[web, game, private].map(Change::Add)).await.unwrap();
+            let client = wan.connect(WAN, 8080).unwrap();
+            let (server, _) = lan.accept(http).unwrap();
+            wan.send(client, "question");
+            assert_eq!(lan.recv(server), "question");
+            lan.send(server, "answer");
+            assert_eq!(wan.recv(client), "answer");
+            for (from, port, to, let_in) in [
+                (friend, 5000, udp[0], true),
+                (stranger, 5000, udp[0], true),
+                (friend, 5001, udp[1], true),
+                (stranger, 5001, udp[1], false),
+                // An administrator's own: to where none of ours leads, and to where one leads somebody else.
+                (friend, 9000, udp[2], false),
+                (stranger, 9001, udp[1], false),
+            ] {
+                wan.send_to(from, WAN, port, "knock");
+                assert_eq!(lan.recv_from(to).is_some(), let_in, "{port}");
+            }
+            // LAN hosts among themselves, by whichever address.
+            for (addr, tcp_port, udp_port) in [(EXTERNAL, 7080, 7000), (WAN, 8080, 5000)] {
+                let client = lan.connect_from(OTHER_HOST, 0, addr, tcp_port).unwrap();
+                let (server, _) = lan.accept(http).unwrap();
+                lan.send(client, "question");
+                assert_eq!(lan.recv(server), "question");
+                lan.send(server, "answer");
+                assert_eq!(lan.recv(client), "answer");
+                lan.send_to(asking, addr, udp_port, "knock");
+                assert!(lan.recv_from(udp[0]).is_some());
+            }
+            nft.apply(&[web, game, private].map(Change::Remove)).await.unwrap();
+            assert_eq!(["marked", "marked_peers"].map(members), [0; 2]);
+            wan.send(client, "more");
+            assert_eq!(lan.recv(server), "(nothing)");
+            wan.send_to(friend, WAN, 5000, "dropped");
+            assert_eq!(lan.recv_from(udp[0]), None);
+            for socket in [http, asking, udp[0], udp[1], udp[2]] {
+                lan.close(socket);
+            }
+            for socket in [friend, stranger] {
+                wan.close(socket);
+            }
+        }
+    });
+}
+
 /// Decision 25: RemoteHost is enforced here, whatever the provider does.
 #[test]
 fn only_the_remote_peer_gets_in() {
@@ -688,6 +788,15 @@ fn the_table_is_adopted_listed_and_cleared() {
         );
         bare.apply(&[Change::Remove(rule(TCP, 1, HOST, 1))]).await.unwrap();
         bare.clear().await.unwrap();
+
+        let mut marks = Nft::open(TableConfig { mark: Some(0x10_0000), ..config() }).await.unwrap();
+        marks.apply(&[web[0], web[1], game].map(Change::Add)).await.unwrap();
+        let listed = run("nft", &["list", "table", "inet", "portferry"]);
+        let marked = sorted(&listed);
+        let expected = sorted(MARKS);
+        let missing: Vec<_> = expected.iter().filter(|line| !marked.contains(line)).collect();
+        assert!(missing.is_empty(), "{missing:?} in {listed}");
+        assert_eq!(marked.len(), sorted(RULESET).len() + expected.len(), "and nothing else");
     });
 }
 
@@ -887,6 +996,7 @@ fn config() -> TableConfig {
         forward_filter: true,
         masquerade: true,
         hairpin: true,
+        mark: None,
     }
 }
 
@@ -914,6 +1024,12 @@ fn elements(set: &str) -> usize {
     let listed = run("nft", &["-n", "list", "map", "inet", "portferry", set]);
     let inside = listed.split_once("elements = {").map_or("", |(_, rest)| rest);
     inside.split(',').filter(|element| element.contains(" : ")).count()
+}
+
+/// How many elements a set of our table has.
+fn members(set: &str) -> usize {
+    let listed = run("nft", &["-n", "list", "set", "inet", "portferry", set]);
+    listed.split_once("elements = {").map_or(0, |(_, rest)| rest.split(',').count())
 }
 
 /// The lines of a ruleset, the order of elements set aside: a hash table's is random. nft leaves out `meta nfproto ipv4`

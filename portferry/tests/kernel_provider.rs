@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{HOST, OTHER_HOST, OTHER_REMOTE, REMOTE, TCP, UDP, WAN, World, in_router, run};
+use common::{
+    HOST, HOST6, OTHER_HOST, OTHER_REMOTE, OTHER_REMOTE6, REMOTE, REMOTE6, TCP, UDP, WAN, World, in_router,
+    run,
+};
 use portferry::nft::provider::{
     Binding, Change, Filter, FlowFrom, Pair, Prefix, ProviderConfig, ProviderNat,
 };
@@ -22,9 +25,6 @@ const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const OTHER_EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const DEFAULT_EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 2);
-const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2);
-const OTHER_REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 3);
 
 fn config() -> ProviderConfig {
     ProviderConfig {
@@ -64,22 +64,9 @@ async fn open(nat: &mut ProviderNat, bindings: &[&Binding]) {
 
 /// The provider's router: routes for the pool outside, and IPv6.
 fn provided(world: &World) {
-    let (lan, wan) = (world.namespace("lan"), world.namespace("wan"));
+    let wan = world.namespace("wan");
     run("ip", &["-n", &wan, "route", "add", "203.0.113.0/24", "via", "198.51.100.1"]);
-    for (namespace, device, addr) in [
-        (None, "wan0", "2001:db8:51::1/64"),
-        (None, "lan0", "2001:db8:77::1/64"),
-        (Some(&wan), "eth0", "2001:db8:51::2/64"),
-        (Some(&wan), "eth0", "2001:db8:51::3/64"),
-        (Some(&lan), "eth0", "2001:db8:77::2/64"),
-    ] {
-        let mut args = namespace.map_or(Vec::new(), |namespace| vec!["-n", namespace.as_str()]);
-        args.extend(["-6", "addr", "add", addr, "dev", device, "nodad"]);
-        run("ip", &args);
-    }
-    run("ip", &["-n", &lan, "-6", "route", "add", "default", "via", "2001:db8:77::1"]);
-    run("ip", &["-n", &wan, "-6", "route", "add", "2001:db8:77::/64", "via", "2001:db8:51::1"]);
-    run("sysctl", &["-qw", "net.ipv6.conf.all.forwarding=1"]);
+    world.with_ipv6();
 }
 
 /// How many elements a set or map has.

@@ -70,6 +70,10 @@ fn errors_name_file_line_key_and_what_was_expected() {
             "[hooks]\ntimeout = 3600\n",
             "pf.toml, line 6, hooks.timeout: expected seconds from 0.1 to 600, got 3600",
         ),
+        (
+            "[nat]\nmark = 0x1_0000_0000\n",
+            "pf.toml, line 6, nat.mark: expected the bits of a packet mark, from 0 to 0xffffffff, got 4294967296",
+        ),
         ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
     ] {
         assert_eq!(with(more), wanted);
@@ -101,6 +105,10 @@ fn a_reload_never_serves_control_points_on_the_wan() {
     assert_eq!(running.needs_restart(&more), Vec::<&str>::new());
     running.take_over(more.clone()).unwrap();
     assert_eq!(running, more);
+    let without = parse(&GOOD.replace("[wan]", "ipv6_pinholes = false\n[wan]"));
+    assert_eq!(parse(GOOD).needs_restart(&without), ["lan.ipv6_pinholes"]);
+    assert_eq!(parse(&format!("{GOOD}[nat]\nmark = 0x100000\n")).nat.mark(), Some(1 << 20));
+    assert_eq!(parse(GOOD).nat.mark(), None);
     let mut straight = parse(&format!("{GOOD}[nat]\nhairpin = false\n"));
     assert_eq!(straight.needs_restart(&more), ["[nat]"]);
     straight.take_over(more).unwrap();
@@ -233,6 +241,7 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
     for key in [
         "interfaces",
         "http_port",
+        "ipv6_pinholes",
         "interface",
         "nat",
         "servers",
@@ -248,6 +257,7 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
         "masquerade",
         "forward_filter",
         "hairpin",
+        "mark",
         "version",
         "friendly_name",
         "add_port_mapping",

@@ -62,6 +62,13 @@ checked!(
 );
 
 checked!(
+    /// Bits of a packet mark; 0 for none.
+    Mark(u32) from i64, |n| {
+        u32::try_from(n).map_err(|_| format!("expected the bits of a packet mark, from 0 to 0xffffffff, got {n}"))
+    }
+);
+
+checked!(
     /// A time in seconds, from a tenth to ten minutes.
     Seconds(f64) from Number, |Number(n)| {
         if (0.1..=600.0).contains(&n) { Ok(n) } else { Err(format!("expected seconds from 0.1 to 600, got {n}")) }

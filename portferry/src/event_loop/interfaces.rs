@@ -122,7 +122,8 @@ impl Shell {
         self.perform_all(gateways).await;
         for place in 0..self.uplinks.len() {
             self.uplinks[place].choose(&snapshot);
-            if !self.move_nat(place).await {
+            let moved = [self.move_pinholes(place).await, self.move_nat(place).await];
+            if moved.contains(&false) {
                 self.retry = Some(now() + RETRY);
             }
             let wan = self.wan(place, &snapshot);

@@ -41,7 +41,8 @@ impl Shell {
             let free = port_is_free(protocol.0, addr, port);
             return if free { Ok(()) } else { Err(NatFailure::PortInUse) };
         }
-        let Some(nft) = &mut self.uplinks[place].nft else {
+        let uplink = &mut self.uplinks[place];
+        let Some(nft) = &mut uplink.nft else {
             return Err(NatFailure::Kernel("there is no NAT table".to_owned()));
         };
         let change = match change {
@@ -63,13 +64,8 @@ impl Shell {
         };
         let mut result = nft.apply(&[change]).await;
         if result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            // Somebody flushed the whole ruleset, as a restarted firewall does.
-            result = make_anew(nft, nft.config().clone()).await;
-            if result.is_ok() {
-                let table = &nft.config().name;
-                tracing::warn!(
-                    "the table of this router's NAT, {table}, was gone (nft flush ruleset?); made anew"
-                );
+            (_, result) = make_all_anew(uplink).await;
+            if let (Ok(()), Some(nft)) = (&result, &mut uplink.nft) {
                 result = nft.apply(&[change]).await;
             }
         }
@@ -87,16 +83,42 @@ fn table(config: &Config, uplink: &Uplink) -> TableConfig {
         forward_filter: config.nat.forward_filter,
         masquerade: config.nat.masquerade,
         hairpin: config.nat.hairpin,
+        mark: config.nat.mark(),
     }
 }
 
 pub(super) async fn open_nft(config: &Config, uplink: &Uplink) -> Result<Nft, Failure> {
-    Nft::open(table(config, uplink)).await.map_err(|error| match error.kind() {
+    Nft::open(table(config, uplink)).await.map_err(|error| failure(&error))
+}
+
+pub(super) fn failure(error: &std::io::Error) -> Failure {
+    match error.kind() {
         std::io::ErrorKind::PermissionDenied => Failure::no_permission(
             "changing nftables needs root or CAP_NET_ADMIN; run as root, or set wan.nat = \"none\" if this router has no NAT",
         ),
         _ => Failure::system(format!("cannot set up nftables: {error}")),
-    })
+    }
+}
+
+/// Somebody flushed the whole ruleset, as a restarted firewall does. Whether the table of the pinholes is there again, and whether
+/// that of the NAT is: one's failure is no reason to leave the other away.
+pub(super) async fn make_all_anew(uplink: &mut Uplink) -> (std::io::Result<()>, std::io::Result<()>) {
+    let pinholes = match &mut uplink.pinholes {
+        Some(pinholes) => pinholes.reconfigure(pinholes.config().clone()).await,
+        None => Ok(()),
+    };
+    let nat = match &mut uplink.nft {
+        Some(nft) => make_anew(nft, nft.config().clone()).await,
+        None => Ok(()),
+    };
+    let table = &uplink.line.table;
+    match pinholes.as_ref().and(nat.as_ref()) {
+        Ok(()) => tracing::warn!("nftables table {table} was gone (nft flush ruleset?); made anew"),
+        Err(error) => tracing::warn!(
+            "nftables table {table} was gone (nft flush ruleset?) and could not be made anew: {error}"
+        ),
+    }
+    (pinholes, nat)
 }
 
 /// Makes the table anew, with everything that was in it.

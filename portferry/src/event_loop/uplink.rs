@@ -11,6 +11,7 @@ use crate::config::{Line, NatMode, WanWay};
 use crate::dhcp::Dhcp;
 use crate::netlink::{Interface, Snapshot};
 use crate::nft::Nft;
+use crate::nft::pinholes::Pinholes;
 use crate::sockets::Reading;
 use crate::store::Store;
 
@@ -34,6 +35,8 @@ pub(super) struct Uplink {
     /// The interface that announcements are to be heard on, and what hears them.
     pub(super) announcements: Option<(u32, Announcements)>,
     pub(super) nft: Option<Nft>,
+    /// Not in the demonstration, nor where the kernel refused it.
+    pub(super) pinholes: Option<Pinholes>,
     pub(super) store: Option<Store>,
     /// Something of this turn could not be stored.
     pub(super) store_failed: bool,
@@ -55,6 +58,7 @@ impl Uplink {
             dhcp: None,
             announcements: None,
             nft: None,
+            pinholes: None,
             store: None,
             store_failed: false,
             store_retry: None,

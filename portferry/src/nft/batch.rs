@@ -58,19 +58,21 @@ pub(super) struct Batch {
     last: usize,
     messages: u32,
     first_seq: u32,
+    /// Of the tables that it is about.
+    family: u8,
 }
 
 impl Batch {
     /// `first_seq` is the sequence number of the first message; the others count up from it.
-    pub(super) fn new(first_seq: u32) -> Self {
-        let mut batch = Self { octets: Vec::new(), last: 0, messages: 0, first_seq };
+    pub(super) fn new(first_seq: u32, family: u8) -> Self {
+        let mut batch = Self { octets: Vec::new(), last: 0, messages: 0, first_seq, family };
         batch.frame(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
         batch
     }
 
     /// Appends one nf_tables message; `fill` writes its attributes.
     pub(super) fn message(&mut self, kind: Kind, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
-        self.frame((NFNL_SUBSYS_NFTABLES << 8) | kind as u16, flags, NFPROTO_INET, 0, fill);
+        self.frame((NFNL_SUBSYS_NFTABLES << 8) | kind as u16, flags, self.family, 0, fill);
     }
 
     /// Adds or deletes `elements` of a set, in as many messages as they need.
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn frames_and_asks_for_one_acknowledgement() {
-        let mut batch = Batch::new(u32::MAX);
+        let mut batch = Batch::new(u32::MAX, NFPROTO_INET);
         batch.elements(
             Kind::NewElement,
             "t",

@@ -7,7 +7,7 @@ use std::{
 
 use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
 
-use super::batch::Batch;
+use super::batch::{Batch, NFPROTO_INET};
 
 /// How long the kernel may take to answer.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,18 +16,30 @@ const MESSAGES: u32 = 4096;
 /// A transaction is one write, which must fit the socket's send buffer: 160 KiB on 32-bit kernels.
 const MAX_OCTETS: usize = 160 * 1024 - 64;
 
-#[derive(Default)]
 pub(super) struct Link {
+    /// Of the tables that are changed.
+    family: u8,
     /// Absent after an error or a cancelled call, when answers of an earlier request may still lie in it.
     socket: Option<NetlinkSocket>,
     flows_reported: bool,
 }
 
+impl Default for Link {
+    fn default() -> Self {
+        Self::of(NFPROTO_INET)
+    }
+}
+
 impl Link {
+    /// For tables of this family (`NFPROTO_*`).
+    pub(super) fn of(family: u8) -> Self {
+        Self { family, socket: None, flows_reported: false }
+    }
+
     /// Sends what `write` writes as one transaction and waits for its outcome; `what` says what it is for.
     pub(super) async fn transact(&mut self, what: &str, write: impl FnOnce(&mut Batch)) -> io::Result<()> {
         let mut socket = self.socket.take().unwrap_or_default();
-        let mut batch = Batch::new(socket.reserve_seq(MESSAGES));
+        let mut batch = Batch::new(socket.reserve_seq(MESSAGES), self.family);
         write(&mut batch);
         if batch.len() > MAX_OCTETS {
             self.socket = Some(socket);

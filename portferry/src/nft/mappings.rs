@@ -45,6 +45,8 @@ enum Slot {
     Mapped(u8, u16),
     /// An address that stands for mappings: an outermost one, or the WAN's.
     Address(Ipv4Addr),
+    /// To whom all or one remote peer may come.
+    Marked(u8, SocketAddrV4, Option<Ipv4Addr>),
 }
 
 /// What the kernel's maps and sets hold.
@@ -52,6 +54,7 @@ enum Slot {
 pub(super) struct Table {
     hairpin: bool,
     masquerade: bool,
+    marks: bool,
     wan_addresses: BTreeSet<Ipv4Addr>,
     mappings: BTreeMap<Key, Held>,
     /// Who has a part in each element, the oldest first.
@@ -81,7 +84,8 @@ impl Table {
     /// An empty one, as [`ruleset::recreate`] makes it.
     pub(super) fn new(config: &TableConfig) -> Self {
         let wan_addresses = config.wan_addresses.iter().copied().collect();
-        Self { hairpin: config.hairpin, masquerade: config.masquerade, wan_addresses, ..Self::default() }
+        let TableConfig { hairpin, masquerade, .. } = *config;
+        Self { hairpin, masquerade, marks: config.mark.is_some(), wan_addresses, ..Self::default() }
     }
 
     /// All mappings, the oldest first.
@@ -235,6 +239,9 @@ impl Table {
         if self.masquerade {
             slots.push(Slot::Mapped(protocol, external_port));
         }
+        if self.marks {
+            slots.push(Slot::Marked(protocol, held.internal, remote_peer));
+        }
         if let Some(outermost) = held.outermost.filter(|_| self.hairpin) {
             slots.push(Slot::Hairpin(protocol, outermost, remote_peer));
             slots.push(Slot::HairpinSource(protocol, held.internal));
@@ -267,6 +274,7 @@ impl Table {
             }
             Slot::Mapped(protocol, port) => ruleset::mapped(protocol, port),
             Slot::Address(addr) => ruleset::hairpin_address(addr),
+            Slot::Marked(protocol, internal, peer) => ruleset::marked(protocol, internal, peer),
         })
     }
 

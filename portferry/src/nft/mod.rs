@@ -15,11 +15,14 @@
 //!   map hairpin, hairpin_peers, hairpin_sources   as ports, peers and sources, with the outermost address and port for w
 //!   set wan_addresses, hairpin_addresses { type ipv4_addr }           the WAN interface's; these and the outermost ones
 //!   set hairpin_links { type ifname . ifname }                        each LAN interface and itself
+//!   set marked  { type inet_proto . ipv4_addr . inet_service }        protocol . internal: to whom mappings lead
+//!   set marked_peers { type inet_proto . ipv4_addr . inet_service . ipv4_addr }             the same for one remote peer
 //!   set lan     { type ifname }
 //!   set wan     { type ifname }                                                             spare lines, too
 //!   chain prerouting  dnat by peers, then by ports: what arrives on the WAN interface for any address of this router;
 //!                     what arrives on the LAN for an outermost address and port, or for a port of the WAN's addresses
-//!   chain forward     WAN to LAN only what a mapping (or somebody else's DNAT) lets in
+//!   chain forward     sets a mark on what came by a mapping; WAN to LAN only what a mapping (or somebody else's DNAT) lets in
+//!   chain mark        asks the two sets of the mark
 //!   chain postrouting LAN to LAN: the source of hairpinned packets; LAN to WAN: a mapping's own port where there is one
 //! }
 //! ```
@@ -39,12 +42,19 @@
 //! mapped port is kept off it (`mapped`) where masquerading is ours; it is not for us to translate what the firewall may mean to
 //! leave alone.
 //!
-//! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with.
+//! **The mark** is for firewalls whose own chain drops and that cannot tell our translation from anybody's. It is set on what was
+//! translated and goes where a mapping leads whoever sent it, from the WAN and, with hairpin, from the LAN. Not asked is the port by
+//! which it came (nft cannot list a rule that looks a flow's original port up together with anything): an administrator's forward to the
+//! same host and port is marked as well, for senders to whom a mapping opens that anyway. Most packets cost a look at their flow's
+//! status.
+//!
+//! [`pinholes`] is another table, of IPv6's pinholes, [`provider`] a PCP server's; the modules beside them are what all are made
+//! with.
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
-//! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
-//! administrator made elsewhere pass, because they are DNAT too, but IPv6 pinholes made elsewhere do not, which is one
-//! reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
+//! rules must let `ct status dnat` pass, or what has our mark. And our `drop` stands whatever they accept; port forwardings that
+//! the administrator made elsewhere pass, because they are DNAT too. The filter is for IPv4; that for IPv6 is [`pinholes`], where
+//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
 //! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.
 //!
 //! **Kernel.** Linux 5.7 or later (`iifname` in postrouting), with nf_tables and its nat, masq, fib and reject modules.
@@ -56,6 +66,7 @@ mod conntrack;
 mod counter;
 mod link;
 mod mappings;
+pub mod pinholes;
 pub mod provider;
 pub(crate) mod reading;
 mod rule;
@@ -112,7 +123,7 @@ pub struct TableConfig {
     pub wan_addresses: Vec<Ipv4Addr>,
     /// The interfaces towards the LAN, at least one.
     pub lan_interfaces: Vec<String>,
-    /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4 and IPv6), and
+    /// Forward from the WAN to the LAN interfaces only what belongs to a known flow or was DNATed (IPv4), and
     /// reset TCP connections from the LAN whose beginning the kernel hasn't seen. Without the latter the LAN host's next
     /// packet would revive a removed mapping's connection as one of its own.
     pub forward_filter: bool,
@@ -121,6 +132,8 @@ pub struct TableConfig {
     pub masquerade: bool,
     /// LAN hosts reach mappings by their external addresses, too.
     pub hairpin: bool,
+    /// Bits, at least one, that are set in the packet mark of what comes in by a mapping, from LAN hosts, too. It is accepted.
+    pub mark: Option<u32>,
 }
 
 /// One step of an [`Nft::apply`].
@@ -153,7 +166,7 @@ impl Nft {
     ///
     /// # Errors
     /// * [`ErrorKind::PermissionDenied`]: CAP_NET_ADMIN is missing.
-    /// * [`ErrorKind::InvalidInput`]: `config` has an impossible name, or no LAN interface.
+    /// * [`ErrorKind::InvalidInput`]: `config` has an impossible name, no LAN interface, or a mark without bits.
     /// * [`ErrorKind::Unsupported`], [`ErrorKind::NotFound`]: the kernel lacks nf_tables or one of its modules (nat, fib,
     ///   masq, reject).
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s.
@@ -269,6 +282,9 @@ impl TableConfig {
         }
         if self.lan_interfaces.is_empty() {
             return Err(invalid("no LAN interface".to_owned()));
+        }
+        if self.mark == Some(0) {
+            return Err(invalid("a mark without bits".to_owned()));
         }
         let wans = self.spare_interfaces.iter().chain([&self.wan_interface]);
         match self.lan_interfaces.iter().chain(wans).find(|name| !plain_name(name, 15)) {

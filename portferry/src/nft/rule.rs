@@ -34,6 +34,8 @@ pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 pub(super) const IPPROTO_TCP: u8 = 6;
 pub(super) const IPPROTO_UDP: u8 = 17;
+const IPPROTO_ICMPV6: u8 = 58;
+const ICMPV6_ECHO_REQUEST: u8 = 128;
 pub(super) const RTN_LOCAL: u32 = 2;
 /// `NFT_FIB_RESULT_ADDRTYPE`; the bindings' `FibResult` starts one too low.
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
@@ -88,7 +90,12 @@ pub(super) fn set(
     key: (u32, u32),
     data: Option<(u32, u32)>,
 ) {
-    set_with(batch, table, id, name, key, data, 0);
+    set_with(batch, table, id, name, key, data, Sort::Plain);
+}
+
+/// A set whose elements count the packets that they match.
+pub(super) fn counting_set(batch: &mut Batch, table: &str, id: u32, name: &str, key: (u32, u32)) {
+    set_with(batch, table, id, name, key, None, Sort::Counting);
 }
 
 /// The same, of intervals; its elements are written with [`Batch::intervals`].
@@ -100,8 +107,14 @@ pub(super) fn interval_set(
     key: (u32, u32),
     data: Option<(u32, u32)>,
 ) {
-    const INTERVAL: u32 = 0x4;
-    set_with(batch, table, id, name, key, data, INTERVAL);
+    set_with(batch, table, id, name, key, data, Sort::Intervals);
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Sort {
+    Plain,
+    Intervals,
+    Counting,
 }
 
 fn set_with(
@@ -111,14 +124,16 @@ fn set_with(
     name: &str,
     key: (u32, u32),
     data: Option<(u32, u32)>,
-    flags: u32,
+    sort: Sort,
 ) {
+    const INTERVAL: u32 = 0x4;
     const MAP: u32 = 0x8;
+    let intervals = if sort == Sort::Intervals { INTERVAL } else { 0 };
     batch.message(Kind::NewSet, CREATE, |o| {
         let mut attrs = PushSetAttrs::new(o)
             .push_table_bytes(table.as_bytes())
             .push_name_bytes(name.as_bytes())
-            .push_flags(flags | if data.is_some() { MAP } else { 0 })
+            .push_flags(intervals | if data.is_some() { MAP } else { 0 })
             .push_key_type(key.0)
             .push_key_len(key.1);
         if let Some((kind, len)) = data {
@@ -132,7 +147,11 @@ fn set_with(
             userdata.extend([1, 4]);
             userdata.extend(order(kind).to_ne_bytes());
         }
-        attrs.push_id(id).push_userdata(&userdata);
+        let attrs = attrs.push_id(id).push_userdata(&userdata);
+        if sort == Sort::Counting {
+            let counter: PushExprCounterAttrs<_> = attrs.nested_expr().nested_data_counter();
+            drop(counter.push_bytes(0).push_packets(0));
+        }
     });
 }
 
@@ -241,6 +260,24 @@ impl Rule {
             .push_dreg(reg(0))
             .push_key(key as u32);
         self.mask(&bits.to_ne_bytes()).cmp(CmpOps::Neq, &[0; 4])
+    }
+
+    /// `ct direction original`: as the flow's first packet went, not as answers go
+    pub(super) fn begun_this_way(mut self) -> Self {
+        PushExprListAttrs::new(&mut self.0)
+            .nested_elem()
+            .nested_data_ct()
+            .push_dreg(reg(0))
+            .push_key(CtKeys::Direction as u32);
+        self.cmp(CmpOps::Eq, &[CtDirection::Original as u8])
+    }
+
+    /// `icmpv6 type echo-request`
+    pub(super) fn echo_request(self) -> Self {
+        self.load_protocol(0)
+            .cmp(CmpOps::Eq, &[IPPROTO_ICMPV6])
+            .payload(PayloadBase::TransportHeader, 0, 1, 0)
+            .cmp(CmpOps::Eq, &[ICMPV6_ECHO_REQUEST])
     }
 
     /// `meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn`
@@ -413,6 +450,18 @@ impl Rule {
         self
     }
 
+    /// `meta mark set meta mark | BITS`
+    pub(super) fn mark(self, bits: u32) -> Self {
+        let loaded = self.meta(MetaKeys::Mark, 0);
+        let mut set = loaded.bitwise(0, &(!bits).to_ne_bytes(), &bits.to_ne_bytes());
+        PushExprListAttrs::new(&mut set.0)
+            .nested_elem()
+            .nested_data_meta()
+            .push_key(MetaKeys::Mark as u32)
+            .push_sreg(reg(0));
+        set
+    }
+
     /// `accept`, `drop` or `return`
     pub(super) fn verdict(self, code: VerdictCode) -> Self {
         self.decide(code, None)
@@ -503,7 +552,11 @@ impl Rule {
     }
 
     /// `& MASK`, of a register or, with sixteen octets, of four
-    pub(super) fn mask_at(mut self, register: usize, mask: &[u8]) -> Self {
+    pub(super) fn mask_at(self, register: usize, mask: &[u8]) -> Self {
+        self.bitwise(register, mask, &vec![0; mask.len()])
+    }
+
+    fn bitwise(mut self, register: usize, mask: &[u8], xor: &[u8]) -> Self {
         let len = u32::try_from(mask.len()).expect("a mask has at most sixteen octets");
         PushExprListAttrs::new(&mut self.0)
             .nested_elem()
@@ -515,7 +568,7 @@ impl Rule {
             .push_value(mask)
             .end_nested()
             .nested_xor()
-            .push_value(&vec![0; mask.len()]);
+            .push_value(xor);
         self
     }
 

@@ -10,7 +10,7 @@ use super::batch::{Batch, Element, Kind};
 use super::rule::{
     CT_STATE_ESTABLISHED_OR_RELATED, CT_STATE_NEW, CT_STATUS_DNAT, NF_INET_FORWARD, NF_INET_POST_ROUTING,
     NF_INET_PRE_ROUTING, Rule, TYPE_IFNAME, TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV4_ADDR, chain,
-    concat, delete, interface_key, push_port, set, table,
+    concat, delete, interface_key, plain_chain, push_port, set, table,
 };
 use super::{FORWARD_PRIORITY, POSTROUTING_PRIORITY, PREROUTING_PRIORITY, TableConfig};
 
@@ -36,13 +36,17 @@ const HAIRPIN_ADDRESSES: &str = "hairpin_addresses";
 const WAN_ADDRESSES: &str = "wan_addresses";
 /// `LAN interface . LAN interface`, each with itself.
 const HAIRPIN_LINKS: &str = "hairpin_links";
+/// `protocol . internal address . internal port`, where a mapping leads any remote peer.
+const MARKED: &str = "marked";
+/// `protocol . internal address . internal port . remote peer`.
+const MARKED_PEERS: &str = "marked_peers";
 /// Names of the LAN interfaces.
 const LAN: &str = "lan";
 /// Names of the interfaces towards the Internet, in use or not.
 const WAN: &str = "wan";
 
 /// Those whose elements come and go.
-pub(super) const SETS: [&str; 10] = [
+pub(super) const SETS: [&str; 12] = [
     PORTS,
     PEERS,
     SOURCES,
@@ -53,10 +57,13 @@ pub(super) const SETS: [&str; 10] = [
     HAIRPIN_SOURCES,
     HAIRPIN_ADDRESSES,
     WAN_ADDRESSES,
+    MARKED,
+    MARKED_PEERS,
 ];
 
 const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
+const MARK: &str = "mark";
 const POSTROUTING: &str = "postrouting";
 
 /// Deletes our table if there is one, and creates it empty of mappings.
@@ -66,6 +73,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
     let t = config.name.as_str();
     let service_key = concat(&[TYPE_INET_PROTO, TYPE_INET_SERVICE]);
     let source_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE]);
+    let peer_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]);
     let host = (concat(&[TYPE_IPV4_ADDR, TYPE_INET_SERVICE]), 8);
     set(batch, t, 1, PORTS, (service_key, 8), Some(host));
     set(batch, t, 2, PEERS, (concat(&[TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]), 12), Some(host));
@@ -84,7 +92,6 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
         set(batch, t, 7, MAPPED, (service_key, 8), None);
     }
     if config.hairpin {
-        let peer_key = concat(&[TYPE_INET_PROTO, TYPE_IPV4_ADDR, TYPE_INET_SERVICE, TYPE_IPV4_ADDR]);
         set(batch, t, 8, HAIRPIN, (source_key, 12), Some(host));
         set(batch, t, 9, HAIRPIN_PEERS, (peer_key, 16), Some(host));
         set(batch, t, 10, HAIRPIN_SOURCES, (source_key, 12), Some(host));
@@ -98,6 +105,10 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
         }
         let links = config.lan_interfaces.iter().map(|name| element([interface_key(name); 2].concat()));
         batch.elements(Kind::NewElement, t, HAIRPIN_LINKS, &links.collect::<Vec<_>>());
+    }
+    if config.mark.is_some() {
+        set(batch, t, 14, MARKED, (source_key, 12), None);
+        set(batch, t, 15, MARKED_PEERS, (peer_key, 16), None);
     }
 
     chain(batch, t, PREROUTING, "nat", NF_INET_PRE_ROUTING, PREROUTING_PRIORITY);
@@ -116,9 +127,25 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
         by_wan().map(PORTS).dnat().append(batch, t, PREROUTING);
     }
 
-    if config.forward_filter {
+    if config.forward_filter || config.mark.is_some() {
         chain(batch, t, FORWARD, "filter", NF_INET_FORWARD, FORWARD_PRIORITY);
-        let inwards = || Rule::new().arriving_from_any(WAN).leaving_to_any(LAN);
+    }
+    if let Some(bits) = config.mark {
+        plain_chain(batch, t, MARK);
+        let to = || Rule::new().ipv4().load_protocol(0).load_destination_address(1).load_destination_port(2);
+        for rule in [to().member(MARKED), to().load_source_address(3).member(MARKED_PEERS)] {
+            rule.mark(bits).verdict(VerdictCode::Accept).append(batch, t, MARK);
+        }
+        // All packets of a flow, so before what is established is accepted.
+        let translated = || Rule::new().ipv4().ct(CtKeys::Status, CT_STATUS_DNAT);
+        translated().arriving_from_any(WAN).leaving_to_any(LAN).jump(MARK).append(batch, t, FORWARD);
+        if config.hairpin {
+            translated().arriving_from_any(LAN).leaving_to_any(LAN).jump(MARK).append(batch, t, FORWARD);
+        }
+    }
+    if config.forward_filter {
+        // Of IPv6 it is the pinholes' table that does it.
+        let inwards = || Rule::new().ipv4().arriving_from_any(WAN).leaving_to_any(LAN);
         Rule::new()
             .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
             .verdict(VerdictCode::Accept)
@@ -130,6 +157,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
             .append(batch, t, FORWARD);
         inwards().counter().verdict(VerdictCode::Drop).append(batch, t, FORWARD);
         Rule::new()
+            .ipv4()
             .arriving_from_any(LAN)
             .leaving_to_any(WAN)
             .ct(CtKeys::State, CT_STATE_NEW)
@@ -232,6 +260,13 @@ pub(super) fn hairpin_address(addr: Ipv4Addr) -> Entry {
 /// Of `wan_addresses`.
 pub(super) fn wan_address(addr: Ipv4Addr) -> Entry {
     entry(WAN_ADDRESSES, addr.octets().to_vec(), Vec::new())
+}
+
+/// Of `marked`, or of `marked_peers`.
+pub(super) fn marked(protocol: u8, internal: SocketAddrV4, peer: Option<Ipv4Addr>) -> Entry {
+    let mut key = protocol_and(protocol, internal);
+    key.extend(peer.iter().flat_map(Ipv4Addr::octets));
+    entry(if peer.is_some() { MARKED_PEERS } else { MARKED }, key, Vec::new())
 }
 
 fn entry(set: &'static str, key: Vec<u8>, value: Vec<u8>) -> Entry {

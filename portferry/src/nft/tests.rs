@@ -14,7 +14,26 @@ fn config() -> TableConfig {
         forward_filter: false,
         masquerade: false,
         hairpin: false,
+        mark: None,
     }
+}
+
+/// What may be marked is known by where mappings lead, and by whom they let in; it stays until the last of them goes.
+#[test]
+fn a_mark_follows_where_mappings_lead() {
+    let mut table = Table::new(&TableConfig { mark: Some(1), ..config() });
+    let (first, second) = (tcp(80, 2, 8080), tcp(81, 2, 8080));
+    let peer = Ipv4Addr::new(192, 0, 2, 1);
+    let private = Nat1Rule { remote_peer: Some(peer), ..tcp(82, 2, 8080) };
+    let marked = |peer| ruleset::marked(TCP, first.internal, peer);
+    let added = |plan: Plan, peer| plan.added.contains(&marked(peer));
+    assert!(added(table.change(&[Change::Add(first)]).unwrap(), None));
+    assert!(!added(table.change(&[Change::Add(second)]).unwrap(), None), "it is there");
+    assert!(added(table.change(&[Change::Add(private)]).unwrap(), Some(peer)));
+    let removed = |plan: Plan, peer| plan.removed.contains(&marked(peer));
+    assert!(!removed(table.change(&[Change::Remove(first)]).unwrap(), None));
+    assert!(removed(table.change(&[Change::Remove(private)]).unwrap(), Some(peer)));
+    assert!(removed(table.change(&[Change::Remove(second)]).unwrap(), None));
 }
 
 fn table(hairpin: bool) -> Table {

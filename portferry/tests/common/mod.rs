@@ -20,6 +20,10 @@ pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 pub(crate) const OTHER_REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub(crate) const OTHER_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 2);
+pub(crate) const OTHER_HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 3);
+pub(crate) const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 2);
+pub(crate) const OTHER_REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 3);
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 const INSIDE: &str = "PFK_INSIDE";
@@ -42,6 +46,38 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn namespace(&self, which: &str) -> String {
         format!("{}-{which}", self.prefix)
+    }
+
+    /// Gives everybody IPv6 addresses, and routes through the router.
+    pub(crate) fn with_ipv6(&self) {
+        let (lan, wan) = (self.namespace("lan"), self.namespace("wan"));
+        let ip = |namespace: Option<&String>, rest: &[&str]| {
+            let at = namespace.map_or(Vec::new(), |namespace| vec!["-n", namespace.as_str()]);
+            run("ip", &[&at[..], &["-6"], rest].concat());
+        };
+        // Neighbours are asked from link-local addresses; those that the kernel has made are being tested for a second or two.
+        for (namespace, device, addr) in [
+            (None, "wan0", "fe80::1/64"),
+            (None, "lan0", "fe80::1/64"),
+            (Some(&wan), "eth0", "fe80::2/64"),
+            (Some(&lan), "eth0", "fe80::2/64"),
+        ] {
+            ip(namespace, &["addr", "flush", "dev", device, "scope", "link"]);
+            ip(namespace, &["addr", "add", addr, "dev", device, "nodad"]);
+        }
+        for (namespace, device, addr) in [
+            (None, "wan0", "2001:db8:51::1/64"),
+            (None, "lan0", "2001:db8:77::1/64"),
+            (Some(&wan), "eth0", "2001:db8:51::2/64"),
+            (Some(&wan), "eth0", "2001:db8:51::3/64"),
+            (Some(&lan), "eth0", "2001:db8:77::2/64"),
+            (Some(&lan), "eth0", "2001:db8:77::3/64"),
+        ] {
+            ip(namespace, &["addr", "add", addr, "dev", device, "nodad"]);
+        }
+        ip(Some(&lan), &["route", "add", "default", "via", "2001:db8:77::1"]);
+        ip(Some(&wan), &["route", "add", "2001:db8:77::/64", "via", "2001:db8:51::1"]);
+        run("sysctl", &["-qw", "net.ipv6.conf.all.forwarding=1"]);
     }
 }
 
@@ -232,6 +268,10 @@ impl Agent {
         let (from, text) = answer.split_once(' ').unwrap();
         Some((text.to_owned(), from.parse().unwrap()))
     }
+    /// Whether an ICMPv6 echo request is answered.
+    pub(crate) fn ping(&mut self, addr: Ipv6Addr) -> bool {
+        self.ask(&format!("ping {}", SocketAddr::from((addr, 0)))).is_ok()
+    }
     /// What has come already; it does not wait longer than packets take.
     pub(crate) fn recv_from_now(&mut self, socket: usize) -> Option<(String, SocketAddr)> {
         self.ask(&format!("patience {socket} 20")).unwrap();
@@ -300,6 +340,20 @@ fn answer(line: &str, held: &mut BTreeMap<usize, Held>, next: &mut usize) -> std
             socket.bind(&first.parse::<SocketAddr>().unwrap().into())?;
             socket.set_read_timeout(Some(PATIENCE))?;
             return Ok(keep(Held::Udp(socket.into()), held));
+        }
+        "ping" => {
+            let socket = socket2::Socket::new(
+                socket2::Domain::IPV6,
+                socket2::Type::RAW,
+                Some(socket2::Protocol::ICMPV6),
+            )?;
+            socket.connect(&first.parse::<SocketAddr>().unwrap().into())?;
+            let socket = UdpSocket::from(socket);
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send(&[128, 0, 0, 0, 0, 7, 0, 1])?; // the kernel makes the checksum
+            let mut octets = [0; 1500];
+            while socket.recv(&mut octets)? == 0 || octets[0] != 129 {}
+            return Ok(String::new());
         }
         "listen" => {
             let socket = TcpListener::bind(first)?;
