@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
-use crate::control::{MappingReport, Question, ReleaseReport, StatusReport, query};
+use crate::control::{MappingReport, PinholeReport, Question, ReleaseReport, StatusReport, query};
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::pcp_server::{self, report};
@@ -44,6 +44,8 @@ enum Command {
     Status(Ask),
     /// Show the running gateway's mappings
     Mappings(Ask),
+    /// Show the running gateway's pinholes in the IPv6 firewall
+    Pinholes(Ask),
     /// Find out why a port is closed: interfaces, NATs, the provider's server, firewall, multicast; and what to do
     #[command(after_help = doctor::EXIT_CODES)]
     Doctor(doctor::Doctor),
@@ -160,6 +162,9 @@ fn other(command: Command) -> Result<(), Failure> {
         }),
         Command::Mappings(ask) => show(&ask, Question::Mappings, |text| {
             serde_json::from_str::<Vec<MappingReport>>(text).map(|report| table::mappings(&report))
+        }),
+        Command::Pinholes(ask) => show(&ask, Question::Pinholes, |text| {
+            serde_json::from_str::<Vec<PinholeReport>>(text).map(|report| table::pinholes(&report))
         }),
         Command::Release { address, ask } => show(&ask, Question::Release(address), |text| {
             serde_json::from_str::<ReleaseReport>(text).map(|report| {

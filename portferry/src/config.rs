@@ -108,6 +108,8 @@ pub enum NatMode {
 pub struct Uplink {
     /// The provider's servers, the best first. Empty: those that are found.
     pub servers: Vec<Server>,
+    /// The PCP servers of the provider's IPv6 firewall, the best first. Empty: those that are found.
+    pub firewall_servers: Vec<Server>,
     /// Of those that are found, the anycast addresses of RFC 7723 are the last.
     pub anycast: bool,
     /// How the PCP servers that DHCP offers are heard of (RFC 7291).
@@ -138,6 +140,7 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            firewall_servers: Vec::new(),
             anycast: true,
             dhcp: DhcpMode::default(),
             answer_within: Seconds(3.5),
@@ -443,6 +446,11 @@ impl Config {
             let message = "expected \"refuse\": a router without a NAT of its own (wan.nat = \"none\") has nothing to give";
             return Some(("uplink.when_unreachable", message.to_owned()));
         }
+        if let Some(server) = self.uplink.firewall_servers.iter().find(|server| server.0.is_ipv4()) {
+            let message =
+                format!("expected IPv6 addresses, got \"{}\": it is a firewall of IPv6", server.0.ip());
+            return Some(("uplink.firewall_servers", message));
+        }
         Some(("uplink.servers", v6_behind_nat(&self.uplink.servers, self.wan.nat)?))
     }
 
@@ -480,6 +488,12 @@ impl Config {
             send_descriptions: self.uplink.send_descriptions,
             pcp: self.lan.pcp,
             nat_pmp: self.lan.nat_pmp,
+            pinholes: self.lan.ipv6_pinholes,
+            // Whose hosts have an uplink of their own, have another provider's.
+            firewall_servers: match line.hosts.is_empty() {
+                true => self.uplink.firewall_servers.iter().map(|server| server.0).collect(),
+                false => Vec::new(),
+            },
             list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
             keep_on_stop: self.state.keep_on_stop,

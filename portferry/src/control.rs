@@ -4,15 +4,16 @@
 //! matter of the socket's permissions.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
+use engine::pinholes::Flows;
 use engine::prefix::Prefix;
-use engine::status::{MappingStatus, Status};
+use engine::status::{MappingStatus, PinholeStatus, Status};
 use engine::table::Health;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -29,6 +30,8 @@ pub enum Question {
     Status,
     /// A list of [`MappingReport`]s.
     Mappings,
+    /// A list of [`PinholeReport`]s.
+    Pinholes,
     /// A [`ReleaseReport`], after the mappings of this LAN host are gone.
     Release(Ipv4Addr),
     /// An [`OfferReport`], after what hooks of DHCP clients have said is read again.
@@ -41,6 +44,7 @@ impl Question {
         match self {
             Question::Status => "status".to_owned(),
             Question::Mappings => "mappings".to_owned(),
+            Question::Pinholes => "pinholes".to_owned(),
             Question::Release(host) => format!("release {host}"),
             Question::DhcpServers => "dhcp-servers".to_owned(),
         }
@@ -50,6 +54,7 @@ impl Question {
         match line.split_once(' ') {
             None if line == "status" => Some(Question::Status),
             None if line == "mappings" => Some(Question::Mappings),
+            None if line == "pinholes" => Some(Question::Pinholes),
             None if line == "dhcp-servers" => Some(Question::DhcpServers),
             Some(("release", host)) => host.parse().ok().map(Question::Release),
             _ => None,
@@ -135,6 +140,12 @@ pub struct UplinkReport {
     pub uptime: Option<u64>,
     /// How many mappings there are.
     pub mappings: usize,
+    /// How many pinholes there are in the IPv6 firewall.
+    #[serde(default)]
+    pub pinholes: usize,
+    /// The PCP server of the provider's IPv6 firewall, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall_server: Option<SocketAddr>,
     /// Mappings that the provider has given and no application has been told of, kept for a while in case one asks.
     pub held: usize,
     /// Why the state cannot be written at the moment, so that new mappings are refused.
@@ -229,6 +240,56 @@ pub struct MappingReport {
     pub state: String,
 }
 
+/// A pinhole, as `portferry pinholes --json` prints it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PinholeReport {
+    /// The uplink that it is at, unless that is the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+    /// By which control points know it (`UniqueID`).
+    pub id: u16,
+    /// "TCP" or "UDP".
+    pub protocol: String,
+    /// The LAN host and its port.
+    pub internal: SocketAddrV6,
+    /// The only remote host that may come in.
+    pub remote_host: Option<Ipv6Addr>,
+    /// The only port that it may come from.
+    pub remote_port: Option<u16>,
+    /// The application's own words.
+    pub description: String,
+    /// By which protocols its host has asked for it: "UPnP", "PCP". It stands until the last of them has let it go.
+    pub asked_by: Vec<String>,
+    /// Seconds since it was asked for.
+    pub age: u64,
+    /// Seconds left of the lease.
+    pub lease_left: Option<u64>,
+    /// "open", or "opening" while the provider is asked.
+    pub state: String,
+    /// Address and port at the provider's firewall, where that was asked and lets it in.
+    pub at_provider: Option<SocketAddr>,
+}
+
+impl From<PinholeStatus> for PinholeReport {
+    fn from(pinhole: PinholeStatus) -> Self {
+        let Flows { to, remote, remote_port } = pinhole.flows;
+        Self {
+            uplink: None,
+            id: pinhole.id,
+            protocol: if to.protocol == wire::pcp::Protocol::UDP { "UDP" } else { "TCP" }.to_owned(),
+            internal: SocketAddrV6::new(to.addr, to.port, 0, 0),
+            remote_host: remote,
+            remote_port,
+            description: pinhole.description,
+            asked_by: names(pinhole.asked_by),
+            age: pinhole.age.as_secs(),
+            lease_left: pinhole.lease_left.map(|left| left.as_secs()),
+            state: if pinhole.is_open { "open" } else { "opening" }.to_owned(),
+            at_provider: pinhole.at_provider,
+        }
+    }
+}
+
 impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
     pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
@@ -290,6 +351,8 @@ impl From<Status> for UplinkReport {
             nat_above: status.nat_above,
             uptime: status.uptime.map(|d| d.as_secs()),
             mappings: status.mappings,
+            pinholes: status.pinholes,
+            firewall_server: status.firewall,
             held: status.held,
             store_error: status.store_error,
             ignored_upstream: status.ignored_upstream,

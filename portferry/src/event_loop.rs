@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
-use engine::gateway::{ControlRequest, Counters, Event, LanArrival, LookupId, NatTicket, RequestId};
+use engine::gateway::{
+    ControlRequest, Counters, Event, LanArrival, LookupId, NatTicket, RequestId, UplinkEvent,
+};
 use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
@@ -26,7 +28,9 @@ use wire::error::UpnpError;
 
 use crate::clock::now;
 use crate::config::{Config, Line};
-use crate::control::{Asked, MappingReport, OfferReport, Question, ReleaseReport, StatusReport};
+use crate::control::{
+    Asked, MappingReport, OfferReport, PinholeReport, Question, ReleaseReport, StatusReport,
+};
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
 use crate::hooks::{Hooks, Told};
@@ -58,6 +62,8 @@ enum Datagram {
     Ssdp { interface: u32, from: SocketAddr, bytes: Vec<u8> },
     Uplink { from: SocketAddr, bytes: Vec<u8> },
     UplinkUnreachable(SocketAddr),
+    Firewall { from: SocketAddr, bytes: Vec<u8> },
+    FirewallUnreachable(SocketAddr),
     Scouted { from: SocketAddr, bytes: Vec<u8> },
     Announcement { from: SocketAddr, bytes: Vec<u8> },
     SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
@@ -73,6 +79,9 @@ enum Outcome {
     UplinkOpened(SocketAddr, IpAddr),
     UplinkFailed(SocketAddr, String),
     UplinkUnreachable(SocketAddr),
+    FirewallOpened(SocketAddr, IpAddr),
+    FirewallFailed(SocketAddr, String),
+    PinholeRead(RequestId, Option<u32>),
     StoreFailed(String),
     StoreWorks,
 }
@@ -280,8 +289,10 @@ impl Shell {
                     loaded.damaged
                 );
             }
-            let Loaded { mappings, probe, filtered, .. } = loaded;
+            let Loaded { mappings, probe, filtered, pinholes, .. } = loaded;
             gateways.handle(now(), To::Uplink(place), Event::Restore { mappings, probe, filtered });
+            self.perform_all(gateways).await;
+            gateways.handle(now(), To::Uplink(place), Event::RestorePinholes(pinholes));
         }
         // Whose an uplink is may have changed since.
         self.perform_all(gateways).await;
@@ -341,6 +352,7 @@ impl Shell {
                     }
                     Question::Status => json(&self.status(gateways)),
                     Question::Mappings => json(&self.mappings(gateways)),
+                    Question::Pinholes => json(&self.pinholes(gateways)),
                 };
                 // Whoever asked may have hung up.
                 let _ = reply.send(answer);
@@ -370,6 +382,12 @@ impl Shell {
                     }
                     Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
                     Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
+                    Datagram::Firewall { from, bytes } => {
+                        Event::FirewallUplink(UplinkEvent::Datagram { from: *from, bytes })
+                    }
+                    Datagram::FirewallUnreachable(server) => {
+                        Event::FirewallUplink(UplinkEvent::Unreachable(*server))
+                    }
                     Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
@@ -428,6 +446,16 @@ impl Shell {
             let report =
                 move |mapping| MappingReport { uplink: uplink.clone(), ..MappingReport::from(mapping) };
             gateway.mappings(now()).map(report).collect::<Vec<_>>()
+        };
+        gateways.iter().flat_map(of).collect()
+    }
+
+    fn pinholes(&self, gateways: &Gateways) -> Vec<PinholeReport> {
+        let of = |(place, gateway): (Place, &engine::gateway::Gateway)| {
+            let uplink = (place > 0).then(|| self.uplinks[place].line.name.clone());
+            let report =
+                move |pinhole| PinholeReport { uplink: uplink.clone(), ..PinholeReport::from(pinhole) };
+            gateway.pinholes(now()).into_iter().map(report)
         };
         gateways.iter().flat_map(of).collect()
     }
@@ -553,6 +581,13 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::UplinkOpened(server, source) => Event::UplinkOpened { server, source },
         Outcome::UplinkFailed(server, error) => Event::UplinkFailed { server, error },
         Outcome::UplinkUnreachable(server) => Event::UplinkUnreachable(server),
+        Outcome::FirewallOpened(server, source) => {
+            Event::FirewallUplink(UplinkEvent::Opened { server, source })
+        }
+        Outcome::FirewallFailed(server, error) => {
+            Event::FirewallUplink(UplinkEvent::Failed { server, error })
+        }
+        Outcome::PinholeRead(request, value) => Event::PinholeRead { request, value },
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,
     }

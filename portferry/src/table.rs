@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::control::{MappingReport, StatusReport, UplinkReport};
+use crate::control::{MappingReport, PinholeReport, StatusReport, UplinkReport};
 
 /// The gateway in a few lines.
 pub fn status(report: &StatusReport) -> String {
@@ -86,7 +86,11 @@ fn uplink(
     let wan = format!("{} {}", report.wan.name, addresses(&report.wan.addresses));
     let first =
         [("external address", external), server, ("WAN", wan), ("own NAT", own_nat.to_owned())].into_iter();
-    let last = [("mappings", mappings), ("ignored", ignored)].into_iter();
+    let pinholes = (report.pinholes > 0).then(|| ("pinholes", report.pinholes.to_string()));
+    let firewall =
+        report.firewall_server.map(|server| ("IPv6 firewall", format!("{server}, the provider's")));
+    let mappings = [("mappings", mappings)].into_iter().chain(pinholes).chain(firewall);
+    let last = mappings.chain([("ignored", ignored)]);
     first.chain(lan.map(|lan| ("LAN", lan))).chain(last).chain(offered).chain(storage)
 }
 
@@ -126,6 +130,49 @@ pub fn mappings(report: &[MappingReport]) -> String {
     columns(rows.into_iter().map(|[proto, external, nat, internal, lease, state, by, _, description]| {
         [proto, external, nat, internal, lease, state, by, description]
     }))
+}
+
+/// One line a pinhole.
+pub fn pinholes(report: &[PinholeReport]) -> String {
+    if report.is_empty() {
+        return "no pinholes\n".to_owned();
+    }
+    let head =
+        ["ID", "PROTO", "INTERNAL", "FROM", "LEASE", "STATE", "PROVIDER", "BY", "UPLINK", "DESCRIPTION"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for pinhole in report {
+        let from = match (pinhole.remote_host, pinhole.remote_port) {
+            (None, None) => "anybody".to_owned(),
+            (Some(host), None) => host.to_string(),
+            (None, Some(port)) => format!("port {port}"),
+            (Some(host), Some(port)) => format!("[{host}]:{port}"),
+        };
+        let at_provider = match pinhole.at_provider {
+            None => "-".to_owned(),
+            Some(there) if there == pinhole.internal.into() => "lets it in".to_owned(),
+            Some(there) => there.to_string(),
+        };
+        rows.push([
+            pinhole.id.to_string(),
+            pinhole.protocol.clone(),
+            pinhole.internal.to_string(),
+            from,
+            pinhole.lease_left.map_or("for ever".to_owned(), duration),
+            pinhole.state.clone(),
+            at_provider,
+            pinhole.asked_by.join("+"),
+            pinhole.uplink.clone().unwrap_or_else(|| "-".to_owned()),
+            printable(&pinhole.description),
+        ]);
+    }
+    if report.iter().any(|pinhole| pinhole.uplink.is_some()) {
+        return columns(rows);
+    }
+    columns(rows.into_iter().map(
+        |[id, protocol, internal, from, lease, state, there, by, _, description]| {
+            [id, protocol, internal, from, lease, state, there, by, description]
+        },
+    ))
 }
 
 /// Rows of cells, each column as wide as its widest cell.
@@ -184,6 +231,43 @@ mod tests {
             lifetime_left: 100,
             state: "active".into(),
         }
+    }
+
+    #[test]
+    fn pinholes_stand_in_columns() {
+        let pinhole = PinholeReport {
+            uplink: None,
+            id: 7,
+            protocol: "TCP".into(),
+            internal: "[2001:db8:1::10]:8080".parse().unwrap(),
+            remote_host: None,
+            remote_port: None,
+            description: "web\u{1b}[31m".into(),
+            asked_by: vec!["UPnP".into(), "PCP".into()],
+            age: 5,
+            lease_left: Some(3599),
+            state: "open".into(),
+            at_provider: Some("[2001:db8:1::10]:8080".parse().unwrap()),
+        };
+        let other = PinholeReport {
+            id: 65_535,
+            remote_host: Some("2001:db8:9::1".parse().unwrap()),
+            remote_port: Some(53),
+            description: String::new(),
+            at_provider: Some("[2001:db8:ff::10]:8080".parse().unwrap()),
+            ..pinhole.clone()
+        };
+        let third = PinholeReport { remote_port: Some(53), at_provider: None, ..pinhole.clone() };
+        assert_eq!(
+            pinholes(&[pinhole.clone(), other, third]),
+            "ID     PROTO  INTERNAL                FROM                LEASE    STATE  PROVIDER                 BY        DESCRIPTION\n\
+             7      TCP    [2001:db8:1::10]:8080   anybody             59m 59s  open   lets it in               UPnP+PCP  web\u{fffd}[31m\n\
+             65535  TCP    [2001:db8:1::10]:8080   [2001:db8:9::1]:53  59m 59s  open   [2001:db8:ff::10]:8080   UPnP+PCP\n\
+             7      TCP    [2001:db8:1::10]:8080   port 53             59m 59s  open   -                        UPnP+PCP  web\u{fffd}[31m\n"
+        );
+        assert_eq!(pinholes(&[]), "no pinholes\n");
+        let at_another = PinholeReport { uplink: Some("wg0".into()), ..pinhole };
+        assert!(pinholes(&[at_another]).contains("UPnP+PCP  wg0"));
     }
 
     #[test]

@@ -55,6 +55,10 @@ fn errors_name_file_line_key_and_what_was_expected() {
             "pf.toml, line 6, uplink.answer_within: expected seconds from 0.1 to 600, got 0",
         ),
         (
+            "[uplink]\nfirewall_servers = [\"192.0.2.1\"]\n",
+            "pf.toml, line 6, uplink.firewall_servers: expected IPv6 addresses, got \"192.0.2.1\": it is a firewall of IPv6",
+        ),
+        (
             "[uplink]\nservers = [\"2001:db8::1\"]\n",
             "pf.toml, line 6, uplink.servers: expected IPv4 addresses, got \"2001:db8::1\": a server that is asked in IPv6 (DS-Lite) maps to LAN hosts, which needs wan.nat = \"none\"",
         ),

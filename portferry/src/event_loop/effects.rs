@@ -20,7 +20,10 @@ pub(super) const STORE_RETRY: Duration = Duration::from_secs(30);
 impl Shell {
     pub(super) async fn perform(&mut self, place: Place, effect: Effect) {
         // One for all changes of a turn; what only this router sees does not wait for it.
-        if !matches!(effect, Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. }) {
+        if !matches!(
+            effect,
+            Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. } | Effect::Firewall { .. }
+        ) {
             self.sync();
         }
         match effect {
@@ -110,6 +113,15 @@ impl Shell {
             Effect::Nat { ticket, change } => {
                 let outcome = self.change_nat(place, change).await;
                 self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));
+            }
+            Effect::Firewall { ticket, change } => {
+                let outcome = self.change_firewall(place, change).await;
+                self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));
+            }
+            Effect::FirewallUplink(effect) => self.perform_firewall_uplink(place, effect),
+            Effect::ReadPinhole { request, what } => {
+                let value = self.read_pinhole(place, what).await;
+                self.outcomes.push_back((place, Outcome::PinholeRead(request, value)));
             }
             Effect::Store(record) => {
                 self.write(place, |store| store.append(&record));

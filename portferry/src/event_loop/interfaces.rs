@@ -17,6 +17,18 @@ use crate::http::{self, Door};
 use crate::netlink::{DefaultRoute, Netlink, Snapshot};
 use crate::sockets::{self, Reading};
 
+/// The default router of IPv6 behind that interface, as a PCP server; by its link-local address, most of the time.
+fn of_it_v6(routes: &[DefaultRoute], interface: u32) -> Option<SocketAddrV6> {
+    let own = routes.iter().filter(|route| route.interface == interface);
+    let gateways = own.filter_map(|route| match route.gateway? {
+        IpAddr::V6(gateway) => Some((route.metric, gateway)),
+        IpAddr::V4(_) => None,
+    });
+    let (_, gateway) = gateways.min()?;
+    let scope = if gateway.is_unicast_link_local() { interface } else { 0 };
+    Some(SocketAddrV6::new(gateway, wire::pcp::SERVER_PORT, 0, scope))
+}
+
 /// So often the interfaces are read at the start before a kernel that does not answer ends it.
 const FIRST_TRIES: u32 = 6;
 
@@ -182,12 +194,14 @@ impl Shell {
         };
         // Where only some of the traffic goes by it, its route is in a table of its own.
         let router = of_it(&snapshot.default_routes).or_else(|| of_it(&snapshot.other_default_routes));
+        let router_v6 = of_it_v6(&snapshot.default_routes, found.index);
         let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
         Wan {
             up: found.up,
             addresses,
             addresses_v6,
             router: router.map(|(_, gateway)| gateway),
+            router_v6,
             offered,
             servers,
             is_spare,

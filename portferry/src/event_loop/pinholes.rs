@@ -4,15 +4,19 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use engine::gateway::{PinholeReading, UplinkEffect};
 use engine::gateways::Place;
 use engine::nat::NatFailure;
+use engine::pinholes::{FirewallChange, Flows};
+use wire::pcp::Protocol;
 
 use super::nat1::make_all_anew;
 use super::uplink::Uplink;
-use super::{Links, Shell};
+use super::{Datagram, Links, Outcome, Shell};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::nft::pinholes::{Change, PinholeRule, Pinholes, PinholesConfig};
+use crate::sockets::{self, Reading};
 
 impl Shell {
     /// At the start. Without the filter nothing depends on the table but pinholes themselves.
@@ -50,8 +54,61 @@ impl Shell {
         made.is_ok()
     }
 
+    pub(super) async fn change_firewall(
+        &mut self,
+        place: Place,
+        change: FirewallChange,
+    ) -> Result<(), NatFailure> {
+        match change {
+            FirewallChange::Open(flows) => self.change_pinhole(place, true, rule(flows)).await,
+            FirewallChange::Close(flows) => self.change_pinhole(place, false, rule(flows)).await,
+        }
+    }
+
+    pub(super) async fn read_pinhole(&mut self, place: Place, what: PinholeReading) -> Option<u32> {
+        match what {
+            PinholeReading::Packets(flows) => self.pinhole_packets(place, rule(flows)).await,
+            PinholeReading::Timeout(protocol) => Some(idle_timeout(protocol)),
+        }
+    }
+
+    /// The socket towards the provider's IPv6 firewall.
+    pub(super) fn perform_firewall_uplink(&mut self, place: Place, effect: UplinkEffect) {
+        let from = self.fixed_source();
+        let uplink = &mut self.uplinks[place];
+        match effect {
+            UplinkEffect::Open(server) => {
+                uplink.firewall = None;
+                let wrap = move |from, bytes| (place, Datagram::Firewall { from, bytes });
+                let opened =
+                    sockets::uplink(uplink.interface(), from, server).and_then(|(socket, source)| {
+                        let refused = move || Some((place, Datagram::FirewallUnreachable(server)));
+                        Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
+                            .map(|reading| (reading, source))
+                    });
+                let outcome = match opened {
+                    Ok((reading, source)) => {
+                        uplink.firewall = Some((server, reading));
+                        Outcome::FirewallOpened(server, source)
+                    }
+                    Err(error) => Outcome::FirewallFailed(server, error.to_string()),
+                };
+                self.outcomes.push_back((place, outcome));
+            }
+            UplinkEffect::Close => uplink.firewall = None,
+            UplinkEffect::Send { to, bytes } => {
+                let socket = uplink.firewall.as_ref().filter(|(server, _)| *server == to);
+                if let Some((_, firewall)) = socket
+                    && let Err(error) = firewall.sender.send(&bytes)
+                {
+                    // As if lost on the way: it is sent again.
+                    tracing::debug!("to {to}: {error}");
+                }
+            }
+        }
+    }
+
     /// Opens a pinhole, or closes it; one that is so already stays.
-    #[allow(dead_code, reason = "the engine does not ask for pinholes yet")]
     pub(super) async fn change_pinhole(
         &mut self,
         place: Place,
@@ -77,8 +134,7 @@ impl Shell {
     }
 
     /// How many packets a pinhole has let in, as far as the answer has room for.
-    #[allow(dead_code, reason = "the engine does not ask for pinholes yet")]
-    pub(super) async fn pinhole_packets(&mut self, place: Place, rule: PinholeRule) -> Option<u32> {
+    async fn pinhole_packets(&mut self, place: Place, rule: PinholeRule) -> Option<u32> {
         let uplink = &mut self.uplinks[place];
         let mut counted = uplink.pinholes.as_mut()?.packets(&rule).await;
         let held = uplink.pinholes.as_ref()?.holds(&rule);
@@ -94,6 +150,27 @@ impl Shell {
             }
         }
     }
+}
+
+fn rule(flows: Flows) -> PinholeRule {
+    PinholeRule {
+        protocol: flows.to.protocol.0,
+        internal: flows.to.addr,
+        internal_port: flows.to.port,
+        remote: flows.remote,
+        remote_port: flows.remote_port,
+    }
+}
+
+/// After how many seconds without a packet connection tracking forgets a flow that was answered; the kernel's usual ones where it
+/// does not tell.
+fn idle_timeout(protocol: Protocol) -> u32 {
+    let (name, usual) = match protocol {
+        Protocol::UDP => ("udp_timeout_stream", 120),
+        _ => ("tcp_timeout_established", 432_000),
+    };
+    let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(usual)
 }
 
 /// What an uplink's table is to be like, if it is to have one. Which of its interfaces is in use makes no difference.
@@ -119,14 +196,12 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::process::{Command, Stdio};
 
-    use engine::nat::{NatChange, NatRule};
-    use tokio::sync::mpsc;
-    use wire::pcp::Protocol;
-
     use super::*;
     use crate::config::{Interface, Interfaces};
     use crate::event_loop::nat1::open_nft;
     use crate::netlink::Netlink;
+    use engine::nat::{NatChange, NatRule};
+    use tokio::sync::mpsc;
 
     const INSIDE: &str = "PF_INSIDE_PINHOLES";
 

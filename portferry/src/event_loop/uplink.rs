@@ -26,6 +26,8 @@ pub(super) struct Uplink {
     pub(super) addresses: Vec<Ipv4Addr>,
     /// The socket to the server in use, and which that is.
     pub(super) socket: Option<(SocketAddr, Reading)>,
+    /// The same to the provider's IPv6 firewall.
+    pub(super) firewall: Option<(SocketAddr, Reading)>,
     /// Searches for the provider's router.
     pub(super) search: Option<Reading>,
     /// What looks at other servers, by whether they have IPv6 addresses.
@@ -53,6 +55,7 @@ impl Uplink {
             index: None,
             addresses: Vec::new(),
             socket: None,
+            firewall: None,
             search: None,
             scouts: BTreeMap::new(),
             dhcp: None,

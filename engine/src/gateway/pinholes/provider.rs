@@ -127,7 +127,7 @@ impl Gateway {
 
     fn firewalls(&self) -> Vec<SocketAddr> {
         let is_v6 = |server: &SocketAddr| server.is_ipv6();
-        if !self.config.firewall_servers.is_empty() {
+        if !self.config.firewall_servers.is_empty() && !self.wan.is_spare {
             return self.config.firewall_servers.clone();
         }
         if !self.wan.up {
