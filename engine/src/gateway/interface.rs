@@ -13,6 +13,7 @@ use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure};
 use crate::notice::Notice;
 use crate::policy::InterfaceAddress;
+use crate::ssdp::Outgoing;
 use crate::time::Duration;
 use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
 
@@ -116,6 +117,8 @@ pub enum Event<'a> {
     Ssdp {
         /// The kernel's number of the interface that it came in by.
         interface: u32,
+        /// Our address that it was sent to, where the caller knows it; not of what came to a group.
+        local: Option<IpAddr>,
         /// Its source.
         from: SocketAddr,
         /// Its content.
@@ -303,15 +306,8 @@ pub enum Effect {
         /// The datagram.
         bytes: Vec<u8>,
     },
-    /// Send this from SSDP's port by this interface.
-    Ssdp {
-        /// The kernel's number of the interface.
-        interface: u32,
-        /// A control point, or the multicast group.
-        to: SocketAddr,
-        /// The datagram.
-        bytes: Vec<u8>,
-    },
+    /// Send this from SSDP's port.
+    Ssdp(Outgoing),
     /// Send this from port 5351 of that address of ours.
     LanSend {
         /// The kernel's number of the LAN interface.

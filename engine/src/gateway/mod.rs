@@ -275,8 +275,8 @@ impl Gateway {
             Event::StoreWorks => self.on_store_works(),
             Event::Wan(wan) => self.on_wan(now, wan),
             Event::Control(request) => self.on_control(now, request),
-            Event::Ssdp { interface, from, bytes } => {
-                self.ssdp.handle_datagram(now, interface, from, bytes, &mut *self.entropy);
+            Event::Ssdp { interface, local, from, bytes } => {
+                self.ssdp.handle_datagram(now, (interface, local), from, bytes, &mut *self.entropy);
             }
             Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
@@ -317,9 +317,9 @@ impl Gateway {
         self.tell_subscribers(now);
         self.tell_changes(now, began);
         self.tend_lan();
-        while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
+        while let Some(outgoing) = self.ssdp.poll_transmit() {
             if !self.beside {
-                self.effects.push_back(Effect::Ssdp { interface, to, bytes });
+                self.effects.push_back(Effect::Ssdp(outgoing));
             }
         }
         // The caller may end at this: it is the last effect of its turn, and of all.
