@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct Incoming {
     /// The control point.
     pub from: IpAddr,
-    /// IPv4 addresses that it has beside that.
-    pub also: Vec<Ipv4Addr>,
+    /// Addresses that it has beside that.
+    pub also: Vec<IpAddr>,
     /// What it wants.
     pub what: What,
 }
@@ -87,7 +87,7 @@ pub struct Context {
     pub gateway: mpsc::Sender<Incoming>,
     /// How long the gateway may take for an answer.
     pub patience: Duration,
-    /// Who LAN hosts are that speak over IPv6.
+    /// Which other addresses LAN hosts have.
     pub neighbours: Neighbours,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
@@ -353,11 +353,23 @@ async fn control(
         Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
         Err(SoapError::Upnp(error)) => return envelope(Err(error)),
     };
-    let also = context.neighbours.of(interface, peer).await;
+    let also = match needs_others(peer, service) {
+        true => context.neighbours.of(interface, peer).await,
+        false => Vec::new(),
+    };
     match ask_for(context, peer, also, |reply| What::Control(face, request, reply)).await {
         Some(answer) => envelope(answer),
         None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
+}
+
+/// The service that opens ways to IPv6 addresses, where it is offered.
+const OPENS_IPV6: &str = "WANIPv6FirewallControl";
+
+/// Whether a host's other addresses count for what it wants of this service (K-3), so that they are looked up: for who speaks over IPv6 always,
+/// since mappings lead to IPv4; for who speaks over IPv4 only where IPv6 addresses are what it is about.
+fn needs_others(peer: IpAddr, service: Service) -> bool {
+    peer.to_canonical().is_ipv6() || service.type_name() == OPENS_IPV6
 }
 
 /// Asks the gateway; nothing when it is stopping.
@@ -368,7 +380,7 @@ async fn ask<T>(context: &Context, from: IpAddr, what: impl FnOnce(oneshot::Send
 async fn ask_for<T>(
     context: &Context,
     from: IpAddr,
-    also: Vec<Ipv4Addr>,
+    also: Vec<IpAddr>,
     what: impl FnOnce(oneshot::Sender<T>) -> What,
 ) -> Option<T> {
     let (reply, waiting) = oneshot::channel();
@@ -492,6 +504,22 @@ mod tests {
             ("[192.168.1.1]:5431", "192.168.1.1:5431", true), // nobody's name, whatever the brackets
         ] {
             assert_eq!(is_own(host, own.parse().unwrap()), good, "{host:?}");
+        }
+    }
+
+    /// K-3: look-ups are rare.
+    #[test]
+    fn whose_other_addresses_are_looked_up() {
+        for service in Service::ALL {
+            for (peer, over_ipv6) in [
+                ("192.168.1.10", false),
+                ("::ffff:192.168.1.10", false),
+                ("fe80::10", true),
+                ("2001:db8::10", true),
+            ] {
+                let looks = needs_others(peer.parse().unwrap(), service);
+                assert_eq!(looks, over_ipv6 || service.type_name() == OPENS_IPV6, "{peer} {service:?}");
+            }
         }
     }
 

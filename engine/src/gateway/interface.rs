@@ -81,8 +81,8 @@ pub struct ControlRequest {
     pub id: RequestId,
     /// The control point.
     pub from: IpAddr,
-    /// IPv4 addresses that the same host has beside that (K-3), as far as the caller knows them.
-    pub also: Vec<Ipv4Addr>,
+    /// Addresses that the same host has beside that (K-3), as far as the caller knows them; none of link-local scope.
+    pub also: Vec<IpAddr>,
     /// Which of the two root devices it speaks to.
     pub face: Face,
     /// What it wants.

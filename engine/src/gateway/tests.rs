@@ -580,7 +580,7 @@ impl Lab {
     fn start_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         version: u8,
         action: &str,
         args: &[(&str, &str)],

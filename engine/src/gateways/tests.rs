@@ -149,7 +149,7 @@ impl Lab {
     fn call_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         action: &str,
         args: &[(&str, &str)],
     ) -> Result<Vec<String>, u16> {
@@ -171,7 +171,7 @@ impl Lab {
     fn add_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         host: Ipv4Addr,
         port: u16,
     ) -> Result<Vec<String>, u16> {
@@ -262,17 +262,22 @@ fn two_hosts_have_the_same_port_each_at_its_own_address() {
 #[test]
 fn a_host_is_bound_by_all_of_its_addresses() {
     let carol = Ipv4Addr::new(192, 168, 1, 12);
-    let link_local: IpAddr = "fe80::11".parse().unwrap();
+    let (link_local, global): (IpAddr, IpAddr) =
+        ("fe80::11".parse().unwrap(), "2001:db8::11".parse().unwrap());
+    let [alice_v4, bob_v4, carol_v4] = [ALICE, BOB, carol].map(IpAddr::V4);
     for (bound, also, host, heard, upstream) in [
-        ("192.168.1.11", &[BOB][..], BOB, Ok(vec![]), [vec![], vec![8080]]),
-        ("192.168.1.11", &[ALICE], ALICE, Ok(vec![]), [vec![8080], vec![]]),
+        ("192.168.1.11", &[bob_v4][..], BOB, Ok(vec![]), [vec![], vec![8080]]),
+        ("192.168.1.11", &[alice_v4], ALICE, Ok(vec![]), [vec![8080], vec![]]),
         ("192.168.1.11", &[], BOB, Err(606), [vec![], vec![]]),
-        ("192.168.1.11", &[ALICE], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[alice_v4], BOB, Err(606), [vec![], vec![]]),
         // Addresses of two uplinks: those of the usual one count.
-        ("192.168.1.11", &[BOB, carol], BOB, Err(606), [vec![], vec![]]),
-        ("192.168.1.11", &[BOB, carol], carol, Ok(vec![]), [vec![8080], vec![]]),
+        ("192.168.1.11", &[bob_v4, carol_v4], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[bob_v4, carol_v4], carol, Ok(vec![]), [vec![8080], vec![]]),
         // It is bound by the address that it speaks from, and the other is not.
-        ("fe80::/10", &[BOB], BOB, Err(606), [vec![], vec![]]),
+        ("fe80::/10", &[bob_v4], BOB, Err(606), [vec![], vec![]]),
+        // An IPv6 address that nobody has bound says nothing; one that is bound is another uplink's.
+        ("192.168.1.11", &[global, bob_v4], BOB, Ok(vec![]), [vec![], vec![8080]]),
+        ("2001:db8::11", &[global, bob_v4], BOB, Ok(vec![]), [vec![8080], vec![]]),
     ] {
         let mut lab = Lab::down(bound);
         lab.bring_up();
