@@ -5,6 +5,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use wire::description::Uuid;
+use wire::gena::Subscribe;
+
 use crate::gateway::{Change, Effect, Event, Gateway, LanInterface};
 use crate::prefix::Prefix;
 use crate::time::Instant;
@@ -92,6 +95,10 @@ impl Gateways {
         place
     }
 
+    fn of_subscription(&self, sid: Uuid) -> Option<Place> {
+        self.all.iter().position(|bound| bound.gateway.has_subscription(sid))
+    }
+
     fn is_bound(&self, host: IpAddr) -> bool {
         self.all.iter().any(|bound| bound.hosts.iter().any(|prefix| prefix.contains(host)))
     }
@@ -102,6 +109,21 @@ impl Gateways {
             (To::Host(_), Event::Control(mut request)) => {
                 let place = self.of_control_point(request.from, &mut request.also);
                 (place, Event::Control(request))
+            }
+            // Where it was made it goes on, whatever is known of its host by then.
+            (To::Host(_), Event::Subscribe { request, from, mut also, interface, of, subscribe }) => {
+                let place = self.of_control_point(from, &mut also);
+                let made = match subscribe {
+                    Subscribe::Renew { sid, .. } => self.of_subscription(sid),
+                    Subscribe::New { .. } => None,
+                };
+                let event = Event::Subscribe { request, from, also, interface, of, subscribe };
+                (made.unwrap_or(place), event)
+            }
+            (To::Host(_), Event::Unsubscribe { request, from, mut also, service, sid }) => {
+                let place = self.of_control_point(from, &mut also);
+                let event = Event::Unsubscribe { request, from, also, service, sid };
+                (self.of_subscription(sid).unwrap_or(place), event)
             }
             (To::Uplink(place), event) => (place, event),
             (To::Host(host), event) => (self.of_host(host), event),

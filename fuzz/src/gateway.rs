@@ -418,7 +418,7 @@ impl Run<'_> {
             2 => Subscribe::Renew { sid, timeout },
             3 => {
                 self.subscribing = Some(request);
-                return self.handle(Event::Unsubscribe { request, from, service, sid });
+                return self.handle(Event::Unsubscribe { request, from, also: Vec::new(), service, sid });
             }
             _ => {
                 let delivery = self.octets.one_of(&[Delivery::Done, Delivery::Failed, Delivery::Unknown]);
@@ -427,7 +427,7 @@ impl Run<'_> {
             }
         };
         self.subscribing = Some(request);
-        self.handle(Event::Subscribe { request, from, of, subscribe });
+        self.handle(Event::Subscribe { request, from, also: Vec::new(), interface: 2, of, subscribe });
     }
 
     fn search(&mut self) {

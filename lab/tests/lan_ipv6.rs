@@ -10,8 +10,8 @@ mod common;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Stdio;
 
-use common::{CASCADED, NAT, PROBE, SECOND, add_ipv6, interworking_subject, link_local, zone};
-use lab::netns::{self, Host, LAN_INTERFACE, LAN1_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
+use common::{CASCADED, NAT, PROBE, SECOND, add_ipv6, interworking_subject, link_local, pings, ready, zone};
+use lab::netns::{self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
 use lab::subject::{HTTP_PORT, Subject};
 use lab::wait::eventually;
@@ -171,5 +171,43 @@ fn ipv6_comes_later_and_goes_again() {
         ["addr", "add", &format!("{}/64", other(1)), "dev", LAN_INTERFACE, "nodad"],
     );
     found(other(1));
+    assert!(daemon.terminate(30 * SECOND).success());
+}
+
+/// E-10, K-3, K-10: events over IPv6, to the address that the subscriber speaks from, of whatever scope, and to its others, if the
+/// router knows them.
+#[test]
+fn events_go_to_a_host_by_all_of_its_addresses() {
+    let Some((network, subject)) = laboratory() else { return };
+    add_ipv6(&network);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    ready(&network, &mut daemon, Host::Lan1);
+    let zone = zone(&network, Host::Lan1);
+    let by_link = format!("[{}%{zone}]:{HTTP_PORT}", link_local(&network, Host::Router, LAN_INTERFACE));
+    let by_global = format!("[{ROUTER_LAN_V6}]:{HTTP_PORT}");
+    // The router knows it from what it has said before.
+    for own in [IpAddr::from(ROUTER_LAN), ROUTER_LAN_V6.into()] {
+        assert!(pings(&network, Host::Lan1, own, 5 * SECOND));
+    }
+    let rows = [
+        ("own-link", &by_link, None),
+        ("own-global", &by_global, None),
+        ("other-v6", &by_link, Some(LAN1_V6.to_string())),
+        ("other-v4", &by_link, Some(LAN1.to_string())),
+        ("other-v4-by-global", &by_global, Some(LAN1.to_string())),
+    ];
+    let mut subscribers = rows.map(|(name, address, callback)| {
+        let arguments = ["subscribe", address, "/v2/igd.xml"].into_iter().map(str::to_owned).chain(callback);
+        network.spawn(Host::Lan1, &format!("subscriber-{name}"), PROBE, arguments)
+    });
+    for subscriber in &mut subscribers {
+        subscriber.await_log("event 0: ", 5 * SECOND);
+        assert!(subscriber.log().contains(&format!("ExternalIPAddress={EXTERNAL}")), "{}", subscriber.log());
+    }
+    network.run(Host::Router, "ip", ["-4", "neigh", "flush", "dev", LAN_INTERFACE, "nud", "all"]);
+    let stranger = ["subscribe", &by_link, "/v2/igd.xml", &LAN1.to_string()].map(str::to_owned);
+    let mut stranger = network.spawn(Host::Lan1, "subscriber-unknown", PROBE, stranger);
+    stranger.await_log("HTTP/1.1 412", 5 * SECOND);
     assert!(daemon.terminate(30 * SECOND).success());
 }

@@ -447,11 +447,12 @@ impl Shell {
             }
             What::Subscribe(of, subscribe, reply) => {
                 self.subscribing.insert(id, reply);
-                Event::Subscribe { request: id, from, of, subscribe }
+                let (also, interface) = (incoming.also, incoming.interface);
+                Event::Subscribe { request: id, from, also, interface, of, subscribe }
             }
             What::Unsubscribe(service, sid, reply) => {
                 self.subscribing.insert(id, reply);
-                Event::Unsubscribe { request: id, from, service, sid }
+                Event::Unsubscribe { request: id, from, also: incoming.also, service, sid }
             }
         };
         gateways.handle(now(), To::Host(from), event);

@@ -58,6 +58,8 @@ pub struct Incoming {
     pub from: IpAddr,
     /// Addresses that it has beside that.
     pub also: Vec<IpAddr>,
+    /// The index of the interface that it is on.
+    pub interface: u32,
     /// What it wants.
     pub what: What,
 }
@@ -247,8 +249,8 @@ async fn answer(
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
         Resource::Event(service, face) => match method.as_str() {
-            "SUBSCRIBE" => subscribe(request.headers(), service, face, peer, context).await,
-            "UNSUBSCRIBE" => unsubscribe(request.headers(), service, peer, context).await,
+            "SUBSCRIBE" => subscribe(request.headers(), service, face, (interface, peer), context).await,
+            "UNSUBSCRIBE" => unsubscribe(request.headers(), service, (interface, peer), context).await,
             _ if is_known(&method) => not_allowed("SUBSCRIBE, UNSUBSCRIBE"),
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
@@ -326,7 +328,7 @@ async fn control(
     request: Request<hyper::body::Incoming>,
     service: Service,
     face: Face,
-    (interface, peer): (u32, IpAddr),
+    from: (u32, IpAddr),
     context: &Context,
 ) -> Answer {
     let (head, body) = request.into_parts();
@@ -353,11 +355,7 @@ async fn control(
         Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
         Err(SoapError::Upnp(error)) => return envelope(Err(error)),
     };
-    let also = match needs_others(peer, service) {
-        true => context.neighbours.of(interface, peer).await,
-        false => Vec::new(),
-    };
-    match ask_for(context, peer, also, |reply| What::Control(face, request, reply)).await {
+    match ask(context, from, service, |reply| What::Control(face, request, reply)).await {
         Some(answer) => envelope(answer),
         None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
@@ -367,24 +365,24 @@ async fn control(
 const OPENS_IPV6: &str = "WANIPv6FirewallControl";
 
 /// Whether a host's other addresses count for what it wants of this service (K-3), so that they are looked up: for who speaks over IPv6 always,
-/// since mappings lead to IPv4; for who speaks over IPv4 only where IPv6 addresses are what it is about.
+/// since mappings lead to IPv4, and a subscriber may listen at another address than it speaks from; for who speaks over IPv4 only where IPv6 addresses are what it is about.
 fn needs_others(peer: IpAddr, service: Service) -> bool {
     peer.to_canonical().is_ipv6() || service.type_name() == OPENS_IPV6
 }
 
 /// Asks the gateway; nothing when it is stopping.
-async fn ask<T>(context: &Context, from: IpAddr, what: impl FnOnce(oneshot::Sender<T>) -> What) -> Option<T> {
-    ask_for(context, from, Vec::new(), what).await
-}
-
-async fn ask_for<T>(
+async fn ask<T>(
     context: &Context,
-    from: IpAddr,
-    also: Vec<IpAddr>,
+    (interface, from): (u32, IpAddr),
+    service: Service,
     what: impl FnOnce(oneshot::Sender<T>) -> What,
 ) -> Option<T> {
+    let also = match needs_others(from, service) {
+        true => context.neighbours.of(interface, from).await,
+        false => Vec::new(),
+    };
     let (reply, waiting) = oneshot::channel();
-    context.gateway.send(Incoming { from, also, what: what(reply) }).await.ok()?;
+    context.gateway.send(Incoming { from, also, interface, what: what(reply) }).await.ok()?;
     waiting.await.ok()
 }
 
@@ -392,22 +390,30 @@ async fn subscribe(
     headers: &HeaderMap,
     service: Service,
     face: Face,
-    peer: IpAddr,
+    from: (u32, IpAddr),
     context: &Context,
 ) -> Answer {
     let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     match Subscribe::parse(value(CALLBACK), value(NT), value(SID), value(TIMEOUT)) {
         Ok(subscribe) => {
-            subscribed(ask(context, peer, |reply| What::Subscribe((face, service), subscribe, reply)).await)
+            let what = |reply| What::Subscribe((face, service), subscribe, reply);
+            subscribed(ask(context, from, service, what).await)
         }
         Err(error) => gena_error(error),
     }
 }
 
-async fn unsubscribe(headers: &HeaderMap, service: Service, peer: IpAddr, context: &Context) -> Answer {
+async fn unsubscribe(
+    headers: &HeaderMap,
+    service: Service,
+    from: (u32, IpAddr),
+    context: &Context,
+) -> Answer {
     let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     match gena::parse_unsubscribe(value(CALLBACK), value(NT), value(SID)) {
-        Ok(sid) => subscribed(ask(context, peer, |reply| What::Unsubscribe(service, sid, reply)).await),
+        Ok(sid) => {
+            subscribed(ask(context, from, service, |reply| What::Unsubscribe(service, sid, reply)).await)
+        }
         Err(error) => gena_error(error),
     }
 }

@@ -209,6 +209,10 @@ pub enum Event<'a> {
         request: RequestId,
         /// The control point.
         from: IpAddr,
+        /// As [`ControlRequest::also`].
+        also: Vec<IpAddr>,
+        /// The LAN interface that it is on.
+        interface: u32,
         /// The root device and the service.
         of: (Face, Service),
         /// The headers.
@@ -220,6 +224,8 @@ pub enum Event<'a> {
         request: RequestId,
         /// The control point.
         from: IpAddr,
+        /// As [`ControlRequest::also`].
+        also: Vec<IpAddr>,
         /// The service.
         service: Service,
         /// The subscription.

@@ -286,6 +286,45 @@ fn a_host_is_bound_by_all_of_its_addresses() {
     }
 }
 
+/// K-3 and R-42: who subscribes over IPv6 hears of the uplink of his IPv4 addresses, and his subscription stays where it was made.
+#[test]
+fn a_subscription_is_at_the_uplink_of_its_host() {
+    let mut lab = Lab::up();
+    let from: IpAddr = "fe80::11".parse().unwrap();
+    let ask = |lab: &mut Lab, also: &[Ipv4Addr], subscribe: Subscribe| {
+        let request = RequestId(1000);
+        let (also, of) =
+            (also.iter().copied().map(IpAddr::V4).collect(), (Face::V2, Service::WanIpConnection));
+        let event = Event::Subscribe { request, from, also, interface: 3, of, subscribe };
+        lab.effects.clear();
+        lab.turn(|gateways, now| gateways.handle(now, To::Host(from), event));
+        let told = lab.effects.iter().find_map(|(place, effect)| match effect {
+            Effect::Subscribed { answer, .. } => Some((*place, *answer)),
+            _ => None,
+        });
+        told.expect("answered at once")
+    };
+    let timeout = Duration::from_secs(1800);
+    let callbacks = vec![wire::gena::CallbackUrl::parse("http://[fe80::11]:5000/").unwrap()];
+    let (place, answer) = ask(&mut lab, &[BOB], Subscribe::New { callbacks, timeout });
+    let (sid, _) = answer.unwrap().unwrap();
+    assert_eq!(place, 1);
+    lab.pass(1000);
+    let told = lab.effects.iter().find_map(|(place, effect)| match effect {
+        Effect::Notify(event) => Some((*place, event.body.clone())),
+        _ => None,
+    });
+    let (place, body) = told.expect("the initial event");
+    assert!(place == 1 && body.contains(&EXTERNAL[1].to_string()), "{body}");
+    // Nobody knows its addresses for the moment.
+    let (place, answer) = ask(&mut lab, &[], Subscribe::Renew { sid, timeout });
+    assert_eq!((place, answer), (1, Ok(Some((sid, timeout)))));
+    // Bound to the usual uplink, it is told of that, when it asks anew.
+    lab.turn(|gateways, now| gateways.bind(now, vec![vec![]]));
+    let (_, answer) = ask(&mut lab, &[BOB], Subscribe::Renew { sid, timeout });
+    assert_eq!(answer, Err(crate::gena::SubscribeError::PreconditionFailed));
+}
+
 /// The first alone is found; a search that comes in goes to it.
 #[test]
 fn one_device_is_announced() {

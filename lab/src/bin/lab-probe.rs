@@ -11,7 +11,7 @@
 //! | `announcements GROUP` | prints source, NTS, LOCATION or `-`, and NT of what is announced to that group, on the interface that its zone numbers |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
 //! | `control ADDRESS PATH TYPE` | calls the action in each line of standard input, `ACTION` and `NAME=VALUE`s with tabs between; prints `done` and the out arguments likewise (line ends become blanks), a UPnP error code, or `nothing` and why |
-//! | `subscribe ADDRESS PATH` | SUBSCRIBE at the event URL of WANIPConnection in that description; prints each event's SEQ, names and values |
+//! | `subscribe ADDRESS PATH [CALLBACK]` | SUBSCRIBE at the event URL of WANIPConnection in that description, with a callback at that address of its own, or the one that it speaks from; prints each event's SEQ, names and values |
 //! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         ["announcements", group] => announcements(group),
         ["get", address, path] => get(address, path),
         ["control", address, path, service_type] => control(address, path, service_type),
-        ["subscribe", address, path] => subscribe(address, path),
+        ["subscribe", address, path] => subscribe(address, path, None),
+        ["subscribe", address, path, callback] => subscribe(address, path, callback.parse().ok()),
         ["udp-blast", from, to] => udp_blast(from, to),
         ["tcp-blast", address] => tcp_blast(address),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "see the first lines of lab-probe.rs")),
@@ -283,7 +284,7 @@ fn exchange(address: SocketAddr, request: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-fn subscribe(address: &str, path: &str) -> io::Result<()> {
+fn subscribe(address: &str, path: &str, callback: Option<IpAddr>) -> io::Result<()> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let ask = |head: String| -> io::Result<(String, SocketAddr)> {
         let mut stream = TcpStream::connect(address)?;
@@ -293,13 +294,18 @@ fn subscribe(address: &str, path: &str) -> io::Result<()> {
         stream.read_to_string(&mut answer)?;
         Ok((answer, stream.local_addr()?))
     };
-    let (answer, own) = ask(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
+    let (answer, mut own) =
+        ask(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
     let (_, description) = answer.split_once("\r\n\r\n").ok_or_else(|| invalid("no description"))?;
     let device =
         wire::description::parse(description.as_bytes()).map_err(|_| invalid("a bad description"))?;
     let service = device.services.iter().find(|service| service.service_type.contains(":WANIPConnection:"));
     let events = &service.ok_or_else(|| invalid("no WANIPConnection"))?.event_url;
-    let listener = TcpListener::bind((own.ip(), 0))?;
+    match callback {
+        Some(callback) => own = SocketAddr::new(callback, 0),
+        None => own.set_port(0), // a link-local one keeps its zone
+    }
+    let listener = TcpListener::bind(own)?;
     let callback = listener.local_addr()?;
     let (answer, _) = ask(format!(
         "SUBSCRIBE {events} HTTP/1.1\r\nHost: {address}\r\nCALLBACK: <http://{callback}/e>\r\nNT: upnp:event\r\n\
