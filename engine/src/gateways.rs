@@ -5,7 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::gateway::{Change, ControlRequest, Effect, Event, Gateway, LanInterface};
+use wire::description::Uuid;
+use wire::gena::Subscribe;
+
+use crate::gateway::{Change, Effect, Event, Gateway, LanInterface};
 use crate::prefix::Prefix;
 use crate::time::Instant;
 
@@ -73,27 +76,54 @@ impl Gateways {
         longest.max_by_key(|&(bits, place)| (bits, std::cmp::Reverse(place))).map_or(0, |(_, place)| place)
     }
 
-    /// Which of them is a control point's. A host that speaks over IPv6 is bound by its IPv4 addresses as well (K-3), if they are
+    /// Which of them is a control point's. A host that speaks over IPv6 is bound by its other addresses as well (K-3), if they are
     /// all of one uplink; of its addresses only those count that are of the uplink that it gets.
-    fn of_control_point(&self, mut request: ControlRequest) -> (Place, ControlRequest) {
-        let source = request.from.to_canonical();
-        let is_bound = self.all.iter().any(|bound| bound.hosts.iter().any(|prefix| prefix.contains(source)));
-        let place = match request.also.first() {
-            Some(&first) if source.is_ipv6() && !is_bound => self.of_host(first.into()),
+    fn of_control_point(&self, from: IpAddr, also: &mut Vec<IpAddr>) -> Place {
+        let source = from.to_canonical();
+        // Where nobody has bound an IPv6 address, that says nothing of whose its host is.
+        let says = |host: IpAddr| host.is_ipv4() || self.is_bound(host);
+        let mut places = also.iter().filter(|&&host| says(host)).map(|&host| self.of_host(host));
+        let place = match places.next() {
+            Some(first)
+                if source.is_ipv6() && !self.is_bound(source) && places.all(|other| other == first) =>
+            {
+                first
+            }
             _ => self.of_host(source),
         };
-        let others = request.also.iter().any(|&host| self.of_host(host.into()) != place);
-        let place = if others && source.is_ipv6() { self.of_host(source) } else { place };
-        request.also.retain(|&host| self.of_host(host.into()) == place);
-        (place, request)
+        also.retain(|&host| !says(host) || self.of_host(host) == place);
+        place
+    }
+
+    fn of_subscription(&self, sid: Uuid) -> Option<Place> {
+        self.all.iter().position(|bound| bound.gateway.has_subscription(sid))
+    }
+
+    fn is_bound(&self, host: IpAddr) -> bool {
+        self.all.iter().any(|bound| bound.hosts.iter().any(|prefix| prefix.contains(host)))
     }
 
     /// Takes in one event, as [`Gateway::handle`] does. What comes from SSDP's port is for the first.
     pub fn handle(&mut self, now: Instant, to: To, event: Event<'_>) {
         let (place, event) = match (to, event) {
-            (To::Host(_), Event::Control(request)) => {
-                let (place, request) = self.of_control_point(request);
+            (To::Host(_), Event::Control(mut request)) => {
+                let place = self.of_control_point(request.from, &mut request.also);
                 (place, Event::Control(request))
+            }
+            // Where it was made it goes on, whatever is known of its host by then.
+            (To::Host(_), Event::Subscribe { request, from, mut also, interface, of, subscribe }) => {
+                let place = self.of_control_point(from, &mut also);
+                let made = match subscribe {
+                    Subscribe::Renew { sid, .. } => self.of_subscription(sid),
+                    Subscribe::New { .. } => None,
+                };
+                let event = Event::Subscribe { request, from, also, interface, of, subscribe };
+                (made.unwrap_or(place), event)
+            }
+            (To::Host(_), Event::Unsubscribe { request, from, mut also, service, sid }) => {
+                let place = self.of_control_point(from, &mut also);
+                let event = Event::Unsubscribe { request, from, also, service, sid };
+                (self.of_subscription(sid).unwrap_or(place), event)
             }
             (To::Uplink(place), event) => (place, event),
             (To::Host(host), event) => (self.of_host(host), event),

@@ -4,13 +4,14 @@
 //! is made. Events of one turn are one message; a slow or dead subscriber delays nobody and is dropped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use wire::description::Uuid;
 use wire::gena::{self, CallbackUrl};
 use wire::services::{Face, Service, Value, Variable};
 
 use crate::entropy::Entropy;
+use crate::policy::Requester;
 use crate::time::{Duration, Instant, Timers};
 
 /// Subscriptions of one host (security policy).
@@ -36,13 +37,24 @@ pub enum SubscribeError {
     TooMany,
 }
 
+/// Who subscribes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Subscriber {
+    /// The host.
+    pub who: Requester,
+    /// The LAN interface that it is on.
+    pub interface: u32,
+}
+
 /// An event on its way.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Notification {
     /// The subscription.
     pub sid: Uuid,
-    /// Where to, in the order to try; all are the subscriber's own address.
+    /// Where to, in the order to try; all are the subscriber's own addresses.
     pub callbacks: Vec<CallbackUrl>,
+    /// The LAN interface that it is on: a link-local address is one there.
+    pub interface: u32,
     /// SEQ.
     pub seq: u32,
     /// The property set.
@@ -62,7 +74,7 @@ pub enum Delivery {
 
 #[derive(Debug)]
 struct Subscription {
-    host: IpAddr,
+    subscriber: Subscriber,
     service: Service,
     face: Face,
     callbacks: Vec<CallbackUrl>,
@@ -104,20 +116,22 @@ impl Subscriptions {
     }
 
     /// A new subscription; its first event has every evented variable. Callbacks to any other host than the subscriber
-    /// are passed over (E-10).
+    /// are passed over (E-10), who is one host by all of its addresses (K-3).
     pub fn subscribe(
         &mut self,
         now: Instant,
-        host: IpAddr,
+        subscriber: Subscriber,
         (face, service): (Face, Service),
         callbacks: Vec<CallbackUrl>,
         timeout: Duration,
         entropy: &mut dyn Entropy,
     ) -> Result<Uuid, SubscribeError> {
-        let callbacks: Vec<CallbackUrl> = callbacks.into_iter().filter(|url| url.host == host).collect();
+        let callbacks: Vec<CallbackUrl> =
+            callbacks.into_iter().filter(|url| subscriber.who.has(url.host)).collect();
         if callbacks.is_empty() {
             return Err(SubscribeError::PreconditionFailed);
         }
+        let host = subscriber.who.source();
         let own = self.per_host.get(&host).copied().unwrap_or(0);
         let v6 = self.per_host.iter().filter(|(host, _)| host.is_ipv6()).map(|(_, count)| count);
         let no_place = host.is_ipv6() && v6.sum::<usize>() >= OVER_IPV6;
@@ -127,7 +141,7 @@ impl Subscriptions {
         let mut sid = Uuid([0; 16]);
         entropy.fill(&mut sid.0);
         let subscription = Subscription {
-            host,
+            subscriber,
             service,
             face,
             callbacks,
@@ -150,26 +164,37 @@ impl Subscriptions {
     pub fn renew(
         &mut self,
         now: Instant,
-        host: IpAddr,
+        who: &Requester,
         service: Service,
         sid: Uuid,
         timeout: Duration,
     ) -> Result<(), SubscribeError> {
-        self.check_own(host, service, sid)?;
+        self.check_own(who, service, sid)?;
         self.timers.set(Alarm::Expire(sid), now + timeout);
         Ok(())
     }
 
     /// The subscription ends; for its subscriber only.
-    pub fn unsubscribe(&mut self, host: IpAddr, service: Service, sid: Uuid) -> Result<(), SubscribeError> {
-        self.check_own(host, service, sid)?;
+    pub fn unsubscribe(
+        &mut self,
+        who: &Requester,
+        service: Service,
+        sid: Uuid,
+    ) -> Result<(), SubscribeError> {
+        self.check_own(who, service, sid)?;
         self.remove(sid);
         Ok(())
     }
 
-    fn check_own(&self, host: IpAddr, service: Service, sid: Uuid) -> Result<(), SubscribeError> {
-        let own = self.all.get(&sid).is_some_and(|found| found.host == host && found.service == service);
-        own.then_some(()).ok_or(SubscribeError::PreconditionFailed)
+    fn check_own(&self, who: &Requester, service: Service, sid: Uuid) -> Result<(), SubscribeError> {
+        let is_own =
+            |found: &Subscription| found.subscriber.who.is_same_host(who) && found.service == service;
+        self.all.get(&sid).is_some_and(is_own).then_some(()).ok_or(SubscribeError::PreconditionFailed)
+    }
+
+    /// Whether there is this one, whoever's it is.
+    pub fn contains(&self, sid: Uuid) -> bool {
+        self.all.contains_key(&sid)
     }
 
     /// These variables of `service` have other values now.
@@ -224,10 +249,10 @@ impl Subscriptions {
         }
     }
 
-    /// The next event; `value` gives a variable's value as the subscriber at that address is to see it.
+    /// The next event; `value` gives a variable's value as that subscriber is to see it.
     pub fn poll(
         &mut self,
-        value: impl Fn(Face, Service, &'static Variable, IpAddr) -> Option<Value>,
+        value: impl Fn(Face, Service, &'static Variable, &Requester) -> Option<Value>,
     ) -> Option<Notification> {
         while let Some(sid) = self.due.pop_front() {
             let Some(subscription) = self.all.get_mut(&sid) else { continue };
@@ -235,10 +260,12 @@ impl Subscriptions {
                 continue;
             }
             let names = std::mem::take(&mut subscription.changed);
-            let Subscription { service, face, host, .. } = *subscription;
+            let Subscription { service, face, .. } = *subscription;
             let mut properties: Vec<(&'static str, String)> = Vec::new();
             for variable in service.evented(face).filter(|variable| names.contains(variable.name)) {
-                let Some(value) = value(face, service, variable, host) else { continue };
+                let Some(value) = value(face, service, variable, &subscription.subscriber.who) else {
+                    continue;
+                };
                 let text = value.to_string();
                 if subscription.told.insert(variable.name, text.clone()).as_ref() != Some(&text) {
                     properties.push((variable.name, text));
@@ -253,8 +280,14 @@ impl Subscriptions {
             let seq = subscription.seq;
             subscription.seq = gena::next_seq(seq);
             subscription.in_flight = true;
-            let callbacks = subscription.callbacks.clone();
-            return Some(Notification { sid, callbacks, seq, body: gena::property_set(&properties) });
+            let (callbacks, interface) = (subscription.callbacks.clone(), subscription.subscriber.interface);
+            return Some(Notification {
+                sid,
+                callbacks,
+                interface,
+                seq,
+                body: gena::property_set(&properties),
+            });
         }
         None
     }
@@ -269,14 +302,14 @@ impl Subscriptions {
         *self = Self::default();
     }
 
-    /// Whoever has one.
-    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
-        self.per_host.keys().copied()
+    /// Whoever has one, by its IPv4 addresses.
+    pub fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.all.values().flat_map(|subscription| subscription.subscriber.who.addresses()).copied()
     }
 
     /// Those of this host are over: it learns so when it renews one.
-    pub fn forget(&mut self, host: IpAddr) {
-        let own = self.all.iter().filter(|(_, subscription)| subscription.host == host);
+    pub fn forget(&mut self, host: Ipv4Addr) {
+        let own = self.all.iter().filter(|(_, subscription)| subscription.subscriber.who.is(host));
         for sid in own.map(|(&sid, _)| sid).collect::<Vec<_>>() {
             self.remove(sid);
         }
@@ -286,10 +319,11 @@ impl Subscriptions {
         let Some(subscription) = self.all.remove(&sid) else { return };
         self.timers.cancel(Alarm::Send(sid));
         self.timers.cancel(Alarm::Expire(sid));
-        if let Some(own) = self.per_host.get_mut(&subscription.host) {
+        let host = subscription.subscriber.who.source();
+        if let Some(own) = self.per_host.get_mut(&host) {
             *own -= 1;
             if *own == 0 {
-                self.per_host.remove(&subscription.host);
+                self.per_host.remove(&host);
             }
         }
     }

@@ -100,22 +100,22 @@ pub struct Requester {
     source: IpAddr,
     /// The source, if that is one, and others.
     v4: Vec<Ipv4Addr>,
+    v6: Vec<Ipv6Addr>,
 }
 
 impl Requester {
-    /// Who speaks from `source`, and has these IPv4 addresses, too.
-    pub fn new(source: IpAddr, also: &[Ipv4Addr]) -> Self {
+    /// Who speaks from `source`, and has these addresses, too.
+    pub fn new(source: IpAddr, also: &[IpAddr]) -> Self {
         let source = source.to_canonical();
-        let mut v4: Vec<Ipv4Addr> = match source {
-            IpAddr::V4(own) => vec![own],
-            IpAddr::V6(_) => Vec::new(),
-        };
-        for &addr in also {
-            if !v4.contains(&addr) {
-                v4.push(addr);
+        let mut new = Self { source, v4: Vec::new(), v6: Vec::new() };
+        for addr in std::iter::once(source).chain(also.iter().map(IpAddr::to_canonical)) {
+            match addr {
+                IpAddr::V4(addr) if !new.v4.contains(&addr) => new.v4.push(addr),
+                IpAddr::V6(addr) if !new.v6.contains(&addr) => new.v6.push(addr),
+                _ => {}
             }
         }
-        Self { source, v4 }
+        new
     }
 
     /// Where the request came from.
@@ -128,23 +128,28 @@ impl Requester {
         &self.v4
     }
 
-    /// Whether this is one of its addresses.
-    pub fn has(&self, addr: IpAddr) -> bool {
-        addr == self.source || matches!(addr, IpAddr::V4(v4) if self.is(v4))
-    }
-
     /// The IPv6 addresses that it is known to have.
     pub fn v6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
-        let source = match self.source {
-            IpAddr::V6(own) => Some(own),
-            IpAddr::V4(_) => None,
-        };
-        source.into_iter()
+        self.v6.iter().copied()
     }
 
     /// Whether the host with this address is the one that asks.
     pub fn is(&self, host: Ipv4Addr) -> bool {
         self.v4.contains(&host)
+    }
+
+    /// Whether this is an address of the one that asks: the one that it speaks from, or any other.
+    pub fn has(&self, addr: IpAddr) -> bool {
+        match addr.to_canonical() {
+            IpAddr::V4(addr) => self.v4.contains(&addr),
+            IpAddr::V6(addr) => self.v6.contains(&addr),
+        }
+    }
+
+    /// Whether both are one host, as far as is known.
+    pub fn is_same_host(&self, other: &Self) -> bool {
+        self.v4.iter().any(|addr| other.v4.contains(addr))
+            || self.v6.iter().any(|addr| other.v6.contains(addr))
     }
 
     /// The address that it means when it names none: the one that it speaks from, or the only one that it has.
@@ -376,7 +381,7 @@ mod tests {
             ("fe80::10", vec![router], router, Err(Denied::NeverMapped), Some(router)),
             ("fe80::10", vec![[8, 8, 8, 8]], [8, 8, 8, 8], Err(Denied::OffLan), Some([8, 8, 8, 8])),
         ] {
-            let addresses: Vec<Ipv4Addr> = also.into_iter().map(Ipv4Addr::from).collect();
+            let addresses: Vec<IpAddr> = also.into_iter().map(IpAddr::from).collect();
             let who = Requester::new(source.parse().unwrap(), &addresses);
             let wanted = request(host, 8080, Some(8080));
             assert_eq!(Policy::default().check(&who, &wanted, facts), verdict, "{who:?} {host:?}");
@@ -415,6 +420,38 @@ mod tests {
             let checked = Policy::default().check_pinhole(&who, addr.parse().unwrap(), port, facts);
             assert_eq!(checked, verdict, "{from} for {addr} port {port}");
         }
+    }
+
+    /// K-3, both ways: what is whose, whoever speaks by which of his addresses.
+    #[test]
+    fn whose_an_address_is() {
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let who = |source: &str, also: &[&str]| {
+            Requester::new(addr(source), &also.iter().map(|text| addr(text)).collect::<Vec<_>>())
+        };
+        let all = ["192.168.1.10", "192.168.1.11", "fe80::10", "2001:db8::10", "fd00::10"];
+        for (source, also, own) in [
+            ("192.168.1.10", &[][..], &["192.168.1.10"][..]),
+            ("::ffff:192.168.1.10", &[], &["192.168.1.10"]),
+            ("192.168.1.10", &["2001:db8::10", "fd00::10"], &["192.168.1.10", "2001:db8::10", "fd00::10"]),
+            ("fe80::10", &["192.168.1.10", "192.168.1.10"], &["fe80::10", "192.168.1.10"]),
+            ("2001:db8::10", &["fd00::10", "192.168.1.11"], &["2001:db8::10", "fd00::10", "192.168.1.11"]),
+            ("fd00::10", &["::ffff:192.168.1.11"], &["fd00::10", "192.168.1.11"]),
+        ] {
+            let one = who(source, also);
+            for known in all {
+                assert_eq!(one.has(addr(known)), own.contains(&known), "{one:?} {known}");
+                assert_eq!(one.is_same_host(&who(known, &[])), own.contains(&known), "{one:?} {known}");
+            }
+            assert!(one.has("::ffff:192.168.1.10".parse().unwrap()) == own.contains(&"192.168.1.10"));
+            // What mappings lead to is IPv4, as ever.
+            let v4 = own.iter().filter(|own| own.parse::<Ipv4Addr>().is_ok()).count();
+            assert_eq!(one.addresses().len(), v4, "{one:?}");
+            assert_eq!(one.source(), addr(source).to_canonical());
+        }
+        let (left, right) = (who("fe80::10", &["2001:db8::10"]), who("fd00::10", &["2001:db8::10"]));
+        assert!(left.is_same_host(&right), "by an address that neither speaks from");
+        assert!(!left.is_same_host(&who("fd00::10", &["192.168.1.10"])));
     }
 
     #[test]

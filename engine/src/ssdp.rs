@@ -1,14 +1,18 @@
-//! Being found: announcements and answers to searches (UDA §1), without a socket.
+//! Being found: announcements and answers to searches over IPv4 and IPv6 (UDA §1 and annex A), without a socket.
 //!
-//! It answers hosts of the LAN only, each search once, and never more than a bounded number of datagrams to one
-//! source: SSDP is an amplifier.
+//! It answers hosts of the LAN only, each search once and over the family that it came by, and never more than a bounded
+//! number of datagrams to one source: SSDP is an amplifier. What it says of where it is holds of the address that it says
+//! it from.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use wire::description::Identity;
 use wire::services::Face;
-use wire::ssdp::{self, GROUP_V4, HOST_V4, Message, PORT, Search, Sender, Target};
+use wire::ssdp::{
+    self, GROUP_V4, GROUP_V6_LINK, GROUP_V6_SITE, HOST_V4, HOST_V6_LINK, HOST_V6_SITE, Message, PORT, Search,
+    Sender, Target,
+};
 
 use crate::device::{DeviceConfig, Devices, IgdVersion};
 use crate::entropy::Entropy;
@@ -35,11 +39,78 @@ const ANSWERS_PER_SOURCE: usize = 50;
 /// Sources that are remembered for the limit, and answers that wait to be sent; beyond, searches are dropped.
 const MAX_SOURCES: usize = 512;
 const MAX_QUEUED: usize = 2048;
+/// Of both, those over IPv6, where a host has as many addresses as it wants: they never take all places.
+const SOURCES_OVER_IPV6: usize = MAX_SOURCES / 2;
+const QUEUED_OVER_IPV6: usize = MAX_QUEUED / 2;
+
+/// The groups that are announced to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Group {
+    V4,
+    Link,
+    Site,
+}
+
+impl Group {
+    const ALL: [Self; 3] = [Self::V4, Self::Link, Self::Site];
+
+    fn to(self) -> SocketAddr {
+        let addr = match self {
+            Self::V4 => IpAddr::V4(GROUP_V4),
+            Self::Link => IpAddr::V6(GROUP_V6_LINK),
+            Self::Site => IpAddr::V6(GROUP_V6_SITE),
+        };
+        SocketAddr::new(addr, PORT)
+    }
+
+    fn host(self) -> &'static str {
+        match self {
+            Self::V4 => HOST_V4,
+            Self::Link => HOST_V6_LINK,
+            Self::Site => HOST_V6_SITE,
+        }
+    }
+
+    /// Whether what goes there comes from an address like this (annex A: of the group's scope).
+    fn suits(self, own: IpAddr) -> bool {
+        match (self, own) {
+            (Self::V4, IpAddr::V4(_)) => true,
+            (Self::Link, IpAddr::V6(own)) => own.is_unicast_link_local(),
+            (Self::Site, IpAddr::V6(own)) => !own.is_unicast_link_local() && !own.is_loopback(),
+            _ => false,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Interface {
     index: u32,
-    links: Vec<(Ipv4Addr, InterfaceAddress)>,
+    links: Vec<InterfaceAddress>,
+    /// The address of ours that each group is told.
+    told: [Option<IpAddr>; 3],
+}
+
+impl Interface {
+    fn new(lan: &LanInterface, before: Option<&Interface>) -> Self {
+        let told = Group::ALL.map(|group| {
+            let suiting = || lan.addresses.iter().map(|link| link.addr).filter(|own| group.suits(*own));
+            // What was told stays as long as it is there; and what the router has chosen itself outlives what a provider has lent it.
+            let old = before.and_then(|before| before.told(group)).filter(IpAddr::is_ipv6);
+            let lasting = |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unique_local());
+            old.filter(|old| suiting().any(|own| own == *old))
+                .or_else(|| suiting().find(lasting))
+                .or_else(|| suiting().next())
+        });
+        Self { index: lan.index, links: lan.addresses.clone(), told }
+    }
+
+    fn told(&self, group: Group) -> Option<IpAddr> {
+        self.told.get(group as usize).copied().flatten()
+    }
+
+    fn v4(&self) -> impl Iterator<Item = &InterfaceAddress> {
+        self.links.iter().filter(|link| link.addr.is_ipv4())
+    }
 }
 
 /// What one source was answered within the running second.
@@ -50,7 +121,18 @@ struct Answered {
     searches: Vec<(u16, Target)>,
 }
 
-type Outgoing = (u32, SocketAddr, Vec<u8>);
+/// A datagram to be sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outgoing {
+    /// The kernel's number of the interface.
+    pub interface: u32,
+    /// Our address that it comes from.
+    pub local: IpAddr,
+    /// A control point, or a group.
+    pub to: SocketAddr,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -66,7 +148,8 @@ pub struct SsdpServer {
     queue: BTreeMap<(Instant, u64), Outgoing>,
     next: u64,
     refresh: Option<Instant>,
-    sources: BTreeMap<IpAddr, Answered>,
+    /// By interface, too: a link-local address says nothing without.
+    sources: BTreeMap<(u32, IpAddr), Answered>,
     ignored: u64,
     heard: Heard,
     ready: std::collections::VecDeque<Outgoing>,
@@ -113,7 +196,7 @@ impl SsdpServer {
         self.ignored
     }
 
-    /// The LAN interfaces are these now. What is new is announced; an address that changed is a new start
+    /// The LAN interfaces are these now. What is new is announced; an IPv4 address that changed is a new start
     /// (BOOTID) for whoever knows the old one.
     /// True when it was one: subscriptions to events are over then.
     pub fn set_interfaces(&mut self, now: Instant, lan: &[LanInterface], entropy: &mut dyn Entropy) -> bool {
@@ -121,25 +204,18 @@ impl SsdpServer {
             return false;
         }
         let before = std::mem::take(&mut self.interfaces);
+        let old = |index: u32| before.iter().find(|old| old.index == index);
         self.interfaces = lan
             .iter()
-            .map(|lan| Interface {
-                index: lan.index,
-                links: lan
-                    .addresses
-                    .iter()
-                    .filter_map(|link| match link.addr {
-                        IpAddr::V4(v4) => Some((v4, *link)),
-                        IpAddr::V6(_) => None,
-                    })
-                    .collect(),
-            })
-            .filter(|interface| !interface.links.is_empty())
+            .map(|lan| Interface::new(lan, old(lan.index)))
+            .filter(|interface| interface.told.iter().any(Option::is_some))
             .collect();
         let known = |interface: &Interface| {
-            before.iter().any(|old| old.index == interface.index && old.links == interface.links)
+            interface.v4().next().is_none()
+                || old(interface.index).is_some_and(|old| old.v4().eq(interface.v4()))
         };
-        if self.interfaces.iter().all(known) {
+        if self.interfaces.is_empty() || self.announced && self.interfaces.iter().all(known) {
+            self.announce_comers(now, &before, entropy);
             return false;
         }
         let again = self.announced;
@@ -148,7 +224,7 @@ impl SsdpServer {
         }
         self.announced = true;
         // What of an older announcement is not sent yet tells the old addresses.
-        self.queue.retain(|_, (_, to, _)| !to.ip().is_multicast());
+        self.queue.retain(|_, outgoing| !outgoing.to.ip().is_multicast());
         let start = now + entropy.up_to(START_WAIT);
         self.announce(start, false);
         self.announce(start, true);
@@ -157,11 +233,43 @@ impl SsdpServer {
         again
     }
 
-    /// Reads a datagram that came in by `interface`.
+    /// IPv6 addresses come and go by themselves, and who knows one that has gone is still on the link: that is no new start, which
+    /// would end everybody's subscriptions. Where another one is told now it is announced, without the byebye that
+    /// would be that of the same device over IPv4.
+    fn announce_comers(&mut self, now: Instant, before: &[Interface], entropy: &mut dyn Entropy) {
+        let told = |all: &[Interface], index: u32, group: Group| {
+            all.iter().find(|interface| interface.index == index).and_then(|found| found.told(group))
+        };
+        let stands = |outgoing: &Outgoing| {
+            let of = self.interfaces.iter().filter(|interface| interface.index == outgoing.interface);
+            of.flat_map(|interface| interface.told).any(|told| told == Some(outgoing.local))
+        };
+        self.queue.retain(|_, outgoing| !outgoing.to.ip().is_multicast() || stands(outgoing));
+        let mut comers = Vec::new();
+        for interface in &self.interfaces {
+            for group in Group::ALL {
+                let is = interface.told(group);
+                if is.is_some() && is != told(before, interface.index, group) {
+                    comers.extend(self.set(interface, group, true));
+                }
+            }
+        }
+        if comers.is_empty() {
+            return;
+        }
+        let start = now + entropy.up_to(START_WAIT);
+        for at in [start, start + SECOND_SET] {
+            for outgoing in &comers {
+                self.enqueue(at, outgoing.clone());
+            }
+        }
+    }
+
+    /// Reads a datagram that came in by `interface`, to `local` of our addresses, or to a group or nobody knows where.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
-        interface: u32,
+        (interface, local): (u32, Option<IpAddr>),
         from: SocketAddr,
         bytes: &[u8],
         entropy: &mut dyn Entropy,
@@ -173,7 +281,7 @@ impl SsdpServer {
                 } else {
                     self.heard.hosts += 1;
                 }
-                if self.answer(now, interface, from, &search, entropy).is_none() {
+                if self.answer(now, (interface, local), from, &search, entropy).is_none() {
                     self.ignored += 1;
                 }
             }
@@ -186,25 +294,30 @@ impl SsdpServer {
     /// Whether it is one of this router's addresses, from which `portferry doctor` searches.
     fn is_own(&self, from: IpAddr) -> bool {
         let mut own = self.interfaces.iter().flat_map(|interface| &interface.links);
-        own.any(|(own, _)| IpAddr::V4(*own) == from)
+        own.any(|own| own.addr == from)
     }
 
     /// Queues the answers to a search; `None` when it is not answered for a reason worth counting.
     fn answer(
         &mut self,
         now: Instant,
-        index: u32,
+        (index, local): (u32, Option<IpAddr>),
         from: SocketAddr,
         search: &Search,
         entropy: &mut dyn Entropy,
     ) -> Option<()> {
         let interface = self.interfaces.iter().find(|interface| interface.index == index)?;
-        let (own, _) = *interface.links.iter().find(|(_, link)| link.contains(from.ip()))?;
-        // An answer to a broadcast address would be everybody's.
-        let is_host = match from.ip() {
-            IpAddr::V4(host) => interface.links.iter().all(|(own, link)| *own != host && !link.is_edge(host)),
-            IpAddr::V6(_) => false,
+        let near = interface.links.iter().find(|link| link.contains(from.ip()))?.addr;
+        // K-5: it answers where it was asked, and who asks everybody hears of the address next to his.
+        let own = match local {
+            Some(local) => interface.links.iter().find(|own| own.addr == local)?.addr,
+            None => near,
         };
+        // An answer to a broadcast address would be everybody's.
+        let is_host = interface.links.iter().all(|own| match from.ip() {
+            IpAddr::V4(host) => own.addr != host && !own.is_edge(host),
+            IpAddr::V6(host) => own.addr != host,
+        });
         let port_allowed = from.port() >= 1024 || from.port() == PORT;
         if !port_allowed || !is_host {
             return None;
@@ -219,8 +332,10 @@ impl SsdpServer {
         if matches.is_empty() {
             return Some(()); // somebody else's device is sought
         }
+        let v6 = self.queue.values().filter(|waits| from.is_ipv6() && waits.to.is_ipv6()).count();
         if self.queue.len() + matches.len() > MAX_QUEUED
-            || !self.within_limit(now, from, search, matches.len())
+            || v6 + matches.len() > QUEUED_OVER_IPV6
+            || !self.within_limit(now, (index, from), search, matches.len())
         {
             return None;
         }
@@ -230,7 +345,8 @@ impl SsdpServer {
         for (nth, (face, st, usn)) in (0_u32..).zip(matches) {
             let location = self.location(own, face);
             let text = ssdp::search_response(&self.sender(&location), &st, &usn, None);
-            self.enqueue(now + first + gap * nth, (index, from, text.into_bytes()));
+            let outgoing = Outgoing { interface: index, local: own, to: from, bytes: text.into_bytes() };
+            self.enqueue(now + first + gap * nth, outgoing);
         }
         Some(())
     }
@@ -248,16 +364,27 @@ impl SsdpServer {
     }
 
     /// One source hears each search once a second, and a bounded number of datagrams in all.
-    fn within_limit(&mut self, now: Instant, from: SocketAddr, search: &Search, datagrams: usize) -> bool {
+    fn within_limit(
+        &mut self,
+        now: Instant,
+        (index, from): (u32, SocketAddr),
+        search: &Search,
+        datagrams: usize,
+    ) -> bool {
         let second = Duration::from_secs(1);
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&from.ip()) {
+        let source = (index, from.ip());
+        let full = |sources: &BTreeMap<(u32, IpAddr), Answered>| {
+            let v6 = || sources.keys().filter(|(_, source)| source.is_ipv6()).count();
+            sources.len() >= MAX_SOURCES || from.is_ipv6() && v6() >= SOURCES_OVER_IPV6
+        };
+        if !self.sources.contains_key(&source) && full(&self.sources) {
             self.sources.retain(|_, answered| now - answered.since < second);
-            if self.sources.len() >= MAX_SOURCES {
+            if full(&self.sources) {
                 return false;
             }
         }
         let fresh = || Answered { since: now, datagrams: 0, searches: Vec::new() };
-        let answered = self.sources.entry(from.ip()).or_insert_with(fresh);
+        let answered = self.sources.entry(source).or_insert_with(fresh);
         if now - answered.since >= second {
             *answered = fresh();
         }
@@ -270,25 +397,33 @@ impl SsdpServer {
         true
     }
 
-    /// Queues the whole set on every interface: alive, or byebye.
+    /// Queues the whole set on every interface, for every group: alive, or byebye.
     fn announce(&mut self, at: Instant, alive: bool) {
-        let face = self.igd_version.usual();
-        let group = SocketAddr::new(IpAddr::V4(GROUP_V4), PORT);
         let mut sets = Vec::new();
         for interface in &self.interfaces {
-            let location = self.location(interface.links[0].0, face);
-            for (nt, usn) in ssdp::advertisements(face, &self.identity) {
-                let text = if alive {
-                    ssdp::alive(&self.sender(&location), HOST_V4, &nt, &usn)
-                } else {
-                    ssdp::byebye(&self.sender(&location), HOST_V4, &nt, &usn)
-                };
-                sets.push((interface.index, group, text.into_bytes()));
+            for group in Group::ALL {
+                sets.extend(self.set(interface, group, alive));
             }
         }
         for outgoing in sets {
             self.enqueue(at, outgoing);
         }
+    }
+
+    /// The whole set for one group, which is none where no address of ours suits it.
+    fn set(&self, interface: &Interface, group: Group, alive: bool) -> Vec<Outgoing> {
+        let Some(own) = interface.told(group) else { return Vec::new() };
+        let face = self.igd_version.usual();
+        let location = self.location(own, face);
+        let message = |(nt, usn): (Target, String)| {
+            let text = if alive {
+                ssdp::alive(&self.sender(&location), group.host(), &nt, &usn)
+            } else {
+                ssdp::byebye(&self.sender(&location), group.host(), &nt, &usn)
+            };
+            Outgoing { interface: interface.index, local: own, to: group.to(), bytes: text.into_bytes() }
+        };
+        ssdp::advertisements(face, &self.identity).into_iter().map(message).collect()
     }
 
     /// Everything that is due.
@@ -317,8 +452,8 @@ impl SsdpServer {
         self.interfaces.clear();
     }
 
-    /// The next datagram to send: interface, destination, content.
-    pub fn poll_transmit(&mut self) -> Option<(u32, SocketAddr, Vec<u8>)> {
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
         self.ready.pop_front()
     }
 
@@ -333,9 +468,10 @@ impl SsdpServer {
         self.queue.insert((at, self.next), outgoing);
     }
 
-    /// K-5: the very address that the datagram leaves from, as a literal.
-    fn location(&self, own: Ipv4Addr, face: Face) -> String {
-        format!("http://{own}:{}{}", self.http_port, face.description_path())
+    /// K-5: the very address that the datagram leaves from, as a literal. A zone would be our own name of the link, which means
+    /// nothing to anybody else (annex A, RFC 6874 §1).
+    fn location(&self, own: IpAddr, face: Face) -> String {
+        format!("http://{}{}", SocketAddr::new(own, self.http_port), face.description_path())
     }
 
     fn sender<'a>(&'a self, location: &'a str) -> Sender<'a> {

@@ -6,7 +6,7 @@
 mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
@@ -17,6 +17,7 @@ use engine::gateway::{
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::{InterfaceAddress, Policy};
+use engine::ssdp::Outgoing;
 use engine::table::Health;
 use engine::time::{Duration, Instant};
 use engine::uplink::{HttpId, HttpOutcome};
@@ -91,6 +92,9 @@ struct Run<'a> {
     stopped: bool,
 }
 
+/// The gateway's on the LAN, beside an IPv4 address.
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 /// Octets as a sequence of events into a gateway.
 pub fn gateway_events(data: &[u8]) {
     let mut octets = Octets { left: data };
@@ -143,7 +147,8 @@ pub fn gateway_events(data: &[u8]) {
         stopping: false,
         stopped: false,
     };
-    let addresses = vec![link, pinholes::link()];
+    let v6 = InterfaceAddress { addr: IpAddr::V6(LINK_LOCAL), prefix_len: 64 };
+    let addresses = vec![link, v6, pinholes::link()];
     run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses }]));
     run.wan(Some(2));
     while !run.octets.left.is_empty() && !run.stopped {
@@ -417,7 +422,7 @@ impl Run<'_> {
             2 => Subscribe::Renew { sid, timeout },
             3 => {
                 self.subscribing = Some(request);
-                return self.handle(Event::Unsubscribe { request, from, service, sid });
+                return self.handle(Event::Unsubscribe { request, from, also: Vec::new(), service, sid });
             }
             _ => {
                 let delivery = self.octets.one_of(&[Delivery::Done, Delivery::Failed, Delivery::Unknown]);
@@ -426,19 +431,24 @@ impl Run<'_> {
             }
         };
         self.subscribing = Some(request);
-        self.handle(Event::Subscribe { request, from, of, subscribe });
+        self.handle(Event::Subscribe { request, from, also: Vec::new(), interface: 2, of, subscribe });
     }
 
     fn search(&mut self) {
         let shape = self.octets.next();
-        let from = SocketAddr::from(([192, 168, 1, 10 + shape % 4], 40_000));
+        let mut from = SocketAddr::from(([192, 168, 1, 10 + shape % 4], 40_000));
+        let mut local = None;
+        if shape & 0x20 != 0 {
+            from = SocketAddr::from(([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(shape % 4)], 40_000));
+            local = (shape & 0x10 != 0).then_some(IpAddr::V6(LINK_LOCAL));
+        }
         if shape & 0x40 != 0 {
             return self.ask_at_5351(from);
         }
         if shape & 0x80 == 0 {
             let length = usize::from(self.octets.next());
             let bytes = self.octets.take(length);
-            return self.handle(Event::Ssdp { interface: u32::from(shape % 4), from, bytes });
+            return self.handle(Event::Ssdp { interface: u32::from(shape % 4), local, from, bytes });
         }
         let target = self.octets.one_of(&[
             "ssdp:all",
@@ -447,7 +457,7 @@ impl Run<'_> {
             "urn:schemas-upnp-org:service:WANIPConnection:1",
         ]);
         let text = ssdp::search(ssdp::HOST_V4, &ssdp::Target::parse(target), Some(shape % 7));
-        self.handle(Event::Ssdp { interface: 2, from, bytes: text.as_bytes() });
+        self.handle(Event::Ssdp { interface: 2, local, from, bytes: text.as_bytes() });
     }
 
     /// A LAN host asks in PCP or NAT-PMP, or says something that looks like it.
@@ -573,7 +583,8 @@ impl Run<'_> {
                 self.exchanges.push(request.id);
             }
             Effect::Scout { bytes, .. } => assert!(bytes.len() <= pcp::HEADER_LEN),
-            Effect::Ssdp { bytes, .. } => {
+            Effect::Ssdp(Outgoing { local, to, bytes, .. }) => {
+                assert_eq!(local.is_ipv4(), to.is_ipv4());
                 assert!(bytes.len() <= ssdp::MAX_SENT && ssdp::parse(&bytes).is_ok());
             }
             Effect::LanSend { bytes, .. } => {

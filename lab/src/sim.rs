@@ -22,6 +22,7 @@ use engine::gena::{Delivery, SubscribeError};
 use engine::nat::NatFailure;
 use engine::notice::Notice;
 use engine::provider::{Provider, ProviderConfig};
+use engine::ssdp::Outgoing;
 use engine::time::{Duration, Instant};
 use wire::description::Uuid;
 use wire::error::UpnpError;
@@ -539,8 +540,9 @@ impl World {
             // There is one server.
             Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
             // Announcements come all day long, and are for the engine's own tests to read.
-            Effect::Ssdp { to, bytes, .. } if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
-            Effect::Ssdp { to, bytes, .. } => match ssdp::parse(&bytes) {
+            Effect::Ssdp(Outgoing { to, bytes, .. })
+                if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
+            Effect::Ssdp(Outgoing { to, bytes, .. }) => match ssdp::parse(&bytes) {
                 Ok(message) if bytes.len() <= ssdp::MAX_SENT => {
                     self.heard.push(Heard { at: self.now, to, message });
                 }

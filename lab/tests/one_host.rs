@@ -10,10 +10,10 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use common::{
-    CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, interworking_subject, listener, pings, reaches,
-    ready,
+    CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, add_ipv6, interworking_subject, link_local,
+    listener, pings, reaches, ready, zone,
 };
-use lab::netns::{Host, LAN_INTERFACE, LAN1, LAN1_V6, LAN2, LAN2_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
+use lab::netns::{Host, LAN_INTERFACE, LAN1, LAN2, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
 use lab::subject::{self, HTTP_PORT, Subject};
 use lab::wait::eventually;
@@ -22,29 +22,15 @@ use lab::wait::eventually;
 fn laboratory() -> Option<(Network, Subject)> {
     let subject = interworking_subject()?;
     let network = Network::new(CASCADED);
-    for (host, interface, address) in [
-        (Host::Router, LAN_INTERFACE, ROUTER_LAN_V6),
-        (Host::Lan1, "eth0", LAN1_V6),
-        (Host::Lan2, "eth0", LAN2_V6),
-    ] {
-        // Addresses at once.
-        for setting in ["accept_dad=0", "disable_ipv6=0"] {
-            network.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);
-        }
-        network.run(host, "ip", ["addr", "add", &format!("{address}/64"), "dev", interface, "nodad"]);
-    }
+    add_ipv6(&network);
     Some((network, subject))
 }
 
 /// The gateway's addresses with the port, as LAN hosts reach them over IPv6: the network's, and the link-local one by lan1's number
 /// for its interface.
 fn literals(network: &Network, host: Host) -> [String; 2] {
-    let line =
-        network.run(Host::Router, "ip", ["-6", "-o", "addr", "show", "dev", LAN_INTERFACE, "scope", "link"]);
-    let address = line.split_whitespace().find(|word| word.starts_with("fe80:")).expect("it has one");
-    let address = address.split('/').next().expect("split yields one at least");
-    let index = network.run(host, "cat", ["/sys/class/net/eth0/ifindex"]);
-    [format!("[{ROUTER_LAN_V6}]:{HTTP_PORT}"), format!("[{address}%{}]:{HTTP_PORT}", index.trim())]
+    let (address, zone) = (link_local(network, Host::Router, LAN_INTERFACE), zone(network, host));
+    [format!("[{ROUTER_LAN_V6}]:{HTTP_PORT}"), format!("[{address}%{zone}]:{HTTP_PORT}")]
 }
 
 fn at(host: Ipv4Addr, port: u16) -> SocketAddrV4 {

@@ -59,7 +59,7 @@ pub enum Stop {
 /// What comes in by sockets.
 #[derive(Debug)]
 enum Datagram {
-    Ssdp { interface: u32, from: SocketAddr, bytes: Vec<u8> },
+    Ssdp { interface: u32, local: Option<IpAddr>, from: SocketAddr, bytes: Vec<u8> },
     Uplink { from: SocketAddr, bytes: Vec<u8> },
     UplinkUnreachable(SocketAddr),
     Firewall { from: SocketAddr, bytes: Vec<u8> },
@@ -377,8 +377,8 @@ impl Shell {
             }
             Some((place, datagram)) = self.datagrams.1.recv() => {
                 let event = match &datagram {
-                    Datagram::Ssdp { interface, from, bytes } => {
-                        Event::Ssdp { interface: *interface, from: *from, bytes }
+                    Datagram::Ssdp { interface, local, from, bytes } => {
+                        Event::Ssdp { interface: *interface, local: *local, from: *from, bytes }
                     }
                     Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
                     Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
@@ -487,11 +487,12 @@ impl Shell {
             }
             What::Subscribe(of, subscribe, reply) => {
                 self.subscribing.insert(id, reply);
-                Event::Subscribe { request: id, from, of, subscribe }
+                let (also, interface) = (incoming.also, incoming.interface);
+                Event::Subscribe { request: id, from, also, interface, of, subscribe }
             }
             What::Unsubscribe(service, sid, reply) => {
                 self.subscribing.insert(id, reply);
-                Event::Unsubscribe { request: id, from, service, sid }
+                Event::Unsubscribe { request: id, from, also: incoming.also, service, sid }
             }
         };
         gateways.handle(now(), To::Host(from), event);
@@ -682,16 +683,16 @@ mod tests {
         while gateways.poll_effect().is_some() {}
         let queue = shell.datagrams.0.clone();
         let from = SocketAddr::new(addr, 1900);
-        while queue.try_send((0, Datagram::Ssdp { interface: 1, from, bytes: Vec::new() })).is_ok() {}
+        while queue
+            .try_send((0, Datagram::Ssdp { interface: 1, local: None, from, bytes: Vec::new() }))
+            .is_ok()
+        {}
         // The first announcements come within 100 ms.
         let due = gateways.next_timeout().expect("announcements are due");
         while now() < due {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         shell.wait(&mut gateways).await.unwrap();
-        assert!(
-            matches!(gateways.poll_effect(), Some((0, Effect::Ssdp { .. }))),
-            "the announcements are out"
-        );
+        assert!(matches!(gateways.poll_effect(), Some((0, Effect::Ssdp(_)))), "the announcements are out");
     }
 }

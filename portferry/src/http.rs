@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,8 +56,10 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct Incoming {
     /// The control point.
     pub from: IpAddr,
-    /// IPv4 addresses that it has beside that.
-    pub also: Vec<Ipv4Addr>,
+    /// Addresses that it has beside that.
+    pub also: Vec<IpAddr>,
+    /// The index of the interface that it is on.
+    pub interface: u32,
     /// What it wants.
     pub what: What,
 }
@@ -87,7 +89,7 @@ pub struct Context {
     pub gateway: mpsc::Sender<Incoming>,
     /// How long the gateway may take for an answer.
     pub patience: Duration,
-    /// Who LAN hosts are that speak over IPv6.
+    /// Which other addresses LAN hosts have.
     pub neighbours: Neighbours,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
@@ -247,8 +249,8 @@ async fn answer(
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
         Resource::Event(service, face) => match method.as_str() {
-            "SUBSCRIBE" => subscribe(request.headers(), service, face, peer, context).await,
-            "UNSUBSCRIBE" => unsubscribe(request.headers(), service, peer, context).await,
+            "SUBSCRIBE" => subscribe(request.headers(), service, face, (interface, peer), context).await,
+            "UNSUBSCRIBE" => unsubscribe(request.headers(), service, (interface, peer), context).await,
             _ if is_known(&method) => not_allowed("SUBSCRIBE, UNSUBSCRIBE"),
             _ => status(StatusCode::NOT_IMPLEMENTED),
         },
@@ -326,7 +328,7 @@ async fn control(
     request: Request<hyper::body::Incoming>,
     service: Service,
     face: Face,
-    (interface, peer): (u32, IpAddr),
+    from: (u32, IpAddr),
     context: &Context,
 ) -> Answer {
     let (head, body) = request.into_parts();
@@ -353,26 +355,34 @@ async fn control(
         Err(SoapError::BadRequest) => return status(StatusCode::BAD_REQUEST),
         Err(SoapError::Upnp(error)) => return envelope(Err(error)),
     };
-    let also = context.neighbours.of(interface, peer).await;
-    match ask_for(context, peer, also, |reply| What::Control(face, request, reply)).await {
+    match ask(context, from, service, |reply| What::Control(face, request, reply)).await {
         Some(answer) => envelope(answer),
         None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
-/// Asks the gateway; nothing when it is stopping.
-async fn ask<T>(context: &Context, from: IpAddr, what: impl FnOnce(oneshot::Sender<T>) -> What) -> Option<T> {
-    ask_for(context, from, Vec::new(), what).await
+/// The service that opens ways to IPv6 addresses, where it is offered.
+const OPENS_IPV6: &str = "WANIPv6FirewallControl";
+
+/// Whether a host's other addresses count for what it wants of this service (K-3), so that they are looked up: for who speaks over IPv6 always,
+/// since mappings lead to IPv4, and a subscriber may listen at another address than it speaks from; for who speaks over IPv4 only where IPv6 addresses are what it is about.
+fn needs_others(peer: IpAddr, service: Service) -> bool {
+    peer.to_canonical().is_ipv6() || service.type_name() == OPENS_IPV6
 }
 
-async fn ask_for<T>(
+/// Asks the gateway; nothing when it is stopping.
+async fn ask<T>(
     context: &Context,
-    from: IpAddr,
-    also: Vec<Ipv4Addr>,
+    (interface, from): (u32, IpAddr),
+    service: Service,
     what: impl FnOnce(oneshot::Sender<T>) -> What,
 ) -> Option<T> {
+    let also = match needs_others(from, service) {
+        true => context.neighbours.of(interface, from).await,
+        false => Vec::new(),
+    };
     let (reply, waiting) = oneshot::channel();
-    context.gateway.send(Incoming { from, also, what: what(reply) }).await.ok()?;
+    context.gateway.send(Incoming { from, also, interface, what: what(reply) }).await.ok()?;
     waiting.await.ok()
 }
 
@@ -380,22 +390,30 @@ async fn subscribe(
     headers: &HeaderMap,
     service: Service,
     face: Face,
-    peer: IpAddr,
+    from: (u32, IpAddr),
     context: &Context,
 ) -> Answer {
     let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     match Subscribe::parse(value(CALLBACK), value(NT), value(SID), value(TIMEOUT)) {
         Ok(subscribe) => {
-            subscribed(ask(context, peer, |reply| What::Subscribe((face, service), subscribe, reply)).await)
+            let what = |reply| What::Subscribe((face, service), subscribe, reply);
+            subscribed(ask(context, from, service, what).await)
         }
         Err(error) => gena_error(error),
     }
 }
 
-async fn unsubscribe(headers: &HeaderMap, service: Service, peer: IpAddr, context: &Context) -> Answer {
+async fn unsubscribe(
+    headers: &HeaderMap,
+    service: Service,
+    from: (u32, IpAddr),
+    context: &Context,
+) -> Answer {
     let value = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     match gena::parse_unsubscribe(value(CALLBACK), value(NT), value(SID)) {
-        Ok(sid) => subscribed(ask(context, peer, |reply| What::Unsubscribe(service, sid, reply)).await),
+        Ok(sid) => {
+            subscribed(ask(context, from, service, |reply| What::Unsubscribe(service, sid, reply)).await)
+        }
         Err(error) => gena_error(error),
     }
 }
@@ -492,6 +510,22 @@ mod tests {
             ("[192.168.1.1]:5431", "192.168.1.1:5431", true), // nobody's name, whatever the brackets
         ] {
             assert_eq!(is_own(host, own.parse().unwrap()), good, "{host:?}");
+        }
+    }
+
+    /// K-3: look-ups are rare.
+    #[test]
+    fn whose_other_addresses_are_looked_up() {
+        for service in Service::ALL {
+            for (peer, over_ipv6) in [
+                ("192.168.1.10", false),
+                ("::ffff:192.168.1.10", false),
+                ("fe80::10", true),
+                ("2001:db8::10", true),
+            ] {
+                let looks = needs_others(peer.parse().unwrap(), service);
+                assert_eq!(looks, over_ipv6 || service.type_name() == OPENS_IPV6, "{peer} {service:?}");
+            }
         }
     }
 

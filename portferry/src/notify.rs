@@ -1,6 +1,7 @@
 //! Delivers events to subscribers (UDA §4.3): one connection for each, bounded in time and size, no redirect followed.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use engine::gena::{Delivery, Notification};
@@ -18,7 +19,7 @@ const MAX_ANSWER: usize = 4096;
 pub async fn deliver(event: &Notification) -> Delivery {
     for callback in &event.callbacks {
         let request = wire::gena::notify(callback, event.sid, event.seq, &event.body);
-        match tokio::time::timeout(TIME, exchange(callback, &request)).await {
+        match tokio::time::timeout(TIME, exchange(address(callback, event.interface), &request)).await {
             Ok(Ok(200..=299)) => return Delivery::Done,
             Ok(Ok(412)) => return Delivery::Unknown,
             Ok(Ok(status)) => debug(event.sid, callback, &format!("status {status}")),
@@ -33,9 +34,19 @@ fn debug(sid: Uuid, callback: &CallbackUrl, what: &str) {
     tracing::debug!("event for subscription {sid} to {callback}: {what}");
 }
 
+/// Where a callback is: a link-local address is one on the subscriber's own link.
+fn address(callback: &CallbackUrl, interface: u32) -> SocketAddr {
+    match callback.host {
+        IpAddr::V6(host) if host.is_unicast_link_local() => {
+            SocketAddrV6::new(host, callback.port, 0, interface).into()
+        }
+        host => SocketAddr::new(host, callback.port),
+    }
+}
+
 /// Sends `request` and gives the answer's status.
-async fn exchange(callback: &CallbackUrl, request: &str) -> io::Result<u16> {
-    let mut stream = TcpStream::connect((callback.host, callback.port)).await?;
+async fn exchange(to: SocketAddr, request: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(to).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     let mut part = [0; 256];
@@ -76,6 +87,19 @@ mod tests {
         }
     }
 
+    /// K-10: callbacks over IPv6, on the subscriber's link where the address is only of that.
+    #[test]
+    fn where_a_callback_is() {
+        for (url, to) in [
+            ("http://192.168.1.10:5000/e", "192.168.1.10:5000"),
+            ("http://[2001:db8::10]:5000/e", "[2001:db8::10]:5000"),
+            ("http://[fe80::10]/e", "[fe80::10%3]:80"),
+            ("http://[fe80::10%eth0]:5000/e", "[fe80::10%3]:5000"),
+        ] {
+            assert_eq!(address(&CallbackUrl::parse(url).unwrap(), 3), to.parse().unwrap(), "{url}");
+        }
+    }
+
     /// E-6: in the order given until one works; what answers is believed by its status.
     #[tokio::test]
     async fn the_next_callback_is_tried() {
@@ -94,6 +118,7 @@ mod tests {
             let event = Notification {
                 sid: Uuid([7; 16]),
                 callbacks: callbacks.to_vec(),
+                interface: 1,
                 seq: 3,
                 body: "<x/>".to_owned(),
             };

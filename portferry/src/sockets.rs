@@ -2,7 +2,7 @@
 //! provider's router.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::sync::mpsc;
@@ -88,6 +88,34 @@ pub fn ssdp(interface: &str, index: u32) -> io::Result<UdpSocket> {
     socket.set_multicast_all_v4(false)?;
     socket.set_multicast_ttl_v4(2)?;
     nonblocking(socket)
+}
+
+/// A socket on SSDP's port that hears what comes to an IPv6 group by `interface`, and nothing else.
+pub fn ssdp_group(interface: &str, index: u32, group: Ipv6Addr) -> io::Result<UdpSocket> {
+    let socket = ssdp_over_ipv6(interface, index, group)?;
+    socket.join_multicast_v6(&group, index)?;
+    nonblocking(socket)
+}
+
+/// A socket on SSDP's port that hears what is sent to `own` by `interface`, and sends from there, to groups, too. So an answer comes
+/// from the address that it names, which the kernel would choose otherwise (K-5).
+pub fn ssdp_at(interface: &str, index: u32, own: Ipv6Addr) -> io::Result<UdpSocket> {
+    let socket = ssdp_over_ipv6(interface, index, own)?;
+    socket.set_multicast_if_v6(index)?;
+    // uda.md 5.
+    socket.set_multicast_hops_v6(if own.is_unicast_link_local() { 1 } else { 10 })?;
+    nonblocking(socket)
+}
+
+fn ssdp_over_ipv6(interface: &str, index: u32, at: Ipv6Addr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    // What comes over IPv4 is the other socket's (K-2).
+    socket.set_only_v6(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    let zone = if at.is_unicast_link_local() || at.is_multicast() { index } else { 0 };
+    socket.bind(&SocketAddrV6::new(at, wire::ssdp::PORT, 0, zone).into())?;
+    Ok(socket)
 }
 
 /// A socket that searches for the provider's router on the WAN interface, from a random port; what answers comes back to it.

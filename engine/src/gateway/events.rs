@@ -1,7 +1,7 @@
 //! Events to subscribers: what has changed in a turn is seen by comparing, not by whoever changed it, so that nothing is
 //! forgotten and one set of changes is one event (spec A-13, T-9).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use wire::description::Uuid;
@@ -9,6 +9,7 @@ use wire::gena::Subscribe;
 use wire::services::{Face, Service};
 
 use super::{Effect, Gateway, RequestId};
+use crate::gena::Subscriber;
 use crate::policy::Requester;
 use crate::time::Instant;
 
@@ -30,28 +31,33 @@ impl Gateway {
         &mut self,
         now: Instant,
         request: RequestId,
-        from: IpAddr,
+        subscriber: Subscriber,
         (face, service): (Face, Service),
         subscribe: Subscribe,
     ) {
-        let from = from.to_canonical();
         if self.subscriptions.is_empty() {
             self.evented = self.evented(); // nobody has looked for a while
         }
         let answer: Result<(Uuid, Duration), _> = match subscribe {
             Subscribe::New { callbacks, timeout } => self
                 .subscriptions
-                .subscribe(now, from, (face, service), callbacks, timeout, &mut *self.entropy)
+                .subscribe(now, subscriber, (face, service), callbacks, timeout, &mut *self.entropy)
                 .map(|sid| (sid, timeout)),
             Subscribe::Renew { sid, timeout } => {
-                self.subscriptions.renew(now, from, service, sid, timeout).map(|()| (sid, timeout))
+                self.subscriptions.renew(now, &subscriber.who, service, sid, timeout).map(|()| (sid, timeout))
             }
         };
         self.effects.push_back(Effect::Subscribed { request, answer: answer.map(Some) });
     }
 
-    pub(super) fn on_unsubscribe(&mut self, request: RequestId, from: IpAddr, service: Service, sid: Uuid) {
-        let answer = self.subscriptions.unsubscribe(from.to_canonical(), service, sid).map(|()| None);
+    pub(super) fn on_unsubscribe(
+        &mut self,
+        request: RequestId,
+        who: &Requester,
+        service: Service,
+        sid: Uuid,
+    ) {
+        let answer = self.subscriptions.unsubscribe(who, service, sid).map(|()| None);
         self.effects.push_back(Effect::Subscribed { request, answer });
     }
 
@@ -87,9 +93,8 @@ impl Gateway {
         loop {
             // Taken out so that values can be read from the rest of the gateway while an event is made.
             let mut subscriptions = std::mem::take(&mut self.subscriptions);
-            let event = subscriptions.poll(|face, service, variable, host| {
-                self.variable(now, face, service, variable, &Requester::new(host, &[]))
-            });
+            let event = subscriptions
+                .poll(|face, service, variable, who| self.variable(now, face, service, variable, who));
             self.subscriptions = subscriptions;
             match event {
                 Some(event) => self.effects.push_back(Effect::Notify(event)),

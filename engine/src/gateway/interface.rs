@@ -14,6 +14,7 @@ use crate::nat::{NatChange, NatFailure};
 use crate::notice::Notice;
 use crate::pinholes::FirewallChange;
 use crate::policy::InterfaceAddress;
+use crate::ssdp::Outgoing;
 use crate::time::Duration;
 use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
 
@@ -83,8 +84,8 @@ pub struct ControlRequest {
     pub id: RequestId,
     /// The control point.
     pub from: IpAddr,
-    /// IPv4 addresses that the same host has beside that (K-3), as far as the caller knows them.
-    pub also: Vec<Ipv4Addr>,
+    /// Addresses that the same host has beside that (K-3), as far as the caller knows them; none of link-local scope.
+    pub also: Vec<IpAddr>,
     /// Which of the two root devices it speaks to.
     pub face: Face,
     /// What it wants.
@@ -121,6 +122,8 @@ pub enum Event<'a> {
     Ssdp {
         /// The kernel's number of the interface that it came in by.
         interface: u32,
+        /// Our address that it was sent to, where the caller knows it; not of what came to a group.
+        local: Option<IpAddr>,
         /// Its source.
         from: SocketAddr,
         /// Its content.
@@ -220,6 +223,10 @@ pub enum Event<'a> {
         request: RequestId,
         /// The control point.
         from: IpAddr,
+        /// As [`ControlRequest::also`].
+        also: Vec<IpAddr>,
+        /// The LAN interface that it is on.
+        interface: u32,
         /// The root device and the service.
         of: (Face, Service),
         /// The headers.
@@ -231,6 +238,8 @@ pub enum Event<'a> {
         request: RequestId,
         /// The control point.
         from: IpAddr,
+        /// As [`ControlRequest::also`].
+        also: Vec<IpAddr>,
         /// The service.
         service: Service,
         /// The subscription.
@@ -317,15 +326,8 @@ pub enum Effect {
         /// The datagram.
         bytes: Vec<u8>,
     },
-    /// Send this from SSDP's port by this interface.
-    Ssdp {
-        /// The kernel's number of the interface.
-        interface: u32,
-        /// A control point, or the multicast group.
-        to: SocketAddr,
-        /// The datagram.
-        bytes: Vec<u8>,
-    },
+    /// Send this from SSDP's port.
+    Ssdp(Outgoing),
     /// Send this from port 5351 of that address of ours.
     LanSend {
         /// The kernel's number of the LAN interface.

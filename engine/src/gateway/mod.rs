@@ -39,11 +39,11 @@ use wire::pcp::Protocol;
 
 use crate::device::Devices;
 use crate::entropy::Entropy;
-use crate::gena::{SubscribeError, Subscriptions};
+use crate::gena::{SubscribeError, Subscriber, Subscriptions};
 use crate::journal::StoredNonce;
 use crate::nat::{NatPorts, NatRule};
 use crate::notice::{Cause, Notice, PinholeEnd};
-use crate::policy::InterfaceAddress;
+use crate::policy::{InterfaceAddress, Requester};
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
@@ -294,8 +294,8 @@ impl Gateway {
                 self.find_firewall(now);
             }
             Event::Control(request) => self.on_control(now, request),
-            Event::Ssdp { interface, from, bytes } => {
-                self.ssdp.handle_datagram(now, interface, from, bytes, &mut *self.entropy);
+            Event::Ssdp { interface, local, from, bytes } => {
+                self.ssdp.handle_datagram(now, (interface, local), from, bytes, &mut *self.entropy);
             }
             Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
@@ -317,18 +317,19 @@ impl Gateway {
             Event::Nat { ticket, outcome } => self.on_nat(now, ticket, outcome),
             Event::Counters { request, counters } => self.on_counters(request, counters),
             Event::Resolved { lookup, addresses } => self.on_resolved(now, lookup, &addresses),
-            Event::Subscribe { request, from, of, subscribe } => {
-                self.on_subscribe(now, request, from, of, subscribe);
+            Event::Subscribe { request, from, also, interface, of, subscribe } => {
+                let subscriber = Subscriber { who: Requester::new(from, &also), interface };
+                self.on_subscribe(now, request, subscriber, of, subscribe);
             }
-            Event::Unsubscribe { request, from, service, sid } => {
-                self.on_unsubscribe(request, from, service, sid);
+            Event::Unsubscribe { request, from, also, service, sid } => {
+                self.on_unsubscribe(request, &Requester::new(from, &also), service, sid);
             }
             Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
             Event::Release(host) => self.on_release(now, host, Cause::Released),
             Event::Rebound(hosts) => {
                 for host in hosts {
                     self.on_release(now, host, Cause::Rebound);
-                    self.subscriptions.forget(host.into());
+                    self.subscriptions.forget(host);
                 }
             }
             Event::Reconfigure(config) => {
@@ -351,9 +352,9 @@ impl Gateway {
         self.tell_subscribers(now);
         self.tell_changes(now, began);
         self.tend_lan();
-        while let Some((interface, to, bytes)) = self.ssdp.poll_transmit() {
+        while let Some(outgoing) = self.ssdp.poll_transmit() {
             if !self.beside {
-                self.effects.push_back(Effect::Ssdp { interface, to, bytes });
+                self.effects.push_back(Effect::Ssdp(outgoing));
             }
         }
         // The caller may end at this: it is the last effect of its turn, and of all.
@@ -481,8 +482,13 @@ impl Gateway {
     pub fn clients(&self) -> BTreeSet<Ipv4Addr> {
         let mapped = self.table.iter().map(|mapping| *mapping.internal.ip());
         let wanted = self.pending.values().map(|pending| *pending.request.internal.ip());
-        let subscribed = self.subscriptions.hosts().filter_map(mappings::v4);
+        let subscribed = self.subscriptions.hosts();
         mapped.chain(wanted).chain(self.held.hosts()).chain(subscribed).collect()
+    }
+
+    /// Whether it is here that this subscription is one.
+    pub(crate) fn has_subscription(&self, sid: wire::description::Uuid) -> bool {
+        self.subscriptions.contains(sid)
     }
 
     /// How many ports of the router's own NAT are taken; for simulations, which see that none is lost.

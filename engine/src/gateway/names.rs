@@ -68,7 +68,7 @@ impl Gateway {
     fn look_up(&mut self, name: String, who: &Requester, purpose: Purpose, id: RequestId) {
         let of_host = |purpose: &&Purpose| match purpose {
             Purpose::Internal { who: other, .. } | Purpose::Remote { who: other, .. } => {
-                other.source() == who.source() || other.addresses().iter().any(|&addr| who.is(addr))
+                other.is_same_host(who)
             }
             Purpose::Again(_) => false,
         };

@@ -366,7 +366,7 @@ impl Lab {
                 Effect::Search { to, bytes } => self.seek(to, bytes, queue),
                 Effect::Http(request) => self.asked(&request, queue),
                 Effect::ReadCounters { .. }
-                | Effect::Ssdp { .. }
+                | Effect::Ssdp(_)
                 | Effect::EndSearch
                 | Effect::LanSend { .. }
                 | Effect::Notice(_) => {}
@@ -607,7 +607,7 @@ impl Lab {
     fn start_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         version: u8,
         action: &str,
         args: &[(&str, &str)],
@@ -667,7 +667,7 @@ impl Lab {
     /// What the gateway wanted since the last look, without notices, what followers are told, and what is said by multicast.
     fn seen(&mut self) -> Vec<Effect> {
         let quiet = |effect: &Effect| match effect {
-            Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp { .. } => true,
+            Effect::Notice(_) | Effect::Changed(_) | Effect::Ssdp(_) => true,
             Effect::LanSend { to, .. } => to.ip().is_multicast(),
             _ => false,
         };

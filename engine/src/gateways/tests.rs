@@ -149,7 +149,7 @@ impl Lab {
     fn call_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         action: &str,
         args: &[(&str, &str)],
     ) -> Result<Vec<String>, u16> {
@@ -171,7 +171,7 @@ impl Lab {
     fn add_from(
         &mut self,
         from: IpAddr,
-        also: &[Ipv4Addr],
+        also: &[IpAddr],
         host: Ipv4Addr,
         port: u16,
     ) -> Result<Vec<String>, u16> {
@@ -262,23 +262,67 @@ fn two_hosts_have_the_same_port_each_at_its_own_address() {
 #[test]
 fn a_host_is_bound_by_all_of_its_addresses() {
     let carol = Ipv4Addr::new(192, 168, 1, 12);
-    let link_local: IpAddr = "fe80::11".parse().unwrap();
+    let (link_local, global): (IpAddr, IpAddr) =
+        ("fe80::11".parse().unwrap(), "2001:db8::11".parse().unwrap());
+    let [alice_v4, bob_v4, carol_v4] = [ALICE, BOB, carol].map(IpAddr::V4);
     for (bound, also, host, heard, upstream) in [
-        ("192.168.1.11", &[BOB][..], BOB, Ok(vec![]), [vec![], vec![8080]]),
-        ("192.168.1.11", &[ALICE], ALICE, Ok(vec![]), [vec![8080], vec![]]),
+        ("192.168.1.11", &[bob_v4][..], BOB, Ok(vec![]), [vec![], vec![8080]]),
+        ("192.168.1.11", &[alice_v4], ALICE, Ok(vec![]), [vec![8080], vec![]]),
         ("192.168.1.11", &[], BOB, Err(606), [vec![], vec![]]),
-        ("192.168.1.11", &[ALICE], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[alice_v4], BOB, Err(606), [vec![], vec![]]),
         // Addresses of two uplinks: those of the usual one count.
-        ("192.168.1.11", &[BOB, carol], BOB, Err(606), [vec![], vec![]]),
-        ("192.168.1.11", &[BOB, carol], carol, Ok(vec![]), [vec![8080], vec![]]),
+        ("192.168.1.11", &[bob_v4, carol_v4], BOB, Err(606), [vec![], vec![]]),
+        ("192.168.1.11", &[bob_v4, carol_v4], carol, Ok(vec![]), [vec![8080], vec![]]),
         // It is bound by the address that it speaks from, and the other is not.
-        ("fe80::/10", &[BOB], BOB, Err(606), [vec![], vec![]]),
+        ("fe80::/10", &[bob_v4], BOB, Err(606), [vec![], vec![]]),
+        // An IPv6 address that nobody has bound says nothing; one that is bound is another uplink's.
+        ("192.168.1.11", &[global, bob_v4], BOB, Ok(vec![]), [vec![], vec![8080]]),
+        ("2001:db8::11", &[global, bob_v4], BOB, Ok(vec![]), [vec![8080], vec![]]),
     ] {
         let mut lab = Lab::down(bound);
         lab.bring_up();
         assert_eq!(lab.add_from(link_local, also, host, 8080), heard, "{bound} {also:?} {host}");
         assert_eq!([lab.upstream(0), lab.upstream(1)], upstream, "{bound} {also:?} {host}");
     }
+}
+
+/// K-3 and R-42: who subscribes over IPv6 hears of the uplink of his IPv4 addresses, and his subscription stays where it was made.
+#[test]
+fn a_subscription_is_at_the_uplink_of_its_host() {
+    let mut lab = Lab::up();
+    let from: IpAddr = "fe80::11".parse().unwrap();
+    let ask = |lab: &mut Lab, also: &[Ipv4Addr], subscribe: Subscribe| {
+        let request = RequestId(1000);
+        let (also, of) =
+            (also.iter().copied().map(IpAddr::V4).collect(), (Face::V2, Service::WanIpConnection));
+        let event = Event::Subscribe { request, from, also, interface: 3, of, subscribe };
+        lab.effects.clear();
+        lab.turn(|gateways, now| gateways.handle(now, To::Host(from), event));
+        let told = lab.effects.iter().find_map(|(place, effect)| match effect {
+            Effect::Subscribed { answer, .. } => Some((*place, *answer)),
+            _ => None,
+        });
+        told.expect("answered at once")
+    };
+    let timeout = Duration::from_secs(1800);
+    let callbacks = vec![wire::gena::CallbackUrl::parse("http://[fe80::11]:5000/").unwrap()];
+    let (place, answer) = ask(&mut lab, &[BOB], Subscribe::New { callbacks, timeout });
+    let (sid, _) = answer.unwrap().unwrap();
+    assert_eq!(place, 1);
+    lab.pass(1000);
+    let told = lab.effects.iter().find_map(|(place, effect)| match effect {
+        Effect::Notify(event) => Some((*place, event.body.clone())),
+        _ => None,
+    });
+    let (place, body) = told.expect("the initial event");
+    assert!(place == 1 && body.contains(&EXTERNAL[1].to_string()), "{body}");
+    // Nobody knows its addresses for the moment.
+    let (place, answer) = ask(&mut lab, &[], Subscribe::Renew { sid, timeout });
+    assert_eq!((place, answer), (1, Ok(Some((sid, timeout)))));
+    // Bound to the usual uplink, it is told of that, when it asks anew.
+    lab.turn(|gateways, now| gateways.bind(now, vec![vec![]]));
+    let (_, answer) = ask(&mut lab, &[BOB], Subscribe::Renew { sid, timeout });
+    assert_eq!(answer, Err(crate::gena::SubscribeError::PreconditionFailed));
 }
 
 /// The first alone is found; a search that comes in goes to it.
@@ -289,10 +333,7 @@ fn one_device_is_announced() {
     lab.turn(Gateways::handle_stop);
     lab.pass(100);
     let spoke = |place: Place| {
-        lab.effects
-            .iter()
-            .filter(|(at, effect)| *at == place && matches!(effect, Effect::Ssdp { .. }))
-            .count()
+        lab.effects.iter().filter(|(at, effect)| *at == place && matches!(effect, Effect::Ssdp(_))).count()
     };
     assert!(spoke(0) > 0);
     assert_eq!(spoke(1), 0);

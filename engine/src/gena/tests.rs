@@ -10,16 +10,21 @@ fn ms(at: u64) -> Instant {
     Instant::from_millis(at)
 }
 
+/// A host with one address.
+fn who(host: IpAddr) -> Requester {
+    Requester::new(host, &[])
+}
+
 fn url(text: &str) -> CallbackUrl {
     CallbackUrl::parse(text).unwrap()
 }
 
 /// Another value each time.
-fn value(_: Face, _: Service, variable: &'static Variable, host: IpAddr) -> Option<Value> {
+fn value(_: Face, _: Service, variable: &'static Variable, who: &Requester) -> Option<Value> {
     thread_local!(static N: std::cell::Cell<u32> = const { std::cell::Cell::new(0) });
     let n = N.get();
     N.set(n + 1);
-    Some(Value::Text(format!("{} for {host}, {n}", variable.name)))
+    Some(Value::Text(format!("{} for {}, {n}", variable.name, who.source())))
 }
 
 struct Rig {
@@ -39,8 +44,19 @@ impl Rig {
         face: Face,
         callbacks: &[&str],
     ) -> Result<Uuid, SubscribeError> {
+        self.subscribe_as(at, who(host), face, callbacks)
+    }
+
+    fn subscribe_as(
+        &mut self,
+        at: u64,
+        who: Requester,
+        face: Face,
+        callbacks: &[&str],
+    ) -> Result<Uuid, SubscribeError> {
         let callbacks = callbacks.iter().map(|text| url(text)).collect();
-        self.subscriptions.subscribe(ms(at), host, (face, WAN), callbacks, HALF_HOUR, &mut self.entropy)
+        let subscriber = Subscriber { who, interface: 3 };
+        self.subscriptions.subscribe(ms(at), subscriber, (face, WAN), callbacks, HALF_HOUR, &mut self.entropy)
     }
 
     fn one(&mut self, at: u64) -> Uuid {
@@ -117,7 +133,9 @@ fn one_event_per_change_set() {
 fn nobody_is_told_the_same_again() {
     let mut rig = Rig::new();
     let sid = rig.one(0);
-    let same = |_, _, variable: &'static Variable, _| Some(Value::Text(variable.name.to_owned()));
+    let same = |_: Face, _: Service, variable: &'static Variable, _: &Requester| {
+        Some(Value::Text(variable.name.to_owned()))
+    };
     rig.subscriptions.on_timeout(ms(200));
     assert!(rig.subscriptions.poll(same).is_some());
     rig.subscriptions.delivered(ms(200), sid, Delivery::Done);
@@ -126,6 +144,53 @@ fn nobody_is_told_the_same_again() {
     assert_eq!(rig.subscriptions.poll(same), None);
     rig.subscriptions.changed(ms(600), WAN, &["ConnectionStatus"]);
     assert_eq!(rig.events(600)[0].seq, 1, "no number is lost on it");
+}
+
+/// E-10, K-3 and K-10: callbacks to any of the subscriber's own addresses, and to nobody else's; it is told at which link it is. By
+/// whichever of them it renews the subscription and ends it.
+#[test]
+fn a_subscriber_is_one_host_by_all_of_its_addresses() {
+    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    let host = |source: &str, also: &[&str]| {
+        Requester::new(addr(source), &also.iter().map(|text| addr(text)).collect::<Vec<_>>())
+    };
+    let (all, global) = (["192.168.1.10", "2001:db8::10"], ["192.168.1.10", "2001:db8::11"]);
+    for (source, also, callback, taken) in [
+        ("fe80::10", &all[..], "http://[fe80::10]:5000/e", true),
+        ("fe80::10", &all, "http://[fe80::10%eth0]:5000/e", true),
+        ("fe80::10", &all, "http://[2001:db8::10]:5000/e", true),
+        ("fe80::10", &all, "http://192.168.1.10:5000/e", true),
+        ("2001:db8::10", &global, "http://[2001:db8::11]:5000/e", true),
+        ("2001:db8::10", &[], "http://[2001:db8::10]:5000/e", true),
+        ("::ffff:192.168.1.10", &[], "http://192.168.1.10:5000/e", true),
+        ("fe80::10", &all, "http://[fe80::11]:5000/e", false),
+        ("fe80::10", &all, "http://192.168.1.11:5000/e", false),
+        ("fe80::10", &[], "http://[2001:db8::10]:5000/e", false), // nothing is known of it
+        ("2001:db8::10", &[], "http://192.168.1.10:5000/e", false),
+        ("192.168.1.10", &[], "http://[2001:db8::10]:5000/e", false),
+    ] {
+        let mut rig = Rig::new();
+        let told = rig.subscribe_as(0, host(source, also), Face::V2, &[callback]);
+        assert_eq!(told.is_ok(), taken, "{source} {callback}");
+        let events = rig.events(200);
+        let to: Vec<_> = events.iter().map(|event| (event.callbacks.clone(), event.interface)).collect();
+        assert_eq!(to, told.iter().map(|_| (vec![url(callback)], 3)).collect::<Vec<_>>());
+    }
+    let mut rig = Rig::new();
+    let sid = rig.subscribe_as(0, host("fe80::10", &all), Face::V2, &["http://[fe80::10]/"]).unwrap();
+    for (source, also, is_it) in [
+        ("fe80::10", &[][..], true),
+        ("2001:db8::10", &[], true),
+        ("192.168.1.10", &[], true),
+        ("2001:db8::99", &["192.168.1.10"], true), // an address of today
+        ("fe80::11", &["192.168.1.11"], false),
+        ("2001:db8::11", &[], false),
+    ] {
+        let told = rig.subscriptions.renew(ms(1), &host(source, also), WAN, sid, HALF_HOUR);
+        assert_eq!(told.is_ok(), is_it, "{source}");
+    }
+    assert_eq!(rig.subscriptions.hosts().collect::<Vec<_>>(), [std::net::Ipv4Addr::new(192, 168, 1, 10)]);
+    assert_eq!(rig.subscriptions.unsubscribe(&host("2001:db8::10", &[]), WAN, sid), Ok(()));
 }
 
 /// E-10: callbacks to the subscriber's own address only.
@@ -146,12 +211,12 @@ fn a_subscription_belongs_to_its_subscriber() {
     let sid = rig.one(0);
     let subscriptions = &mut rig.subscriptions;
     let refused = Err(SubscribeError::PreconditionFailed);
-    assert_eq!(subscriptions.renew(ms(1), OTHER, WAN, sid, HALF_HOUR), refused);
-    assert_eq!(subscriptions.renew(ms(1), HOST, Service::Layer3Forwarding, sid, HALF_HOUR), refused);
-    assert_eq!(subscriptions.unsubscribe(OTHER, WAN, sid), refused);
-    assert_eq!(subscriptions.renew(ms(1000), HOST, WAN, sid, HALF_HOUR), Ok(()));
-    assert_eq!(subscriptions.unsubscribe(HOST, WAN, sid), Ok(()));
-    assert_eq!(subscriptions.unsubscribe(HOST, WAN, sid), refused);
+    assert_eq!(subscriptions.renew(ms(1), &who(OTHER), WAN, sid, HALF_HOUR), refused);
+    assert_eq!(subscriptions.renew(ms(1), &who(HOST), Service::Layer3Forwarding, sid, HALF_HOUR), refused);
+    assert_eq!(subscriptions.unsubscribe(&who(OTHER), WAN, sid), refused);
+    assert_eq!(subscriptions.renew(ms(1000), &who(HOST), WAN, sid, HALF_HOUR), Ok(()));
+    assert_eq!(subscriptions.unsubscribe(&who(HOST), WAN, sid), Ok(()));
+    assert_eq!(subscriptions.unsubscribe(&who(HOST), WAN, sid), refused);
     assert!(subscriptions.is_empty());
 }
 
@@ -161,7 +226,7 @@ fn a_subscription_ends_unless_it_is_renewed() {
     let sid = rig.one(0);
     rig.events(200);
     rig.subscriptions.delivered(ms(200), sid, Delivery::Done);
-    assert_eq!(rig.subscriptions.renew(ms(1_000_000), HOST, WAN, sid, HALF_HOUR), Ok(()));
+    assert_eq!(rig.subscriptions.renew(ms(1_000_000), &who(HOST), WAN, sid, HALF_HOUR), Ok(()));
     rig.events(2_799_999);
     assert_eq!(rig.subscriptions.len(), 1, "no initial event after a renewal (E-4)");
     rig.events(2_800_000);

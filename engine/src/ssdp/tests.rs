@@ -1,6 +1,6 @@
 //! Being found, in virtual time: who is answered, with what, when, and who is not.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use wire::description::{Identity, Uuid};
 use wire::ssdp::{Notify, Nts, Response};
@@ -32,6 +32,19 @@ fn lan(index: u32, addrs: &[([u8; 4], u8)]) -> LanInterface {
 fn home() -> LanInterface {
     lan(3, &[([192, 168, 1, 1], 24)])
 }
+
+/// An interface with these addresses of either version.
+fn dual(index: u32, addrs: &[&str]) -> LanInterface {
+    let address = |text: &&str| {
+        let (addr, prefix_len) = text.split_once('/').unwrap();
+        InterfaceAddress { addr: addr.parse().unwrap(), prefix_len: prefix_len.parse().unwrap() }
+    };
+    LanInterface { index, name: format!("lan{index}"), addresses: addrs.iter().map(address).collect() }
+}
+
+const LINK: &str = "fe80::1/64";
+const GLOBAL: &str = "2001:db8:7::1/64";
+const LOCAL: &str = "fd00:7::1/64";
 
 struct Rig {
     server: SsdpServer,
@@ -76,10 +89,23 @@ impl Rig {
         out
     }
 
+    /// Of every datagram: it is short, over one family, and what it says of where we are is where it comes from (K-5).
     fn drain(&mut self) -> Vec<Sent> {
         let now = self.now;
         std::iter::from_fn(|| self.server.poll_transmit())
-            .map(|(interface, to, bytes)| (now, interface, to, ssdp::parse(&bytes).expect("we speak SSDP")))
+            .map(|Outgoing { interface, local, to, bytes }| {
+                assert!(bytes.len() <= ssdp::MAX_SENT);
+                assert_eq!(local.is_ipv4(), to.is_ipv4());
+                let message = ssdp::parse(&bytes).expect("we speak SSDP");
+                let location = match &message {
+                    Message::Notify(notify) => notify.location.clone(),
+                    Message::Response(response) => Some(response.location.clone()),
+                    Message::Search(_) => panic!("we search for nobody"),
+                };
+                let own = format!("http://{}/", SocketAddr::new(local, 5000));
+                assert!(location.is_none_or(|location| location.starts_with(&own)), "{own}");
+                (now, interface, to, message)
+            })
             .collect()
     }
 
@@ -90,8 +116,13 @@ impl Rig {
     }
 
     fn receive(&mut self, interface: u32, from: &str, bytes: &[u8]) {
+        self.receive_at(interface, None, from, bytes);
+    }
+
+    fn receive_at(&mut self, interface: u32, local: Option<&str>, from: &str, bytes: &[u8]) {
         let now = Instant::from_millis(self.now);
-        self.server.handle_datagram(now, interface, from.parse().unwrap(), bytes, &mut self.entropy);
+        let arrival = (interface, local.map(|local| local.parse().unwrap()));
+        self.server.handle_datagram(now, arrival, from.parse().unwrap(), bytes, &mut self.entropy);
     }
 
     fn udn(&self, face: Face) -> String {
@@ -206,14 +237,117 @@ fn a_new_address_raises_bootid() {
     assert!(notifies(&rig.run(40_000)).iter().all(|row| row.3.boot_id == Some(43)), "it was away");
 }
 
-/// An interface without an IPv4 address is none of ours.
+/// Who announces what to whom: NTS, the group, and where LOCATION leads, in the order of their sets.
+fn announced(sent: &[Sent]) -> Vec<(Nts, String, Option<String>)> {
+    let mut sets: Vec<(Nts, String, Option<String>)> = Vec::new();
+    for (_, _, to, message) in sent {
+        let Message::Notify(notify) = message else { panic!("{message:?}") };
+        let host = notify.location.as_deref().map(|location| {
+            location.strip_prefix("http://").unwrap().split_once(":5000/v1/igd.xml").unwrap().0.to_owned()
+        });
+        let set = (notify.nts, to.to_string(), host);
+        if notify.nt == Target::RootDevice {
+            sets.push(set);
+        } else {
+            assert_eq!(sets.last(), Some(&set), "a set is one piece");
+        }
+    }
+    sets
+}
+
+/// uda.md 5 and 3.5: to each group from an address of its scope, where there is one; the longer-lived of several; no zone
+/// in LOCATION; byebye and alive alike. An interface without IPv4 is served over IPv6 alone, and the other way round.
 #[test]
-fn interfaces_without_ipv4_are_silent() {
+fn each_group_is_told_an_address_of_its_scope() {
+    let (v4, link, site) = ("239.255.255.250:1900", "[ff02::c]:1900", "[ff05::c]:1900");
+    for (addresses, told) in [
+        (&["192.168.1.1/24"][..], &[(v4, "192.168.1.1")][..]),
+        (&["192.168.1.1/24", LINK], &[(v4, "192.168.1.1"), (link, "[fe80::1]")]),
+        (&[LINK], &[(link, "[fe80::1]")]),
+        (&[GLOBAL, LINK], &[(link, "[fe80::1]"), (site, "[2001:db8:7::1]")]),
+        (&[LOCAL], &[(site, "[fd00:7::1]")]),
+        (&[GLOBAL, "2001:db8:8::1/64"], &[(site, "[2001:db8:7::1]")]),
+        (
+            &[GLOBAL, LOCAL, "192.168.1.1/24", "10.0.0.1/8", LINK],
+            &[(v4, "192.168.1.1"), (link, "[fe80::1]"), (site, "[fd00:7::1]")],
+        ),
+        (&["::1/128"], &[]),
+        (&[], &[]),
+    ] {
+        let mut rig = Rig::new(IgdVersion::Auto, 1);
+        rig.set(&[dual(3, addresses)]);
+        let set = |nts: Nts| {
+            let host = move |own: &str| (nts != Nts::Byebye).then(|| own.to_owned());
+            told.iter().map(move |(group, own)| (nts, (*group).to_owned(), host(own)))
+        };
+        let all: Vec<_> = set(Nts::Byebye).chain(set(Nts::Alive)).chain(set(Nts::Alive)).collect();
+        assert_eq!(announced(&rig.run(10_000)), all, "{addresses:?}");
+        rig.server.stop(Instant::from_millis(10_000));
+        assert_eq!(announced(&rig.drain()), set(Nts::Byebye).collect::<Vec<_>>(), "{addresses:?}");
+    }
+}
+
+/// HOST names the group as the annex writes it, and BOOTID is one for both families (uda.md 5).
+#[test]
+fn host_and_bootid_over_ipv6() {
     let mut rig = Rig::new(IgdVersion::Auto, 1);
-    let mut v6 = home();
-    v6.addresses = vec![InterfaceAddress { addr: "fe80::1".parse().unwrap(), prefix_len: 64 }];
-    rig.set(&[v6]);
-    assert_eq!((rig.run(10_000), rig.server.next_timeout()), (vec![], None));
+    rig.set(&[dual(3, &["192.168.1.1/24", LINK, GLOBAL])]);
+    rig.server.on_timeout(Instant::from_millis(1000), &mut rig.entropy);
+    let mut hosts = BTreeMap::new();
+    while let Some(outgoing) = rig.server.poll_transmit() {
+        let text = String::from_utf8(outgoing.bytes).unwrap();
+        let line = text.lines().find(|line| line.starts_with("HOST: ")).unwrap().to_owned();
+        assert!(text.contains("\r\nBOOTID.UPNP.ORG: 41\r\n") && text.contains("\r\n01-NLS: 41\r\n"));
+        hosts.insert(outgoing.to.to_string(), line);
+    }
+    assert_eq!(hosts["239.255.255.250:1900"], "HOST: 239.255.255.250:1900");
+    assert_eq!(hosts["[ff02::c]:1900"], "HOST: [FF02::C]:1900");
+    assert_eq!(hosts["[ff05::c]:1900"], "HOST: [FF05::C]:1900");
+}
+
+/// IPv6 addresses come and go without a new start: what is told now and was not is announced, twice, with the BOOTID that
+/// stands and without a byebye; what was told and is still there stays.
+#[test]
+fn ipv6_addresses_come_and_go() {
+    const V4: &str = "192.168.1.1/24";
+    let (link, site) = ("[ff02::c]:1900", "[ff05::c]:1900");
+    let mut rig = Rig::new(IgdVersion::Auto, 1);
+    rig.set(&[dual(3, &[V4])]);
+    rig.run(10_000);
+    for (addresses, told) in [
+        (&[V4, LINK][..], &[(link, "[fe80::1]")][..]),
+        (&[V4, LINK, GLOBAL], &[(site, "[2001:db8:7::1]")]),
+        (&[V4, LINK, LOCAL, GLOBAL], &[]), // as good as the other one
+        (&[V4, LINK, LOCAL, "2001:db8:8::1/64"], &[(site, "[fd00:7::1]")]),
+        (&[V4, LINK, LOCAL], &[]),
+        (&[V4, LINK], &[]),
+        (&[V4], &[]),
+        (&[V4, "fe80::2/64", GLOBAL], &[(link, "[fe80::2]"), (site, "[2001:db8:7::1]")]),
+    ] {
+        rig.set(&[dual(3, addresses)]);
+        let now = rig.now;
+        let out = rig.run(now + 10_000);
+        let all: Vec<_> = std::iter::repeat_n(told, 2)
+            .flatten()
+            .map(|(group, own)| (Nts::Alive, (*group).to_owned(), Some((*own).to_owned())))
+            .collect();
+        assert_eq!(announced(&out), all, "{addresses:?}");
+        for (at, _, _, message) in &out {
+            assert!(*at < now + 350, "soon");
+            assert!(matches!(message, Message::Notify(notify) if notify.boot_id == Some(41)));
+        }
+    }
+    // What was to be told and is gone before it is, is not.
+    rig.set(&[dual(3, &[V4, LINK])]);
+    rig.set(&[dual(3, &[V4, "fe80::3/64"])]);
+    let out = announced(&rig.run(rig.now + 10_000));
+    assert_eq!(out, vec![(Nts::Alive, link.to_owned(), Some("[fe80::3]".to_owned())); 2]);
+    // A new IPv4 address is a new start for everybody, subscribers included.
+    let start = Instant::from_millis(rig.now);
+    assert!(rig.server.set_interfaces(start, &[dual(3, &["10.0.0.1/8", LINK])], &mut rig.entropy));
+    for (.., message) in rig.run(rig.now + 10_000) {
+        assert!(matches!(message, Message::Notify(notify) if notify.boot_id == Some(42)));
+    }
 }
 
 /// uda.md 3.4: the whole set is taken back, at once; afterwards there is silence, whatever happens.
@@ -419,6 +553,112 @@ fn location_is_the_address_next_to_the_control_point() {
     assert_eq!(out[0].1.location, "http://10.0.0.1:5000/v1/igd.xml");
 }
 
+/// K-2, K-5, S-6 and S-8 over IPv6, row by row: who is answered, and from which address of ours.
+#[test]
+fn searches_over_ipv6() {
+    const GROUP: Option<&str> = None;
+    let lan = [dual(3, &["192.168.1.1/24", LINK, GLOBAL, LOCAL]), dual(4, &[LINK, "2001:db8:8::1/64"])];
+    for (interface, local, from, own) in [
+        // To a group: the address on the link with the control point.
+        (3, GROUP, "[fe80::10%3]:50000", Some("[fe80::1]")),
+        (3, GROUP, "[2001:db8:7::10]:50000", Some("[2001:db8:7::1]")),
+        (3, GROUP, "[fd00:7::10]:50000", Some("[fd00:7::1]")),
+        (4, GROUP, "[fe80::10%4]:50000", Some("[fe80::1]")),
+        (4, GROUP, "[2001:db8:8::10]:50000", Some("[2001:db8:8::1]")),
+        // To one of our addresses: that one.
+        (3, Some("fe80::1"), "[fe80::10%3]:50000", Some("[fe80::1]")),
+        (3, Some("2001:db8:7::1"), "[2001:db8:7::10]:50000", Some("[2001:db8:7::1]")),
+        (3, Some("2001:db8:7::1"), "[fd00:7::10]:50000", Some("[2001:db8:7::1]")),
+        (3, Some("fd00:7::1"), "[fe80::10%3]:50000", Some("[fd00:7::1]")),
+        // That is gone, or another interface's.
+        (3, Some("fd00:9::1"), "[fd00:7::10]:50000", None),
+        (3, Some("2001:db8:8::1"), "[2001:db8:7::10]:50000", None),
+        // K-4, S-8: the source port.
+        (3, GROUP, "[fe80::10%3]:1900", Some("[fe80::1]")),
+        (3, GROUP, "[fe80::10%3]:1024", Some("[fe80::1]")),
+        (3, GROUP, "[fe80::10%3]:1023", None),
+        (3, Some("fe80::1"), "[fe80::10%3]:53", None),
+        // S-8: not of this link.
+        (3, GROUP, "[2001:db8:9::10]:50000", None),
+        (3, GROUP, "[2001:db8:8::10]:50000", None),
+        (4, GROUP, "[fd00:7::10]:50000", None),
+        (9, GROUP, "[fe80::10%9]:50000", None),
+        (4, GROUP, "192.168.1.10:50000", None),
+        // Nobody, everybody, ourselves.
+        (3, GROUP, "[::]:50000", None),
+        (3, GROUP, "[::1]:50000", None),
+        (3, GROUP, "[ff02::1]:50000", None),
+        (3, GROUP, "[fe80::1%3]:50000", None),
+        (3, GROUP, "[2001:db8:7::1]:50000", None),
+    ] {
+        let mut rig = Rig::new(IgdVersion::Auto, 1);
+        rig.set(&lan);
+        rig.run(10_000);
+        for (host, mx) in [(HOST_V6_LINK, Some(1)), ("[2001:db8:7::1]:1900", None)] {
+            rig.receive_at(interface, local, from, ssdp::search(host, &device(2), mx).as_bytes());
+        }
+        let out = rig.run(12_000);
+        let rows: Vec<_> = out
+            .iter()
+            .map(|(_, interface, to, message)| match message {
+                Message::Response(response) => (*interface, *to, response.location.clone()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let answer = |own: &str| (interface, from.parse().unwrap(), format!("http://{own}:5000/v2/igd.xml"));
+        assert_eq!(
+            rows,
+            own.map(answer).into_iter().collect::<Vec<_>>(),
+            "{from} to {local:?} by {interface}"
+        );
+        assert_eq!(rig.server.ignored(), if own.is_some() { 1 } else { 2 }, "{from}: said twice");
+    }
+}
+
+/// S-4 over IPv6: `ssdp:all` is answered by the whole set, spread as over IPv4.
+#[test]
+fn the_whole_set_over_ipv6() {
+    let mut rig = Rig::new(IgdVersion::Auto, 1);
+    rig.set(&[dual(3, &["192.168.1.1/24", LINK])]);
+    rig.run(10_000);
+    let out = responses(&rig.search("[fe80::10%3]:50000", &Target::All, Some(3)), "[fe80::10%3]:50000");
+    let names: Vec<(Target, String)> = out.iter().map(|(_, r)| (r.st.clone(), r.usn.clone())).collect();
+    assert_eq!(names, ssdp::advertisements(Face::V1, &rig.identity));
+    assert!(out[0].0 <= 10_100 && out[9].0 <= 11_000);
+}
+
+/// The security policy: a host has as many IPv6 addresses as it wants. Together they never take what hosts over IPv4 need, and
+/// those of one link are not those of another.
+#[test]
+fn floods_over_ipv6_are_not_everybodys() {
+    let mut rig = Rig::new(IgdVersion::Auto, 1);
+    rig.set(&[dual(3, &["192.168.1.1/24", LINK]), dual(4, &[LINK])]);
+    rig.run(10_000);
+    let link_local = |n: u16, zone: u32| {
+        let addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 1, n);
+        format!("[{addr}%{zone}]:5000")
+    };
+    for n in 0..2000 {
+        rig.receive(3, &link_local(n, 3), ssdp::search(HOST_V6_LINK, &Target::All, Some(1)).as_bytes());
+        rig.receive(3, &link_local(n, 3), ssdp::search(HOST_V6_LINK, &device(7), Some(1)).as_bytes());
+    }
+    assert!(rig.server.queue.len() <= QUEUED_OVER_IPV6 && rig.server.sources.len() <= SOURCES_OVER_IPV6);
+    rig.receive(3, HOST, ssdp::search(HOST_V4, &Target::All, Some(1)).as_bytes());
+    let out = rig.run(12_000);
+    assert_eq!(out.iter().filter(|(_, _, to, _)| to.is_ipv4()).count(), 10);
+    assert!(out.len() <= QUEUED_OVER_IPV6 + 10);
+
+    // Whoever has the same address on another link has asked nothing yet.
+    let all = ssdp::search(HOST_V6_LINK, &Target::All, Some(1));
+    for port in 5000..5050 {
+        rig.receive(4, &format!("[fe80::10%4]:{port}"), all.as_bytes());
+    }
+    rig.receive(3, "[fe80::10%3]:5000", all.as_bytes());
+    let out = rig.run(14_000);
+    let by = |interface: u32| out.iter().filter(|row| row.1 == interface).count();
+    assert_eq!((by(3), by(4)), (10, 50));
+}
+
 /// `portferry doctor` searches from the router itself: that is heard, not answered, and no host's.
 #[test]
 fn searches_are_counted_by_who_sent_them() {
@@ -427,4 +667,9 @@ fn searches_are_counted_by_who_sent_them() {
     assert_eq!(rig.search("192.168.1.1:50000", &device(1), Some(1)), []);
     rig.receive(3, "192.168.1.10:50000", b"no search at all");
     assert_eq!(rig.server.heard(), Heard { hosts: 1, own: 1 });
+    rig.set(&[dual(3, &["192.168.1.1/24", LINK])]);
+    rig.run(30_000);
+    assert_eq!(rig.search("[fe80::10%3]:50000", &device(1), Some(1)).len(), 1);
+    assert_eq!(rig.search("[fe80::1%3]:50000", &device(1), Some(1)), []);
+    assert_eq!(rig.server.heard(), Heard { hosts: 2, own: 2 });
 }

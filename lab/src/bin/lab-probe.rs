@@ -7,9 +7,11 @@
 //! | `udp-exchange ADDRESS HEX MS` | sends that datagram and prints the answer, in hexadecimal; exit code 1 without one |
 //! | `ping ADDRESS MS` | sends an echo request; exit code 1 without an answer |
 //! | `search TARGET MS` | M-SEARCH; prints the first LOCATION; exit code 1 without an answer |
+//! | `searches ADDRESS TARGET MS` | M-SEARCH to a group, by the interface that its zone numbers, or to a gateway; prints source and LOCATION of every answer |
+//! | `announcements GROUP` | prints source, NTS, LOCATION or `-`, and NT of what is announced to that group, on the interface that its zone numbers |
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
 //! | `control ADDRESS PATH TYPE` | calls the action in each line of standard input, `ACTION` and `NAME=VALUE`s with tabs between; prints `done` and the out arguments likewise (line ends become blanks), a UPnP error code, or `nothing` and why |
-//! | `subscribe ADDRESS PATH` | SUBSCRIBE at the event URL of WANIPConnection in that description; prints each event's SEQ, names and values |
+//! | `subscribe ADDRESS PATH [CALLBACK]` | SUBSCRIBE at the event URL of WANIPConnection in that description, with a callback at that address of its own, or the one that it speaks from; prints each event's SEQ, names and values |
 //! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
@@ -37,9 +39,12 @@ fn main() -> ExitCode {
         ["udp-exchange", address, hex, wait] => udp_exchange(address, hex, millis(wait)),
         ["ping", address, wait] => ping(address, millis(wait)),
         ["search", target, wait] => search(target, millis(wait)),
+        ["searches", address, target, wait] => searches(address, target, millis(wait)),
+        ["announcements", group] => announcements(group),
         ["get", address, path] => get(address, path),
         ["control", address, path, service_type] => control(address, path, service_type),
-        ["subscribe", address, path] => subscribe(address, path),
+        ["subscribe", address, path] => subscribe(address, path, None),
+        ["subscribe", address, path, callback] => subscribe(address, path, callback.parse().ok()),
         ["udp-blast", from, to] => udp_blast(from, to),
         ["tcp-blast", address] => tcp_blast(address),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "see the first lines of lab-probe.rs")),
@@ -179,6 +184,50 @@ fn search(target: &str, wait: Duration) -> io::Result<()> {
     }
 }
 
+fn searches(address: &str, target: &str, wait: Duration) -> io::Result<()> {
+    let address = parse(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if let SocketAddr::V6(address) = address {
+        socket.set_multicast_if_v6(address.scope_id())?;
+    }
+    let socket: UdpSocket = socket.into();
+    let host = SocketAddr::new(address.ip(), address.port()).to_string();
+    let mx = address.ip().is_multicast().then_some(1);
+    let request = wire::ssdp::search(&host, &wire::ssdp::Target::parse(target), mx);
+    socket.send_to(request.as_bytes(), address)?;
+    let deadline = Instant::now() + wait;
+    let mut buffer = [0; 2048];
+    while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left))?;
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        if let Ok(wire::ssdp::Message::Response(response)) = wire::ssdp::parse(&buffer[..length]) {
+            println!("{} {}", from.ip(), response.location);
+        }
+    }
+    Ok(())
+}
+
+fn announcements(group: &str) -> io::Result<()> {
+    let group = parse(group)?;
+    let socket = Socket::new(Domain::for_address(group), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    match group {
+        SocketAddr::V4(group) => socket.join_multicast_v4(group.ip(), &Ipv4Addr::UNSPECIFIED)?,
+        SocketAddr::V6(group) => socket.join_multicast_v6(group.ip(), group.scope_id())?,
+    }
+    socket.bind(&group.into())?;
+    let socket: UdpSocket = socket.into();
+    println!("listening");
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        if let Ok(wire::ssdp::Message::Notify(notify)) = wire::ssdp::parse(&buffer[..length]) {
+            let location = notify.location.as_deref().unwrap_or("-");
+            println!("{} {:?} {location} {}", from.ip(), notify.nts, notify.nt);
+        }
+    }
+}
+
 fn get(address: &str, path: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&parse(address)?, PATIENCE)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -235,7 +284,7 @@ fn exchange(address: SocketAddr, request: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-fn subscribe(address: &str, path: &str) -> io::Result<()> {
+fn subscribe(address: &str, path: &str, callback: Option<IpAddr>) -> io::Result<()> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let ask = |head: String| -> io::Result<(String, SocketAddr)> {
         let mut stream = TcpStream::connect(address)?;
@@ -245,13 +294,18 @@ fn subscribe(address: &str, path: &str) -> io::Result<()> {
         stream.read_to_string(&mut answer)?;
         Ok((answer, stream.local_addr()?))
     };
-    let (answer, own) = ask(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
+    let (answer, mut own) =
+        ask(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
     let (_, description) = answer.split_once("\r\n\r\n").ok_or_else(|| invalid("no description"))?;
     let device =
         wire::description::parse(description.as_bytes()).map_err(|_| invalid("a bad description"))?;
     let service = device.services.iter().find(|service| service.service_type.contains(":WANIPConnection:"));
     let events = &service.ok_or_else(|| invalid("no WANIPConnection"))?.event_url;
-    let listener = TcpListener::bind((own.ip(), 0))?;
+    match callback {
+        Some(callback) => own = SocketAddr::new(callback, 0),
+        None => own.set_port(0), // a link-local one keeps its zone
+    }
+    let listener = TcpListener::bind(own)?;
     let callback = listener.local_addr()?;
     let (answer, _) = ask(format!(
         "SUBSCRIBE {events} HTTP/1.1\r\nHost: {address}\r\nCALLBACK: <http://{callback}/e>\r\nNT: upnp:event\r\n\

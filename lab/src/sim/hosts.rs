@@ -114,6 +114,6 @@ impl World {
         let text = ssdp::search(ssdp::HOST_V4, target, Some(mx));
         self.note(format!("{from} searches for {target}"));
         let from = SocketAddr::V4(from);
-        self.handle(Event::Ssdp { interface: LAN_INDEX, from, bytes: text.as_bytes() });
+        self.handle(Event::Ssdp { interface: LAN_INDEX, local: None, from, bytes: text.as_bytes() });
     }
 }

@@ -10,7 +10,7 @@ use wire::description::Uuid;
 use wire::gena::{self, GenaError};
 use wire::services::{Face, Service};
 
-use super::{KERNEL, Parcel, World};
+use super::{KERNEL, LAN_INDEX, Parcel, World};
 
 /// How long the daemon waits for a callback.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -132,7 +132,13 @@ impl World {
         let request = self.new_request();
         let sid = gena::parse_unsubscribe(None, None, Some(&format!("uuid:{sid}")));
         let sid = sid.map_err(GenaError::status)?;
-        self.handle(Event::Unsubscribe { request, from: IpAddr::V4(host), service: of.1, sid });
+        self.handle(Event::Unsubscribe {
+            request,
+            from: IpAddr::V4(host),
+            also: Vec::new(),
+            service: of.1,
+            sid,
+        });
         match self.subscribed(request) {
             Ok(None) => {
                 self.subscriptions.get_mut(&sid).expect("it was there above").over = true;
@@ -154,7 +160,14 @@ impl World {
     ) -> Result<(Uuid, Duration), u16> {
         let subscribe = subscribe.map_err(GenaError::status)?;
         let request = self.new_request();
-        self.handle(Event::Subscribe { request, from: IpAddr::V4(host), of, subscribe });
+        self.handle(Event::Subscribe {
+            request,
+            from: IpAddr::V4(host),
+            also: Vec::new(),
+            interface: LAN_INDEX,
+            of,
+            subscribe,
+        });
         match self.subscribed(request)? {
             Some(granted) => Ok(granted),
             None => Err(0),
@@ -204,7 +217,7 @@ impl World {
 
     /// The gateway sends an event.
     pub(super) fn on_notify(&mut self, event: Notification) {
-        let Notification { sid, callbacks, seq, body } = event;
+        let Notification { sid, callbacks, seq, body, .. } = event;
         let now = self.now;
         let Some(subscription) = self.subscriptions.get_mut(&sid) else {
             return self.violation(format!("an event for {sid}, which nobody knows"));

@@ -4,13 +4,16 @@
 pub(crate) mod ds_lite;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use lab::capture::{Capture, MapMessage, Packet};
-use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN};
+use lab::netns::{
+    self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, LAN2, LAN2_V6, Layout, Network, Process, ROUTER_LAN,
+    ROUTER_LAN_V6,
+};
 use lab::subject::{HTTP_PORT, Subject};
 use lab::wait::eventually;
 use serde_json::Value;
@@ -57,6 +60,33 @@ pub(crate) fn interworking_subject() -> Option<Subject> {
         return None;
     }
     Some(subject)
+}
+
+/// IPv6 on the LAN: the router and both hosts get a link-local and a global address, at once.
+pub(crate) fn add_ipv6(network: &Network) {
+    for (host, interface, address) in [
+        (Host::Router, LAN_INTERFACE, ROUTER_LAN_V6),
+        (Host::Lan1, "eth0", LAN1_V6),
+        (Host::Lan2, "eth0", LAN2_V6),
+    ] {
+        for setting in ["accept_dad=0", "disable_ipv6=0"] {
+            network.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);
+        }
+        network.run(host, "ip", ["addr", "add", &format!("{address}/64"), "dev", interface, "nodad"]);
+    }
+}
+
+/// The link-local address of a member there.
+pub(crate) fn link_local(network: &Network, host: Host, interface: &str) -> Ipv6Addr {
+    let line = network.run(host, "ip", ["-6", "-o", "addr", "show", "dev", interface, "scope", "link"]);
+    let address = line.split_whitespace().find(|word| word.starts_with("fe80:")).expect("it has one");
+    address.split('/').next().and_then(|address| address.parse().ok()).expect("ip prints addresses")
+}
+
+/// The number that a LAN host has for its interface.
+pub(crate) fn zone(network: &Network, host: Host) -> u32 {
+    let index = network.run(host, "cat", ["/sys/class/net/eth0/ifindex"]);
+    index.trim().parse().expect("a number")
 }
 
 /// Past libtest's capturing, which keeps what passing tests print to itself.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use engine::gateway::Effect;
 use engine::gateways::Place;
+use engine::ssdp::Outgoing;
 use engine::time::Duration;
 use wire::error::UpnpError;
 
@@ -93,11 +94,10 @@ impl Shell {
                 });
             }
             Effect::Scout { to, bytes } => self.scout(place, to, &bytes),
-            Effect::Ssdp { interface, to, bytes } => {
+            Effect::Ssdp(Outgoing { interface, local, to, bytes }) => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
-                if let Some((_, sockets)) = sockets
-                    && let Err(error) = sockets.ssdp.sender.send_to(&bytes, to)
-                {
+                let socket = sockets.and_then(|(_, sockets)| sockets.ssdp_from(local));
+                if let Some(Err(error)) = socket.map(|socket| socket.sender.send_to(&bytes, to)) {
                     tracing::debug!("SSDP to {to}: {error}");
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use engine::gateway::{Counters, Event, LanArrival, LanInterface, Wan};
 use engine::gateways::{Gateways, Place, To};
@@ -78,7 +78,11 @@ pub(super) struct Announcements {
 /// Sockets of one LAN interface.
 #[derive(Debug)]
 pub(super) struct LanSockets {
-    pub(super) ssdp: Reading,
+    ssdp: Reading,
+    /// SSDP over IPv6, at both groups and at each of our addresses.
+    ssdp_v6: BTreeMap<Ipv6Addr, Reading>,
+    /// That could not be opened, and the log says so.
+    ssdp_v6_failed: bool,
     /// PCP and NAT-PMP, at each of our addresses.
     pub(super) pcp: BTreeMap<IpAddr, Reading>,
     /// That could not be opened, and the log says so.
@@ -86,11 +90,22 @@ pub(super) struct LanSockets {
     http: BTreeMap<IpAddr, HttpTask>,
 }
 
-/// The HTTP server of one address, and the link whose hosts it accepts.
+impl LanSockets {
+    /// What SSDP says something from this address of ours with.
+    pub(super) fn ssdp_from(&self, local: IpAddr) -> Option<&Reading> {
+        match local {
+            IpAddr::V4(_) => Some(&self.ssdp),
+            IpAddr::V6(own) => self.ssdp_v6.get(&own),
+        }
+    }
+}
+
+/// The HTTP server of one address, and the links whose hosts it accepts: those of the interface, for a control point may be led to
+/// another of our addresses than the one next to its own.
 #[derive(Debug)]
 struct HttpTask {
     task: JoinHandle<Infallible>,
-    link: watch::Sender<InterfaceAddress>,
+    links: watch::Sender<Vec<InterfaceAddress>>,
 }
 
 impl Drop for HttpTask {
@@ -248,15 +263,23 @@ impl Shell {
             let what = format!("SSDP's port {}", wire::ssdp::PORT);
             let interface = lan.index;
             // The first of several gateways answers.
-            let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, from, bytes });
+            let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, local: None, from, bytes });
             let ssdp = sockets::ssdp(&lan.name, lan.index)
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
                 .map_err(|error| (error, what))?;
             self.lan.insert(
                 key.clone(),
-                LanSockets { ssdp, pcp: BTreeMap::new(), pcp_failed: false, http: BTreeMap::new() },
+                LanSockets {
+                    ssdp,
+                    ssdp_v6: BTreeMap::new(),
+                    ssdp_v6_failed: false,
+                    pcp: BTreeMap::new(),
+                    pcp_failed: false,
+                    http: BTreeMap::new(),
+                },
             );
         }
+        self.open_ssdp_over_ipv6(lan);
         let port = self.config.lan.http_port.0;
         let sockets = self.lan.get_mut(&key).expect("put there above");
         sockets.http.retain(|addr, _| lan.addresses.iter().any(|link| link.addr == *addr));
@@ -303,11 +326,10 @@ impl Shell {
             }
         }
         let mut failed = None;
-        for &link in &lan.addresses {
-            let addr = link.addr;
+        for &InterfaceAddress { addr, .. } in &lan.addresses {
             if let Some(open) = sockets.http.get(&addr) {
-                // Its prefix may be another one now.
-                open.link.send_replace(link);
+                // They may be others now.
+                open.links.send_replace(lan.addresses.clone());
                 continue;
             }
             let own = match addr {
@@ -324,14 +346,59 @@ impl Shell {
                     continue;
                 }
             };
-            let (link, current) = watch::channel(link);
-            let on_link = move |peer| current.borrow().contains(peer);
+            let (links, current) = watch::channel(lan.addresses.clone());
+            let on_link = move |peer| current.borrow().iter().any(|link| link.contains(peer));
             let door = Door { own, interface: lan.index };
             let task = tokio::spawn(http::serve(listener, door, on_link, self.context.clone()));
-            sockets.http.insert(addr, HttpTask { task, link });
+            sockets.http.insert(addr, HttpTask { task, links });
             tracing::info!("serving control points at http://{own} on {}", lan.name);
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// An interface without IPv6 is served as well, and so is one where this fails.
+    fn open_ssdp_over_ipv6(&mut self, lan: &LanInterface) {
+        let Some(sockets) = self.lan.get_mut(&(lan.index, lan.name.clone())) else { return };
+        let own: Vec<Ipv6Addr> = lan
+            .addresses
+            .iter()
+            .filter_map(|link| match link.addr {
+                IpAddr::V6(own) => Some(own),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        let mut wanted = own;
+        if !wanted.is_empty() {
+            wanted.extend([wire::ssdp::GROUP_V6_LINK, wire::ssdp::GROUP_V6_SITE]);
+        }
+        sockets.ssdp_v6.retain(|at, _| wanted.contains(at));
+        for at in wanted {
+            if sockets.ssdp_v6.contains_key(&at) {
+                continue;
+            }
+            let (interface, local) = (lan.index, (!at.is_multicast()).then_some(IpAddr::V6(at)));
+            let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, local, from, bytes });
+            let socket = match local {
+                Some(_) => sockets::ssdp_at(&lan.name, interface, at),
+                None => sockets::ssdp_group(&lan.name, interface, at),
+            };
+            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+                Ok(reading) => {
+                    sockets.ssdp_v6.insert(at, reading);
+                    sockets.ssdp_v6_failed = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut sockets.ssdp_v6_failed, true) {
+                        tracing::warn!(
+                            "searches over IPv6 are not heard at {at} on {}: UDP port {} cannot be opened: {error}; trying again",
+                            lan.name,
+                            wire::ssdp::PORT
+                        );
+                    }
+                    self.retry = Some(now() + RETRY);
+                }
+            }
+        }
     }
 
     fn open_announcements(&mut self, place: Place) {

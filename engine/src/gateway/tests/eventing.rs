@@ -10,7 +10,14 @@ impl Lab {
         let request = RequestId(self.next_id);
         let callbacks = vec![CallbackUrl::parse(&format!("http://{from}:4004/e")).unwrap()];
         let subscribe = Subscribe::New { callbacks, timeout: Duration::from_secs(1800) };
-        self.event(Event::Subscribe { request, from: IpAddr::V4(from), of: (face, service), subscribe });
+        self.event(Event::Subscribe {
+            request,
+            from: IpAddr::V4(from),
+            also: Vec::new(),
+            interface: 3,
+            of: (face, service),
+            subscribe,
+        });
         let (sid, timeout) = self.subscribed.remove(&request).unwrap().unwrap().unwrap();
         assert_eq!(timeout, Duration::from_secs(1800));
         sid
@@ -133,6 +140,6 @@ fn subscriptions_end_with_the_boot_id() {
     assert_eq!(lab.told(sid), Vec::<Vec<_>>::new());
     let request = RequestId(9_999_999);
     let (from, service) = (IpAddr::V4(BOB), Service::WanIpConnection);
-    lab.event(Event::Unsubscribe { request, from, service, sid });
+    lab.event(Event::Unsubscribe { request, from, also: Vec::new(), service, sid });
     assert_eq!(lab.subscribed.remove(&request), Some(Err(SubscribeError::PreconditionFailed)));
 }

@@ -443,8 +443,7 @@ fn stop() {
                 assert_eq!(stopped(&lab), [0]);
                 assert_eq!(lab.providers[&server()].mappings().count(), 0, "the probe, too");
             }
-            let byebyes =
-                lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Ssdp { .. })).count();
+            let byebyes = lab.effects.iter().filter(|(_, effect)| matches!(effect, Effect::Ssdp(_))).count();
             assert_eq!(byebyes, 10);
             lab.event(Event::Stop);
             lab.event(Event::Lan(Vec::new()));
@@ -498,13 +497,23 @@ fn ssdp_through_the_gateway() {
     lab.event(Event::Lan(lan()));
     lab.run(1000);
     let sent = |lab: &Lab| {
-        lab.effects.iter().filter(|(_, e)| matches!(e, Effect::Ssdp { interface: 3, .. })).count()
+        lab.effects.iter().filter(|(_, e)| matches!(e, Effect::Ssdp(out) if out.interface == 3)).count()
     };
     assert_eq!(sent(&lab), 30);
     lab.effects.clear();
     let search = wire::ssdp::search(wire::ssdp::HOST_V4, &wire::ssdp::Target::RootDevice, Some(1));
-    lab.event(Event::Ssdp { interface: 3, from: SocketAddr::from((ALICE, 5000)), bytes: search.as_bytes() });
-    lab.event(Event::Ssdp { interface: 3, from: SocketAddr::from((ALICE, 53)), bytes: search.as_bytes() });
+    lab.event(Event::Ssdp {
+        interface: 3,
+        local: None,
+        from: SocketAddr::from((ALICE, 5000)),
+        bytes: search.as_bytes(),
+    });
+    lab.event(Event::Ssdp {
+        interface: 3,
+        local: None,
+        from: SocketAddr::from((ALICE, 53)),
+        bytes: search.as_bytes(),
+    });
     lab.run(3000);
     assert_eq!((sent(&lab), lab.status().ignored_ssdp), (1, 1));
 }

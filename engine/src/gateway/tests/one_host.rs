@@ -5,6 +5,8 @@ use super::*;
 
 /// Alice, on the LAN's link.
 const ALICE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x10));
+/// Everywhere, and nothing that a mapping leads to.
+const ALICE_GLOBAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10));
 /// Another address of hers.
 const ALICE_TOO: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 
@@ -16,7 +18,8 @@ impl Lab {
         action: &str,
         args: &[(&'static str, String)],
     ) -> Heard {
-        let id = self.start_from(ALICE_V6, also, version, action, &borrowed(args));
+        let also: Vec<IpAddr> = also.iter().copied().map(IpAddr::V4).chain([ALICE_GLOBAL]).collect();
+        let id = self.start_from(ALICE_V6, &also, version, action, &borrowed(args));
         self.heard(id).unwrap_or_else(|| panic!("{action} is not answered yet"))
     }
 
@@ -124,7 +127,7 @@ fn a_name_is_looked_up_for_the_host() {
             assert_eq!(lab.call_v6(&[], 2, "AddPortMapping", args), Err(606));
             assert_eq!(lab.lookups, []);
         }
-        let id = lab.start_from(ALICE_V6, &[ALICE], 2, "AddPortMapping", &borrowed(&args));
+        let id = lab.start_from(ALICE_V6, &[ALICE.into()], 2, "AddPortMapping", &borrowed(&args));
         let (lookup, _) = lab.lookups.pop().expect("it is looked up");
         lab.event(Event::Resolved { lookup, addresses: addresses.to_vec() });
         assert_eq!(lab.heard(id), Some(heard), "{addresses:?}");

@@ -436,6 +436,22 @@ fn a_pinhole_is_its_hosts_alone() {
     assert_eq!(lab.pinholes.open, BTreeSet::from([flows(CAROL, 8080)]));
 }
 
+/// K-3: a host is one by all of its addresses, and has one quota.
+#[test]
+fn who_speaks_over_ipv4_may_open_its_own() {
+    let mut lab = Lab::up6(None);
+    let both = [IpAddr::V6(CAROL), IpAddr::V6("2001:db8:1::12".parse().unwrap())];
+    let from = IpAddr::V4(ALICE);
+    let id = lab.start_from(from, &both, 1, "AddPinhole", &borrowed(&hole(8080).args(CAROL)));
+    let number = lab.heard(id).unwrap().unwrap().remove(0);
+    let id = lab.start_from(from, &both, 1, "AddPinhole", &borrowed(&hole(8080).args(DAVE)));
+    assert_eq!(lab.heard(id), Some(Err(606)));
+    assert_eq!(lab.of_id(DAVE, "DeletePinhole", &number), Err(606));
+    let id = lab.start_from(from, &both, 1, "DeletePinhole", &[("UniqueID", &number)]);
+    assert_eq!(lab.heard(id), Some(done()));
+    lab.agrees();
+}
+
 /// Decision 27: a host has so many at most, and 701 says so; PCP's word for it is USER_EX_QUOTA.
 #[test]
 fn quotas() {

@@ -448,7 +448,12 @@ fn events_out_of_order() {
             for bytes in [&b""[..], &[2, 0x81, 0, 0], &[0; 60], &[2; 64]] {
                 lab.event(Event::Uplink { from: server(), bytes });
                 lab.event(Event::Announcement { from: server(), bytes });
-                lab.event(Event::Ssdp { interface: 3, from: SocketAddr::from((ALICE, 1900)), bytes });
+                lab.event(Event::Ssdp {
+                    interface: 3,
+                    local: None,
+                    from: SocketAddr::from((ALICE, 1900)),
+                    bytes,
+                });
             }
             let other = "203.0.113.1:5351".parse().unwrap();
             lab.event(Event::UplinkOpened { server: other, source: IpAddr::V4(W) });
