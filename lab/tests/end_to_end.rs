@@ -417,7 +417,7 @@ fn a_bad_neighbour_on_the_lan_changes_nothing() {
     let mut control_point = ready(&network, &mut daemon, Host::Lan1);
 
     let http = format!("{ROUTER_LAN}:{HTTP_PORT}");
-    let requests = bad_http(&control_point.control_path());
+    let requests = bad_http(&control_point.control_path("WANIPConnection"));
     let lines = blast(&network, Host::Lan1, &["tcp-blast", &http], &requests);
     let lines: Vec<_> = lines.lines().collect();
     assert_eq!(lines.len(), requests.len());

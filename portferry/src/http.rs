@@ -361,13 +361,11 @@ async fn control(
     }
 }
 
-/// The service that opens ways to IPv6 addresses, where it is offered.
-const OPENS_IPV6: &str = "WANIPv6FirewallControl";
-
 /// Whether a host's other addresses count for what it wants of this service (K-3), so that they are looked up: for who speaks over IPv6 always,
-/// since mappings lead to IPv4, and a subscriber may listen at another address than it speaks from; for who speaks over IPv4 only where IPv6 addresses are what it is about.
+/// since mappings lead to IPv4, and a subscriber may listen at
+/// another address than it speaks from; for who speaks over IPv4 only where IPv6 addresses are what it is about.
 fn needs_others(peer: IpAddr, service: Service) -> bool {
-    peer.to_canonical().is_ipv6() || service.type_name() == OPENS_IPV6
+    peer.to_canonical().is_ipv6() || service == Service::WanIpv6FirewallControl
 }
 
 /// Asks the gateway; nothing when it is stopping.
@@ -524,7 +522,11 @@ mod tests {
                 ("2001:db8::10", true),
             ] {
                 let looks = needs_others(peer.parse().unwrap(), service);
-                assert_eq!(looks, over_ipv6 || service.type_name() == OPENS_IPV6, "{peer} {service:?}");
+                assert_eq!(
+                    looks,
+                    over_ipv6 || service == Service::WanIpv6FirewallControl,
+                    "{peer} {service:?}"
+                );
             }
         }
     }

@@ -260,10 +260,10 @@ mod tests {
         let third = PinholeReport { remote_port: Some(53), at_provider: None, ..pinhole.clone() };
         assert_eq!(
             pinholes(&[pinhole.clone(), other, third]),
-            "ID     PROTO  INTERNAL                FROM                LEASE    STATE  PROVIDER                 BY        DESCRIPTION\n\
-             7      TCP    [2001:db8:1::10]:8080   anybody             59m 59s  open   lets it in               UPnP+PCP  web\u{fffd}[31m\n\
-             65535  TCP    [2001:db8:1::10]:8080   [2001:db8:9::1]:53  59m 59s  open   [2001:db8:ff::10]:8080   UPnP+PCP\n\
-             7      TCP    [2001:db8:1::10]:8080   port 53             59m 59s  open   -                        UPnP+PCP  web\u{fffd}[31m\n"
+            "ID     PROTO  INTERNAL               FROM                LEASE    STATE  PROVIDER                BY        DESCRIPTION\n\
+             7      TCP    [2001:db8:1::10]:8080  anybody             59m 59s  open   lets it in              UPnP+PCP  web\u{fffd}[31m\n\
+             65535  TCP    [2001:db8:1::10]:8080  [2001:db8:9::1]:53  59m 59s  open   [2001:db8:ff::10]:8080  UPnP+PCP\n\
+             7      TCP    [2001:db8:1::10]:8080  port 53             59m 59s  open   -                       UPnP+PCP  web\u{fffd}[31m\n"
         );
         assert_eq!(pinholes(&[]), "no pinholes\n");
         let at_another = PinholeReport { uplink: Some("wg0".into()), ..pinhole };

@@ -162,15 +162,15 @@ impl ControlPoint<'_> {
         assert!(answer.contains("UPNP_DeletePortMapping() returned : 0"), "{answer}");
     }
 
-    /// Where the description says that the WAN connection is controlled.
+    /// Where the description says that this service is controlled.
     #[track_caller]
-    pub(crate) fn control_path(&self) -> String {
+    pub(crate) fn control_path(&self, service: &str) -> String {
         let location = self.location.as_deref().expect("found before");
         let rest = location.strip_prefix("http://").expect("HTTP");
         let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let description = self.network.run(self.host, PROBE, ["get", address, path]);
         let control = || {
-            let (_, service) = description.split_once(":WANIPConnection:")?;
+            let (_, service) = description.split_once(&format!(":{service}:"))?;
             let (_, url) = service.split_once("<controlURL>")?;
             Some(url.split_once('<')?.0.to_owned())
         };
@@ -204,11 +204,21 @@ impl Caller {
 
     /// Likewise to another address and port of the gateway.
     pub(crate) fn at(control_point: &ControlPoint<'_>, address: &str, version: u8) -> Self {
+        Self::of_service(control_point, address, "WANIPConnection", version)
+    }
+
+    /// Likewise of another service.
+    pub(crate) fn of_service(
+        control_point: &ControlPoint<'_>,
+        address: &str,
+        service: &str,
+        version: u8,
+    ) -> Self {
         let mut child = control_point
             .network
             .command(control_point.host, PROBE)
-            .args(["control", address, &control_point.control_path()])
-            .arg(format!("urn:schemas-upnp-org:service:WANIPConnection:{version}"))
+            .args(["control", address, &control_point.control_path(service)])
+            .arg(format!("urn:schemas-upnp-org:service:{service}:{version}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

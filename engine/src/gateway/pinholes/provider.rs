@@ -130,12 +130,14 @@ impl Gateway {
         if !self.config.firewall_servers.is_empty() && !self.wan.is_spare {
             return self.config.firewall_servers.clone();
         }
-        if !self.wan.up {
-            return Vec::new();
-        }
         let chosen = self.wan.servers.as_deref().unwrap_or(&self.config.servers);
+        let chosen: Vec<SocketAddr> = chosen.iter().copied().filter(is_v6).collect();
         if !chosen.is_empty() {
-            return chosen.iter().copied().filter(is_v6).collect();
+            return chosen;
+        }
+        let has_ipv6 = !self.wan.addresses_v6.is_empty() || self.wan.router_v6.is_some();
+        if !self.wan.up || !has_ipv6 {
+            return Vec::new();
         }
         let at_port = |addr| SocketAddr::new(addr, SERVER_PORT);
         let offered = self.wan.offered.iter().flatten().copied().map(at_port).filter(is_v6);

@@ -717,7 +717,10 @@ fn a_silent_provider() {
 fn a_provider_that_comes_later() {
     let mut lab = Lab::up6(None);
     lab.pass(120);
-    lab.open(CAROL, &hole(8080)).unwrap();
+    let id = lab.start_hole(CAROL.into(), "AddPinhole", &hole(8080).args(CAROL));
+    assert_eq!(lab.heard(id), None, "somebody may be there by now");
+    lab.pass(2);
+    assert!(lab.heard(id).unwrap().is_ok());
     lab.pinholes.provider = Some(model());
     let settings = Config { firewall_servers: vec![firewall()], ..config(NatMode::Own) };
     lab.event(Event::Reconfigure(Box::new(settings)));
