@@ -462,7 +462,10 @@ impl Run<'_> {
 
     /// A LAN host asks in PCP or NAT-PMP, or says something that looks like it.
     fn ask_at_5351(&mut self, from: SocketAddr) {
-        let local = IpAddr::from([192, 168, 1, 1]);
+        let (local, client_addr) = match from.ip() {
+            IpAddr::V4(host) => (IpAddr::from([192, 168, 1, 1]), host.to_ipv6_mapped()),
+            IpAddr::V6(host) => (IpAddr::V6(LINK_LOCAL), host),
+        };
         let arrival = LanArrival { interface: 2, local, from };
         let (shape, port) = (self.octets.next(), 5000 + u16::from(self.octets.next() % 8));
         let lifetime = [0, 1, 600, u32::MAX][usize::from(shape % 4)];
@@ -483,9 +486,7 @@ impl Run<'_> {
                 let nonce = pcp::Nonce([shape & 0x10; 12]);
                 let map =
                     MapData { nonce, protocol, internal_port: port, external_port: port, external_addr };
-                let IpAddr::V4(host) = from.ip() else { return };
                 let options = if shape & 0x20 == 0 { vec![] } else { vec![pcp::PcpOption::PreferFailure] };
-                let client_addr = host.to_ipv6_mapped();
                 pcp::Request { lifetime, client_addr, body: Body::Map(map), options }.to_bytes()
             }
         };

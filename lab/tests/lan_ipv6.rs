@@ -1,4 +1,4 @@
-//! The LAN over IPv6: control points that search there, and hear. Real processes in network namespaces as in
+//! The LAN over IPv6: control points that search there, and hear, and PCP. Real processes in network namespaces as in
 //! `end_to_end`, so it needs root.
 //!
 //! ```text
@@ -7,14 +7,16 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 
+use common::pcp::Pcp;
 use common::{CASCADED, NAT, PROBE, SECOND, add_ipv6, interworking_subject, link_local, pings, ready, zone};
 use lab::netns::{self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
-use lab::subject::{HTTP_PORT, Subject};
+use lab::subject::{self, HTTP_PORT, Subject};
 use lab::wait::eventually;
+use serde_json::Value;
 
 const ALL: &str = "ssdp:all";
 const ROOT: &str = "upnp:rootdevice";
@@ -209,5 +211,59 @@ fn events_go_to_a_host_by_all_of_its_addresses() {
     let stranger = ["subscribe", &by_link, "/v2/igd.xml", &LAN1.to_string()].map(str::to_owned);
     let mut stranger = network.spawn(Host::Lan1, "subscriber-unknown", PROBE, stranger);
     stranger.await_log("HTTP/1.1 412", 5 * SECOND);
+    assert!(daemon.terminate(30 * SECOND).success());
+}
+
+/// RFC 6887 §8.2, §9 and §14.1.3: PCP at each of the router's IPv6 addresses; a start is announced over IPv6, from each of them; NAT-PMP
+/// is a version that is not spoken there, and with NAT-PMP alone nobody listens.
+#[test]
+fn pcp_is_served_over_ipv6() {
+    let Some((network, subject)) = laboratory() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    add_ipv6(&network);
+    let pcp = Pcp::new(&network, program);
+    let (link, zone) = (link_local(&network, Host::Router, LAN_INTERFACE), zone(&network, Host::Lan1));
+    let listening =
+        network.spawn(Host::Lan1, "listen", program, ["pcp", "listen", "--interface", "eth0", "--json"]);
+    eventually("a membership of the group", 5 * SECOND, || {
+        let sockets = network.run(Host::Lan1, "cat", ["/proc/net/udp6"]);
+        sockets.contains("000002FF000000000000000001000000:14E6").then_some(())
+    });
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    daemon.await_log("is running", 10 * SECOND);
+    for own in [IpAddr::V6(link), ROUTER_LAN_V6.into(), ROUTER_LAN.into()] {
+        eventually(&format!("the announcement of {own}"), 10 * SECOND, || {
+            let heard = |line: &str| {
+                let heard: Value = serde_json::from_str(line).ok()?;
+                heard["peer"].as_str()?.parse::<SocketAddr>().ok().map(|peer| (peer.ip(), peer.port()))
+            };
+            listening.log().lines().any(|line| heard(line) == Some((own, 5351))).then_some(())
+        });
+    }
+    let servers = [format!("[{link}%{zone}]:5351"), format!("[{ROUTER_LAN_V6}]:5351")];
+    for server in &servers {
+        let said = pcp.say(Host::Lan1, &format!("announce --wait 3 --server {server}"));
+        assert_eq!(said.code, 0, "{server}\n{}{}", said.out, said.errors);
+        assert!(said.out.contains("< PCP ANNOUNCE SUCCESS, epoch "), "{server}\n{}", said.out);
+        let said = pcp.say(Host::Lan1, &format!("map --wait 3 tcp 8080 --server {server}"));
+        assert!(
+            said.code == 75 && said.out.contains("NOT_AUTHORIZED"),
+            "{server}\n{}{}",
+            said.out,
+            said.errors
+        );
+        // Version 0, the external address: version 2, result 1.
+        let answer = network.run(Host::Lan1, PROBE, ["udp-exchange", server, "0000", "3000"]);
+        assert!(answer.starts_with("02") && answer.get(6..8) == Some("01"), "{server} {answer}");
+    }
+    assert!(daemon.terminate(30 * SECOND).success());
+    // Nothing listens over IPv6 for NAT-PMP's sake.
+    let configuration =
+        subject::configuration(&network, NAT, "").replacen("[lan]\n", "[lan]\npcp = false\n", 1);
+    let mut daemon = subject::run(&network, Host::Router, "nat-pmp", program, &configuration);
+    daemon.await_log("is running", 10 * SECOND);
+    let listens = |file: &str| network.run(Host::Router, "cat", [file]).contains(":14E7 ");
+    assert!(listens("/proc/net/udp") && !listens("/proc/net/udp6"), "{}", daemon.log());
     assert!(daemon.terminate(30 * SECOND).success());
 }

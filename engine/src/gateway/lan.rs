@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::natpmp;
-use wire::pcp::{self, ANNOUNCE_GROUP_V4, Body, CLIENT_PORT, Protocol, Response, ResultCode, SERVER_PORT};
+use wire::pcp::{
+    self, ANNOUNCE_GROUP_V4, ANNOUNCE_GROUP_V6, Body, CLIENT_PORT, Protocol, Response, ResultCode,
+    SERVER_PORT,
+};
 
 use super::pending::{Pending, Purpose};
 use super::waiting::{BACKGROUND, Form, Waiter};
@@ -168,7 +171,8 @@ impl Gateway {
             return; // it is being worked on
         }
         self.hasten_probe(now);
-        if bytes.first() == Some(&natpmp::VERSION) && self.config.nat_pmp {
+        // NAT-PMP is of IPv4; over IPv6 it is another version of PCP, which nobody speaks (RFC 6887 §9).
+        if bytes.first() == Some(&natpmp::VERSION) && self.config.nat_pmp && arrival.from.is_ipv4() {
             self.serve_nat_pmp(now, arrival, bytes);
         } else {
             self.serve_pcp(now, arrival, bytes);
@@ -187,7 +191,7 @@ impl Gateway {
         let here = lan.addresses.iter().any(|own| own.addr == arrival.local);
         let may_be_own = own && !self.config.policy.loopback_lan;
         let [_version, opcode, ..] = *bytes else { return false };
-        (self.config.pcp || self.config.nat_pmp)
+        (self.config.pcp || self.config.nat_pmp && from.is_ipv4())
             && !self.stopping
             && on_link
             && here
@@ -661,17 +665,24 @@ impl Gateway {
 
     fn announce(&mut self) {
         let epoch = self.lan_server.epoch();
-        let mut all = Vec::new();
+        let (mut all, mut of_pcp) = (Vec::new(), Vec::new());
         if self.config.pcp {
             let (result, body) = (ResultCode::SUCCESS, Body::Announce);
-            all.push(Response { result, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes());
+            of_pcp = Response { result, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes();
+            all.push(of_pcp.clone());
         }
         if let Some(addr) = self.external.filter(|_| self.config.nat_pmp) {
             let result = natpmp::ResultCode::SUCCESS;
             all.push(natpmp::Response::ExternalAddress { result, epoch, addr }.to_bytes());
         }
         let to = SocketAddr::new(ANNOUNCE_GROUP_V4.into(), CLIENT_PORT);
+        let to_v6 = SocketAddr::new(ANNOUNCE_GROUP_V6.into(), CLIENT_PORT);
         for lan in &self.lan {
+            // A client believes only the address that it knows its server by, which need not be the link-local one.
+            for own in lan.addresses.iter().filter(|own| own.addr.is_ipv6() && self.config.pcp) {
+                let (interface, local, to, bytes) = (lan.index, own.addr, to_v6, of_pcp.clone());
+                self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
+            }
             let Some(own) = lan.addresses.iter().find(|own| own.addr.is_ipv4()) else { continue };
             for bytes in &all {
                 let (interface, local, bytes) = (lan.index, own.addr, bytes.clone());
@@ -686,9 +697,12 @@ fn itself(request: &MappingRequest) -> Requester {
     Requester::new(IpAddr::V4(*request.internal.ip()), &[])
 }
 
-/// An IPv4 address is one, however the socket shows it.
+/// An IPv4 address is one, however the socket shows it; a link-local one keeps its zone.
 fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        IpAddr::V4(host) => SocketAddr::new(host.into(), addr.port()),
+        IpAddr::V6(_) => addr,
+    }
 }
 
 /// RFC 6887 §7.4: why, and for how long.

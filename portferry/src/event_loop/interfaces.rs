@@ -283,10 +283,11 @@ impl Shell {
         let port = self.config.lan.http_port.0;
         let sockets = self.lan.get_mut(&key).expect("put there above");
         sockets.http.retain(|addr, _| lan.addresses.iter().any(|link| link.addr == *addr));
-        let serves_pcp = self.config.lan.pcp || self.config.lan.nat_pmp;
-        sockets.pcp.retain(|addr, _| serves_pcp && lan.addresses.iter().any(|link| link.addr == *addr));
-        let v4 = lan.addresses.iter().map(|link| link.addr).filter(IpAddr::is_ipv4);
-        for local in v4.filter(|_| serves_pcp) {
+        let (pcp, nat_pmp) = (self.config.lan.pcp, self.config.lan.nat_pmp);
+        // NAT-PMP is of IPv4.
+        let is_served = |addr: &IpAddr| pcp || nat_pmp && addr.is_ipv4();
+        sockets.pcp.retain(|addr, _| is_served(addr) && lan.addresses.iter().any(|link| link.addr == *addr));
+        for local in lan.addresses.iter().map(|link| link.addr).filter(is_served) {
             if sockets.pcp.contains_key(&local) {
                 continue;
             }
@@ -298,7 +299,7 @@ impl Shell {
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
             match opened {
                 Ok(reading) => {
-                    let what = match (self.config.lan.pcp, self.config.lan.nat_pmp) {
+                    let what = match (pcp, nat_pmp && local.is_ipv4()) {
                         (true, true) => "PCP and NAT-PMP",
                         (true, false) => "PCP",
                         _ => "NAT-PMP",

@@ -308,6 +308,122 @@ fn who_is_heard() {
     }
 }
 
+/// RFC 6887 §8.2 and §9 over IPv6, and the security policy: from where it was asked, at whichever address; ANNOUNCE is answered, the rest is
+/// refused; NAT-PMP is a version that is not spoken.
+#[test]
+fn who_is_heard_over_ipv6() {
+    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    let own = |text: &str, prefix_len| InterfaceAddress { addr: addr(text), prefix_len };
+    let lan = || {
+        let mut lan = lan();
+        lan[0].addresses.extend([own("fe80::1", 64), own("2001:db8:7::1", 64), own("fd00:7::1", 64)]);
+        lan
+    };
+    let announce = |host: IpAddr| {
+        let IpAddr::V6(client_addr) = host else { panic!("{host}") };
+        Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() }
+    };
+    let ask = |lab: &mut Lab, interface, local: &str, from: &str, bytes: &[u8]| {
+        let before = lab.effects.len();
+        let (local, from) = (addr(local), from.parse().unwrap());
+        lab.event(Event::Lan5351 { arrival: LanArrival { interface, local, from }, bytes });
+        let answers = lab.effects[before..].iter().filter_map(|(_, effect)| match effect {
+            Effect::LanSend { interface: 3, local: at, to, bytes } if *to == from => {
+                assert_eq!(*at, local, "from where it was asked");
+                Some(bytes.clone())
+            }
+            Effect::LanSend { .. } => panic!("{effect:?}"),
+            _ => None,
+        });
+        answers.collect::<Vec<_>>()
+    };
+    let up = |config: Config| {
+        let mut lab = Lab::up_with(config);
+        lab.event(Event::Lan(lan()));
+        lab.pass(300);
+        lab
+    };
+    let mut lab = up(config(NatMode::Own));
+    for (interface, local, from, heard) in [
+        (3, "fe80::1", "[fe80::10%3]:4000", true),
+        (3, "2001:db8:7::1", "[2001:db8:7::10]:4000", true),
+        (3, "fd00:7::1", "[fd00:7::10]:4000", true),
+        (3, "fd00:7::1", "[2001:db8:7::10]:4000", true),
+        (4, "fe80::1", "[fe80::10%4]:4000", false), // another interface
+        (3, "fe80::2", "[fe80::10%3]:4000", false), // not ours
+        (3, "2001:db8:7::1", "[2001:db8:8::10]:4000", false), // from outside
+        (3, "2001:db8:7::1", "[2001:db8:7::1]:4000", false), // ourselves
+        (3, "fe80::1", "[fe80::1%3]:4000", false),
+        (3, "fe80::1", "[::]:4000", false),
+        (3, "fe80::1", "[ff02::1%3]:4000", false),
+    ] {
+        let request = announce(from.parse::<SocketAddr>().unwrap().ip());
+        let answers = ask(&mut lab, interface, local, from, &request.to_bytes());
+        assert_eq!(answers.len(), usize::from(heard), "{from} at {local}");
+        for answer in answers {
+            let answer = Response::parse(&answer).unwrap();
+            assert_eq!((answer.result, answer.body), (OK, Body::Announce), "{from} at {local}");
+        }
+    }
+    let (at, from) = ("2001:db8:7::1", "[2001:db8:7::10]:4000");
+    let host = "2001:db8:7::10".parse().unwrap();
+    let nat_pmp = natpmp::Request::ExternalAddress.to_bytes();
+    let mapping = Request { client_addr: host, ..map(8080).request(ALICE) };
+    let others = announce(addr("2001:db8:7::11"));
+    for (bytes, result, version) in [
+        (nat_pmp.clone(), ResultCode::UNSUPP_VERSION, 2),
+        (mapping.to_bytes(), ResultCode::NOT_AUTHORIZED, 2), // nothing leads to IPv6 hosts yet
+        (others.to_bytes(), ResultCode::ADDRESS_MISMATCH, 2),
+    ] {
+        let answers = ask(&mut lab, 3, at, from, &bytes);
+        let [answer] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((answer[0], answer[3]), (version, result.0), "{answer:?}");
+    }
+    assert_eq!(lab.mapped(), vec![]);
+    let answered =
+        (0..100).filter(|_| !ask(&mut lab, 3, at, from, &announce(host.into()).to_bytes()).is_empty());
+    assert!(answered.count() < 50, "a burst, of which some is gone");
+    // With NAT-PMP alone there is nobody over IPv6.
+    let mut lab = up(Config { pcp: false, ..config(NatMode::Own) });
+    assert_eq!(ask(&mut lab, 3, at, from, &announce(host.into()).to_bytes()), Vec::<Vec<u8>>::new());
+    assert_eq!(ask(&mut lab, 3, at, from, &nat_pmp), Vec::<Vec<u8>>::new());
+}
+
+/// RFC 6887 §14.1.3: over IPv6 from each of our addresses to all nodes of the link, and PCP's announcement only.
+#[test]
+fn announcements_over_ipv6() {
+    let own = |text: &str| InterfaceAddress { addr: text.parse().unwrap(), prefix_len: 64 };
+    for (pcp, nat_pmp) in [(true, true), (true, false), (false, true)] {
+        let mut lab = Lab::new(Config { pcp, nat_pmp, ..config(NatMode::Own) });
+        let mut lan = lan();
+        lan[0].addresses.extend([own("fe80::1"), own("2001:db8:7::1")]);
+        lab.event(Event::Lan(lan));
+        lab.event(Event::Wan(wan(&[W])));
+        lab.run(300_000);
+        let of = |local: &str| {
+            let local: IpAddr = local.parse().unwrap();
+            let sent = lab.effects.iter().filter_map(|(_, effect)| match effect {
+                Effect::LanSend { interface: 3, local: from, to, bytes } if *from == local => {
+                    Some((*to, bytes))
+                }
+                _ => None,
+            });
+            sent.map(|(to, bytes)| (to.to_string(), bytes.clone())).collect::<Vec<_>>()
+        };
+        let of_link = of("fe80::1");
+        assert_eq!(of_link, of("2001:db8:7::1"));
+        assert_eq!(of_link.len(), if pcp { 11 } else { 0 });
+        for (to, bytes) in of_link {
+            assert_eq!(to, "[ff02::1]:5350");
+            assert_eq!(
+                Response::parse(&bytes).map(|said| (said.result, said.body)),
+                Ok((OK, Body::Announce))
+            );
+        }
+        assert!(of(&LAN.to_string()).iter().all(|(to, _)| to == "224.0.0.1:5350"));
+    }
+}
+
 /// A client repeats what is not answered yet; it is answered once, and a silent provider is silence, not a lie.
 #[test]
 fn a_slow_provider() {
