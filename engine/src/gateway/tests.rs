@@ -341,7 +341,7 @@ impl Lab {
                     if self.slow_nat { self.held.push(next) } else { queue.push_back(next) }
                 }
                 Effect::FirewallUplink(effect) => {
-                    self.pinholes.uplink(Instant::from_millis(self.now), effect, queue)
+                    self.pinholes.uplink(Instant::from_millis(self.now), effect, queue);
                 }
                 Effect::Firewall { ticket, change } => {
                     let next = Next::Nat(ticket, self.pinholes.change(change));
