@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 
 use common::pcp::Pcp;
-use common::{CASCADED, NAT, PROBE, SECOND, add_ipv6, interworking_subject, link_local, pings, ready, zone};
+use common::{
+    CASCADED, NAT, PROBE, SECOND, UDP, add_ipv6, interworking_subject, link_local, pings, ready, tagged, zone,
+};
 use lab::netns::{self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
 use lab::subject::{self, HTTP_PORT, Subject};
@@ -173,6 +175,30 @@ fn ipv6_comes_later_and_goes_again() {
         ["addr", "add", &format!("{}/64", other(1)), "dev", LAN_INTERFACE, "nodad"],
     );
     found(other(1));
+    assert!(daemon.terminate(30 * SECOND).success());
+}
+
+/// A port over IPv6 that somebody else has is said and tried again; everything else is served meanwhile.
+#[test]
+fn a_taken_port_over_ipv6_is_no_end() {
+    let Some((network, subject)) = laboratory() else { return };
+    add_ipv6(&network);
+    let zone = zone(&network, Host::Lan1);
+    let [link, site] = ["ff02::c", "ff05::c"].map(|group| format!("[{group}%{zone}]:1900"));
+    let other = tagged(&network, Host::Router, UDP, (ROUTER_LAN_V6, 1900), "other");
+    let mut daemon = subject.start(&network, NAT, "");
+    daemon.await_log("is running", 10 * SECOND);
+    let warning = format!("searches over IPv6 are not heard at {ROUTER_LAN_V6} on {LAN_INTERFACE}");
+    daemon.await_log(&warning, SECOND);
+    for address in [&link, "239.255.255.250:1900"] {
+        assert_eq!(searches(&network, Host::Lan1, address, [DEVICE_2])[0].len(), 1, "{address}");
+    }
+    assert!(searches(&network, Host::Lan1, &site, [DEVICE_2])[0].is_empty());
+    drop(other);
+    eventually("an answer to the other group", 15 * SECOND, || {
+        (searches(&network, Host::Lan1, &site, [DEVICE_2])[0].len() == 1).then_some(())
+    });
+    assert_eq!(daemon.log().matches(&warning).count(), 1, "{}", daemon.log());
     assert!(daemon.terminate(30 * SECOND).success());
 }
 
