@@ -366,7 +366,7 @@ fn who_is_heard_over_ipv6() {
         }
     }
     let (at, from) = ("2001:db8:7::1", "[2001:db8:7::10]:4000");
-    let host = "2001:db8:7::10".parse().unwrap();
+    let host: Ipv6Addr = "2001:db8:7::10".parse().unwrap();
     let nat_pmp = natpmp::Request::ExternalAddress.to_bytes();
     let others = announce(addr("2001:db8:7::11"));
     for (bytes, result, version) in [
