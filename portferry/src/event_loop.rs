@@ -28,6 +28,7 @@ use crate::config::{Config, Line};
 use crate::control::{Asked, MappingReport, OfferReport, Question, ReleaseReport, StatusReport};
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
+use crate::firewall::Keeper;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
@@ -106,6 +107,7 @@ pub struct Shell {
     outcomes: VecDeque<(Place, Outcome)>,
     notices: Notices,
     hooks: Hooks,
+    firewalls: Option<Keeper>,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Place, Uuid, Delivery)>,
@@ -139,6 +141,7 @@ impl Shell {
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
+            firewalls: None,
             uplinks: config.lines().into_iter().map(Uplink::new).collect(),
             config,
             device,
@@ -193,6 +196,7 @@ impl Shell {
             uplink.nft = Some(open_nft(&self.config, uplink).await?);
         }
         if self.keeps_state {
+            self.firewalls = Keeper::start(&self.config).await;
             self.forget_former_uplinks().await;
             self.restore(gateways).await?;
         }
@@ -483,6 +487,9 @@ impl Shell {
             self.uplinks[place].take_over(line);
         }
         self.perform_all(gateways).await;
+        if let Some(firewalls) = &self.firewalls {
+            firewalls.configure(&self.config);
+        }
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());
         if let Err(failure) = self.refresh(gateways, false).await {
@@ -504,7 +511,11 @@ impl Shell {
     /// Leaves nothing behind.
     async fn close(&mut self) {
         // What is kept over the stop goes on to let in what it lets in.
-        if !self.config.state.keep_on_stop {
+        let keep = self.config.state.keep_on_stop;
+        if let Some(firewalls) = self.firewalls.take() {
+            firewalls.stop(keep).await;
+        }
+        if !keep {
             for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
                 if let Err(error) = nft.clear().await {
                     tracing::warn!("the table of this router's NAT could not be deleted: {error}");

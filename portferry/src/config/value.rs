@@ -54,6 +54,14 @@ checked!(
 );
 
 checked!(
+    /// One bit of a packet's mark, or none.
+    Mark(u32) from i64, |n| match u32::try_from(n) {
+        Ok(mark) if mark.count_ones() < 2 => Ok(mark),
+        _ => Err(format!("expected one bit of 32 such as 0x20000000, or 0, got {n:#x}")),
+    }
+);
+
+checked!(
     /// A number of things, at least one.
     Count(usize) from i64, |n| match usize::try_from(n) {
         Ok(count @ 1..=65_000) => Ok(count),

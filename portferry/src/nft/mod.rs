@@ -1,5 +1,6 @@
 //! The router's own NAT (NAT1) and the filter in front of the LAN, as one nf_tables table of ours (decisions 24 and
-//! 25). Spoken to over netlink only; no `nft` process, no other program's table is ever touched.
+//! 25). Spoken to over netlink only; no `nft` process, and no other program's table is touched but by
+//! `foreign`.
 //!
 //! Mappings are elements of two maps, never rules, so a change costs the same however many there are. Every
 //! [`Nft::apply`] is one kernel transaction. What the table holds is kept here too: it tells what a change does to the
@@ -39,7 +40,8 @@
 //! mapped port is kept off it (`mapped`) where masquerading is ours; it is not for us to translate what the firewall may mean to
 //! leave alone.
 //!
-//! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with.
+//! [`provider`] is another table, a PCP server's; the modules beside it are what both are made with. `foreign` is one rule in
+//! somebody else's chain, where `[firewall] integrate` wants it (`crate::firewall`).
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
 //! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
@@ -54,6 +56,7 @@
 mod batch;
 mod conntrack;
 mod counter;
+pub(crate) mod foreign;
 mod link;
 mod mappings;
 pub mod provider;
