@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Output;
 
@@ -23,17 +24,20 @@ use lab::netns::{Host, Network, Process, text};
 use lab::provider::{Options, Provider};
 use lab::subject::{self, Subject};
 use lab::wait::eventually;
+use serde_json::Value;
 
 const INTEGRATED: &str = "[firewall]\nintegrate = \"auto\"\n";
 /// Of IPv6, and open by its mark alone.
 const PINHOLE: u16 = 8081;
+/// Of IPv6, and nobody's.
+const CLOSED: u16 = 8082;
 
 /// A home with a mapping's listener, and one of IPv6.
 struct Home<'a> {
     network: &'a Network,
     subject: Subject,
     _provider: Provider<'a>,
-    _listeners: [Process; 2],
+    _listeners: [Process; 3],
 }
 
 impl<'a> Home<'a> {
@@ -41,8 +45,11 @@ impl<'a> Home<'a> {
         with_ipv6(network);
         marks_that_own_tables_will_set(network, PINHOLE);
         let provider = Provider::start(network, Options::default());
-        let listeners = [listener(network, Host::Lan1, TCP, 8080), listener_v6(network, PINHOLE)];
-        eventually("IPv6 of the LAN", 10 * SECOND, || arrives_v6(network, PINHOLE).then_some(()));
+        let listener_v6 = |port| listener_v6(network, port);
+        let listeners = [listener(network, Host::Lan1, TCP, 8080), listener_v6(PINHOLE), listener_v6(CLOSED)];
+        for port in [PINHOLE, CLOSED] {
+            eventually("IPv6 of the LAN", 10 * SECOND, || arrives_v6(network, port).then_some(()));
+        }
         Self { network, subject, _provider: provider, _listeners: listeners }
     }
 
@@ -104,7 +111,7 @@ impl<'a> Home<'a> {
     fn is_open(&self) {
         reaches(self.network, TCP, 8080, "lan1");
         assert!(arrives_v6(self.network, PINHOLE), "the pinhole of IPv6");
-        assert!(!arrives_v6(self.network, 22), "anything else of IPv6 is closed");
+        assert!(!arrives_v6(self.network, CLOSED), "anything else of IPv6 is closed");
     }
 
     /// Whether what has no mark is dropped as before; `v4`: so are mappings.
@@ -118,14 +125,35 @@ impl<'a> Home<'a> {
         assert!(!arrives_v6(self.network, PINHOLE), "IPv6");
     }
 
+    /// What doctor says with this configuration, whatever the running gateway's is: id and firewall.
+    #[track_caller]
+    fn doctor(&self, more: &str) -> BTreeSet<(String, String)> {
+        let Subject::Portferry(program) = &self.subject else { panic!("it interworks") };
+        let file = self.network.directory().join("doctor.toml");
+        fs::write(&file, subject::configuration(self.network, NAT, more)).expect("the directory is ours");
+        let mut command = self.network.command(Host::Router, "timeout");
+        command.arg("60").arg(program).args(["doctor", "--json", "--config"]).arg(file);
+        let output = command.output().expect("it runs");
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
+        let findings = report["findings"].as_array().expect("a list of findings").iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        findings.map(|finding| (text(&finding["id"]), text(&finding["data"]["firewall"]))).collect()
+    }
+
     /// A firewall that runs: `reload` has it load its rules anew, `v4` says that it drops mappings by itself, and it has so many
     /// rules of ours.
-    fn lives_with(&self, reload: impl Fn(), v4: bool, rules: usize, names: &[&str]) {
+    fn lives_with(&self, firewall: &str, reload: impl Fn(), v4: bool, rules: usize, names: &[&str]) {
         let before = self.rules();
+        let has = |found: &BTreeSet<(String, String)>, id: &str| {
+            found.contains(&(id.to_owned(), firewall.to_owned()))
+        };
         let mut daemon = self.start("");
         let _ = self.ready(&mut daemon);
         self.is_closed(v4);
         assert_eq!(self.ours(), 0, "its own table only");
+        let found = self.doctor(INTEGRATED);
+        assert!(has(&found, "firewall-rule-missing"), "{found:?}");
         daemon.terminate(30 * SECOND);
         assert_eq!(self.rules(), before);
 
@@ -133,6 +161,8 @@ impl<'a> Home<'a> {
         let _ = self.ready(&mut daemon);
         assert_eq!(self.ours(), rules);
         self.is_open();
+        let found = self.doctor(INTEGRATED);
+        assert!(has(&found, "firewall-rule") && !has(&found, "firewall-forward-drops"), "{found:?}");
         // It is put back by itself, once.
         for _ in 0..2 {
             reload();
@@ -186,7 +216,7 @@ fn fw4() {
     let home = Home::new(&network, subject);
     load_fw4(home.network);
     let names = ["fw4's rule for mappings in table inet fw4, chain forward"];
-    home.lives_with(|| load_fw4(home.network), true, 1, &names);
+    home.lives_with("fw4", || load_fw4(home.network), true, 1, &names);
 }
 
 /// What is kept over a stop is kept whole; who wants it no more takes it out at the next start.
@@ -223,7 +253,7 @@ fn fw4_that_comes_late() {
     let network = Network::new(CASCADED);
     let home = Home::new(&network, subject);
     let mut daemon = home.start(INTEGRATED);
-    daemon.await_log("fw4, firewalld, ufw are not running", 15 * SECOND);
+    daemon.await_log("not running yet: fw4, firewalld, ufw", 15 * SECOND);
     let _ = home.ready(&mut daemon);
     reaches(home.network, TCP, 8080, "lan1");
     for _ in 0..2 {
@@ -237,9 +267,12 @@ fn fw4_that_comes_late() {
     eventually("our rule", 5 * SECOND, || (home.ours() == 1).then_some(()));
     // What hosts of the LAN send to each other's mappings passes, and other interfaces' does not.
     let rule = home.network.run(Host::Router, "nft", ["list", "chain", "inet", "fw4", "forward"]);
-    let ours =
-        "iifname { \"br-lan\", \"wan0\" } meta mark & 0x20000000 == 0x20000000 accept comment \"portferry\"";
-    assert!(rule.contains(ours), "{rule}");
+    // Of a set nft prints the elements in any order.
+    let ours = ["\"br-lan\", \"wan0\"", "\"wan0\", \"br-lan\""].map(|names| {
+        format!("iifname {{ {names} }} meta mark & 0x20000000 == 0x20000000 accept comment \"portferry\"")
+    });
+    let first = rule.lines().find(|line| line.contains("iifname")).expect("rules");
+    assert!(ours.iter().any(|ours| first.trim() == ours), "{rule}");
     // Somebody takes it out by mistake, or puts another one there.
     home.network.nft(Host::Router, "flush chain inet fw4 forward");
     eventually("our rule", 5 * SECOND, || (home.ours() == 1).then_some(()));
@@ -299,7 +332,7 @@ fn lives_with_ufw(home: &Home, files: &[(&str, std::path::PathBuf)], legacy: &st
     ];
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let reload = || drop(with_files(home.network, files, &["ufw reload >/dev/null"]));
-    home.lives_with(reload, true, 2, &names);
+    home.lives_with("ufw", reload, true, 2, &names);
 }
 
 /// It lets pass what is translated, by itself; pinholes of IPv6 need the rule.
@@ -321,5 +354,33 @@ fn firewalld() {
     }
     firewall.tell("--reload");
     let names = ["firewalld's rule for mappings in table inet firewalld, chain filter_FORWARD"];
-    home.lives_with(|| drop(firewall.tell("--reload")), false, 1, &names);
+    home.lives_with("firewalld", || drop(firewall.tell("--reload")), false, 1, &names);
+}
+
+/// From 2.1 on it may be the only one that changes its table; nft stands in for one that does.
+#[test]
+fn firewalld_that_keeps_its_table_to_itself() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let home = Home::new(&network, subject);
+    let rules = "add table inet firewalld { flags owner; }\n\
+                 add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }\n\
+                 add rule inet firewalld filter_FORWARD ct state established,related accept\n\
+                 add rule inet firewalld filter_FORWARD ct status dnat accept\n\
+                 add rule inet firewalld filter_FORWARD iifname wan0 reject\n";
+    let owner = format!("(printf '{rules}'; exec sleep 600) | exec nft -i");
+    let _owner = network.spawn(Host::Router, "owner", "sh", ["-c", &owner]);
+    let there = || network.run(Host::Router, "nft", ["list", "ruleset"]).contains("iifname \"wan0\" reject");
+    eventually("the owned table", 10 * SECOND, || there().then_some(()));
+    let mut daemon = home.start(INTEGRATED);
+    daemon.await_log(
+        "firewalld has no rule for mappings: it keeps its table to itself: set NftablesTableOwner=no",
+        15 * SECOND,
+    );
+    let _ = home.ready(&mut daemon);
+    home.is_closed(false);
+    let found = home.doctor(INTEGRATED);
+    assert!(found.contains(&("firewall-rule-closed".to_owned(), "firewalld".to_owned())), "{found:?}");
+    daemon.terminate(30 * SECOND);
+    assert_eq!(home.cleans_up(), "nothing to remove\n");
 }

@@ -71,7 +71,10 @@ pub fn clean_up(path: &Path) -> Result<(), Failure> {
     for what in &removed {
         print(&format!("removed {what}\n"));
     }
-    outcome.map_err(|trouble| Failure::system(format!("not everything was removed: {trouble}")))?;
+    outcome.map_err(|trouble| {
+        let failure = if trouble.is_denied() { Failure::no_permission } else { Failure::system };
+        failure(format!("not everything was removed: {trouble}"))
+    })?;
     if removed.is_empty() {
         print("nothing to remove\n");
     }

@@ -17,10 +17,9 @@ pub(super) const FORWARD: Place = Place { family: Family::Inet, table: "firewall
 /// See [`super::Foreign::ensure`].
 pub(super) async fn ensure(tables: &mut Tables, pass: &Pass, anew: bool) -> Result<Ensured, Trouble> {
     if look_at(tables, FORWARD).await? == State::Closed {
-        return Err(Trouble(
+        return Err(Trouble::new(
             "it keeps its table to itself: set NftablesTableOwner=no in /etc/firewalld/firewalld.conf and restart it; until then \
-             pinholes of IPv6 stay closed, while mappings of IPv4 pass unless StrictForwardPorts=yes"
-                .to_owned(),
+             pinholes of IPv6 stay closed, while mappings of IPv4 pass unless StrictForwardPorts=yes",
         ));
     }
     put_in(tables, FORWARD, pass, anew).await

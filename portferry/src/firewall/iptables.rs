@@ -42,7 +42,7 @@ impl Program {
         let paths =
             self.names().into_iter().flat_map(|name| DIRECTORIES.map(|at| PathBuf::from(at).join(name)));
         let found = paths.into_iter().find(|path| path.is_file());
-        found.ok_or_else(|| Trouble(format!("there is no {}: install iptables", self.names()[1])))
+        found.ok_or_else(|| Trouble::new(format!("there is no {}: install iptables", self.names()[1])))
     }
 
     /// Runs it; what it prints.
@@ -51,7 +51,8 @@ impl Program {
     /// It is not there, fails, or hangs.
     pub(super) async fn run(self, arguments: &[&str]) -> Result<String, Trouble> {
         let path = self.path()?;
-        let failed = |what: String| Trouble(format!("{} {}: {what}", path.display(), arguments.join(" ")));
+        let failed =
+            |what: String| Trouble::new(format!("{} {}: {what}", path.display(), arguments.join(" ")));
         let mut child = Command::new(&path)
             .args(["-w", LOCK_SECONDS])
             .args(arguments)

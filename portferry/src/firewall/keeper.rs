@@ -47,13 +47,7 @@ impl Keeper {
         work.ensure(true).await;
         if work.said.values().all(|said| *said == Said::Absent) {
             let names: Vec<&str> = wanted.iter().map(|foreign| foreign.name()).collect();
-            tracing::info!(
-                "[firewall] integrate: {} not running; the rule for mappings comes as soon as that is",
-                match names.as_slice() {
-                    [one] => format!("{one} is"),
-                    all => format!("{} are", all.join(", ")),
-                }
-            );
+            tracing::info!("not running yet: {}; a rule for mappings comes with it", names.join(", "));
         }
         let (passes, changed) = mpsc::unbounded_channel();
         Some(Self { passes, task: tokio::spawn(work.run(watch, changed)) })

@@ -61,19 +61,40 @@ pub(crate) struct Pass {
 
 /// Why it could not be done, and what to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Trouble(String);
+pub(crate) struct Trouble {
+    what: String,
+    denied: bool,
+}
+
+impl Trouble {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), denied: false }
+    }
+
+    /// With a word before on what it is about.
+    fn about(self, what: &str) -> Self {
+        Self { what: format!("{what}: {}", self.what), ..self }
+    }
+
+    /// Whether a privilege is missing.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.denied
+    }
+}
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::PermissionDenied => Self("changing its rules needs root or CAP_NET_ADMIN".to_owned()),
-            _ => Self(error.to_string()),
+            ErrorKind::PermissionDenied => {
+                Self { what: "changing rules needs root or CAP_NET_ADMIN".to_owned(), denied: true }
+            }
+            _ => Self::new(error.to_string()),
         }
     }
 }
@@ -202,14 +223,14 @@ pub(crate) async fn clean_up(own: &[String], removed: &mut Vec<String>) -> Resul
         for family in [Family::Inet, Family::Ip6] {
             let table = format!("table {} {name}", family.name());
             let deleted = tables.delete_table(family, name).await;
-            if deleted.map_err(|error| Trouble(format!("{table}: {}", Trouble::from(error))))? {
+            if deleted.map_err(|error| Trouble::from(error).about(&table))? {
                 removed.push(table);
             }
         }
     }
     for foreign in Foreign::ALL {
         let taken = foreign.remove(&mut tables).await;
-        let taken = taken.map_err(|trouble| Trouble(format!("{}: {trouble}", foreign.name())))?;
+        let taken = taken.map_err(|trouble| trouble.about(foreign.name()))?;
         removed.extend(
             taken.into_iter().map(|place| format!("{}'s rule for mappings in {place}", foreign.name())),
         );

@@ -44,7 +44,7 @@
 //! somebody else's chain, where `[firewall] integrate` wants it (`crate::firewall`).
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
-//! rules must let `ct status dnat` pass. And our `drop` stands whatever they accept; port forwardings that the
+//! rules must let `ct status dnat` pass, or what has our mark (`crate::firewall`). And our `drop` stands whatever they accept; port forwardings that the
 //! administrator made elsewhere pass, because they are DNAT too, but IPv6 pinholes made elsewhere do not, which is one
 //! reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
 //! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.

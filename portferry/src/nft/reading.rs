@@ -228,6 +228,13 @@ impl Ruleset {
         Link::default().ask("reading nftables", async |socket| read(socket).await).await
     }
 
+    /// What a table of ours marks is known, and is told with the packet.
+    pub(crate) fn knows_marks_of(&mut self, name: &str) {
+        let is_it = |chain: &&mut Chain| chain.table.family == Family::Inet && chain.table.name == name;
+        let steps = self.chains.iter_mut().filter(is_it).flat_map(|chain| &mut chain.rules).flatten();
+        steps.filter(|step| **step == Step::SetsMark).for_each(|step| *step = Step::Nothing);
+    }
+
     /// Whether there is such a table.
     pub(crate) fn has_table(&self, family: Family, name: &str) -> bool {
         let is_it = |table: &TableName| table.family == family && table.name == name;
