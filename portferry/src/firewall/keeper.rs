@@ -110,7 +110,10 @@ impl Work {
                     }
                     false
                 }
-                () = sleep(ROUND) => false,
+                () = sleep(ROUND) => {
+                    watch = watch.or_else(|| Watch::open().ok());
+                    false
+                }
             };
             self.ensure(anew).await;
         }

@@ -196,14 +196,20 @@ async fn look_at(tables: &mut Tables, place: Place) -> Result<State, Trouble> {
     })
 }
 
-/// [`Foreign::ensure`] in a table of nftables. One that is being loaded anew at this moment is a matter of the next time.
+/// [`Foreign::ensure`] in a table of nftables.
 async fn put_in(tables: &mut Tables, place: Place, pass: &Pass, anew: bool) -> Result<Ensured, Trouble> {
-    let Some(seen) = tables.look(place).await? else { return Ok(Ensured::Absent) };
-    if seen.rules.len() == 1 && !anew {
-        return Ok(Ensured::There);
+    let mut again = true;
+    loop {
+        let Some(seen) = tables.look(place).await? else { return Ok(Ensured::Absent) };
+        if seen.rules.len() == 1 && !anew {
+            return Ok(Ensured::There);
+        }
+        match tables.put(place, &seen, pass.mark, &pass.interfaces).await {
+            // It was loaded anew since the look.
+            Err(error) if again && error.kind() == ErrorKind::NotFound => again = false,
+            put => return Ok(put.map(|()| Ensured::Put)?),
+        }
     }
-    tables.put(place, &seen, pass.mark, &pass.interfaces).await?;
-    Ok(Ensured::Put)
 }
 
 /// [`Foreign::remove`] from a table of nftables.
