@@ -377,7 +377,7 @@ fn firewalld() {
     home.lives_with("firewalld", || drop(firewall.tell("--reload")), false, 1, &names);
 }
 
-/// From 2.1 on it may be the only one that changes its table; nft stands in for one that does.
+/// Newer ones may be the only ones that change their table; nft stands in for one that does.
 #[test]
 fn firewalld_that_keeps_its_table_to_itself() {
     let Some(subject) = interworking_subject() else { return };

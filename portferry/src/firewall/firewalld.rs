@@ -5,7 +5,7 @@
 //! addresses, ports and sets of them, which would have to follow each mapping, one more copy of the table to go wrong; a mark is
 //! something that it sets. A set of kind `hash:ip,mark` compares the whole mark, not one bit of it. Its direct rules are of
 //! iptables, whose accept does not undo a reject in firewalld's own table. So the rule is put into that table at run time, and a reload,
-//! which makes the table anew, is answered by putting it back. From 2.1 on firewalld may keep its table to itself
+//! which makes the table anew, is answered by putting it back. Newer ones than Debian 12's may keep their table to themselves
 //! (`NftablesTableOwner`, which the kernel enforces): then nobody can, and who wants it has to say no there.
 
 use super::{Ensured, Pass, State, Trouble, look_at, put_in};

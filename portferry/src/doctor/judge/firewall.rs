@@ -338,9 +338,8 @@ fn integration(facts: &Facts) -> Vec<Finding> {
                 format!("{name} lets nobody else change its table, so it has no rule of portferry's ({place})"),
             )
             .todo("have it allow that; until then IPv6 pinholes stay closed")
-            .command(
-                "sed -i 's/^NftablesTableOwner=.*/NftablesTableOwner=no/' /etc/firewalld/firewalld.conf",
-            )
+            .command("sed -i '/^NftablesTableOwner=/d' /etc/firewalld/firewalld.conf")
+            .command("echo NftablesTableOwner=no >> /etc/firewalld/firewalld.conf")
             .command("systemctl restart firewalld"),
         };
         Some(finding.with("firewall", name))
