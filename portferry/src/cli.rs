@@ -33,6 +33,10 @@ enum Command {
         /// Configuration file
         #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
         config: PathBuf,
+        /// Instead of running, remove what a run that was killed has left in the kernel: portferry's own tables, and its rules
+        /// in fw4, firewalld and ufw; refused while a gateway with this configuration runs
+        #[arg(long)]
+        cleanup: bool,
     },
     /// Say whether a configuration file is good
     Check {
@@ -151,7 +155,8 @@ fn execute(command: Command) -> Result<u8, Failure> {
 fn other(command: Command) -> Result<(), Failure> {
     match command {
         Command::Doctor(_) => unreachable!("it has a code of its own"),
-        Command::Run { config } => run::run(&config),
+        Command::Run { config, cleanup: false } => run::run(&config),
+        Command::Run { config, cleanup: true } => run::clean_up(&config),
         Command::Check { file } => {
             Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;
             print(&format!("{}: good\n", file.display()));
@@ -221,6 +226,6 @@ fn show(
 }
 
 /// A reader that went away, such as `head`, is no failure.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

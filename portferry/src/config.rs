@@ -25,6 +25,8 @@ use value::{default_http_port, yes};
 pub const DEFAULT_PATH: &str = "/etc/portferry/portferry.toml";
 /// Where the running gateway listens for `portferry status` and `portferry mappings`.
 pub const DEFAULT_SOCKET: &str = "/run/portferry/control.sock";
+/// A bit that no firewall of those that we know uses by itself.
+const DEFAULT_MARK: u32 = 0x2000_0000;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -40,6 +42,9 @@ pub struct Config {
     /// The router's own NAT, with `wan.nat = "nftables"`.
     #[serde(default)]
     pub nat: Nat,
+    /// The packet filter that somebody else has.
+    #[serde(default)]
+    pub firewall: Firewall,
     /// What control points are shown.
     #[serde(default)]
     pub igd: Igd,
@@ -222,7 +227,7 @@ pub struct Nat {
     pub forward_filter: bool,
     /// LAN hosts reach each other's mappings by the external addresses.
     pub hairpin: bool,
-    /// Bits that are set in the packet mark of what comes in by a mapping or pinhole.
+    /// The bit of the packet mark that mapped traffic has in the forward hook; 0: see [`Config::mark`].
     pub mark: Mark,
 }
 
@@ -238,11 +243,29 @@ impl Default for Nat {
     }
 }
 
-impl Nat {
-    /// The bits of [`Self::mark`], if there are any.
-    pub fn mark(&self) -> Option<u32> {
-        Some(self.mark.0).filter(|bits| *bits != 0)
-    }
+/// `[firewall]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Firewall {
+    /// Whose rules are given one of ours.
+    pub integrate: Integrate,
+}
+
+/// `firewall.integrate`
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Integrate {
+    /// Nobody's: portferry has its own table and nothing else.
+    #[default]
+    None,
+    /// Those of each of the others that is found.
+    Auto,
+    /// OpenWrt's.
+    Fw4,
+    /// firewalld's.
+    Firewalld,
+    /// ufw's.
+    Ufw,
 }
 
 /// `[igd]`
@@ -454,6 +477,15 @@ impl Config {
         Some(("uplink.servers", v6_behind_nat(&self.uplink.servers, self.wan.nat)?))
     }
 
+    /// The bit of the packet mark by which foreign firewalls know mapped traffic; 0 where nobody asks for one.
+    pub fn mark(&self) -> u32 {
+        match (self.nat.mark.0, self.firewall.integrate) {
+            (0, Integrate::None) => 0,
+            (0, _) => DEFAULT_MARK,
+            (mark, _) => mark,
+        }
+    }
+
     /// What the engine needs of it.
     pub fn engine(&self, line: &Line, device: engine::device::DeviceConfig) -> engine::gateway::Config {
         engine::gateway::Config {
@@ -550,6 +582,7 @@ impl Config {
             ("lan.http_port", self.lan.http_port != new.lan.http_port),
             ("lan.ipv6_pinholes", self.lan.ipv6_pinholes != new.lan.ipv6_pinholes),
             ("[nat]", self.nat != new.nat),
+            ("[firewall]", self.firewall != new.firewall),
             ("igd.version", self.igd.version != new.igd.version),
             ("igd.friendly_name", self.igd.friendly_name != new.igd.friendly_name),
             ("state.directory", self.state.directory != new.state.directory),

@@ -33,6 +33,7 @@ use crate::control::{
 };
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
+use crate::firewall::Keeper;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
@@ -117,6 +118,7 @@ pub struct Shell {
     outcomes: VecDeque<(Place, Outcome)>,
     notices: Notices,
     hooks: Hooks,
+    firewalls: Option<Keeper>,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Place, Uuid, Delivery)>,
@@ -150,6 +152,7 @@ impl Shell {
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
+            firewalls: None,
             uplinks: config.lines().into_iter().map(Uplink::new).collect(),
             config,
             device,
@@ -209,6 +212,7 @@ impl Shell {
             }
         }
         if self.keeps_state {
+            self.firewalls = Keeper::start(&self.config).await;
             self.forget_former_uplinks().await;
             self.restore(gateways).await?;
         }
@@ -524,6 +528,9 @@ impl Shell {
             self.uplinks[place].take_over(line);
         }
         self.perform_all(gateways).await;
+        if let Some(firewalls) = &self.firewalls {
+            firewalls.configure(&self.config);
+        }
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());
         if let Err(failure) = self.refresh(gateways, false).await {
@@ -545,7 +552,11 @@ impl Shell {
     /// Leaves nothing behind.
     async fn close(&mut self) {
         // What is kept over the stop goes on to let in what it lets in.
-        if !self.config.state.keep_on_stop {
+        let keep = self.config.state.keep_on_stop;
+        if let Some(firewalls) = self.firewalls.take() {
+            firewalls.stop(keep).await;
+        }
+        if !keep {
             for uplink in &mut self.uplinks {
                 if let Some(nft) = &mut uplink.nft
                     && let Err(error) = nft.clear().await

@@ -11,6 +11,7 @@ mod doctor;
 pub mod entropy;
 pub mod event_loop;
 pub mod exit;
+mod firewall;
 pub mod hooks;
 pub mod http;
 pub mod isp_router;

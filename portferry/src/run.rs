@@ -9,12 +9,14 @@ use engine::gateways::Gateways;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::cli::print;
 use crate::config::{Config, Line};
 use crate::control;
 use crate::dhcp::Dhcp;
 use crate::entropy::KernelEntropy;
 use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
+use crate::firewall;
 use crate::netlink::Netlink;
 use crate::state::Identity;
 
@@ -49,6 +51,46 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     // A look-up that the system's resolver has not finished is no reason to stay.
     runtime.shutdown_background();
     result
+}
+
+/// Removes what an earlier run with the configuration at `path` has left in the kernel, and prints each thing.
+///
+/// # Errors
+/// A gateway with that configuration runs, or something could not be removed; what is printed is gone all the same.
+pub fn clean_up(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(|error| Failure::config(error.to_string()))?;
+    let socket = &config.control.socket;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(Failure::unavailable(format!(
+            "a portferry listens on {}: stop it first, which leaves nothing behind unless state.keep_on_stop says so",
+            socket.display()
+        )));
+    }
+    let mut removed = Vec::new();
+    let outcome = runtime()?.block_on(firewall::clean_up(&own_tables(&config), &mut removed));
+    for what in &removed {
+        print(&format!("removed {what}\n"));
+    }
+    outcome.map_err(|trouble| {
+        let failure = if trouble.is_denied() { Failure::no_permission } else { Failure::system };
+        failure(format!("not everything was removed: {trouble}"))
+    })?;
+    if removed.is_empty() {
+        print("nothing to remove\n");
+    }
+    Ok(())
+}
+
+/// Those of all uplinks, also of such as the configuration does not have any more.
+fn own_tables(config: &Config) -> Vec<String> {
+    let former = Line::directories(config).into_iter().map(|(name, _)| Line::table_of(config, &name));
+    let mut tables: Vec<String> = config.lines().into_iter().map(|line| line.table).collect();
+    for table in former {
+        if !tables.contains(&table) {
+            tables.push(table);
+        }
+    }
+    tables
 }
 
 /// One thread does everything.

@@ -666,6 +666,9 @@ mod tests {
                 typed(connection, format!("urn:schemas-upnp-org:device:WANConnectionDevice:{v}")),
                 typed(connection, format!("urn:schemas-upnp-org:service:WANIPConnection:{v}")),
             ];
+            let firewall = "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1".to_owned();
+            let firewall = (face == Face::V2).then(|| typed(connection, firewall));
+            let expected: Vec<String> = expected.into_iter().chain(firewall).collect();
             assert_eq!(lines, expected);
             assert_eq!(matches(face, &identity, &Target::All), set);
         }

@@ -2,13 +2,12 @@
 //! finds no fault, and bytes pass.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use lab::netns::{Host, Network};
 use lab::provider::{Options, Provider};
 use lab::wait::eventually;
 
+use super::common::firewalls::{FW4, Firewalld, load_fw4, ufw_files, with_ipv6};
 use super::common::{
     CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches,
     reaches_nobody, ready,
@@ -118,20 +117,7 @@ fn nftables_without_a_nat() {
     let mut daemon = subject.start(&network, NO_NAT, "");
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let _control_point = mapped(&network, &mut daemon);
-    for host in [Host::Router, Host::Provider, Host::Lan1] {
-        network.run(host, "sysctl", ["-qw", "net.ipv6.conf.all.disable_ipv6=0"]);
-    }
-    network.run(Host::Router, "sysctl", ["-qw", "net.ipv6.conf.all.forwarding=1"]);
-    for (host, line) in [
-        (Host::Router, "addr add 2001:db8:1::2/64 dev wan0 nodad"),
-        (Host::Router, "addr add 2001:db8:77::1/64 dev br-lan nodad"),
-        (Host::Provider, "addr add 2001:db8:1::1/64 dev cust0 nodad"),
-        (Host::Provider, "route add 2001:db8:77::/64 via 2001:db8:1::2"),
-        (Host::Lan1, "addr add 2001:db8:77::10/64 dev eth0 nodad"),
-        (Host::Lan1, "route add default via 2001:db8:77::1"),
-    ] {
-        network.run(host, "ip", ["-6"].into_iter().chain(line.split(' ')));
-    }
+    with_ipv6(&network);
     // Nobody listens there, and the host says so.
     let arrives = || {
         let mut connect = network.command(Host::Provider, "timeout");
@@ -154,43 +140,6 @@ fn nftables_without_a_nat() {
     assert!(!arrives(), "IPv6 is closed as before");
 }
 
-/// In the layout of OpenWrt's: zones, and a reject at the end of each.
-const FW4: &str = "
-table inet fw4
-delete table inet fw4
-table inet fw4 {
- chain input {
-  type filter hook input priority filter; policy drop;
-  iifname lo accept
-  ct state vmap { established : accept, related : accept }
-  iifname br-lan jump input_lan
-  iifname wan0 jump input_wan
-  jump handle_reject
- }
- chain forward {
-  type filter hook forward priority filter; policy drop;
-  INCLUDED
-  ct state vmap { established : accept, related : accept }
-  iifname br-lan jump forward_lan
-  iifname wan0 jump forward_wan
-  jump handle_reject
- }
- chain handle_reject {
-  meta l4proto tcp reject with tcp reset
-  reject
- }
- chain input_lan { jump accept_from_lan; }
- chain accept_from_lan { iifname br-lan counter accept; }
- chain input_wan { meta nfproto ipv4 udp dport 68 counter accept; jump reject_from_wan; }
- chain forward_lan { jump accept_to_wan; jump accept_to_lan; }
- chain forward_wan { meta l4proto esp counter jump accept_to_lan; jump reject_to_wan; }
- chain accept_to_lan { oifname br-lan counter accept; }
- chain accept_to_wan { meta nfproto ipv4 oifname wan0 ct state invalid counter drop; oifname wan0 counter accept; }
- chain reject_to_wan { oifname wan0 counter jump handle_reject; }
- chain reject_from_wan { iifname wan0 counter jump handle_reject; }
-}
-";
-
 #[test]
 fn fw4() {
     let Some(subject) = interworking_subject() else { return };
@@ -199,7 +148,7 @@ fn fw4() {
     let mut daemon = subject.start(&network, NAT, "");
     let _listener = listener(&network, Host::Lan1, TCP, 8080);
     let _control_point = mapped(&network, &mut daemon);
-    network.nft(Host::Router, &FW4.replace("INCLUDED", ""));
+    load_fw4(&network);
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&["firewall-forward-drops"]);
     let drops = examined.find("firewall-forward-drops");
@@ -217,28 +166,6 @@ fn fw4() {
     obey(&network, drops, &[("/usr/share", share)], program);
     examine(&network, &subject, FILE).has_exactly(&[]);
     reaches(&network, TCP, 8080, "lan1");
-}
-
-/// A copy of a directory of /etc for the network alone.
-fn own_copy(network: &Network, directory: &str) -> PathBuf {
-    let own = network.directory().join(directory.trim_start_matches('/').replace('/', "-"));
-    let copied = Command::new("cp").arg("-r").arg(directory).arg(&own).status().expect("it runs");
-    assert!(copied.success(), "{directory}");
-    own
-}
-
-/// Files of ufw's for the network alone.
-fn ufw_files(network: &Network) -> [(&'static str, PathBuf); 4] {
-    let state = network.directory().join("ufw-state");
-    fs::create_dir_all(&state).expect("the directory is ours");
-    // Its own files may name the older iptables.
-    let alternatives = own_copy(network, "/etc/alternatives");
-    [
-        ("/etc/ufw", own_copy(network, "/etc/ufw")),
-        ("/etc/default", own_copy(network, "/etc/default")),
-        ("/run", state),
-        ("/etc/alternatives", alternatives),
-    ]
 }
 
 #[test]
@@ -374,64 +301,11 @@ fn legacy() {
     reaches(&network, TCP, 8080, "lan1");
 }
 
-/// The real one, with a message bus of its own.
-struct Firewalld<'a> {
-    network: &'a Network,
-    bus: String,
-    _processes: [lab::netns::Process; 2],
-}
-
-impl<'a> Firewalld<'a> {
-    fn start(network: &'a Network) -> Self {
-        let directory = network.directory().join("firewalld");
-        fs::create_dir_all(&directory).expect("the directory is ours");
-        let bus = format!("unix:path={}", directory.join("bus").display());
-        let configuration = format!(
-            "<busconfig><type>system</type><listen>{bus}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
-             <allow own=\"*\"/><allow send_destination=\"*\"/><allow receive_sender=\"*\"/><allow user=\"*\"/>\
-             </policy></busconfig>"
-        );
-        let file = directory.join("bus.conf");
-        fs::write(&file, configuration).expect("the directory is ours");
-        let arguments =
-            [format!("--config-file={}", file.display()), "--nofork".into(), "--nopidfile".into()];
-        let daemon = network.spawn(Host::Router, "dbus", "dbus-daemon", arguments);
-        let there = directory.join("bus");
-        eventually("the message bus", 10 * SECOND, || there.exists().then_some(()));
-        let own = directory.join("etc");
-        fs::create_dir_all(&own).expect("the directory is ours");
-        fs::copy("/etc/firewalld/firewalld.conf", own.join("firewalld.conf")).expect("the package has it");
-        let arguments = [
-            format!("DBUS_SYSTEM_BUS_ADDRESS={bus}"),
-            "firewalld".into(),
-            "--nofork".into(),
-            "--nopid".into(),
-            "--system-config".into(),
-            own.display().to_string(),
-        ];
-        let firewall = network.spawn(Host::Router, "firewalld", "env", arguments);
-        let this = Self { network, bus, _processes: [daemon, firewall] };
-        eventually("firewalld", 60 * SECOND, || {
-            let mut command = network.command(Host::Router, "env");
-            let state = command.arg(this.variable()).args(["firewall-cmd", "--state"]).output();
-            state.expect("it runs").status.success().then_some(())
-        });
-        this
-    }
-
-    fn variable(&self) -> String {
-        format!("DBUS_SYSTEM_BUS_ADDRESS={}", self.bus)
-    }
-
-    fn tell(&self, line: &str) -> String {
-        let arguments = [self.variable(), "firewall-cmd".to_owned()];
-        self.network.run(Host::Router, "env", arguments.into_iter().chain(line.split(' ').map(str::to_owned)))
-    }
-
+impl Firewalld<'_> {
     #[track_caller]
-    fn obey(&self, finding: &serde_json::Value) {
+    fn obey(&self, network: &Network, finding: &serde_json::Value) {
         assert_eq!(finding["data"]["firewall"], "firewalld", "{finding}");
-        obey(self.network, finding, &[], &format!("export {}", self.variable()));
+        obey(network, finding, &[], &format!("export {}", self.variable()));
     }
 }
 
@@ -455,7 +329,7 @@ fn firewalld() {
     examined.has(&["firewall-forward"]);
     reaches(&network, TCP, 8080, "lan1");
     for id in &found[..2] {
-        firewall.obey(examined.find(id));
+        firewall.obey(&network, examined.find(id));
     }
     examine(&network, &subject, FILE).has_exactly(&[]);
     control_point.adds(8081, 8081, "TCP", 3600);
@@ -489,7 +363,7 @@ fn firewalld_without_a_nat() {
     let examined = examine(&network, &subject, FILE);
     examined.has_exactly(&["firewall-forward-drops"]);
     reaches_nobody(&network, TCP, 8080);
-    firewall.obey(examined.find("firewall-forward-drops"));
+    firewall.obey(&network, examined.find("firewall-forward-drops"));
     examine(&network, &subject, FILE).has_exactly(&[]);
     reaches(&network, TCP, 8080, "lan1");
     assert_eq!(status(&network)["uplink"], "answering");

@@ -75,8 +75,12 @@ fn errors_name_file_line_key_and_what_was_expected() {
             "pf.toml, line 6, hooks.timeout: expected seconds from 0.1 to 600, got 3600",
         ),
         (
-            "[nat]\nmark = 0x1_0000_0000\n",
-            "pf.toml, line 6, nat.mark: expected the bits of a packet mark, from 0 to 0xffffffff, got 4294967296",
+            "[nat]\nmark = 0x30000000\n",
+            "pf.toml, line 6, nat.mark: expected one bit of 32 such as 0x20000000, or 0, got 0x30000000",
+        ),
+        (
+            "[firewall]\nintegrate = \"pf\"\n",
+            "pf.toml, line 6, firewall.integrate: unknown variant `pf`, expected one of `none`, `auto`, `fw4`, `firewalld`, `ufw`",
         ),
         ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
     ] {
@@ -111,10 +115,8 @@ fn a_reload_never_serves_control_points_on_the_wan() {
     assert_eq!(running, more);
     let without = parse(&GOOD.replace("[wan]", "ipv6_pinholes = false\n[wan]"));
     assert_eq!(parse(GOOD).needs_restart(&without), ["lan.ipv6_pinholes"]);
-    assert_eq!(parse(&format!("{GOOD}[nat]\nmark = 0x100000\n")).nat.mark(), Some(1 << 20));
-    assert_eq!(parse(GOOD).nat.mark(), None);
-    let mut straight = parse(&format!("{GOOD}[nat]\nhairpin = false\n"));
-    assert_eq!(straight.needs_restart(&more), ["[nat]"]);
+    let mut straight = parse(&format!("{GOOD}[nat]\nhairpin = false\n[firewall]\nintegrate = \"ufw\"\n"));
+    assert_eq!(straight.needs_restart(&more), ["[nat]", "[firewall]"]);
     straight.take_over(more).unwrap();
     assert!(!straight.nat.hairpin, "it is a matter of the next start");
 }
@@ -262,6 +264,7 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
         "forward_filter",
         "hairpin",
         "mark",
+        "integrate",
         "version",
         "friendly_name",
         "add_port_mapping",

@@ -54,17 +54,18 @@ checked!(
 );
 
 checked!(
-    /// A number of things, at least one.
-    Count(usize) from i64, |n| match usize::try_from(n) {
-        Ok(count @ 1..=65_000) => Ok(count),
-        _ => Err(format!("expected a number from 1 to 65000, got {n}")),
+    /// One bit of a packet's mark, or none.
+    Mark(u32) from i64, |n| match u32::try_from(n) {
+        Ok(mark) if mark.count_ones() < 2 => Ok(mark),
+        _ => Err(format!("expected one bit of 32 such as 0x20000000, or 0, got {n:#x}")),
     }
 );
 
 checked!(
-    /// Bits of a packet mark; 0 for none.
-    Mark(u32) from i64, |n| {
-        u32::try_from(n).map_err(|_| format!("expected the bits of a packet mark, from 0 to 0xffffffff, got {n}"))
+    /// A number of things, at least one.
+    Count(usize) from i64, |n| match usize::try_from(n) {
+        Ok(count @ 1..=65_000) => Ok(count),
+        _ => Err(format!("expected a number from 1 to 65000, got {n}")),
     }
 );
 

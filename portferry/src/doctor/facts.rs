@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::prefix::Prefix;
 
-use crate::config::{Config, Line, NatMode};
+use crate::config::{Config, Integrate, Line, NatMode};
 use crate::control::{MappingReport, StatusReport, UplinkReport};
+use crate::firewall::{Foreign, State};
 use crate::netlink::Snapshot;
 use crate::nft::reading::Ruleset;
 
@@ -19,6 +20,10 @@ pub(crate) struct Setup {
     pub(crate) pcp: bool,
     /// Whether a router of the provider's is asked by UPnP.
     pub(crate) igd: bool,
+    /// The bit of the packet mark that what belongs to a mapping has; 0: none.
+    pub(crate) mark: u32,
+    /// Whose rules are to have one of ours.
+    pub(crate) integrate: Integrate,
     /// The usual one first.
     pub(crate) uplinks: Vec<UplinkSetup>,
 }
@@ -68,6 +73,8 @@ impl Setup {
             http_port: config.lan.http_port.0,
             pcp: config.lan.pcp || config.lan.nat_pmp,
             igd: config.uplink.igd,
+            mark: config.mark(),
+            integrate: config.firewall.integrate,
             uplinks: config.lines().into_iter().flat_map(of_line).collect(),
         }
     }
@@ -97,6 +104,8 @@ pub(crate) struct Facts {
     pub(crate) rules: Result<Ruleset, Unread>,
     /// Tables of the older iptables, which cannot be read here.
     pub(crate) legacy: Vec<String>,
+    /// What those that are to have a rule of ours have of it, as far as that can be seen.
+    pub(crate) foreign: Vec<(Foreign, State)>,
     /// Who has UDP port 1900, and TCP port `lan.http_port`.
     pub(crate) ssdp: Vec<Holder>,
     pub(crate) http: Vec<Holder>,

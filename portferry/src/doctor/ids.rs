@@ -78,6 +78,9 @@ pub(crate) const ALL: &[Known] = {
         known(Nats, Good, "masquerade"),
         known(Nats, Warning, "masquerade-none"),
         known(Nats, Warning, "masquerade-unexpected"),
+        known(Firewall, Good, "firewall-rule"),
+        known(Firewall, Fault, "firewall-rule-missing"),
+        known(Firewall, Warning, "firewall-rule-closed"),
         known(Firewall, Good, "firewall-forward"),
         known(Firewall, Fault, "firewall-forward-drops"),
         known(Firewall, Warning, "firewall-forward-unclear"),
@@ -127,7 +130,8 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/doctor.md");
 
-    const LAB: [&str; 2] = [
+    const LAB: [&str; 3] = [
+        include_str!("../../../lab/tests/foreign_firewalls.rs"),
         include_str!("../../../lab/tests/doctor/main.rs"),
         include_str!("../../../lab/tests/doctor/firewalls.rs"),
     ];

@@ -16,6 +16,8 @@ pub(crate) const INPUT: u32 = 1;
 pub(crate) const FORWARD: u32 = 2;
 pub(crate) const POSTROUTING: u32 = 4;
 
+/// Of `NFT_META_*` and of `NFT_CT_*`.
+const MARK: u32 = 3;
 /// Chains may jump so deep; the kernel has 16.
 const MAX_DEPTH: usize = 16;
 /// More rules than any packet meets.
@@ -38,6 +40,8 @@ pub(crate) struct Packet {
     pub(crate) established: bool,
     /// Its destination was translated.
     pub(crate) translated: bool,
+    /// Bits of its mark that we set; others may have set more.
+    pub(crate) mark: u32,
 }
 
 /// What becomes of it.
@@ -212,11 +216,14 @@ impl<'a> Walker<'a> {
     fn rule(&self, chain: &Chain, steps: &[Step]) -> Option<(Verdict, bool)> {
         let mut registers: Registers = [None; REGISTERS];
         let mut certain = true;
+        // The register that has the packet's mark, of which some bits may be known.
+        let mut mark_in = None;
         for step in steps {
             let matches = match step {
                 Step::Load { to, len, what } => {
                     let value = self.load(what, *len);
                     put(&mut registers, *to, value.into_iter());
+                    mark_in = (*what == Load::Meta(MARK)).then_some(*to);
                     Matches::Yes
                 }
                 Step::Constant { to, value } => {
@@ -224,6 +231,10 @@ impl<'a> Walker<'a> {
                     Matches::Yes
                 }
                 Step::Mask { from, to, mask, xor } => {
+                    let known = mark_in.take().filter(|register| register == from);
+                    if let Some(bits) = known.and_then(|_| self.packet.known_of_mark(mask)) {
+                        put(&mut registers, *from, bits.to_ne_bytes().into_iter().map(Some));
+                    }
                     let value: Vec<_> = masked(&registers, *from, mask, xor).collect();
                     put(&mut registers, *to, value.into_iter());
                     Matches::Yes
@@ -259,7 +270,9 @@ impl<'a> Walker<'a> {
                 }
                 Step::Verdict(verdict) => return Some((verdict.clone(), certain)),
                 Step::Limit { over } => Matches::from(!over),
-                Step::Match { name, .. } if self.marks && xtables::asks_for_marks(name) => Matches::Maybe,
+                Step::Match { name, info, .. } if self.marks && xtables::asks_for_marks(name) => {
+                    xtables::known_mark(name, info, self.packet).unwrap_or(Matches::Maybe)
+                }
                 Step::Match { name, revision, info } => xtables::matches(name, *revision, info, self.packet),
                 Step::Target { name } => match xtables::target(name) {
                     xtables::Target::GoesOn => Matches::Yes,
@@ -296,7 +309,8 @@ impl<'a> Walker<'a> {
         let leaves = packet.leaves.as_ref();
         let value = match what {
             Load::Meta(1) => Some(0x0800_u16.to_be_bytes().to_vec()),
-            Load::Meta(3) | Load::Conntrack(3) if !self.marks => Some(vec![0; 4]),
+            Load::Meta(MARK) if !self.marks => Some(packet.mark.to_ne_bytes().to_vec()),
+            Load::Conntrack(MARK) if !self.marks => Some(vec![0; 4]),
             Load::Meta(4) => Some(packet.arrives.1.to_ne_bytes().to_vec()),
             Load::Meta(5) => Some(leaves.map_or(0, |(_, index)| *index).to_ne_bytes().to_vec()),
             Load::Meta(6) => name(&packet.arrives.0),
@@ -331,6 +345,12 @@ impl Packet {
     pub(crate) fn status(&self) -> u32 {
         let of_flow = if self.established { 0x0e } else { 0 };
         of_flow | if self.translated { 0x20 } else { 0 }
+    }
+
+    /// What a mask leaves of the mark, if that is of our bits alone.
+    fn known_of_mark(&self, mask: &[u8]) -> Option<u32> {
+        let mask = u32::from_ne_bytes(mask.try_into().ok()?);
+        (self.mark != 0 && mask & !self.mark == 0).then_some(self.mark)
     }
 
     /// `RTN_*`.

@@ -15,6 +15,7 @@ fn packet() -> Packet {
         destination_port: 8080,
         established: false,
         translated: true,
+        mark: 0,
     }
 }
 

@@ -49,7 +49,8 @@ pub(crate) fn matches(name: &str, revision: u32, info: &[u8], packet: &Packet) -
         "multiport" if revision == 1 => multiport(info, packet),
         "addrtype" if revision == 1 => addrtype(info, packet),
         "pkttype" => pkttype(info, packet),
-        "mark" | "connmark" => mark(info),
+        "mark" => mark(info, packet.mark),
+        "connmark" => mark(info, 0),
         // Only what passes between two ports of one bridge has any.
         "physdev" => Some(Matches::No),
         _ => None,
@@ -183,10 +184,17 @@ fn pkttype(info: &[u8], packet: &Packet) -> Option<Matches> {
     Some(((number(info, 0)? == own) != (number(info, 4)? != 0)).into())
 }
 
-/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: what it is without anybody who sets it.
-fn mark(info: &[u8]) -> Option<Matches> {
+/// `struct xt_mark_mtinfo1`, `struct xt_connmark_mtinfo1`: mark and mask, where nobody else sets any.
+fn mark(info: &[u8], mark: u32) -> Option<Matches> {
     let inverted = *info.get(8)? != 0;
-    Some(((number(info, 0)? == 0) != inverted).into())
+    Some(((mark & number(info, 4)? == number(info, 0)?) != inverted).into())
+}
+
+/// What a match for a mark says where others set marks, too, if it asks for our bits alone.
+pub(crate) fn known_mark(name: &str, info: &[u8], packet: &Packet) -> Option<Matches> {
+    let asked = number(info, 4)?;
+    let ours = name == "mark" && packet.mark != 0 && asked & !packet.mark == 0;
+    if ours { mark(info, packet.mark) } else { None }
 }
 
 #[cfg(test)]
@@ -206,6 +214,7 @@ mod tests {
             destination_port: 8080,
             established,
             translated,
+            mark: 0,
         }
     }
 

@@ -83,7 +83,7 @@ fn table(config: &Config, uplink: &Uplink) -> TableConfig {
         forward_filter: config.nat.forward_filter,
         masquerade: config.nat.masquerade,
         hairpin: config.nat.hairpin,
-        mark: config.nat.mark(),
+        mark: Some(config.mark()).filter(|mark| *mark != 0),
     }
 }
 

@@ -181,7 +181,7 @@ fn table(config: &Config, uplink: &Uplink) -> Option<PinholesConfig> {
         wan_interfaces: uplink.line.ways.iter().map(|way| way.interface.clone()).collect(),
         lan_interfaces: config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect(),
         filter,
-        mark: config.nat.mark(),
+        mark: Some(config.mark()).filter(|mark| *mark != 0),
     })
 }
 

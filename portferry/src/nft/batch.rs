@@ -33,6 +33,7 @@ pub(super) enum Kind {
     DelTable = 2,
     NewChain = 3,
     NewRule = 6,
+    DelRule = 8,
     NewSet = 9,
     NewElement = 12,
     DelElement = 14,
@@ -70,9 +71,14 @@ impl Batch {
         batch
     }
 
-    /// Appends one nf_tables message; `fill` writes its attributes.
+    /// Appends one nf_tables message about a table of family inet; `fill` writes its attributes.
     pub(super) fn message(&mut self, kind: Kind, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
-        self.frame((NFNL_SUBSYS_NFTABLES << 8) | kind as u16, flags, self.family, 0, fill);
+        self.message_of(self.family, kind, flags, fill);
+    }
+
+    /// The same of another family.
+    pub(super) fn message_of(&mut self, family: u8, kind: Kind, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.frame((NFNL_SUBSYS_NFTABLES << 8) | kind as u16, flags, family, 0, fill);
     }
 
     /// Adds or deletes `elements` of a set, in as many messages as they need.

@@ -1,5 +1,6 @@
 //! The router's own NAT (NAT1) and the filter in front of the LAN, as one nf_tables table of ours (decisions 24 and
-//! 25). Spoken to over netlink only; no `nft` process, no other program's table is ever touched.
+//! 25). Spoken to over netlink only; no `nft` process, and no other program's table is touched but by
+//! `foreign`.
 //!
 //! Mappings are elements of two maps, never rules, so a change costs the same however many there are. Every
 //! [`Nft::apply`] is one kernel transaction. What the table holds is kept here too: it tells what a change does to the
@@ -49,10 +50,10 @@
 //! status.
 //!
 //! [`pinholes`] is another table, of IPv6's pinholes, [`provider`] a PCP server's; the modules beside them are what all are made
-//! with.
+//! with. `foreign` is one rule in somebody else's chain, where `[firewall] integrate` wants it (`crate::firewall`).
 //!
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
-//! rules must let `ct status dnat` pass, or what has our mark. And our `drop` stands whatever they accept; port forwardings that
+//! rules must let `ct status dnat` pass, or what has our mark (`crate::firewall`). And our `drop` stands whatever they accept; port forwardings that
 //! the administrator made elsewhere pass, because they are DNAT too. The filter is for IPv4; that for IPv6 is [`pinholes`], where
 //! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
 //! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.
@@ -64,6 +65,7 @@
 mod batch;
 mod conntrack;
 mod counter;
+pub(crate) mod foreign;
 mod link;
 mod mappings;
 pub mod pinholes;

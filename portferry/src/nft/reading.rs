@@ -228,6 +228,13 @@ impl Ruleset {
         Link::default().ask("reading nftables", async |socket| read(socket).await).await
     }
 
+    /// What a table of ours marks is known, and is told with the packet.
+    pub(crate) fn knows_marks_of(&mut self, name: &str) {
+        let is_it = |chain: &&mut Chain| chain.table.family == Family::Inet && chain.table.name == name;
+        let steps = self.chains.iter_mut().filter(is_it).flat_map(|chain| &mut chain.rules).flatten();
+        steps.filter(|step| **step == Step::SetsMark).for_each(|step| *step = Step::Nothing);
+    }
+
     /// Whether there is such a table.
     pub(crate) fn has_table(&self, family: Family, name: &str) -> bool {
         let is_it = |table: &TableName| table.family == family && table.name == name;
@@ -458,7 +465,7 @@ fn register(number: u32) -> usize {
 }
 
 /// The attributes of a message or of one that holds others.
-fn attributes(mut octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (&[l0, l1, k0, k1], _) = octets.split_first_chunk::<4>()?;
         let len = usize::from(u16::from_ne_bytes([l0, l1]));
@@ -469,17 +476,17 @@ fn attributes(mut octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn attribute(octets: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(octets: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(octets).find(|(own, _)| *own == kind).map(|(_, value)| value)
 }
 
 /// A number of up to four octets; 0 where there is none.
-fn number_of(octets: &[u8], kind: u16) -> u32 {
+pub(super) fn number_of(octets: &[u8], kind: u16) -> u32 {
     let value = attribute(octets, kind).unwrap_or_default();
     value.iter().take(4).fold(0, |number, octet| number << 8 | u32::from(*octet))
 }
 
-fn text(octets: &[u8], kind: u16) -> String {
+pub(super) fn text(octets: &[u8], kind: u16) -> String {
     let value = attribute(octets, kind).unwrap_or_default();
     let end = value.iter().position(|octet| *octet == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()

@@ -5,8 +5,8 @@ use std::ffi::CStr;
 
 use netlink_bindings::nftables::{
     CmpOps, CtDirection, CtKeys, FibFlags, LookupFlags, MetaKeys, NatRangeFlags, PayloadBase, PushChainAttrs,
-    PushExprCounterAttrs, PushExprListAttrs, PushExprMasqAttrs, PushRuleAttrs, PushSetAttrs, PushTableAttrs,
-    Registers, RejectTypes, VerdictCode,
+    PushExprCounterAttrs, PushExprListAttrs, PushExprMasqAttrs, PushRuleAttrs, PushSetAttrs,
+    PushSetelemListAttrs, PushTableAttrs, Registers, RejectTypes, VerdictCode,
 };
 use netlink_bindings::{
     traits::Pusher,
@@ -115,6 +115,26 @@ enum Sort {
     Plain,
     Intervals,
     Counting,
+    Unnamed,
+}
+
+/// What the kernel makes a name of for a set that has none.
+const UNNAMED_SET: &str = "__set%d";
+
+/// A set of interfaces for one rule of the same batch, with which it comes and goes.
+pub(super) fn unnamed_interfaces(batch: &mut Batch, table: &str, id: u32, names: &[String]) {
+    set_with(batch, table, id, UNNAMED_SET, (TYPE_IFNAME, 16), None, Sort::Unnamed);
+    batch.message(Kind::NewElement, CREATE, |o| {
+        let mut list = PushSetelemListAttrs::new(o)
+            .push_table_bytes(table.as_bytes())
+            .push_set_bytes(UNNAMED_SET.as_bytes())
+            .push_set_id(id)
+            .nested_elements();
+        for name in names {
+            let key = interface_key(name);
+            list = list.nested_elem().nested_key().push_value(&key).end_nested().end_nested();
+        }
+    });
 }
 
 fn set_with(
@@ -126,14 +146,20 @@ fn set_with(
     data: Option<(u32, u32)>,
     sort: Sort,
 ) {
+    const ANONYMOUS: u32 = 0x1;
+    const CONSTANT: u32 = 0x2;
     const INTERVAL: u32 = 0x4;
     const MAP: u32 = 0x8;
-    let intervals = if sort == Sort::Intervals { INTERVAL } else { 0 };
+    let flags = match sort {
+        Sort::Plain | Sort::Counting => 0,
+        Sort::Intervals => INTERVAL,
+        Sort::Unnamed => ANONYMOUS | CONSTANT,
+    };
     batch.message(Kind::NewSet, CREATE, |o| {
         let mut attrs = PushSetAttrs::new(o)
             .push_table_bytes(table.as_bytes())
             .push_name_bytes(name.as_bytes())
-            .push_flags(intervals | if data.is_some() { MAP } else { 0 })
+            .push_flags(flags | if data.is_some() { MAP } else { 0 })
             .push_key_type(key.0)
             .push_key_len(key.1);
         if let Some((kind, len)) = data {
@@ -204,6 +230,18 @@ impl Rule {
         });
     }
 
+    /// As [`Self::insert`], and the rule has this comment: octets as nft writes them.
+    pub(super) fn insert_with(self, batch: &mut Batch, table: &str, chain: &str, comment: &[u8]) {
+        batch.message(Kind::NewRule, CREATE, |o| {
+            let mut rule = PushRuleAttrs::new(o)
+                .push_table_bytes(table.as_bytes())
+                .push_chain_bytes(chain.as_bytes())
+                .push_userdata(comment)
+                .nested_expressions();
+            rule.as_vec_mut().extend(self.0);
+        });
+    }
+
     /// `meta nfproto ipv4`
     pub(super) fn ipv4(self) -> Self {
         self.meta(MetaKeys::Nfproto, 0).cmp(CmpOps::Eq, &[NFPROTO_IPV4])
@@ -239,6 +277,16 @@ impl Rule {
     /// `iifname . oifname @SET`
     pub(super) fn passing_any(self, set: &str) -> Self {
         self.meta(MetaKeys::Iifname, 0).meta(MetaKeys::Oifname, 4).member(set)
+    }
+
+    /// `meta mark & BITS == BITS`
+    pub(super) fn marked(self, bits: u32) -> Self {
+        let bits = bits.to_ne_bytes();
+        self.meta(MetaKeys::Mark, 0).mask(&bits).cmp(CmpOps::Eq, &bits)
+    }
+    /// `iifname { NAME, … }`, an unnamed set of this number in the same batch
+    pub(super) fn arriving_from_unnamed(self, id: u32) -> Self {
+        self.meta(MetaKeys::Iifname, 0).lookup_of(UNNAMED_SET, Some(id), None, false)
     }
 
     /// `fib daddr type local`
@@ -512,9 +560,15 @@ impl Rule {
 
     /// The bindings number these attributes differently from the kernel.
     fn lookup(self, set: &str, value: Option<usize>, inverted: bool) -> Self {
+        self.lookup_of(set, None, value, inverted)
+    }
+
+    /// `id`: of a set that has no name yet.
+    fn lookup_of(self, set: &str, id: Option<u32>, value: Option<usize>, inverted: bool) -> Self {
         const NFTA_LOOKUP_SET: u16 = 1;
         const NFTA_LOOKUP_SREG: u16 = 2;
         const NFTA_LOOKUP_DREG: u16 = 3;
+        const NFTA_LOOKUP_SET_ID: u16 = 4;
         const NFTA_LOOKUP_FLAGS: u16 = 5;
         self.expression(c"lookup", |octets| {
             let len = u16::try_from(set.len() + 1).expect("our sets have short names");
@@ -527,6 +581,11 @@ impl Rule {
             if let Some(register) = value {
                 push_header(octets, NFTA_LOOKUP_DREG, 4);
                 octets.extend(reg(register).to_be_bytes());
+            }
+            if let Some(id) = id {
+                push_header(octets, NFTA_LOOKUP_SET_ID, 4);
+                // In the order in which the bindings write the set's own.
+                octets.extend(id.to_ne_bytes());
             }
             if inverted {
                 push_header(octets, NFTA_LOOKUP_FLAGS, 4);

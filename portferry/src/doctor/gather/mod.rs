@@ -34,7 +34,8 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
     let links = snapshot().await?;
     let socket = &config.control.socket;
     let mut gateway = gateway::ask(socket);
-    let (rules, legacy) = firewall::read().await;
+    let (rules, legacy) = firewall::read(&setup).await;
+    let foreign = firewall::foreign(&setup).await;
     let (clients, neighbours, control_points, uplinks) = tokio::join!(
         clients::knock(&gateway),
         igd::neighbours(&setup, &links),
@@ -49,6 +50,7 @@ pub(crate) async fn gather(config: &Config) -> Result<Facts, Failure> {
         ports: system::ports(&setup),
         rules,
         legacy,
+        foreign,
         ssdp: system::holders(&["udp"], wire::ssdp::PORT, false),
         http: system::holders(&["tcp", "tcp6"], port, true),
         joined: system::joined(wire::ssdp::GROUP_V4),

@@ -8,10 +8,11 @@ use engine::prefix::Prefix;
 
 use super::and;
 use super::remedy::{Firewall, Wish, remedy, zone};
-use crate::config::NatMode;
+use crate::config::{Integrate, NatMode};
 use crate::doctor::facts::{Facts, Gateway, Role, Unread, UplinkSetup};
 use crate::doctor::finding::Finding;
 use crate::doctor::walk::{FORWARD, INPUT, Outcome, POSTROUTING, Packet, Place, walk};
+use crate::firewall::{Foreign, State};
 use crate::nft::reading::Ruleset;
 
 const TCP: u8 = 6;
@@ -48,6 +49,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             return all;
         }
     };
+    all.extend(integration(facts));
     for lan in &facts.setup.lan {
         for uplink in &facts.setup.uplinks {
             all.extend(forward(facts, rules, lan, uplink));
@@ -150,6 +152,7 @@ pub(super) fn out_of_lan(facts: &Facts, uplink: &UplinkSetup) -> Option<Packet> 
         destination_port: 443,
         established: false,
         translated: false,
+        mark: 0,
     })
 }
 
@@ -168,6 +171,7 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         destination_port: port,
         established: false,
         translated,
+        mark: if translated { facts.setup.mark } else { 0 },
     };
     let goes = |protocol, stranger| Packet {
         arrives: inside.clone(),
@@ -177,10 +181,12 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         source_port: port,
         destination_port: STRANGERS_PORT,
         established: true,
+        mark: 0,
         ..comes(protocol, stranger)
     };
     let what = if translated { "traffic that a mapping lets in" } else { "traffic of the provider's NAT" };
     let wish = Wish::Forward { wan, lan, dnat: translated };
+    let integrate = facts.setup.integrate;
     let [udp, tcp] =
         [UDP, TCP].map(|protocol| of_all(STRANGERS.map(|stranger| walk(rules, &comes(protocol, stranger)))));
     let worst = udp.severity().max(tcp.severity());
@@ -195,7 +201,8 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
         Whole::Dropped(place) => {
             let by = Firewall::of(rules, &place);
             let seen = format!("{} drops {what} from {wan} to {lan} ({affected}; {place})", by.name());
-            return Some(advised(Finding::new("firewall-forward-drops", seen), by, &place, wish).at(wan));
+            let finding = advised(Finding::new("firewall-forward-drops", seen), by, &place, wish);
+            return Some(integration_first(finding, by, wish, integrate).at(wan));
         }
         Whole::Unclear(place, perhaps) => {
             let by = Firewall::of(rules, &place);
@@ -204,7 +211,8 @@ fn forward(facts: &Facts, rules: &Ruleset, lan: &str, uplink: &UplinkSetup) -> O
                  understand ({perhaps})",
                 by.name()
             );
-            return Some(advised(Finding::new("firewall-forward-unclear", seen), by, &place, wish).at(wan));
+            let finding = advised(Finding::new("firewall-forward-unclear", seen), by, &place, wish);
+            return Some(integration_first(finding, by, wish, integrate).at(wan));
         }
         Whole::Some(place) => Some(place),
         Whole::Passes => None,
@@ -296,6 +304,49 @@ fn advised(finding: Finding, by: Firewall, place: &Place, wish: Wish<'_>) -> Fin
     commands.into_iter().fold(finding, Finding::command)
 }
 
+/// Where portferry can do it by itself, that is said before what to type.
+fn integration_first(finding: Finding, by: Firewall, wish: Wish<'_>, integrate: Integrate) -> Finding {
+    let can = matches!(wish, Wish::Forward { dnat: true, .. });
+    let foreign = by.foreign().filter(|foreign| can && !Foreign::wanted(integrate).contains(foreign));
+    match (foreign, finding.todo.clone()) {
+        (Some(_), Some(by_hand)) => finding.todo(format!(
+            "set integrate = \"auto\" in [firewall] of the configuration and restart portferry, which then keeps a rule there by \
+             itself; or by hand: {by_hand}"
+        )),
+        _ => finding,
+    }
+}
+
+/// Whether our rule is where it is wanted. While no gateway runs there is none to be.
+fn integration(facts: &Facts) -> Vec<Finding> {
+    let runs = facts.gateway.status().is_some();
+    let judged = facts.foreign.iter().filter_map(|&(foreign, state)| {
+        let (name, place) = (foreign.name(), foreign.place());
+        let finding = match state {
+            State::Absent => return None,
+            State::There => {
+                Finding::new("firewall-rule", format!("{name} has portferry's rule for mappings ({place})"))
+            }
+            State::Missing if !runs => return None,
+            State::Missing => Finding::new(
+                "firewall-rule-missing",
+                format!("{name} has no rule of portferry's ({place}), although [firewall] integrate wants one"),
+            )
+            .todo("see the gateway's log for why; the running one may have been started before that was set: restart it"),
+            State::Closed => Finding::new(
+                "firewall-rule-closed",
+                format!("{name} lets nobody else change its table, so it has no rule of portferry's ({place})"),
+            )
+            .todo("have it allow that; until then IPv6 pinholes stay closed")
+            .command("sed -i '/^NftablesTableOwner=/d' /etc/firewalld/firewalld.conf")
+            .command("echo NftablesTableOwner=no >> /etc/firewalld/firewalld.conf")
+            .command("systemctl restart firewalld"),
+        };
+        Some(finding.with("firewall", name))
+    });
+    judged.collect()
+}
+
 /// Who filters at all.
 fn by_whom(rules: &Ruleset) -> String {
     let mut names: Vec<String> = Vec::new();
@@ -338,6 +389,7 @@ fn input(facts: &Facts, rules: &Ruleset, lan: &str) -> Vec<Finding> {
         destination_port,
         established: false,
         translated: false,
+        mark: 0,
     };
     let port = facts.setup.http_port;
     let wans = facts.setup.uplinks.iter().map(|uplink| uplink.interface.as_str());
@@ -406,6 +458,7 @@ pub(super) fn hears(facts: &Facts, client: SocketAddrV4) -> bool {
         destination_port: STRANGERS_PORT,
         established: true,
         translated: false,
+        mark: 0,
     };
     !matches!(walk(rules, &answer), Outcome::Dropped(_))
 }
@@ -430,6 +483,7 @@ fn answers(facts: &Facts, rules: &Ruleset, uplink: &UplinkSetup) -> Option<Findi
         destination_port: STRANGERS_PORT,
         established: true,
         translated: false,
+        mark: 0,
     };
     if let Some((place, id, doubt)) = of_input(walk(rules, &answer), "firewall-uplink-drops") {
         let by = Firewall::of(rules, &place);

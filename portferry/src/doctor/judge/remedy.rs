@@ -4,6 +4,7 @@
 //! everybody's to send to, where nothing filters.
 
 use crate::doctor::walk::Place;
+use crate::firewall::Foreign;
 use crate::nft::reading::{Family, Ruleset, Step, Verdict};
 
 /// Who made the rules that drop something.
@@ -37,6 +38,16 @@ impl Firewall {
             ("ip", "filter") if place.chain == "FORWARD" && has("DOCKER-USER") => Firewall::Docker,
             ("ip", "filter") if has("FORWARD") || has("INPUT") => Firewall::Iptables,
             _ => Firewall::Nftables,
+        }
+    }
+
+    /// As one that can be given a rule of ours.
+    pub(crate) fn foreign(self) -> Option<Foreign> {
+        match self {
+            Firewall::Fw4 => Some(Foreign::Fw4),
+            Firewall::Firewalld => Some(Foreign::Firewalld),
+            Firewall::Ufw => Some(Foreign::Ufw),
+            Firewall::Docker | Firewall::Iptables | Firewall::Nftables => None,
         }
     }
 

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::*;
-use crate::config::NatMode;
+use crate::config::{Integrate, NatMode};
 use crate::doctor::facts::{
     Bridge, Candidate, Client, ControlPoint, Gateway, Granted, Holder, Igd, Leaving, NatPmpSays, Neighbour,
     Origin, PcpSays, Port, Probe, Role, Says, Setup, Unread, UplinkFacts, UplinkSetup,
 };
 use crate::doctor::finding::Verdict;
 use crate::doctor::ids;
+use crate::firewall::{Foreign, State};
 use crate::netlink::{DefaultRoute, Interface, Snapshot};
 use crate::nft::reading::{
     Base, Chain, Compare, Element, Family, Load, Ruleset, Set, Step, TableName, Verdict as Decides,
@@ -47,6 +48,26 @@ fn masquerading() -> Chain {
             Step::Masquerade,
         ]],
     }
+}
+
+/// Our rule, as it is read.
+fn accepts_mark(bit: u32) -> Vec<Step> {
+    let bit = bit.to_ne_bytes().to_vec();
+    vec![
+        Step::Load { to: 0, len: 4, what: Load::Meta(3) },
+        Step::Mask { from: 0, to: 0, mask: bit.clone(), xor: vec![0; 4] },
+        Step::Compare { from: 0, how: Compare::Equal, value: bit },
+        Step::Verdict(Decides::Accept),
+    ]
+}
+
+fn accepts_answers() -> Vec<Step> {
+    vec![
+        Step::Load { to: 0, len: 4, what: Load::Conntrack(0) },
+        Step::Mask { from: 0, to: 0, mask: 2_u32.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Step::Compare { from: 0, how: Compare::Unequal, value: vec![0; 4] },
+        Step::Verdict(Decides::Accept),
+    ]
 }
 
 fn status() -> serde_json::Value {
@@ -111,6 +132,8 @@ fn healthy() -> Facts {
             http_port: 5431,
             pcp: true,
             igd: true,
+            mark: 0,
+            integrate: Integrate::None,
             uplinks: vec![UplinkSetup {
                 interface: "wan0".to_owned(),
                 servers: vec!["100.64.0.1:5351".parse().unwrap()],
@@ -156,6 +179,7 @@ fn healthy() -> Facts {
             chains: vec![masquerading()],
             sets: [((own, "ports".to_owned()), ports)].into(),
         }),
+        foreign: Vec::new(),
         legacy: vec![],
         ssdp: vec![Holder { address: IpAddr::from([0; 4]), process: Some((7, "portferry".to_owned())) }],
         http: vec![],
@@ -546,6 +570,43 @@ const ROWS: &[(&str, Change, &[&str])] = &[
         &["firewall-forward-drops"],
     ),
     (
+        "fw4 has no rule of ours",
+        |facts| facts.foreign = vec![(Foreign::Fw4, State::Missing), (Foreign::Ufw, State::Absent)],
+        &["firewall-rule-missing"],
+    ),
+    (
+        "firewalld keeps its table to itself",
+        |facts| facts.foreign = vec![(Foreign::Firewalld, State::Closed)],
+        &["firewall-rule-closed"],
+    ),
+    (
+        "fw4 with our rule, where somebody else sets marks, too",
+        |facts| {
+            facts.setup.mark = 0x2000_0000;
+            facts.foreign = vec![(Foreign::Fw4, State::There)];
+            let mut marks = filter(table(Family::Inet, "other"), "forward", 2, false);
+            marks.rules.push(vec![Step::SetsMark]);
+            let mut chain = filter(table(Family::Inet, "fw4"), "forward", 2, true);
+            chain.rules.push(accepts_mark(0x2000_0000));
+            chain.rules.push(accepts_answers());
+            rules(facts).extend([marks, chain]);
+        },
+        &[],
+    ),
+    (
+        "the same with another bit, which is that somebody's",
+        |facts| {
+            facts.setup.mark = 0x2000_0000;
+            let mut marks = filter(table(Family::Inet, "other"), "forward", 2, false);
+            marks.rules.push(vec![Step::SetsMark]);
+            let mut chain = filter(table(Family::Inet, "fw4"), "forward", 2, true);
+            chain.rules.push(accepts_mark(0x1000_0000));
+            chain.rules.push(accepts_answers());
+            rules(facts).extend([marks, chain]);
+        },
+        &["firewall-forward-unclear"],
+    ),
+    (
         "it may",
         |facts| {
             let mut chain = filter(table(Family::Inet, "mine"), "forward", 2, true);
@@ -810,6 +871,26 @@ fn each_fault_has_its_finding() {
     let without_a_row: Vec<&str> =
         all.map(|known| known.id).filter(|id| !seen.contains(id) && *id != "configuration-bad").collect();
     assert_eq!(without_a_row, [""; 0]);
+}
+
+/// portferry can do it by itself, where somebody knows how; what to type is said all the same.
+#[test]
+fn integration_is_named_first() {
+    let advice = |chain: Chain, change: fn(&mut Facts)| {
+        let mut facts = healthy();
+        rules(&mut facts).push(chain);
+        change(&mut facts);
+        let finding = judge(&facts).into_iter().find(|finding| finding.id == "firewall-forward-drops");
+        let finding = finding.expect("it drops");
+        assert!(!finding.commands.is_empty(), "{finding:?}");
+        finding.todo.expect("it says what to do").starts_with("set integrate = \"auto\" in [firewall]")
+    };
+    let fw4 = || filter(table(Family::Inet, "fw4"), "forward", 2, true);
+    assert!(advice(fw4(), |_| {}));
+    assert!(advice(fw4(), |facts| facts.setup.integrate = Integrate::Ufw));
+    assert!(!advice(fw4(), |facts| facts.setup.integrate = Integrate::Auto));
+    assert!(!advice(fw4(), |facts| facts.setup.uplinks[0].nat = NatMode::None), "nothing has a mark there");
+    assert!(!advice(filter(table(Family::Inet, "mine"), "forward", 2, true), |_| {}));
 }
 
 /// What commands name is what was found.
