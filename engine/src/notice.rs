@@ -367,7 +367,7 @@ impl fmt::Display for Notice {
             }
             Notice::LeftBehind(mappings) => write!(
                 f,
-                "stopping although the provider has not confirmed the end of {mappings} mappings: they stand there until their lifetimes end, and the next start takes them up again"
+                "stopping although the provider has not confirmed the end of {mappings} mappings and pinholes: they stand there until their lifetimes end, and the next start takes them up again"
             ),
             Notice::StoreFailed(error) => write!(
                 f,

@@ -17,6 +17,11 @@ use crate::uplink::RemotePeer;
 /// More remote hosts of one port than this cannot be told to a provider: a PCP message has 1100 octets.
 pub const MOST_REMOTES: usize = 16;
 
+/// Whether it is a unicast address that the Internet routes: 2000::/3 is what there is (RFC 4291 §2.4).
+pub fn is_of_the_internet(addr: Ipv6Addr) -> bool {
+    addr.segments()[0] >> 13 == 1
+}
+
 /// A port of an IPv6 host.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Endpoint {
@@ -99,6 +104,8 @@ pub struct Pinhole {
     pub asked_at: Instant,
     /// See there.
     pub stage: Stage,
+    /// Its owner has been told of it, and so it is stored.
+    pub stored: bool,
 }
 
 /// All pinholes.
@@ -203,10 +210,9 @@ impl PinholeTable {
         peers.unwrap_or_default()
     }
 
-    /// When the last of them ends; `None` for never, or for none.
+    /// When the last of them ends; `None` for none, for each has an end.
     pub fn last_claim(&self, to: Endpoint) -> Option<Instant> {
-        let ends: Option<Vec<Instant>> = self.of(to).map(|pinhole| pinhole.claims.end()).collect();
-        ends?.into_iter().max()
+        self.of(to).filter_map(|pinhole| pinhole.claims.end()).max()
     }
 }
 
@@ -230,6 +236,7 @@ mod tests {
             created: Instant::default(),
             asked_at: Instant::default(),
             stage: Stage::Open,
+            stored: true,
         }
     }
 

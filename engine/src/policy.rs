@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::pinholes::is_of_the_internet;
 use crate::request::MappingRequest;
 
 /// What an administrator may set.
@@ -197,16 +198,8 @@ impl Policy {
         port: u16,
         facts: PinholeFacts<'_>,
     ) -> Result<(), Denied> {
+        self.check_address(addr, facts)?;
         let host = IpAddr::V6(addr);
-        let own = facts.wan.contains(&addr) || facts.lan.iter().any(|link| link.addr == host);
-        // Whom nobody outside can reach needs no pinhole: 2000::/3 is what the Internet has (RFC 4291 §2.4).
-        let anycast = facts.lan.iter().any(|link| link.contains(host) && link.is_first(addr));
-        if own || anycast || addr.segments()[0] >> 13 != 1 {
-            return Err(Denied::NeverMapped);
-        }
-        if !facts.lan.iter().any(|link| link.contains(host)) {
-            return Err(Denied::OffLan);
-        }
         if !who.has(host) {
             return Err(Denied::OtherHost);
         }
@@ -218,6 +211,21 @@ impl Policy {
         }
         if facts.held >= self.mappings {
             return Err(Denied::TableFull(self.mappings));
+        }
+        Ok(())
+    }
+
+    /// Whether pinholes may lead to this address at all.
+    pub fn check_address(&self, addr: Ipv6Addr, facts: PinholeFacts<'_>) -> Result<(), Denied> {
+        let host = IpAddr::V6(addr);
+        let own = facts.wan.contains(&addr) || facts.lan.iter().any(|link| link.addr == host);
+        // Whom nobody outside can reach needs no pinhole.
+        let anycast = facts.lan.iter().any(|link| link.contains(host) && link.is_first(addr));
+        if own || anycast || !is_of_the_internet(addr) {
+            return Err(Denied::NeverMapped);
+        }
+        if !facts.lan.iter().any(|link| link.contains(host)) {
+            return Err(Denied::OffLan);
         }
         Ok(())
     }

@@ -112,4 +112,6 @@ pub struct PinholeStatus {
     pub lease_left: Option<Duration>,
     /// Address and port at the provider's firewall, where that was asked and lets it in.
     pub at_provider: Option<SocketAddr>,
+    /// That has not been renewed the last time.
+    pub is_degraded: bool,
 }

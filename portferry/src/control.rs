@@ -264,7 +264,7 @@ pub struct PinholeReport {
     pub age: u64,
     /// Seconds left of the lease.
     pub lease_left: Option<u64>,
-    /// "open", or "opening" while the provider is asked.
+    /// "open", "opening" while the provider is asked, or "degraded": the provider has not renewed it lately.
     pub state: String,
     /// Address and port at the provider's firewall, where that was asked and lets it in.
     pub at_provider: Option<SocketAddr>,
@@ -284,7 +284,12 @@ impl From<PinholeStatus> for PinholeReport {
             asked_by: names(pinhole.asked_by),
             age: pinhole.age.as_secs(),
             lease_left: pinhole.lease_left.map(|left| left.as_secs()),
-            state: if pinhole.is_open { "open" } else { "opening" }.to_owned(),
+            state: match (pinhole.is_open, pinhole.is_degraded) {
+                (false, _) => "opening",
+                (true, true) => "degraded",
+                (true, false) => "open",
+            }
+            .to_owned(),
             at_provider: pinhole.at_provider,
         }
     }

@@ -82,6 +82,7 @@ enum Outcome {
     UplinkUnreachable(SocketAddr),
     FirewallOpened(SocketAddr, IpAddr),
     FirewallFailed(SocketAddr, String),
+    FirewallUnreachable(SocketAddr),
     PinholeRead(RequestId, Option<u32>),
     StoreFailed(String),
     StoreWorks,
@@ -599,6 +600,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         Outcome::FirewallFailed(server, error) => {
             Event::FirewallUplink(UplinkEvent::Failed { server, error })
         }
+        Outcome::FirewallUnreachable(server) => Event::FirewallUplink(UplinkEvent::Unreachable(server)),
         Outcome::PinholeRead(request, value) => Event::PinholeRead { request, value },
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,

@@ -43,10 +43,7 @@ impl Gateway {
 
     fn on_call(&mut self, now: Instant, id: RequestId, who: &Requester, face: Face, call: Call) {
         if let Some(action) = pinhole_action(&call) {
-            return match action {
-                Ok(action) => self.on_pinhole_action(now, id, who, call, action),
-                Err(error) => self.effects.push_back(Effect::Reply { request: id, answer: Err(error) }),
-            };
+            return self.on_pinhole_action(now, id, who, call, action);
         }
         match mapping_action(&call, who.address(), self.external) {
             Some(Ok(action)) => self.on_mapping_action(now, id, who, call, action),

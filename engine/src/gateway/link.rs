@@ -437,7 +437,7 @@ impl Gateway {
         }
         self.lookups = super::names::Lookups::default();
         self.stop_by = now + STOP_LIMIT;
-        let asks = self.uplink_open || !self.pinholes.strays.is_empty();
+        let asks = self.uplink_open || !self.pinholes.is_given_back();
         self.timers.set(Alarm::Stop, now + if asks { STOP_WAIT } else { Duration::ZERO });
         self.stop_if_done(now);
     }
@@ -447,10 +447,10 @@ impl Gateway {
         if !self.stopping || self.stopped {
             return;
         }
-        let given_back = self.strays.is_empty() && self.pinholes.strays.is_empty();
+        let given_back = self.strays.is_empty() && self.pinholes.is_given_back();
         if given_back && (self.table.is_empty() || self.config.keep_on_stop) {
             self.finish_stop();
-        } else if self.uplink_open || !self.pinholes.strays.is_empty() {
+        } else if self.uplink_open || !self.pinholes.is_given_back() {
             self.timers.set(Alarm::Stop, (now + STOP_WAIT).min(self.stop_by));
         }
     }
@@ -460,7 +460,8 @@ impl Gateway {
         self.timers.cancel(Alarm::Stop);
         // What the server has not confirmed may still be there: the next start knows of it.
         let given_back = std::mem::take(&mut self.given_back);
-        let left = given_back.keys().filter(|&flow| self.strays.contains(flow)).count();
+        let mappings = given_back.keys().filter(|&flow| self.strays.contains(flow)).count();
+        let left = mappings + self.pinholes_left_behind();
         if left > 0 {
             self.notice(Notice::LeftBehind(left));
             for (flow, key) in given_back {

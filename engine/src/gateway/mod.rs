@@ -94,8 +94,20 @@ enum Alarm {
     Pinhole(u16),
     /// The provider's firewall has not answered about a pinhole; this router's may have to do.
     PinholeLocal(u16),
-    /// Look for the provider's IPv6 firewall, or look no longer.
+    /// An exchange about a pinhole that nobody waits for any more has gone on long enough.
+    PinholeBackground(u16),
+    /// What has come to stand is stored: what it replaces may go.
+    PinholeStood,
+    /// The LAN's addresses have been others for a while.
+    PinholeLan,
+    /// Ask the kernel again to close what it would not.
+    Unclosed,
+    /// Look for the provider's IPv6 firewall.
     Firewall,
+    /// Look no longer.
+    FirewallLooked,
+    /// Wait for its last answers no longer.
+    FirewallLeft,
     /// Ask it again for what it does not have.
     Carry,
     /// Stop waiting for the last deletes.
@@ -278,6 +290,7 @@ impl Gateway {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
                 self.lan = lan;
+                self.on_lan_of_pinholes(now);
                 if self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy) {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
@@ -286,7 +299,7 @@ impl Gateway {
             Event::RestorePinholes(pinholes) => self.on_restore_pinholes(now, pinholes),
             Event::StoreFailed(error) => {
                 self.on_store_failed(now, error, stood);
-                self.close_unstored(now, pinholes_stood);
+                self.close_unstored(now, &pinholes_stood);
             }
             Event::StoreWorks => self.on_store_works(),
             Event::Wan(wan) => {
@@ -416,7 +429,13 @@ impl Gateway {
                 Alarm::Probe => self.probe_without_pause(),
                 Alarm::Pinhole(pinhole) => self.on_pinhole_lease_over(now, pinhole),
                 Alarm::PinholeLocal(pinhole) => self.open_locally(pinhole),
-                Alarm::Firewall => self.on_firewall_alarm(now),
+                Alarm::PinholeBackground(pinhole) => self.on_pinhole_background_over(now, pinhole),
+                Alarm::PinholeStood => self.replace_by_what_stands(now),
+                Alarm::PinholeLan => self.close_strangers(now),
+                Alarm::Unclosed => self.close_again(),
+                Alarm::Firewall => self.look_for_firewall(now),
+                Alarm::FirewallLooked => self.on_firewall_looked(now),
+                Alarm::FirewallLeft => self.find_firewall(now),
                 Alarm::Carry => self.carry_all(now),
                 Alarm::Stop => self.finish_stop(),
             }

@@ -1,5 +1,5 @@
 //! The life of pinholes (igd.md 8, RFC 6887 for IPv6): asked for by whichever protocol, allowed by policy, opened at the provider's
-//! firewall where that has a PCP server, then in this router's own, then stored and answered.
+//! firewall where that has a PCP server (`carried`), then in this router's own, then stored and answered.
 //!
 //! Where the provider has no such server, which is the rule, this router's firewall is the only one. A server that comes later is asked
 //! for what stands by then; whoever asked has been answered, and what that server does not open is told in the log and the status.
@@ -8,32 +8,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use wire::error::UpnpError;
-use wire::pcp::{Protocol, ResultCode};
-use wire::services::Value;
+use wire::pcp::Protocol;
+use wire::services::{ActionId, Value};
 use wire::soap::Call;
 
 use super::lan::pinholes::own;
 use super::unreachable::KERNEL;
+use super::waiting::BACKGROUND;
 use super::{Alarm, Effect, Gateway, NatTicket, RequestId, WhenUnreachable};
 use crate::claims::{Asker, Claims, PcpClaim};
 use crate::igd::{Asked, PinholeAction};
 use crate::journal::{Record, StoredPinhole};
 use crate::nat::NatFailure;
 use crate::notice::{Notice, PinholeEnd, PinholeNews};
-use crate::pinholes::{Endpoint, FirewallChange, Flows, MOST_REMOTES, Pinhole, PinholeTable, Stage};
+use crate::pinholes::{Endpoint, FirewallChange, Flows, Pinhole, PinholeTable, Stage};
 use crate::policy::{Denied, PinholeFacts, Requester};
 use crate::request::Refusal;
 use crate::status::PinholeStatus;
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Grant, Input, RemotePeer, Terms, Uplink, Want};
+use crate::uplink::{FlowId, Uplink};
 
+mod carried;
 mod provider;
 
-use provider::{Provider, Standing};
+use carried::Carriage;
+use provider::Provider;
 pub use provider::{UplinkEffect, UplinkEvent};
 
-/// What a server did not give is asked for again after this time, unless it says how long its refusal lasts.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// What came too late for who asked is held so long for its next try (decision 1).
+const HELD: Duration = Duration::from_secs(30);
+/// The kernel is asked again to close what it would not.
+const CLOSE_AGAIN: Duration = Duration::from_secs(10);
+/// A prefix of the LAN may be away for so long before what leads there is closed.
+const RENUMBERED: Duration = Duration::from_secs(600);
 
 /// What has to be looked up outside about pinholes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,30 +55,21 @@ pub enum PinholeReading {
 #[derive(Debug, Default)]
 pub(super) struct Pinholes {
     table: PinholeTable,
-    /// Who waits for those that are not open.
-    waiters: BTreeMap<u16, Vec<RequestId>>,
-    /// What the provider is asked for.
-    carried: BTreeMap<Endpoint, Carried>,
-    by_flow: BTreeMap<FlowId, Endpoint>,
-    /// Flows that are only kept until their delete is confirmed.
-    pub(super) strays: BTreeSet<FlowId>,
+    /// Who waits for what is not open, or for the provider to grant it anew; and by which protocol.
+    waiters: BTreeMap<u16, Vec<(RequestId, Asker)>>,
+    carriage: Carriage,
     opening: BTreeMap<NatTicket, u16>,
     closing: BTreeMap<NatTicket, Flows>,
-    reading: BTreeMap<RequestId, (Call, PinholeReading)>,
+    /// What the kernel would not close.
+    unclosed: BTreeSet<Flows>,
+    reading: BTreeMap<RequestId, Call>,
     /// What has come to stand in the last turn.
     stood: Vec<u16>,
+    /// What takes the place of other pinholes of its PCP client, as soon as it is stored.
+    replacing: Vec<u16>,
+    /// The provider has not confirmed their end, which the gateway waits for at its own.
+    given_back: BTreeMap<FlowId, Vec<u16>>,
     pub(super) provider: Provider,
-}
-
-/// A port as the provider's firewall knows it.
-#[derive(Debug)]
-struct Carried {
-    flow: FlowId,
-    /// Whom it was last asked to let in.
-    peers: Vec<RemotePeer>,
-    /// It does not take as many filters, or none: this router's own firewall looks alone.
-    unfiltered: bool,
-    grant: Option<Grant>,
 }
 
 /// A pinhole that is asked for.
@@ -89,8 +87,13 @@ impl Pinholes {
 
     /// Whether nothing of them is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        let half_way = [self.waiters.len(), self.strays.len(), self.opening.len(), self.closing.len()];
-        half_way == [0; 4] && self.reading.is_empty()
+        let half_way = [self.waiters.len(), self.opening.len(), self.closing.len(), self.unclosed.len()];
+        half_way == [0; 4] && self.is_given_back() && self.reading.is_empty()
+    }
+
+    /// Whether the provider has confirmed every end.
+    pub(super) fn is_given_back(&self) -> bool {
+        self.carriage.strays.is_empty()
     }
 
     pub(super) fn begin_turn(&mut self) -> Vec<u16> {
@@ -112,7 +115,7 @@ impl Gateway {
     /// All of them, as they are shown.
     pub fn pinholes(&self, now: Instant) -> Vec<PinholeStatus> {
         let status = |pinhole: &Pinhole| {
-            let carried = self.pinholes.carried.get(&pinhole.flows.to);
+            let carried = self.pinholes.carriage.find(pinhole.flows.to);
             PinholeStatus {
                 id: pinhole.id,
                 flows: pinhole.flows,
@@ -122,6 +125,7 @@ impl Gateway {
                 asked_by: pinhole.claims.asked_by(now),
                 lease_left: pinhole.claims.end().map(|end| end - now),
                 at_provider: carried.and_then(|carried| carried.grant).map(|grant| grant.external),
+                is_degraded: carried.is_some_and(|carried| carried.degraded),
             }
         };
         self.pinholes.table.iter().map(status).collect()
@@ -145,7 +149,7 @@ impl Gateway {
 
     /// By what address and port it is reached from outside.
     pub(super) fn external_of_pinhole(&self, to: Endpoint) -> SocketAddr {
-        let grant = self.pinholes.carried.get(&to).and_then(|carried| carried.grant);
+        let grant = self.pinholes.carriage.find(to).and_then(|carried| carried.grant);
         grant.map_or_else(|| own(to), |grant| grant.external)
     }
 
@@ -155,7 +159,7 @@ impl Gateway {
         id: RequestId,
         who: &Requester,
         call: Call,
-        action: PinholeAction,
+        action: Result<PinholeAction, UpnpError>,
     ) {
         let reply = |answer: Result<Vec<Value>, UpnpError>| Effect::Reply {
             request: id,
@@ -163,29 +167,31 @@ impl Gateway {
         };
         let allowed = self.allows_pinholes();
         let answer = match action {
-            PinholeAction::Status => Ok(vec![Value::Boolean(true), Value::Boolean(allowed)]),
+            Ok(PinholeAction::Status) => Ok(vec![Value::Boolean(true), Value::Boolean(allowed)]),
             _ if !allowed => Err(UpnpError::INBOUND_PINHOLE_NOT_ALLOWED),
+            Err(error) => Err(error),
             _ if self.stopping => Err(UpnpError::ACTION_FAILED), // there would be nobody left to answer
-            PinholeAction::Add(flows, lease) => {
+            Ok(PinholeAction::Add(flows, lease)) => {
                 self.wait(now, id, call, Asked::Pinhole);
                 let wanted = Wanted { flows, by: Asker::Igd, lease, description: None };
                 return self.want_pinhole(now, id, who, wanted);
             }
-            PinholeAction::Update(pinhole, lease) => self.own_pinhole(now, who, pinhole).map(|_| {
-                self.renew_pinhole(now, pinhole, Asker::Igd, lease, None);
+            Ok(PinholeAction::Update(pinhole, lease)) => self.own_pinhole(now, who, pinhole).map(|_| {
+                self.renew_pinhole(now, pinhole, Asker::Igd, lease);
+                self.pinhole_extended(now, pinhole);
                 Vec::new()
             }),
-            PinholeAction::Delete(pinhole) => self.own_pinhole(now, who, pinhole).map(|_| {
+            Ok(PinholeAction::Delete(pinhole)) => self.own_pinhole(now, who, pinhole).map(|_| {
                 self.let_pinhole_go(now, pinhole, Asker::Igd, PinholeEnd::Deleted);
                 Vec::new()
             }),
-            PinholeAction::Packets(pinhole) | PinholeAction::Check(pinhole) => {
+            Ok(PinholeAction::Packets(pinhole) | PinholeAction::Check(pinhole)) => {
                 match self.own_pinhole(now, who, pinhole) {
                     Ok(flows) => return self.read_of_pinhole(now, id, call, PinholeReading::Packets(flows)),
                     Err(error) => Err(error),
                 }
             }
-            PinholeAction::Timeout(protocol) => {
+            Ok(PinholeAction::Timeout(protocol)) => {
                 return self.read_of_pinhole(now, id, call, PinholeReading::Timeout(protocol));
             }
         };
@@ -201,40 +207,58 @@ impl Gateway {
     }
 
     fn read_of_pinhole(&mut self, now: Instant, id: RequestId, call: Call, what: PinholeReading) {
-        self.pinholes.reading.insert(id, (call, what));
+        self.pinholes.reading.insert(id, call);
         self.timers.set(Alarm::Patience(id), now + self.config.answer_within);
         self.effects.push_back(Effect::ReadPinhole { request: id, what });
     }
 
     pub(super) fn on_pinhole_read(&mut self, request: RequestId, value: Option<u32>) {
-        let Some((call, _)) = self.pinholes.reading.remove(&request) else { return };
+        let Some(call) = self.pinholes.reading.remove(&request) else { return };
         self.timers.cancel(Alarm::Patience(request));
-        let values = match (call.action.id, value) {
+        let value = match (call.action.id, value) {
             (_, None) => Err(UpnpError::ACTION_FAILED),
-            (wire::services::ActionId::CheckPinholeWorking, Some(0)) => Err(UpnpError::NO_TRAFFIC_RECEIVED),
-            (wire::services::ActionId::CheckPinholeWorking, Some(_)) => Ok(Value::Boolean(true)),
+            (ActionId::CheckPinholeWorking, Some(0)) => Err(UpnpError::NO_TRAFFIC_RECEIVED),
+            (ActionId::CheckPinholeWorking, Some(_)) => Ok(Value::Boolean(true)),
             (_, Some(number)) => Ok(Value::Number(number)),
         };
-        let answer = values.map(|value| call.response(&[value]));
+        let answer = value.map(|value| call.response(&[value]));
         self.effects.push_back(Effect::Reply { request, answer });
     }
 
-    /// Somebody has waited long enough; false when it was for something else.
+    /// Somebody has waited long enough; false when it was for something else. The exchange goes on for a while (decision 1).
     pub(super) fn on_pinhole_patience_over(&mut self, now: Instant, id: RequestId) -> bool {
         if self.pinholes.reading.contains_key(&id) {
             self.on_pinhole_read(id, None);
             return true;
         }
-        let waits = |(_, ids): &(&u16, &mut Vec<RequestId>)| ids.contains(&id);
+        let waits = |(_, all): &(&u16, &mut Vec<(RequestId, Asker)>)| all.iter().any(|(one, _)| *one == id);
         let Some((&pinhole, waiters)) = self.pinholes.waiters.iter_mut().find(waits) else { return false };
-        waiters.retain(|waiter| *waiter != id);
-        let nobody = waiters.is_empty();
-        self.refuse_or_forget(id);
+        let place = waiters.iter().position(|(one, _)| *one == id).expect("it was just found");
+        let (_, by) = waiters.remove(place);
+        let (nobody, alike) = (waiters.is_empty(), waiters.iter().any(|(_, other)| other.speaks_like(by)));
         if nobody {
-            // It asks again, should it still want it; the provider may have opened it by then.
-            self.fail_pinhole(now, pinhole, Refusal::NoAnswer);
+            self.pinholes.waiters.remove(&pinhole);
+        }
+        self.refuse_or_forget(id);
+        let Some(found) = self.pinholes.table.find_mut(pinhole) else { return true };
+        if found.stage == Stage::Open || found.stored {
+            return true;
+        }
+        if nobody {
+            self.timers.set(Alarm::PinholeBackground(pinhole), now + BACKGROUND);
+        } else if !alike {
+            found.claims.give_up(by); // whoever gets it, it is not this one
         }
         true
+    }
+
+    /// It has gone on long enough without anybody who waits.
+    pub(super) fn on_pinhole_background_over(&mut self, now: Instant, id: u16) {
+        let unwanted = |pinhole: &&Pinhole| pinhole.stage != Stage::Open && !pinhole.stored;
+        if self.pinholes.table.find(id).filter(unwanted).is_some() && !self.pinholes.waiters.contains_key(&id)
+        {
+            self.fail_pinhole(now, id, Refusal::NoAnswer);
+        }
     }
 
     /// A pinhole is wanted; the waiter is there under `id`.
@@ -244,13 +268,18 @@ impl Gateway {
             return self.refuse(id, refusal);
         }
         if let Some(found) = self.pinholes.table.at(&flows).map(|pinhole| pinhole.id) {
-            self.renew_pinhole(now, found, by, lease, description);
-            if self.pinholes.table.find(found).is_some_and(|pinhole| pinhole.stage == Stage::Open) {
-                self.answer_pinhole(now, id, found);
-            } else {
-                self.pinholes.waiters.entry(found).or_default().push(id);
+            self.renew_pinhole(now, found, by, lease);
+            let pinhole = self.pinholes.table.find_mut(found).expect("it was just found");
+            if let Some(description) = description {
+                pinhole.description = description;
             }
-            return;
+            let is_open = pinhole.stage == Stage::Open;
+            self.timers.cancel(Alarm::PinholeBackground(found));
+            if is_open && !self.must_ask_again(now, flows.to, by, lease) {
+                return self.answer_pinhole(now, id, found);
+            }
+            self.pinholes.waiters.entry(found).or_default().push((id, by));
+            return if is_open { self.confirm_at_provider(now, flows.to) } else { self.carry(now, flows.to) };
         }
         if self.pinholes.table.is_empty() {
             let mut start = [0; 2];
@@ -266,8 +295,9 @@ impl Gateway {
             created: now,
             asked_at: now,
             stage: Stage::Asking,
+            stored: false,
         });
-        self.pinholes.waiters.insert(new, vec![id]);
+        self.pinholes.waiters.insert(new, vec![(id, by)]);
         self.timers.set(Alarm::Pinhole(new), now + lease);
         if self.config.when_unreachable == WhenUnreachable::Local {
             let patience = self.config.answer_within.saturating_sub(KERNEL);
@@ -298,34 +328,28 @@ impl Gateway {
     }
 
     /// Its owner asks for it again.
-    fn renew_pinhole(
-        &mut self,
-        now: Instant,
-        id: u16,
-        by: Asker,
-        lease: Duration,
-        description: Option<String>,
-    ) {
+    fn renew_pinhole(&mut self, now: Instant, id: u16, by: Asker, lease: Duration) {
         let Some(pinhole) = self.pinholes.table.find_mut(id) else { return };
         pinhole.claims = pinhole.claims.at(now);
         pinhole.claims.renew(by, Some(now + lease));
         pinhole.asked_at = now;
-        if let Some(description) = description {
-            pinhole.description = description;
-        }
-        self.pinhole_extended(now, id);
+        self.extend_at_provider(now, id);
     }
 
     /// Until when somebody counts on it is another time.
     fn pinhole_extended(&mut self, now: Instant, id: u16) {
-        let Some(pinhole) = self.pinholes.table.find(id).cloned() else { return };
+        self.extend_at_provider(now, id);
+        let Some(pinhole) = self.pinholes.table.find(id).filter(|pinhole| pinhole.stored) else { return };
+        self.effects.push_back(Effect::Store(Record::PutPinhole(stored(now, pinhole))));
+    }
+
+    fn extend_at_provider(&mut self, now: Instant, id: u16) {
+        let Some(pinhole) = self.pinholes.table.find(id) else { return };
+        let to = pinhole.flows.to;
         if let Some(end) = pinhole.claims.end() {
             self.timers.set(Alarm::Pinhole(id), end);
         }
-        if pinhole.stage == Stage::Open {
-            self.store_pinhole(now, &pinhole);
-        }
-        self.extend_at_provider(now, pinhole.flows.to);
+        self.extend_carried(now, to);
     }
 
     /// One of those who count on it does no more.
@@ -334,9 +358,29 @@ impl Gateway {
         pinhole.claims = pinhole.claims.at(now);
         pinhole.claims.give_up(by);
         if pinhole.claims == Claims::default() {
-            self.close_pinhole(now, id, end);
+            self.close_pinholes(now, &[id], end);
         } else {
             self.pinhole_extended(now, id);
+        }
+    }
+
+    /// A PCP client lets go of its port: whatever it has of that, and has just asked for (RFC 6887 §15).
+    pub(super) fn let_pcp_go(&mut self, now: Instant, to: Endpoint, by: Asker) {
+        for id in self.pinholes.table.of(to).map(|pinhole| pinhole.id).collect::<Vec<_>>() {
+            if let Some(waiters) = self.pinholes.waiters.get_mut(&id) {
+                let (own, others) = std::mem::take(waiters).into_iter().partition(|(_, other)| *other == by);
+                *waiters = others;
+                let own: Vec<(RequestId, Asker)> = own;
+                for (question, _) in own {
+                    self.forget_question(question);
+                }
+            }
+            let claimed = |pinhole: &Pinhole| {
+                pinhole.claims.at(now).pcp.is_some_and(|claim| Asker::Pcp(claim.nonce) == by)
+            };
+            if self.pinholes.table.find(id).is_some_and(claimed) {
+                self.let_pinhole_go(now, id, by, PinholeEnd::Deleted);
+            }
         }
     }
 
@@ -344,86 +388,30 @@ impl Gateway {
         let Some(pinhole) = self.pinholes.table.find(id) else { return };
         match pinhole.claims.at(now).end() {
             Some(end) => self.timers.set(Alarm::Pinhole(id), end),
-            None => self.close_pinhole(now, id, PinholeEnd::LeaseEnded),
-        }
-    }
-
-    /// Goes on with the pinholes of a port that are not open: first the provider, then this router.
-    fn carry(&mut self, now: Instant, to: Endpoint) {
-        match self.pinholes.provider.standing() {
-            Standing::Looking => {}
-            Standing::Nobody => self.open_here(to),
-            Standing::Serving => self.ask_firewall(now, to, true),
-        }
-    }
-
-    /// `urgent`: somebody waits.
-    fn ask_firewall(&mut self, now: Instant, to: Endpoint, urgent: bool) {
-        let wanted = self.pinholes.table.remote_peers(to);
-        let wanted = if wanted.len() > MOST_REMOTES { Vec::new() } else { wanted };
-        let terms = self.pinhole_terms(to);
-        let asked = self.pinholes.table.of(to).map(|pinhole| pinhole.asked_at).max().unwrap_or(now);
-        match self.pinholes.carried.get_mut(&to) {
-            None => {
-                let flow = self.new_flow();
-                let carried = Carried { flow, peers: wanted.clone(), unfiltered: false, grant: None };
-                self.pinholes.carried.insert(to, carried);
-                self.pinholes.by_flow.insert(flow, to);
-                let want = want(to, wanted, terms, urgent);
-                let input = if urgent { Input::Ask(flow, want) } else { Input::AskInTurn(flow, want, asked) };
-                self.firewall_input(now, input);
-            }
-            Some(carried) => {
-                let (flow, peers) = (carried.flow, if carried.unfiltered { Vec::new() } else { wanted });
-                // Before there is a grant one request after the other would cross.
-                let asks = carried.grant.is_some() && carried.peers != peers;
-                let stands = carried.grant.is_some() && carried.peers == peers;
-                if asks {
-                    carried.peers.clone_from(&peers);
-                }
-                self.firewall_input(now, Input::Extend(flow, terms));
-                if asks {
-                    self.firewall_input(now, Input::Filter(flow, peers));
-                } else if stands {
-                    self.open_here(to);
-                }
-            }
-        }
-    }
-
-    fn pinhole_terms(&self, to: Endpoint) -> Terms {
-        let described = self.pinholes.table.of(to).find(|pinhole| !pinhole.description.is_empty());
-        let description = described.filter(|_| self.config.send_descriptions);
-        Terms {
-            prefer_failure: false, // it is this port of this host, or nothing
-            lease_ends: self.pinholes.table.last_claim(to),
-            longest: u32::MAX,
-            description: description.map(|pinhole| pinhole.description.clone()).unwrap_or_default(),
-        }
-    }
-
-    fn extend_at_provider(&mut self, now: Instant, to: Endpoint) {
-        if let Some(flow) = self.pinholes.carried.get(&to).map(|carried| carried.flow) {
-            let terms = self.pinhole_terms(to);
-            self.firewall_input(now, Input::Extend(flow, terms));
+            None => self.close_pinholes(now, &[id], PinholeEnd::LeaseEnded),
         }
     }
 
     /// Who waits is about to lose patience: this router's firewall has to do (decision 21).
     pub(super) fn open_locally(&mut self, id: u16) {
-        if let Some(to) = self.pinholes.table.find(id).map(|pinhole| pinhole.flows.to) {
-            self.open_here(to);
-        }
+        self.open_one(id);
     }
 
     /// Opens in this router what waits for that.
     fn open_here(&mut self, to: Endpoint) {
-        let asking = self.pinholes.table.of(to).filter(|pinhole| pinhole.stage == Stage::Asking);
-        for (id, flows) in asking.map(|pinhole| (pinhole.id, pinhole.flows)).collect::<Vec<_>>() {
-            self.pinholes.table.find_mut(id).expect("it was just listed").stage = Stage::Opening;
-            let ticket = self.change_firewall(FirewallChange::Open(flows));
-            self.pinholes.opening.insert(ticket, id);
+        for id in self.pinholes.table.of(to).map(|pinhole| pinhole.id).collect::<Vec<_>>() {
+            self.open_one(id);
         }
+    }
+
+    fn open_one(&mut self, id: u16) {
+        let asking = |pinhole: &&mut Pinhole| pinhole.stage == Stage::Asking;
+        let Some(pinhole) = self.pinholes.table.find_mut(id).filter(asking) else { return };
+        pinhole.stage = Stage::Opening;
+        let flows = pinhole.flows;
+        self.pinholes.unclosed.remove(&flows);
+        let ticket = self.change_firewall(FirewallChange::Open(flows));
+        self.pinholes.opening.insert(ticket, id);
     }
 
     fn change_firewall(&mut self, change: FirewallChange) -> NatTicket {
@@ -433,12 +421,27 @@ impl Gateway {
         ticket
     }
 
+    fn close_here(&mut self, flows: Flows) {
+        let ticket = self.change_firewall(FirewallChange::Close(flows));
+        self.pinholes.closing.insert(ticket, flows);
+    }
+
+    /// Asks the kernel again to close what it would not.
+    pub(super) fn close_again(&mut self) {
+        for flows in std::mem::take(&mut self.pinholes.unclosed) {
+            self.close_here(flows);
+        }
+    }
+
     /// What became of a change of this router's firewall.
     pub(super) fn on_firewall(&mut self, now: Instant, ticket: NatTicket, outcome: Result<(), NatFailure>) {
         if let Some(flows) = self.pinholes.closing.remove(&ticket) {
-            if let Err(NatFailure::Kernel(error)) = outcome {
-                // It goes with the next change of the table, or the next start.
+            let wanted_again =
+                self.pinholes.table.at(&flows).is_some_and(|pinhole| pinhole.stage != Stage::Asking);
+            if let (Err(NatFailure::Kernel(error)), false) = (outcome, wanted_again) {
                 self.notice(Notice::Pinhole(PinholeNews::NotClosed(flows, error)));
+                self.pinholes.unclosed.insert(flows);
+                self.timers.set(Alarm::Unclosed, now + CLOSE_AGAIN);
             }
             return;
         }
@@ -448,20 +451,7 @@ impl Gateway {
             return;
         }
         match outcome {
-            Ok(()) => {
-                pinhole.stage = Stage::Open;
-                let pinhole = pinhole.clone();
-                // What nobody waits for is of before the start.
-                let Some(waiters) = self.pinholes.waiters.remove(&id) else { return };
-                self.pinholes.stood.push(id);
-                self.store_pinhole(now, &pinhole);
-                let carried = self.is_carried(pinhole.flows.to);
-                self.notice(Notice::Pinhole(PinholeNews::Opened(pinhole.clone(), carried)));
-                self.replace_own_of_pcp(now, &pinhole);
-                for waiter in waiters {
-                    self.answer_pinhole(now, waiter, id);
-                }
-            }
+            Ok(()) => self.on_opened(now, id),
             Err(error) => {
                 let error = match error {
                     NatFailure::Kernel(error) => error,
@@ -474,252 +464,190 @@ impl Gateway {
         }
     }
 
-    fn is_carried(&self, to: Endpoint) -> bool {
-        self.pinholes.carried.get(&to).is_some_and(|carried| carried.grant.is_some())
+    fn on_opened(&mut self, now: Instant, id: u16) {
+        let waiters = self.pinholes.waiters.remove(&id).unwrap_or_default();
+        let Some(pinhole) = self.pinholes.table.find_mut(id) else { return };
+        pinhole.stage = Stage::Open;
+        self.timers.cancel(Alarm::PinholeLocal(id));
+        self.timers.cancel(Alarm::PinholeBackground(id));
+        if waiters.is_empty() && !pinhole.stored {
+            // Nobody has been told of it: should the same one ask again soon, it is there.
+            pinhole.claims = pinhole.claims.map(|_| Some(now + HELD));
+            return self.extend_at_provider(now, id);
+        }
+        for (waiter, _) in waiters {
+            self.answer_pinhole(now, waiter, id);
+        }
     }
 
     /// A PCP client has one mapping for each port (RFC 6887 §11.3): another filter is another pinhole to us, in the place of that one.
-    fn replace_own_of_pcp(&mut self, now: Instant, new: &Pinhole) {
-        let Some(claim) = new.claims.at(now).pcp else { return };
-        let older = self.pinholes.table.of(new.flows.to).filter(|pinhole| pinhole.id != new.id);
-        let same =
-            older.filter(|pinhole| pinhole.claims.at(now).pcp.is_some_and(|one| one.nonce == claim.nonce));
-        for id in same.map(|pinhole| pinhole.id).collect::<Vec<_>>() {
-            self.let_pinhole_go(now, id, Asker::Pcp(claim.nonce), PinholeEnd::Replaced);
+    pub(super) fn replace_by_what_stands(&mut self, now: Instant) {
+        for new in std::mem::take(&mut self.pinholes.replacing) {
+            let Some(new) = self.pinholes.table.find(new).cloned() else { continue };
+            let Some(claim) = new.claims.at(now).pcp else { continue };
+            let older = self.pinholes.table.of(new.flows.to).filter(|pinhole| pinhole.id != new.id);
+            let is_same =
+                |pinhole: &&Pinhole| pinhole.claims.at(now).pcp.is_some_and(|one| one.nonce == claim.nonce);
+            for id in older.filter(is_same).map(|pinhole| pinhole.id).collect::<Vec<_>>() {
+                self.let_pinhole_go(now, id, Asker::Pcp(claim.nonce), PinholeEnd::Replaced);
+            }
         }
     }
 
     /// It is not to be had: nothing is left of it.
     fn fail_pinhole(&mut self, now: Instant, id: u16, refusal: Refusal) {
-        let waiters = self.pinholes.waiters.remove(&id).unwrap_or_default();
-        for &waiter in &waiters {
+        for (waiter, _) in self.pinholes.waiters.remove(&id).unwrap_or_default() {
             self.refuse(waiter, refusal);
         }
-        if let Some(pinhole) = self.pinholes.table.find(id) {
+        if let Some(pinhole) = self.take_pinhole_out(id) {
             self.notice(Notice::Pinhole(PinholeNews::Refused(pinhole.flows, refusal)));
-        }
-        self.take_pinhole_out(now, id);
-    }
-
-    fn close_pinhole(&mut self, now: Instant, id: u16, end: PinholeEnd) {
-        for waiter in self.pinholes.waiters.remove(&id).unwrap_or_default() {
-            self.refuse(waiter, Refusal::NoSuchEntry);
-        }
-        if let Some(pinhole) = self.take_pinhole_out(now, id) {
-            self.notice(Notice::Pinhole(PinholeNews::Closed(pinhole, end)));
+            self.close_at_provider(now, pinhole.flows.to);
         }
     }
 
-    fn take_pinhole_out(&mut self, now: Instant, id: u16) -> Option<Pinhole> {
+    fn close_pinholes(&mut self, now: Instant, ids: &[u16], end: PinholeEnd) {
+        let mut ports = BTreeSet::new();
+        for &id in ids {
+            for (waiter, _) in self.pinholes.waiters.remove(&id).unwrap_or_default() {
+                self.refuse(waiter, Refusal::NoAnswer);
+            }
+            if let Some(pinhole) = self.take_pinhole_out(id) {
+                ports.insert(pinhole.flows.to);
+                self.notice(Notice::Pinhole(PinholeNews::Closed(pinhole, end)));
+            }
+        }
+        // Once for each port, however many there were.
+        for to in ports {
+            self.close_at_provider(now, to);
+        }
+    }
+
+    fn take_pinhole_out(&mut self, id: u16) -> Option<Pinhole> {
         let pinhole = self.pinholes.table.remove(id)?;
-        self.timers.cancel(Alarm::Pinhole(id));
-        self.timers.cancel(Alarm::PinholeLocal(id));
+        for alarm in [Alarm::Pinhole(id), Alarm::PinholeLocal(id), Alarm::PinholeBackground(id)] {
+            self.timers.cancel(alarm);
+        }
         if pinhole.stage != Stage::Asking {
-            let ticket = self.change_firewall(FirewallChange::Close(pinhole.flows));
-            self.pinholes.closing.insert(ticket, pinhole.flows);
+            self.close_here(pinhole.flows);
         }
-        if pinhole.stage == Stage::Open {
-            self.effects.push_back(Effect::Store(Record::RemovePinhole(id)));
+        let carried = self.pinholes.carriage.find(pinhole.flows.to).map(|carried| carried.flow);
+        match carried.filter(|_| self.stopping && pinhole.stored) {
+            // Until the provider has confirmed it, the next start has to know of it.
+            Some(flow) => self.pinholes.given_back.entry(flow).or_default().push(id),
+            None if pinhole.stored => self.effects.push_back(Effect::Store(Record::RemovePinhole(id))),
+            None => {}
         }
-        self.close_at_provider(now, pinhole.flows.to);
         Some(pinhole)
     }
 
-    /// One of the pinholes of this port is gone.
-    fn close_at_provider(&mut self, now: Instant, to: Endpoint) {
-        if !self.pinholes.carried.contains_key(&to) {
-            return;
-        }
-        if self.pinholes.table.of(to).next().is_some() {
-            return self.ask_firewall(now, to, false);
-        }
-        let carried = self.pinholes.carried.remove(&to).expect("looked at above");
-        self.pinholes.by_flow.remove(&carried.flow);
-        if self.pinholes.provider.client.as_ref().is_some_and(|client| client.has(carried.flow)) {
-            self.pinholes.strays.insert(carried.flow);
-            self.firewall_input(now, Input::DeleteInTurn(carried.flow));
+    /// The provider has let go of what a flow had.
+    fn on_given_back(&mut self, flow: FlowId) {
+        for id in self.pinholes.given_back.remove(&flow).unwrap_or_default() {
+            self.effects.push_back(Effect::Store(Record::RemovePinhole(id)));
         }
     }
 
-    pub(super) fn on_pinhole_granted(&mut self, now: Instant, flow: FlowId, grant: Grant) {
-        let Some(&to) = self.pinholes.by_flow.get(&flow) else { return };
-        let Some(carried) = self.pinholes.carried.get_mut(&to) else { return };
-        // Another port would be of no use to whoever was told this one.
-        if grant.external.port() != to.port || !is_usable(grant.external.ip()) {
-            self.forget_carried(now, to, true);
-            return self.on_pinhole_not_carried(now, to, Refusal::Unusable, ASK_AGAIN);
-        }
-        let first = carried.grant.replace(grant).is_none();
-        if first && self.pinholes.table.of(to).any(|pinhole| pinhole.stage == Stage::Open) {
-            self.notice(Notice::Pinhole(PinholeNews::Carried(to)));
-        }
-        self.ask_firewall(now, to, true);
+    /// How many pinholes the provider has not let go of, at the end.
+    pub(super) fn pinholes_left_behind(&self) -> usize {
+        self.pinholes.given_back.values().map(Vec::len).sum()
     }
 
-    pub(super) fn on_pinhole_refused(
-        &mut self,
-        now: Instant,
-        flow: FlowId,
-        result: ResultCode,
-        wait: Duration,
-    ) {
-        let Some(&to) = self.pinholes.by_flow.get(&flow) else { return };
-        let Some(carried) = self.pinholes.carried.get_mut(&to) else { return };
-        if result == ResultCode::EXCESSIVE_REMOTE_PEERS && !carried.peers.is_empty() {
-            self.forget_carried(now, to, false);
-            self.ask_firewall_unfiltered(now, to);
-            return;
-        }
-        self.forget_carried(now, to, false);
-        if is_no_firewall(result) {
-            // It is a NAT's alone, or does not serve third parties: there is nobody to be asked about pinholes.
-            self.notice(Notice::Pinhole(PinholeNews::NoFirewall(to, result)));
-            return self.open_here(to);
-        }
-        self.on_pinhole_not_carried(now, to, Refusal::Upstream(result), wait.max(ASK_AGAIN));
-    }
-
-    fn ask_firewall_unfiltered(&mut self, now: Instant, to: Endpoint) {
-        let flow = self.new_flow();
-        let carried = Carried { flow, peers: Vec::new(), unfiltered: true, grant: None };
-        self.pinholes.carried.insert(to, carried);
-        self.pinholes.by_flow.insert(flow, to);
-        let want = want(to, Vec::new(), self.pinhole_terms(to), true);
-        self.firewall_input(now, Input::Ask(flow, want));
-    }
-
-    /// Another filter, or another lifetime, was refused: what the provider has stays as it was.
-    pub(super) fn on_pinhole_renewal_refused(&mut self, now: Instant, flow: FlowId, result: ResultCode) {
-        let Some(&to) = self.pinholes.by_flow.get(&flow) else { return };
-        let Some(carried) = self.pinholes.carried.get_mut(&to) else { return };
-        if result == ResultCode::EXCESSIVE_REMOTE_PEERS && !carried.unfiltered {
-            carried.unfiltered = true;
-            carried.peers.clear();
-            return self.firewall_input(now, Input::Filter(flow, Vec::new()));
-        }
-        self.on_pinhole_not_carried(now, to, Refusal::Upstream(result), ASK_AGAIN);
-    }
-
-    /// The provider does not keep what it had given.
-    pub(super) fn on_pinhole_lost(&mut self, now: Instant, flow: FlowId) {
-        let Some(&to) = self.pinholes.by_flow.get(&flow) else { return };
-        self.forget_carried(now, to, true);
-        self.on_pinhole_not_carried(now, to, Refusal::NoAnswer, ASK_AGAIN);
-    }
-
-    /// Who waits hears why; what stands here stays, for the host counts on it, and the provider is asked again.
-    fn on_pinhole_not_carried(&mut self, now: Instant, to: Endpoint, refusal: Refusal, wait: Duration) {
-        let all: Vec<(u16, Stage)> =
-            self.pinholes.table.of(to).map(|pinhole| (pinhole.id, pinhole.stage)).collect();
-        for &(id, stage) in &all {
-            if stage == Stage::Asking {
-                self.fail_pinhole(now, id, refusal);
-            }
-        }
-        if all.iter().any(|(_, stage)| *stage != Stage::Asking) {
-            self.notice(Notice::Pinhole(PinholeNews::NotCarried(to, refusal)));
-            self.timers.set(Alarm::Carry, now + wait);
-        }
-    }
-
-    fn forget_carried(&mut self, now: Instant, to: Endpoint, delete: bool) {
-        let Some(carried) = self.pinholes.carried.remove(&to) else { return };
-        self.pinholes.by_flow.remove(&carried.flow);
-        if delete && self.pinholes.provider.client.as_ref().is_some_and(|client| client.has(carried.flow)) {
-            self.pinholes.strays.insert(carried.flow);
-            self.firewall_input(now, Input::DeleteInTurn(carried.flow));
-        }
-    }
-
-    /// What stands here and not at the provider is asked for, in turn.
-    pub(super) fn carry_all(&mut self, now: Instant) {
-        if self.pinholes.provider.standing() != Standing::Serving || self.stopping {
-            return;
-        }
-        for to in self.pinholes.table.endpoints() {
-            if !self.pinholes.carried.contains_key(&to) {
-                self.ask_firewall(now, to, false);
-            }
-        }
-    }
-
-    /// The look for a server is over, or there is another one: whatever waits for that goes on.
-    fn carry_what_waits(&mut self, now: Instant) {
-        for to in self.pinholes.table.endpoints() {
-            if self.pinholes.table.of(to).any(|pinhole| pinhole.stage == Stage::Asking) {
-                self.carry(now, to);
-            }
-        }
-    }
-
-    /// Answers with the pinhole's number, or as PCP has it.
+    /// Answers with the pinhole's number, or as PCP has it; what is answered is stored before.
     fn answer_pinhole(&mut self, now: Instant, waiter: RequestId, id: u16) {
-        let Some(pinhole) = self.pinholes.table.find(id) else {
+        let Some(pinhole) = self.pinholes.table.find(id).cloned() else {
             return self.refuse(waiter, Refusal::NoAnswer);
         };
-        let grant = self.pinholes.carried.get(&pinhole.flows.to).and_then(|carried| carried.grant);
-        match self.is_of_lan_client(waiter) {
-            false => self.answer(waiter, &[Value::Number(u32::from(id))]),
-            true => {
-                let pinhole = pinhole.clone();
-                let granted = self.answer_mapped_v6(now, waiter, &pinhole, grant);
-                if let Some((asker, ends)) = granted
-                    && let Some(pinhole) = self.pinholes.table.find_mut(id)
-                {
-                    pinhole.claims.renew(asker, Some(ends));
-                    self.pinhole_extended(now, id);
+        let grant = self.pinholes.carriage.find(pinhole.flows.to).and_then(|carried| carried.grant);
+        let of_lan = self.is_of_lan_client(waiter);
+        let promised = match of_lan.then(|| self.promise_to_lan(now, waiter, grant)) {
+            None => None,
+            Some(Some(promised)) => Some(promised),
+            // It insists on another address than the provider has for it (RFC 6887 §13.2).
+            Some(None) => {
+                self.refuse(waiter, Refusal::Conflict);
+                if let Some(claim) = pinhole.claims.at(now).pcp {
+                    self.let_pinhole_go(now, id, Asker::Pcp(claim.nonce), PinholeEnd::Replaced);
                 }
+                return;
             }
+        };
+        let Some(pinhole) = self.pinholes.table.find_mut(id) else { return };
+        if let Some((asker, ends)) = promised {
+            pinhole.claims.renew(asker, Some(ends));
+        }
+        let first = !std::mem::replace(&mut pinhole.stored, true);
+        let pinhole = pinhole.clone();
+        self.pinhole_extended(now, id);
+        if first {
+            self.pinholes.stood.push(id);
+            self.pinholes.replacing.push(id);
+            self.timers.set(Alarm::PinholeStood, now);
+            let carried = self.is_carried(pinhole.flows.to);
+            self.notice(Notice::Pinhole(PinholeNews::Opened(pinhole, carried)));
+        }
+        if of_lan {
+            self.answer_mapped_v6(now, waiter, self.external_of_pinhole_id(id), promised);
+        } else {
+            self.answer(waiter, &[Value::Number(u32::from(id))]);
         }
     }
 
-    fn store_pinhole(&mut self, now: Instant, pinhole: &Pinhole) {
-        self.effects.push_back(Effect::Store(Record::PutPinhole(StoredPinhole {
-            id: pinhole.id,
-            flows: pinhole.flows,
-            description: pinhole.description.clone(),
-            claims: pinhole.claims.left(now),
-        })));
+    fn external_of_pinhole_id(&self, id: u16) -> Option<SocketAddr> {
+        self.pinholes.table.find(id).map(|pinhole| self.external_of_pinhole(pinhole.flows.to))
     }
 
     /// What has come to stand in this turn could not be stored.
-    pub(super) fn close_unstored(&mut self, now: Instant, stood: Vec<u16>) {
-        for id in stood {
-            self.close_pinhole(now, id, PinholeEnd::NotStored);
-        }
+    pub(super) fn close_unstored(&mut self, now: Instant, stood: &[u16]) {
+        self.pinholes.replacing.retain(|id| !stood.contains(id));
+        self.close_pinholes(now, stood, PinholeEnd::NotStored);
     }
 
     /// Every stored pinhole is opened again here, at once; the provider is asked when there is a way to it.
-    pub(super) fn on_restore_pinholes(&mut self, now: Instant, stored: Vec<StoredPinhole>) {
-        for one in stored {
+    pub(super) fn on_restore_pinholes(&mut self, now: Instant, all: Vec<StoredPinhole>) {
+        for one in all {
             let id = one.id;
             let claims = one.claims.from_now(now);
-            let Some(end) = claims.end().filter(|_| self.allows_pinholes()) else {
-                self.effects.push_back(Effect::Store(Record::RemovePinhole(id)));
-                continue;
-            };
             let (flows, description) = (one.flows, one.description);
-            let (created, asked_at, stage) = (now, now, Stage::Asking);
-            let pinhole = Pinhole { id, flows, description, claims, created, asked_at, stage };
-            if self.pinholes.table.insert(pinhole) {
-                self.pinholes.table.begin_after(id);
-                self.timers.set(Alarm::Pinhole(id), end);
-                self.open_here(flows.to);
-            } else {
-                self.effects.push_back(Effect::Store(Record::RemovePinhole(id)));
+            let (created, asked_at, stage, stored) = (now, now, Stage::Asking, true);
+            let pinhole = Pinhole { id, flows, description, claims, created, asked_at, stage, stored };
+            match claims.end().filter(|_| self.allows_pinholes()) {
+                Some(end) if self.pinholes.table.insert(pinhole) => {
+                    self.pinholes.table.begin_after(id);
+                    self.timers.set(Alarm::Pinhole(id), end);
+                    self.open_one(id);
+                }
+                _ => {
+                    if !self.allows_pinholes() {
+                        self.pinholes.carriage.unwanted.insert(flows.to);
+                    }
+                    self.effects.push_back(Effect::Store(Record::RemovePinhole(id)));
+                }
             }
         }
+        self.pinholes.provider.restored = !self.pinholes.table.is_empty();
         if !self.pinholes.table.is_empty() {
             self.notice(Notice::Pinhole(PinholeNews::Restored(self.pinholes.table.len())));
         }
     }
 
+    /// The LAN has other addresses: should that stay so, pinholes of addresses that are no more are closed.
+    pub(super) fn on_lan_of_pinholes(&mut self, now: Instant) {
+        self.timers.set(Alarm::PinholeLan, now + RENUMBERED);
+    }
+
+    pub(super) fn close_strangers(&mut self, now: Instant) {
+        let (lan, wan) = (self.lan_addresses(), self.wan.addresses_v6.clone());
+        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: 0 };
+        let strange =
+            |pinhole: &&Pinhole| self.config.policy.check_address(pinhole.flows.to.addr, facts).is_err();
+        let ids: Vec<u16> = self.pinholes.table.iter().filter(strange).map(|pinhole| pinhole.id).collect();
+        self.close_pinholes(now, &ids, PinholeEnd::OffLan);
+    }
+
     /// All of them end.
     pub(super) fn close_all_pinholes(&mut self, now: Instant, end: PinholeEnd) {
         let all: Vec<u16> = self.pinholes.table.iter().map(|pinhole| pinhole.id).collect();
-        for id in all {
-            self.close_pinhole(now, id, end);
-        }
+        self.close_pinholes(now, &all, end);
     }
 
     /// The gateway stops: who waits is answered, and what stands is given back or left where it is.
@@ -728,39 +656,25 @@ impl Gateway {
             self.timers.cancel(Alarm::Patience(id));
             self.effects.push_back(Effect::Reply { request: id, answer: Err(UpnpError::ACTION_FAILED) });
         }
-        let unfinished: Vec<u16> = self.pinholes.waiters.keys().copied().collect();
-        for id in unfinished {
-            self.fail_pinhole(now, id, Refusal::Stopping);
+        for (_, waiters) in std::mem::take(&mut self.pinholes.waiters) {
+            for (waiter, _) in waiters {
+                self.refuse(waiter, Refusal::Stopping);
+            }
         }
+        let untold = |pinhole: &&Pinhole| !pinhole.stored;
+        let untold: Vec<u16> = self.pinholes.table.iter().filter(untold).map(|pinhole| pinhole.id).collect();
+        self.close_pinholes(now, &untold, PinholeEnd::Stopping);
         if !self.config.keep_on_stop {
             self.close_all_pinholes(now, PinholeEnd::Stopping);
         }
     }
 }
 
-fn want(to: Endpoint, remote_peers: Vec<RemotePeer>, terms: Terms, urgent: bool) -> Want {
-    Want {
-        third_party: Some(to.addr.into()),
-        protocol: to.protocol,
-        internal_port: to.port,
-        external_port: to.port,
-        remote_peers,
-        terms,
-        urgent,
+fn stored(now: Instant, pinhole: &Pinhole) -> StoredPinhole {
+    StoredPinhole {
+        id: pinhole.id,
+        flows: pinhole.flows,
+        description: pinhole.description.clone(),
+        claims: pinhole.claims.left(now),
     }
-}
-
-/// Whether such an answer means that the server has no firewall that it could open, as against one that it will not.
-fn is_no_firewall(result: ResultCode) -> bool {
-    matches!(
-        result,
-        ResultCode::UNSUPP_OPCODE
-            | ResultCode::UNSUPP_OPTION
-            | ResultCode::UNSUPP_PROTOCOL
-            | ResultCode::UNSUPP_VERSION
-    )
-}
-
-fn is_usable(addr: IpAddr) -> bool {
-    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast())
 }

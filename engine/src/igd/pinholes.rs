@@ -7,7 +7,7 @@ use wire::pcp::{Protocol, ResultCode as Rc};
 use wire::services::ActionId;
 use wire::soap::Call;
 
-use crate::pinholes::{Endpoint, Flows};
+use crate::pinholes::{Endpoint, Flows, is_of_the_internet};
 use crate::request::Refusal;
 use crate::time::Duration;
 
@@ -59,7 +59,6 @@ pub(super) fn pinhole_error(refusal: Refusal) -> E {
         | Refusal::Upstream(Rc::NO_RESOURCES | Rc::USER_EX_QUOTA | Rc::EXCESSIVE_REMOTE_PEERS) => {
             E::PINHOLE_SPACE_EXHAUSTED
         }
-        Refusal::Upstream(Rc::UNSUPP_PROTOCOL) => E::PROTOCOL_NOT_SUPPORTED,
         Refusal::Conflict
         | Refusal::Upstream(_)
         | Refusal::NoAnswer
@@ -79,6 +78,8 @@ fn flows(call: &Call) -> Result<Flows, E> {
 
 fn addr_or_all(call: &Call) -> Result<Option<Ipv6Addr>, E> {
     match addr(call, "RemoteHost") {
+        // Nobody who could come from outside.
+        Ok(Some(remote)) if !is_of_the_internet(remote) => Err(E::INVALID_ARGS),
         // K-7 knows it from WANIPConnection.
         Err(_) if call.text("RemoteHost").trim() == "*" => Ok(None),
         addr => addr,

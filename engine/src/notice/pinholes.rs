@@ -21,6 +21,8 @@ pub enum PinholeEnd {
     LeaseEnded,
     /// It could not be stored.
     NotStored,
+    /// Its host's address is none of the LAN's any more.
+    OffLan,
     /// Nobody may have any, by the settings.
     SwitchedOff,
     /// The gateway is stopping.
@@ -56,6 +58,8 @@ pub enum PinholeNews {
     Carried(Endpoint),
     /// It does not let in, or no more, what this router does.
     NotCarried(Endpoint, Refusal),
+    /// It refuses to renew what it lets in.
+    RenewalRefused(Endpoint, ResultCode),
     /// It says that it does not serve pinholes at all.
     NoFirewall(Endpoint, ResultCode),
 }
@@ -102,6 +106,7 @@ impl fmt::Display for PinholeNews {
                     PinholeEnd::Replaced => "its owner asked for another one in its place",
                     PinholeEnd::LeaseEnded => "its lease has ended",
                     PinholeEnd::NotStored => "it could not be stored",
+                    PinholeEnd::OffLan => "its address is none of the LAN's any more",
                     PinholeEnd::SwitchedOff => "pinholes are switched off ([lan] ipv6_pinholes)",
                     PinholeEnd::Stopping => "portferry is stopping",
                 })
@@ -146,6 +151,11 @@ impl fmt::Display for PinholeNews {
                 "the provider's IPv6 firewall does not let in what is for {}: {}; this router does, and the provider is asked again",
                 Port(*port),
                 why(*refusal)
+            ),
+            Self::RenewalRefused(port, result) => write!(
+                f,
+                "renewal refused ({result}) by the provider's IPv6 firewall: {}; it is tried again until its lifetime ends",
+                Port(*port)
             ),
             Self::NoFirewall(port, result) => write!(
                 f,

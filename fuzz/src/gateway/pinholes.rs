@@ -30,6 +30,8 @@ pub(super) fn server() -> SocketAddr {
 #[derive(Default)]
 pub(super) struct Ipv6 {
     open: BTreeSet<Flows>,
+    /// What the kernel would not close.
+    stuck: BTreeSet<Flows>,
     /// The socket towards the provider's firewall is asked for, or there.
     opening: bool,
     socket: bool,
@@ -176,15 +178,20 @@ impl Run<'_> {
             Effect::Firewall { ticket, change } => {
                 let refuses = self.octets.left.first().is_some_and(|octet| octet % 16 == 15);
                 let outcome = match change {
-                    FirewallChange::Open(_) if !self.helpful && refuses => {
+                    _ if !self.helpful && refuses => {
+                        if let FirewallChange::Close(flows) = change {
+                            self.v6.stuck.insert(flows);
+                        }
                         Err(NatFailure::Kernel("no".to_owned()))
                     }
                     FirewallChange::Open(flows) => {
-                        assert!(self.v6.open.insert(flows), "{flows} is open already");
+                        let stuck = self.v6.stuck.remove(&flows);
+                        assert!(self.v6.open.insert(flows) || stuck, "{flows} is open already");
                         Ok(())
                     }
                     FirewallChange::Close(flows) => {
                         self.v6.open.remove(&flows);
+                        self.v6.stuck.remove(&flows);
                         Ok(())
                     }
                 };

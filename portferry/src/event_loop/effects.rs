@@ -65,10 +65,7 @@ impl Shell {
                 self.outcomes.push_back((place, Outcome::Counters(request, counters)));
             }
             Effect::OpenUplink { server } => self.open_uplink(place, server),
-            Effect::CloseUplink => {
-                self.uplinks[place].socket = None;
-                self.uplinks[place].scouts.clear();
-            }
+            Effect::CloseUplink => self.uplinks[place].socket = None,
             Effect::Send { to, bytes } => {
                 // What was for the server before this one is lost with its socket; it is none of this one's business.
                 let socket = self.uplinks[place].socket.as_ref().filter(|(server, _)| *server == to);
@@ -173,21 +170,23 @@ impl Shell {
     }
 
     fn scout(&mut self, place: Place, to: SocketAddr, bytes: &[u8]) {
-        let (family, from) = (to.is_ipv6(), self.fixed_source());
+        let from = self.fixed_source();
         let uplink = &mut self.uplinks[place];
-        if !uplink.scouts.contains_key(&family) {
+        let way = (uplink.interface().to_owned(), to.is_ipv6());
+        uplink.scouts.retain(|(interface, _), _| *interface == way.0);
+        if !uplink.scouts.contains_key(&way) {
             let wrap = move |from, bytes| (place, Datagram::Scouted { from, bytes });
             let opened = sockets::scout(uplink.interface(), from, to)
                 .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
             match opened {
-                Ok(reading) => drop(uplink.scouts.insert(family, reading)),
+                Ok(reading) => drop(uplink.scouts.insert(way.clone(), reading)),
                 Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
             }
         }
-        if let Some(Err(error)) = uplink.scouts.get(&family).map(|scout| scout.sender.send_to(bytes, to)) {
+        if let Some(Err(error)) = uplink.scouts.get(&way).map(|scout| scout.sender.send_to(bytes, to)) {
             // It is looked at again; the interface may be another one by then.
             tracing::debug!("to {to}: {error}");
-            uplink.scouts.remove(&family);
+            uplink.scouts.remove(&way);
         }
     }
 
@@ -195,8 +194,6 @@ impl Shell {
         let from = self.fixed_source();
         let uplink = &mut self.uplinks[place];
         uplink.socket = None;
-        // The interface may be another one than that of the last.
-        uplink.scouts.clear();
         let wrap = move |from, bytes| (place, Datagram::Uplink { from, bytes });
         let opened = sockets::uplink(uplink.interface(), from, server).and_then(|(socket, source)| {
             let refused = move || Some((place, Datagram::UplinkUnreachable(server)));

@@ -101,8 +101,11 @@ impl Shell {
                 if let Some((_, firewall)) = socket
                     && let Err(error) = firewall.sender.send(&bytes)
                 {
-                    // As if lost on the way: it is sent again.
+                    // As if lost on the way: it is sent again. The error may be that of the last one.
                     tracing::debug!("to {to}: {error}");
+                    if sockets::is_refused(&error) {
+                        self.outcomes.push_back((place, Outcome::FirewallUnreachable(to)));
+                    }
                 }
             }
         }

@@ -30,8 +30,8 @@ pub(super) struct Uplink {
     pub(super) firewall: Option<(SocketAddr, Reading)>,
     /// Searches for the provider's router.
     pub(super) search: Option<Reading>,
-    /// What looks at other servers, by whether they have IPv6 addresses.
-    pub(super) scouts: BTreeMap<bool, Reading>,
+    /// What looks at other servers, by the interface that it is on and whether they have IPv6 addresses.
+    pub(super) scouts: BTreeMap<(String, bool), Reading>,
     /// What finds the PCP servers that DHCP offers; not in the demonstration.
     pub(super) dhcp: Option<Dhcp>,
     /// The interface that announcements are to be heard on, and what hears them.

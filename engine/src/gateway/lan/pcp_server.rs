@@ -48,6 +48,12 @@ impl MapQuestion {
         self.lifetime
     }
 
+    /// Whether this external address is one that it asks for.
+    pub(super) fn may_be(&self, external: IpAddr) -> bool {
+        let suggested = pcp::ip_from_wire(self.map.external_addr);
+        suggested.is_unspecified() || suggested == external
+    }
+
     pub(super) fn is_strict(&self) -> bool {
         self.strict
     }

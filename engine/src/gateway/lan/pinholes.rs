@@ -10,8 +10,7 @@ use super::super::{Gateway, RequestId};
 use super::pcp_server::{MapQuestion, Refused};
 use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What};
 use crate::claims::Asker;
-use crate::notice::PinholeEnd;
-use crate::pinholes::{Endpoint, Flows, Pinhole};
+use crate::pinholes::{Endpoint, Flows, is_of_the_internet};
 use crate::policy::Requester;
 use crate::time::{Duration, Instant};
 use crate::uplink::Grant;
@@ -59,9 +58,7 @@ impl Gateway {
             }
             let question = MapQuestion::new(map, 0, strict, processed);
             let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
-            if let Some((pinhole, _)) = claimed {
-                self.let_pinhole_go(now, pinhole.id, by, PinholeEnd::Deleted);
-            }
+            self.let_pcp_go(now, to, by);
             self.answer(id, &[]);
             return Ok(());
         }
@@ -99,25 +96,41 @@ impl Gateway {
         Ok(())
     }
 
-    /// The pinhole that a PCP client was promised is open. Until when; `None` when nobody waits.
+    /// What can be promised to a PCP client whose port is open: by whom and until when. `None`: it insists on another address than the
+    /// provider has for it (RFC 6887 §13.2).
+    pub(in super::super) fn promise_to_lan(
+        &self,
+        now: Instant,
+        id: RequestId,
+        grant: Option<Grant>,
+    ) -> Option<(Asker, Instant)> {
+        let Form::Lan(question) = &self.waiting.get(&id)?.form else { return None };
+        let What::Map(map) = &question.what else { return None };
+        let external = grant.map(|grant| grant.external.ip());
+        if map.is_strict() && external.is_some_and(|external| !map.may_be(external)) {
+            return None;
+        }
+        // What the provider has granted is renewed, but nobody is promised more than it has (RFC 7648 §3.2).
+        let left = grant.map_or(u32::MAX, |grant| grant.ends().secs_left(now).max(1));
+        let lifetime = Duration::from_secs(u64::from(map.lifetime().min(left)));
+        Some((Asker::Pcp(map.nonce()), now + lifetime))
+    }
+
+    /// And promises it.
     pub(in super::super) fn answer_mapped_v6(
         &mut self,
         now: Instant,
         id: RequestId,
-        pinhole: &Pinhole,
-        grant: Option<Grant>,
-    ) -> Option<(Asker, Instant)> {
-        let waiter = self.take_waiter(id)?;
-        let Form::Lan(question) = waiter.form else { return None };
-        let What::Map(map) = &question.what else { return None };
-        // What the provider has granted is renewed, but nobody is promised more than it has (RFC 7648 §3.2).
-        let left = grant.map_or(u32::MAX, |grant| grant.ends().secs_left(now).max(1));
-        let lifetime = map.lifetime().min(left);
-        let external = grant.map_or_else(|| own(pinhole.flows.to), |grant| grant.external);
+        external: Option<SocketAddr>,
+        promised: Option<(Asker, Instant)>,
+    ) {
+        let Some(Form::Lan(question)) = self.take_waiter(id).map(|waiter| waiter.form) else { return };
+        let (What::Map(map), Some(external), Some((_, ends))) = (&question.what, external, promised) else {
+            return;
+        };
         self.lan_server.counters.pcp += 1;
-        let bytes = map.granted(external, lifetime, self.lan_server.epoch()).to_bytes();
+        let bytes = map.granted(external, ends.secs_left(now), self.lan_server.epoch()).to_bytes();
         self.send_to_lan(&question.arrival, bytes);
-        Some((Asker::Pcp(map.nonce()), now + Duration::from_secs(u64::from(lifetime))))
     }
 }
 
@@ -128,11 +141,11 @@ pub(in super::super) fn own(to: Endpoint) -> SocketAddr {
 
 /// One remote host, and perhaps one of its ports.
 fn only_remote(filter: Filter) -> Result<Remote, Refused> {
-    if filter.remote_addr.to_ipv4_mapped().is_some() {
-        return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // nobody who could come by IPv6
-    }
-    if filter.prefix_len != 128 {
+    if filter.prefix_len != 128 && filter.remote_addr.to_ipv4_mapped().is_none() {
         return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG));
+    }
+    if !is_of_the_internet(filter.remote_addr) {
+        return Err(Refused(ResultCode::MALFORMED_OPTION, LONG)); // nobody who could come by IPv6, from outside
     }
     Ok((Some(filter.remote_addr), Some(filter.remote_port).filter(|&port| port != 0)))
 }

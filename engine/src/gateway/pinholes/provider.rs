@@ -1,7 +1,7 @@
 //! The provider's IPv6 firewall: which of the PCP servers that may be one answers, and what it says.
 //!
-//! Few providers have one, so nobody waits for it longer than an answer takes, and it is looked for ever more seldom: only as
-//! long as there is a pinhole that it could be asked for.
+//! Few providers have one, so nobody waits for it longer than an answer takes. It is looked for when the WAN is another one, and while there is
+//! a pinhole that it could be asked for, ever more seldom.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -11,15 +11,16 @@ use super::super::servers::ANYCAST_V6;
 use super::super::{Alarm, Effect, Gateway, WhenUnreachable};
 use crate::journal::Record;
 use crate::notice::{Notice, PinholeNews};
-use crate::pinholes::Stage;
 use crate::time::{Duration, Instant};
-use crate::uplink::{Filters, Input, Output, PcpClient, ServerIdentity, Uplink};
+use crate::uplink::{Filters, FlowId, Input, Output, PcpClient, ServerIdentity, Uplink};
 
 /// An answer that takes longer is one of a server that is too slow to be waited for.
 const LOOK: Duration = Duration::from_millis(1500);
 /// When it is looked for again, at first and at last.
 const FIRST_GAP: Duration = Duration::from_secs(60);
 const LAST_GAP: Duration = Duration::from_secs(30 * 60);
+/// How long the last deletes are waited for where pinholes are switched off.
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// What happens to the socket towards the provider's firewall.
 #[derive(Debug)]
@@ -89,6 +90,10 @@ pub(in super::super) struct Provider {
     looking_until: Option<Instant>,
     looked_at: Option<Instant>,
     gap: Duration,
+    /// What was stored has not been asked for yet.
+    pub(super) restored: bool,
+    /// Nobody may have pinholes any more, and the last deletes are waited for so long.
+    leaving_by: Option<Instant>,
     /// What servers may have filters for.
     pub(in super::super) filters: Filters,
 }
@@ -104,11 +109,26 @@ impl Provider {
     }
 }
 
+impl Provider {
+    fn is_silent(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.is_answering() == Some(false))
+    }
+}
+
 impl Gateway {
     /// The settings or the WAN may have changed: who may be asked now?
     pub(in super::super) fn find_firewall(&mut self, now: Instant) {
-        let candidates = if self.allows_pinholes() { self.firewalls() } else { Vec::new() };
+        let needed = self.allows_pinholes() || !self.pinholes.carriage.unwanted.is_empty();
+        let candidates = if needed { self.firewalls() } else { Vec::new() };
         let link = (self.wan.name.clone(), self.wan.up, self.wan.addresses_v6.clone());
+        if !needed && !self.pinholes.is_given_back() && !self.stopping {
+            // What nobody may have any more is given back first.
+            let by = *self.pinholes.provider.leaving_by.get_or_insert(now + LEAVE);
+            if now < by {
+                return self.timers.set(Alarm::FirewallLeft, by);
+            }
+        }
+        self.pinholes.provider.leaving_by = None;
         let provider = &self.pinholes.provider;
         if (&candidates, &link) == (&provider.candidates, &provider.link) || self.stopping {
             return;
@@ -161,18 +181,19 @@ impl Gateway {
         }
         self.pinholes.provider.open = false;
         // What stands there ends by itself; another server knows nothing of it.
-        self.pinholes.carried.clear();
-        self.pinholes.by_flow.clear();
-        self.pinholes.strays.clear();
+        self.pinholes.carriage.forget();
         self.stop_if_done(now);
     }
 
     /// A pinhole is wanted; perhaps there is somebody by now.
     pub(super) fn look_for_firewall_if_due(&mut self, now: Instant) {
         let provider = &self.pinholes.provider;
-        let lately = provider.looked_at.is_some_and(|at| now - at < FIRST_GAP);
-        if provider.standing() == Standing::Nobody && !lately {
-            self.look_for_firewall(now);
+        if provider.standing() != Standing::Nobody || provider.candidates.is_empty() {
+            return;
+        }
+        match provider.looked_at.map(|at| at + FIRST_GAP).filter(|due| *due > now) {
+            Some(due) => self.timers.set(Alarm::Firewall, due),
+            None => self.look_for_firewall(now),
         }
     }
 
@@ -189,24 +210,19 @@ impl Gateway {
         }
         self.pinholes.provider.looked_at = Some(now);
         self.pinholes.provider.looking_until = Some(now + LOOK);
-        self.timers.set(Alarm::Firewall, now + LOOK);
+        self.timers.set(Alarm::FirewallLooked, now + LOOK);
     }
 
-    /// The look is over, or it is time for the next one.
-    pub(in super::super) fn on_firewall_alarm(&mut self, now: Instant) {
-        match self.pinholes.provider.looking_until {
-            Some(until) if until <= now => self.on_firewall_looked(now),
-            _ => self.look_for_firewall(now),
-        }
-    }
-
-    fn on_firewall_looked(&mut self, now: Instant) {
+    /// Who has not answered by now is not there.
+    pub(in super::super) fn on_firewall_looked(&mut self, now: Instant) {
         self.pinholes.provider.looking_until = None;
         if self.pinholes.provider.standing() == Standing::Nobody {
             self.carry_what_waits(now);
         }
-        let silent =
-            self.pinholes.provider.client.as_ref().is_some_and(|client| client.is_answering() == Some(false));
+        if self.pinholes.provider.standing() == Standing::Nobody {
+            self.pinholes.carriage.unwanted.clear();
+        }
+        let silent = self.pinholes.provider.is_silent();
         let needed = self.pinholes.provider.current.is_none() || silent;
         if needed && !self.pinholes.table.is_empty() && !self.pinholes.provider.candidates.is_empty() {
             let gap = self.pinholes.provider.gap.max(FIRST_GAP);
@@ -222,10 +238,19 @@ impl Gateway {
         if provider.looking_until.is_none_or(|until| until < now) || !speaks_pcp(bytes) || self.stopping {
             return;
         }
-        let silent = provider.client.as_ref().is_some_and(|client| client.is_answering() == Some(false));
+        let silent = provider.is_silent();
         let before =
             provider.current.and_then(|current| provider.candidates.iter().position(|&one| one == current));
         if before.is_some_and(|before| before <= place) && !(silent && before != Some(place)) {
+            if let Some(source) = provider
+                .client
+                .as_ref()
+                .filter(|_| silent && before == Some(place))
+                .map(|client| client.source())
+            {
+                // It is back: what was asked in vain is asked again at once.
+                self.firewall_input(now, Input::Source(source));
+            }
             return;
         }
         if provider.client.is_some() {
@@ -252,14 +277,19 @@ impl Gateway {
                 client.set_filters(std::mem::take(&mut self.pinholes.provider.filters));
                 self.pinholes.provider.client = Some(client);
                 self.carry_what_waits(now);
-                let wait = self.entropy.up_to(self.config.recovery_wait);
+                let restored = std::mem::take(&mut self.pinholes.provider.restored);
+                let wait = if restored { self.config.service_wait } else { self.config.recovery_wait };
+                let wait = self.entropy.up_to(wait);
                 self.firewall_input(now, Input::TurnsFrom(now + wait));
                 self.carry_all(now);
+                self.give_back_unwanted(now);
             }
             UplinkEvent::Failed { server, error } if self.pinholes.provider.current == Some(server) => {
                 self.notice(Notice::Pinhole(PinholeNews::NoSocket(server, error)));
                 self.leave_firewall(now);
-                self.on_firewall_looked(now);
+                if self.pinholes.provider.looking_until.is_none() {
+                    self.on_firewall_looked(now);
+                }
             }
             UplinkEvent::Unreachable(server) if self.pinholes.provider.current == Some(server) => {
                 self.firewall_input(now, Input::Unreachable);
@@ -295,25 +325,24 @@ impl Gateway {
                 Output::RenewalRefused(flow, result) => self.on_pinhole_renewal_refused(now, flow, result),
                 Output::Lost(flow) => self.on_pinhole_lost(now, flow),
                 Output::Deleted(flow) => {
-                    self.pinholes.strays.remove(&flow);
-                    self.stop_if_done(now);
+                    self.on_given_back(flow);
+                    self.on_stray_gone(now, flow);
                 }
                 // It stands until its lifetime ends.
                 Output::DeleteRefused(flow, _) => {
                     self.firewall_input(now, Input::Forget(flow));
-                    self.pinholes.strays.remove(&flow);
-                    self.stop_if_done(now);
+                    self.on_stray_gone(now, flow);
                 }
                 Output::StateLost => {
-                    let pinholes = self.pinholes.carried.len();
+                    let pinholes = self.pinholes.carriage.len();
                     self.notice(Notice::Pinhole(PinholeNews::StateLost(server, pinholes)));
                 }
+                Output::Unrenewed(flow) => self.on_pinhole_unrenewed(flow),
                 Output::Silent => self.on_firewall_silent(now, server),
                 Output::Lacks(option) => self.notice(Notice::Lacks(server, option)),
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
                 // That it answers was known before it was asked; the rest only NATs have to tell.
                 Output::Answering
-                | Output::Unrenewed(_)
                 | Output::Listed(_)
                 | Output::NotListed(_)
                 | Output::Speaks(_)
@@ -324,13 +353,20 @@ impl Gateway {
         }
     }
 
+    fn on_stray_gone(&mut self, now: Instant, flow: FlowId) {
+        self.pinholes.carriage.strays.remove(&flow);
+        if self.pinholes.provider.leaving_by.is_some() {
+            self.find_firewall(now);
+        }
+        self.stop_if_done(now);
+    }
+
     /// It has answered before (decision 21).
     fn on_firewall_silent(&mut self, now: Instant, server: SocketAddr) {
         let local = self.config.when_unreachable == WhenUnreachable::Local;
         self.notice(Notice::Pinhole(PinholeNews::Silent(server, local)));
         if local {
-            let asking = self.pinholes.table.iter().filter(|pinhole| pinhole.stage == Stage::Asking);
-            for to in asking.map(|pinhole| pinhole.flows.to).collect::<Vec<_>>() {
+            for to in self.pinholes.table.endpoints() {
                 self.open_here(to);
             }
         }

@@ -33,6 +33,8 @@ pub(super) struct Outside {
     /// What this router lets in.
     open: BTreeSet<Flows>,
     broken: bool,
+    /// The kernel closes nothing.
+    sticks: bool,
     packets: Option<u32>,
     pub(super) stored: BTreeMap<u16, StoredPinhole>,
     provider: Option<Model>,
@@ -49,6 +51,8 @@ struct Model {
     lifetime: u32,
     refuses: Option<ResultCode>,
     most_filters: usize,
+    /// It does not know FILTER at all.
+    no_filters: bool,
     silent: bool,
     /// A prefix translator's (RFC 6296).
     prefix: Option<u16>,
@@ -78,6 +82,7 @@ impl Outside {
     pub(super) fn change(&mut self, change: FirewallChange) -> Result<(), NatFailure> {
         match change {
             FirewallChange::Open(_) if self.broken => return Err(NatFailure::Kernel("refused".into())),
+            FirewallChange::Close(_) if self.sticks => return Err(NatFailure::Kernel("busy".into())),
             FirewallChange::Open(flows) => assert!(self.open.insert(flows), "{flows} is open already"),
             // What could not be opened is closed all the same.
             FirewallChange::Close(flows) => drop(self.open.remove(&flows)),
@@ -109,6 +114,10 @@ impl Model {
         assert_eq!(request.client_addr, W6);
         if let Some(result) = self.refuses.filter(|_| request.lifetime > 0) {
             return answer(result, 30, request.body.clone());
+        }
+        let filters = request.options.iter().any(|option| matches!(option, PcpOption::Filter(_)));
+        if self.no_filters && filters {
+            return answer(ResultCode::UNSUPP_OPTION, 30, request.body.clone());
         }
         let host = request.options.iter().find_map(|option| match option {
             PcpOption::ThirdParty(host) => Some(*host),
@@ -481,8 +490,11 @@ fn switched_off() {
     let settings = Config { pinholes: false, firewall_servers: vec![firewall()], ..config(NatMode::Own) };
     lab.event(Event::Reconfigure(Box::new(settings.clone())));
     assert!(lab.pinholes.open.is_empty() && lab.pinholes.stored.is_empty());
+    assert!(lab.model().open.is_empty(), "at the provider, too (security policy)");
+    assert_eq!(lab.status().firewall, None);
     assert_eq!(lab.hole(CAROL, "GetFirewallStatus", &[]), Ok(vec!["1".into(), "0".into()]));
     assert_eq!(lab.open(CAROL, &hole(8080)), Err(703));
+    assert_eq!(lab.open(CAROL, &hole(0)), Err(703), "before anything else (igd.md 8)");
     assert_eq!(lab.of_id(CAROL, "DeletePinhole", "1"), Err(703));
     assert_eq!(lab.map6(CAROL, &map6(8080)).0, ResultCode::NOT_AUTHORIZED);
     lab.event(Event::Reconfigure(Box::new(Config { pinholes: true, ..settings })));
@@ -565,6 +577,7 @@ fn filters_of_pcp() {
         (vec![filter(128, PEER, 0)], OK, remote(Some(PEER), None)),
     ] {
         assert_eq!(lab.map6(CAROL, &map6(8080).with(&options)).0, result, "{options:?}");
+        lab.run(lab.now); // what it replaces goes when it is stored
         lab.agrees();
         assert_eq!(lab.pinholes.open, BTreeSet::from([open]), "{options:?}");
         let there = &lab.model().open[&(CAROL, Protocol::TCP, 8080)].1;
@@ -631,8 +644,8 @@ fn the_provider_lets_in_whom_the_pinholes_do() {
 /// A provider that takes few filters, or none, lets in everybody; this router looks.
 #[test]
 fn where_filters_are_too_many() {
-    for most_filters in [0, 1] {
-        let mut lab = Lab::up6(Some(Model { most_filters, ..model() }));
+    for (most_filters, no_filters) in [(0, false), (1, false), (8, true)] {
+        let mut lab = Lab::up6(Some(Model { most_filters, no_filters, ..model() }));
         for n in 1..4 {
             let remote: &'static str = ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:9::3"][n - 1];
             assert!(lab.open(CAROL, &Hole { remote, ..hole(8080) }).is_ok(), "{most_filters}, {n}");
@@ -675,8 +688,20 @@ fn the_providers_address_and_lifetime_are_passed_on() {
     lab.pass(599);
     assert_eq!(lab.pinholes.open.len(), 1);
     lab.agrees();
-    let insists = Map6 { external_addr: outside, ..map6(8080).with(&[PcpOption::PreferFailure]) };
-    assert_eq!(lab.map6(CAROL, &insists).0, OK);
+    let prefer = [PcpOption::PreferFailure];
+    let insists = Map6 { external_addr: outside, ..map6(8080).with(&prefer) };
+    for _ in 0..4 {
+        // The provider is asked for the whole time again, as its grant is half over.
+        assert_eq!(lab.map6(CAROL, &insists), (OK, 600, at6(outside, 8080)));
+        lab.pass(300);
+    }
+    lab.agrees();
+    // Before anything is known of the provider's address, it is the own one that is insisted on.
+    let own = Map6 { external_addr: CAROL, ..map6(8081).with(&prefer) };
+    assert_eq!(lab.map6(CAROL, &own).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    lab.run(lab.now + 100);
+    lab.agrees();
+    assert_eq!(lab.pinholes.open.len(), 1);
     // UPnP's lease is the client's, whatever the provider grants at a time.
     lab.open(CAROL, &Hole { lease: 7200, ..hole(9090) }).unwrap();
     lab.pass(7199);
@@ -841,16 +866,48 @@ fn what_goes_wrong_leaves_nothing() {
     lab.pass(5);
     lab.agrees();
     assert!(lab.pinholes.open.is_empty());
-    // Somebody hangs up while the kernel is at work.
+    // Somebody hangs up while the kernel is at work: it is kept for a moment, should he come back.
     lab.slow_nat = true;
     let id = lab.start_hole(CAROL.into(), "AddPinhole", &hole(9090).args(CAROL));
     lab.pass(5);
     assert_eq!(lab.heard(id), Some(Err(501)));
     lab.slow_nat = false;
     lab.release_nat();
-    lab.pass(5);
+    assert!(lab.pinholes.stored.is_empty() && lab.pinholes.open.len() == 1);
+    lab.pass(31);
     lab.agrees();
     assert!(lab.pinholes.open.is_empty() && lab.gateway.is_idle());
+}
+
+/// What the kernel would not close is closed later, unless it is wanted again; and what it would not open after a start comes back no
+/// more.
+#[test]
+fn a_kernel_that_refuses() {
+    let mut lab = Lab::up6(Some(model()));
+    let id = lab.open(CAROL, &hole(8080)).unwrap().remove(0);
+    lab.pinholes.sticks = true;
+    assert_eq!(lab.of_id(CAROL, "DeletePinhole", &id), done());
+    assert_eq!(lab.pinholes.open.len(), 1, "the kernel would not");
+    lab.pass(25);
+    lab.pinholes.sticks = false;
+    lab.pass(10);
+    lab.agrees();
+    assert!(lab.pinholes.open.is_empty() && lab.gateway.is_idle());
+    lab.pinholes.sticks = true;
+    let id = lab.open(CAROL, &hole(8080)).unwrap().remove(0);
+    lab.of_id(CAROL, "DeletePinhole", &id).unwrap();
+    lab.pinholes.open.clear(); // so that the model may open it
+    lab.open(CAROL, &hole(8080)).unwrap();
+    lab.pinholes.sticks = false;
+    lab.pass(30);
+    lab.agrees();
+    assert_eq!(lab.pinholes.open.len(), 1, "it is wanted again");
+    let stored: Vec<StoredPinhole> = lab.pinholes.stored.values().cloned().collect();
+    let mut after = Lab::new(config(NatMode::Own));
+    after.pinholes.broken = true;
+    after.pinholes.stored = lab.pinholes.stored.clone();
+    after.event(Event::RestorePinholes(stored));
+    assert!(after.pinholes.stored.is_empty() && after.gateway.is_idle());
 }
 
 /// A stop gives everything back; with `keep_on_stop` it stays.
@@ -961,4 +1018,213 @@ fn odd_arguments() {
     ] {
         assert_eq!(lab.hole(CAROL, "UpdatePinhole", &args).map(drop), code, "{args:?}");
     }
+}
+
+/// Decision 1: the exchange goes on when the control point has given up; what comes of it is kept for its next try, and not for longer.
+#[test]
+fn a_provider_that_is_slow() {
+    for comes_back in [true, false] {
+        let mut lab = Lab::up6(Some(model()));
+        lab.model().silent = true;
+        let id = lab.start_hole(CAROL.into(), "AddPinhole", &hole(8080).args(CAROL));
+        lab.run(lab.now + 3600);
+        assert_eq!(lab.heard(id), Some(Err(501)));
+        lab.model().silent = false;
+        lab.pass(10);
+        assert_eq!((lab.model().open.len(), lab.pinholes.open.len()), (1, 1));
+        assert!(lab.pinholes.stored.is_empty(), "nobody has been told of it");
+        let requests = lab.model().requests;
+        if comes_back {
+            assert!(lab.open(CAROL, &hole(8080)).is_ok());
+            assert_eq!(lab.model().requests, requests, "it is there");
+        }
+        lab.pass(40);
+        lab.agrees();
+        assert_eq!(lab.pinholes.open.len(), usize::from(comes_back));
+    }
+    // Nothing comes of it at all.
+    let mut lab = Lab::up6(Some(model()));
+    lab.model().silent = true;
+    lab.start_hole(CAROL.into(), "AddPinhole", &hole(8080).args(CAROL));
+    lab.pass(60);
+    assert!(lab.gateway.pinholes(lab.instant()).is_empty());
+}
+
+/// A server that comes soon after nobody was found is found all the same, for the sake of what stands.
+#[test]
+fn a_provider_that_comes_soon() {
+    let mut lab = Lab::up6(Some(Model { silent: true, ..model() }));
+    lab.pass(10);
+    lab.open(CAROL, &Hole { lease: 86_400, ..hole(8080) }).unwrap();
+    lab.pass(5);
+    lab.model().silent = false;
+    lab.pass(120);
+    lab.agrees();
+    assert_eq!(lab.model().open.len(), 1);
+}
+
+/// Invariant 11: what the provider does not confirm is left in the store, said, and taken up by the next start.
+#[test]
+fn a_stop_while_the_provider_is_silent() {
+    let mut lab = Lab::up6(Some(model()));
+    lab.open(CAROL, &hole(8080)).unwrap();
+    lab.model().silent = true;
+    lab.event(Event::Stop);
+    lab.pass(90);
+    assert!(lab.pinholes.open.is_empty() && lab.pinholes.stored.len() == 1);
+    assert!(lab.notices().contains(&Notice::LeftBehind(1)));
+    let last = lab.effects.last().map(|(_, effect)| effect.clone());
+    assert_eq!(last, Some(Effect::Stopped));
+}
+
+/// RFC 6887 §15: a delete takes all that the client has of this port, also what it has just asked for.
+#[test]
+fn a_delete_in_the_middle_of_a_change() {
+    let mut lab = Lab::up6(Some(model()));
+    assert_eq!(lab.map6(CAROL, &map6(8080).with(&[filter(128, PEER, 0)])).0, OK);
+    lab.model().silent = true;
+    let filtered = map6(8080).with(&[filter(0, "::", 0), filter(128, "2001:db8:9::2", 0)]);
+    assert_eq!(lab.pcp6(CAROL, &filtered.request(CAROL)), None, "the provider is asked");
+    let before = lab.effects.len();
+    let delete = Map6 { lifetime: 0, ..map6(8080) };
+    assert_eq!(lab.map6(CAROL, &delete), (OK, 0, at6(Ipv6Addr::UNSPECIFIED, 8080)));
+    let said = lab.effects[before..].iter().filter(|(_, effect)| matches!(effect, Effect::LanSend { .. }));
+    assert_eq!(said.count(), 1, "the question is answered no more");
+    lab.model().silent = false;
+    lab.pass(60);
+    lab.agrees();
+    assert!(lab.pinholes.open.is_empty() && lab.gateway.is_idle());
+}
+
+/// A claim whose owner heard 501 counts for nobody.
+#[test]
+fn a_claim_that_was_refused_is_none() {
+    let mut lab = Lab::up6(Some(model()));
+    lab.model().silent = true;
+    assert_eq!(lab.pcp6(CAROL, &map6(8080).request(CAROL)), None);
+    let id = lab.start_hole(CAROL.into(), "AddPinhole", &Hole { lease: 86_400, ..hole(8080) }.args(CAROL));
+    lab.run(lab.now + 3600);
+    assert_eq!(lab.heard(id), Some(Err(501)));
+    lab.model().silent = false;
+    lab.pass(10);
+    lab.agrees();
+    assert_eq!(lab.pinholes.open.len(), 1, "PCP's");
+    lab.map6(CAROL, &Map6 { lifetime: 0, ..map6(8080) });
+    lab.pass(1);
+    lab.agrees();
+    assert!(lab.pinholes.open.is_empty());
+}
+
+/// RFC 7648 §3.2: nobody is promised what the provider has no more.
+#[test]
+fn what_is_lost_is_not_renewed() {
+    let mut lab = Lab::up6(Some(Model { lifetime: 600, ..model() }));
+    lab.open(CAROL, &Hole { lease: 86_400, ..hole(8080) }).unwrap();
+    assert_eq!(lab.map6(CAROL, &map6(8080)).0, OK);
+    lab.model().silent = true;
+    lab.pass(700);
+    assert_eq!(lab.pinholes.open.len(), 1, "it stands here, for UPnP counts on it");
+    let status = lab.gateway.pinholes(lab.instant()).remove(0);
+    assert_eq!(status.at_provider, None);
+    assert_eq!(
+        lab.pcp6(CAROL, &map6(8080).request(CAROL)),
+        None,
+        "when the provider is silent, so is the answer"
+    );
+    let id = lab.start_hole(CAROL.into(), "AddPinhole", &hole(8080).args(CAROL));
+    lab.pass(4);
+    assert_eq!(lab.heard(id), Some(Err(501)));
+    assert_eq!(lab.pinholes.open.len(), 1);
+    lab.model().silent = false;
+    lab.pass(3600);
+    assert_eq!(lab.map6(CAROL, &map6(8080)).1, 600);
+    lab.agrees();
+}
+
+/// O-6: a change that cannot be stored leaves what was there.
+#[test]
+fn a_filter_that_cannot_be_stored() {
+    let mut lab = Lab::up6(None);
+    lab.map6(CAROL, &map6(8080));
+    lab.run(lab.now);
+    let before = lab.pinholes.open.clone();
+    let arrival = LanArrival { interface: 3, local: IpAddr::V6(LAN6), from: SocketAddr::from((CAROL, 4000)) };
+    let request = map6(8080).with(&[filter(128, PEER, 0)]).request(CAROL);
+    lab.event(Event::Lan5351 { arrival, bytes: &request.to_bytes() });
+    lab.event(Event::StoreFailed("full".into()));
+    lab.pass(1);
+    assert_eq!(lab.pinholes.open, before);
+}
+
+/// Decision 17, D-9: what was stored is asked for within `service_wait`, in turn.
+#[test]
+fn a_town_that_starts() {
+    let mut lab = Lab::new(Config {
+        firewall_servers: vec![firewall()],
+        service_wait: Duration::from_secs(1000),
+        ..config(NatMode::Own)
+    });
+    lab.pinholes.provider = Some(model());
+    let stored = (1..40).map(|id| StoredPinhole {
+        id,
+        flows: flows(CAROL, 5000 + id),
+        description: String::new(),
+        claims: crate::claims::Claims::of(Asker::Igd, Some(Duration::from_secs(80_000))),
+    });
+    let stored: Vec<StoredPinhole> = stored.collect();
+    lab.pinholes.stored = stored.iter().map(|one| (one.id, one.clone())).collect();
+    lab.event(Event::RestorePinholes(stored));
+    lab.event(Event::Lan(lan6()));
+    lab.event(Event::Wan(wan6()));
+    lab.pass(6);
+    assert_eq!(lab.model().requests, 0, "one wait for all (seed 1)");
+    assert!(lab.open(CAROL, &hole(9090)).is_ok(), "who asks sooner is served at once");
+    lab.pass(1000);
+    lab.agrees();
+    assert_eq!(lab.pinholes.open.len(), 40);
+}
+
+/// Decision 28, §15: a prefix that has gone takes its pinholes along, unless it comes back soon.
+#[test]
+fn a_lan_that_is_renumbered() {
+    let mut lab = Lab::up6(Some(model()));
+    lab.open(CAROL, &Hole { lease: 86_400, ..hole(8080) }).unwrap();
+    lab.event(Event::Lan(lan()));
+    lab.pass(300);
+    lab.event(Event::Lan(lan6()));
+    lab.pass(700);
+    assert_eq!(lab.pinholes.open.len(), 1);
+    lab.event(Event::Lan(lan()));
+    lab.pass(601);
+    lab.agrees();
+    assert!(lab.pinholes.open.is_empty());
+}
+
+/// Decision 4: what was refused is not asked for again as long as the server said.
+#[test]
+fn a_refusal_is_remembered() {
+    let mut lab = Lab::up6(Some(Model { refuses: Some(ResultCode::NOT_AUTHORIZED), ..model() }));
+    for _ in 0..5 {
+        assert_eq!(lab.open(CAROL, &hole(8080)), Err(606));
+        lab.pass(5);
+    }
+    assert_eq!(lab.model().requests, 1);
+    lab.model().refuses = None;
+    lab.pass(60);
+    assert!(lab.open(CAROL, &hole(8080)).is_ok());
+}
+
+/// Sixteen remote hosts of one port that end at once are one delete.
+#[test]
+fn an_end_of_many_is_one_request() {
+    let mut lab = Lab::up6(Some(Model { most_filters: 20, ..model() }));
+    for last in 1..=16 {
+        let remote: &'static str = format!("2001:db8:9::{last}").leak();
+        lab.open(CAROL, &Hole { remote, ..hole(8080) }).unwrap();
+    }
+    let before = lab.model().requests;
+    lab.event(Event::Stop);
+    lab.pass(5);
+    assert_eq!(lab.model().requests, before + 1);
+    assert!(lab.model().open.is_empty());
 }

@@ -133,8 +133,9 @@ impl PcpClient {
             self.outputs.push_back(Output::Granted(id, grant));
             return self.on_timer(now, id, entropy);
         }
-        if flow.reset_filters && !reset && matches!(flow.phase, Phase::Asking { .. }) {
-            // An answer to a request before the one that drops all filters, which is still to be answered.
+        let filters_matter = flow.reset_filters || flow.want.is_v6();
+        if filters_matter && !reset && matches!(flow.phase, Phase::Asking { .. }) {
+            // An answer to a request before the one that drops or adds filters, which is still to be answered.
             self.outputs.push_back(Output::Granted(id, grant));
             return;
         }

@@ -109,6 +109,18 @@ fn remote_peers_add_up_and_are_dropped_together() {
         let answer = granted(&rig, &request, None);
         from_server(&mut rig, &answer);
     }
+    // A late answer to the request before says nothing of who is let in now.
+    let before = only_sent(&rig.input(Input::Filter(FLOW, vec![peer(0, None), peer(1, None)])));
+    let answer = granted(&rig, &before, None);
+    from_server(&mut rig, &answer);
+    assert!(rig.client.holds(FLOW));
+    let third = RemotePeer { port: Some(53), ..peer(0, None) };
+    let request = only_sent(&rig.input(Input::Filter(FLOW, vec![peer(0, None), peer(1, None), third])));
+    from_server(&mut rig, &answer);
+    assert!(!rig.client.holds(FLOW));
+    let answer = granted(&rig, &request, None);
+    from_server(&mut rig, &answer);
+    assert!(rig.client.holds(FLOW));
     // A delete has none (RFC 6887 §15.1 asks for no option but THIRD_PARTY).
     let request = only_sent(&rig.input(Input::Delete(FLOW)));
     assert_eq!(request.options, [PcpOption::ThirdParty(HOST)]);
