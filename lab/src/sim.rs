@@ -642,7 +642,7 @@ impl World {
 
     /// The DHCP server says that this host is gone.
     pub fn release(&mut self, host: Ipv4Addr) {
-        self.handle(Event::Release(host));
+        self.handle(Event::Release(host.into()));
     }
 
     /// The gateway is to take everything back and stop.

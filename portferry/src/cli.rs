@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,10 +53,10 @@ enum Command {
     /// Find out why a port is closed: interfaces, NATs, the provider's server, firewall, multicast; and what to do
     #[command(after_help = doctor::EXIT_CODES)]
     Doctor(doctor::Doctor),
-    /// Give all mappings of a LAN host back, because its address is free again; for DHCP servers
+    /// Give all mappings or pinholes of a LAN host back, because its address is free again; for DHCP servers
     Release {
-        /// The host's IPv4 address
-        address: Ipv4Addr,
+        /// The host's IPv4 or IPv6 address
+        address: IpAddr,
         #[command(flatten)]
         ask: Ask,
     },
@@ -175,7 +175,8 @@ fn other(command: Command) -> Result<(), Failure> {
             serde_json::from_str::<ReleaseReport>(text).map(|report| {
                 let stored =
                     if report.stored { "" } else { ", but that cannot be stored: a crash brings them back" };
-                format!("mappings of {} released: {}{stored}\n", report.host, report.released)
+                let what = if report.host.is_ipv4() { "mappings" } else { "pinholes" };
+                format!("{what} of {} released: {}{stored}\n", report.host, report.released)
             })
         }),
         Command::DhcpServers(command) => dhcp::hook::run(&command),

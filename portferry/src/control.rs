@@ -32,8 +32,8 @@ pub enum Question {
     Mappings,
     /// A list of [`PinholeReport`]s.
     Pinholes,
-    /// A [`ReleaseReport`], after the mappings of this LAN host are gone.
-    Release(Ipv4Addr),
+    /// A [`ReleaseReport`], after the mappings or pinholes of this LAN host are gone.
+    Release(IpAddr),
     /// An [`OfferReport`], after what hooks of DHCP clients have said is read again.
     DhcpServers,
 }
@@ -199,8 +199,8 @@ pub struct OfferReport {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ReleaseReport {
     /// The LAN host.
-    pub host: Ipv4Addr,
-    /// How many mappings of it are gone.
+    pub host: IpAddr,
+    /// How many mappings, or pinholes, of it are gone.
     pub released: usize,
     /// That is stored; if not, a crash brings them back.
     pub stored: bool,

@@ -18,7 +18,6 @@ use engine::gateway::{
 use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
-use engine::status::MappingStatus;
 use engine::time::{Duration, Instant};
 use engine::uplink::{HttpId, HttpOutcome};
 use hyper::header::HeaderValue;
@@ -466,11 +465,25 @@ impl Shell {
     }
 
     /// Everything of a LAN host goes; the answer says whether that will survive a crash.
-    async fn release(&mut self, gateways: &mut Gateways, host: Ipv4Addr) -> String {
-        let of_host = |mapping: &MappingStatus| *mapping.internal.ip() == host;
-        let mappings = gateways.iter().flat_map(|(_, gateway)| gateway.mappings(now()).filter(of_host));
-        let released = mappings.count();
-        gateways.handle(now(), To::Host(host.into()), Event::Release(host));
+    async fn release(&mut self, gateways: &mut Gateways, host: IpAddr) -> String {
+        let mut released = 0;
+        for (_, gateway) in gateways.iter() {
+            let mappings =
+                gateway.mappings(now()).filter(|mapping| IpAddr::V4(*mapping.internal.ip()) == host);
+            let pinholes = gateway.pinholes(now()).into_iter();
+            released += mappings.count();
+            released += pinholes.filter(|pinhole| IpAddr::V6(pinhole.flows.to.addr) == host).count();
+        }
+        match host {
+            IpAddr::V4(_) => gateways.handle(now(), To::Host(host), Event::Release(host)),
+            // Which uplink's such a host is, its IPv4 addresses tell.
+            IpAddr::V6(_) => {
+                for place in 0..self.uplinks.len() {
+                    gateways.handle(now(), To::Uplink(place), Event::Release(host));
+                    self.perform_all(gateways).await;
+                }
+            }
+        }
         self.perform_all(gateways).await;
         self.sync();
         json(&ReleaseReport {

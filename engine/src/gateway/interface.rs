@@ -252,8 +252,8 @@ pub enum Event<'a> {
         /// What became of it.
         delivery: Delivery,
     },
-    /// This LAN host is gone, says who gave it its address: so are its mappings (RFC 6970 §5.10).
-    Release(Ipv4Addr),
+    /// This LAN host is gone, says who gave it its address: so are its mappings (RFC 6970 §5.10), or pinholes.
+    Release(IpAddr),
     /// These LAN hosts are another gateway's now ([`Gateways`](crate::gateways::Gateways)): what they have here goes.
     Rebound(Vec<Ipv4Addr>),
     /// The settings are these now. Those of the NAT, of the devices and of the HTTP port stay as they were.

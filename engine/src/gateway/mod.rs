@@ -338,7 +338,8 @@ impl Gateway {
                 self.on_unsubscribe(request, &Requester::new(from, &also), service, sid);
             }
             Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
-            Event::Release(host) => self.on_release(now, host, Cause::Released),
+            Event::Release(IpAddr::V4(host)) => self.on_release(now, host, Cause::Released),
+            Event::Release(IpAddr::V6(host)) => self.release_pinholes(now, host),
             Event::Rebound(hosts) => {
                 for host in hosts {
                     self.on_release(now, host, Cause::Rebound);

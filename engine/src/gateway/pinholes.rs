@@ -5,7 +5,7 @@
 //! for what stands by then; whoever asked has been answered, and what that server does not open is told in the log and the status.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wire::error::UpnpError;
 use wire::pcp::Protocol;
@@ -642,6 +642,13 @@ impl Gateway {
             |pinhole: &&Pinhole| self.config.policy.check_address(pinhole.flows.to.addr, facts).is_err();
         let ids: Vec<u16> = self.pinholes.table.iter().filter(strange).map(|pinhole| pinhole.id).collect();
         self.close_pinholes(now, &ids, PinholeEnd::OffLan);
+    }
+
+    /// The host with this address is gone.
+    pub(super) fn release_pinholes(&mut self, now: Instant, host: Ipv6Addr) {
+        let of_host = |pinhole: &&Pinhole| pinhole.flows.to.addr == host;
+        let ids: Vec<u16> = self.pinholes.table.iter().filter(of_host).map(|pinhole| pinhole.id).collect();
+        self.close_pinholes(now, &ids, PinholeEnd::Released);
     }
 
     /// All of them end.

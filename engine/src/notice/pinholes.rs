@@ -21,6 +21,8 @@ pub enum PinholeEnd {
     LeaseEnded,
     /// It could not be stored.
     NotStored,
+    /// The router's DHCP server has taken the host's address back.
+    Released,
     /// Its host's address is none of the LAN's any more.
     OffLan,
     /// Nobody may have any, by the settings.
@@ -106,6 +108,7 @@ impl fmt::Display for PinholeNews {
                     PinholeEnd::Replaced => "its owner asked for another one in its place",
                     PinholeEnd::LeaseEnded => "its lease has ended",
                     PinholeEnd::NotStored => "it could not be stored",
+                    PinholeEnd::Released => "its host's address was released",
                     PinholeEnd::OffLan => "its address is none of the LAN's any more",
                     PinholeEnd::SwitchedOff => "pinholes are switched off ([lan] ipv6_pinholes)",
                     PinholeEnd::Stopping => "portferry is stopping",

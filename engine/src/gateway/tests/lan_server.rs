@@ -652,7 +652,7 @@ fn a_host_that_is_released_while_it_waits() {
         lab.datagram(ALICE, &map(8080).request(ALICE).to_bytes());
         let added = lab.start_add(ALICE, 1, port(8080));
         assert_eq!(lab.heard(added), None);
-        lab.event(Event::Release(ALICE));
+        lab.event(Event::Release(ALICE.into()));
         lab.silent = false;
         lab.pass(30);
         assert_eq!(
@@ -891,7 +891,7 @@ fn a_client_hears_what_becomes_of_its_mapping() {
             .collect();
         assert_eq!(ports, [9999; 3], "{nat:?}: it is not gone, for a PCP client can be told");
         let before = lab.effects.len();
-        lab.event(Event::Release(ALICE));
+        lab.event(Event::Release(ALICE.into()));
         lab.pass(10);
         let told: Vec<_> =
             lab.sent_to(ALICE, before).iter().map(|bytes| Response::parse(bytes).unwrap()).collect();

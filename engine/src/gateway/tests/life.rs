@@ -275,14 +275,14 @@ fn a_released_host_loses_its_mappings() {
         assert_eq!(lab.call(ALICE, 1, "GetSpecificPortMappingEntry", &borrowed(&key(8100))), Err(714));
         lab.script = [Reaction::Lose].into();
         let waiting = lab.start_add(ALICE, 1, port(8200));
-        lab.event(Event::Release(ALICE));
+        lab.event(Event::Release(ALICE.into()));
         assert_eq!(lab.heard(waiting), Some(Err(501)));
         assert_eq!(lab.mapped(), [(9000, at(BOB, 9000))], "{nat:?}");
         lab.pass(40);
         assert_eq!(lab.upstream().len(), 1, "{:?}", lab.upstream());
         assert_eq!((lab.store.len(), lab.gateway.is_idle()), (1, true));
         assert_eq!(lab.rules.len(), usize::from(nat == NatMode::Own));
-        lab.event(Event::Release(Ipv4Addr::new(192, 168, 1, 99)));
+        lab.event(Event::Release(Ipv4Addr::new(192, 168, 1, 99).into()));
         assert_eq!(lab.mapped().len(), 1);
         // What is half-way, by a name or in the place of another mapping, does not come to be.
         let mut by_name = port(8300).args(ALICE);
@@ -291,7 +291,7 @@ fn a_released_host_loses_its_mappings() {
         assert_eq!(lab.add(ALICE, 2, port(8400)), done());
         lab.silent = true;
         lab.start_add(ALICE, 2, port(8400).to(8401));
-        lab.event(Event::Release(ALICE));
+        lab.event(Event::Release(ALICE.into()));
         lab.silent = false;
         for (lookup, _) in std::mem::take(&mut lab.lookups) {
             lab.event(Event::Resolved { lookup, addresses: vec![Ipv4Addr::new(203, 0, 113, 9)] });

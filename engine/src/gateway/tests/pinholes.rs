@@ -1228,3 +1228,16 @@ fn an_end_of_many_is_one_request() {
     assert_eq!(lab.model().requests, before + 1);
     assert!(lab.model().open.is_empty());
 }
+
+/// Decision 18 for IPv6: the DHCP server says that the host is gone.
+#[test]
+fn a_release() {
+    let mut lab = Lab::up6(Some(model()));
+    for host in [CAROL, DAVE] {
+        lab.open(host, &hole(8080)).unwrap();
+    }
+    lab.event(Event::Release(CAROL.into()));
+    lab.pass(1);
+    lab.agrees();
+    assert_eq!(lab.pinholes.open, BTreeSet::from([flows(DAVE, 8080)]));
+}
