@@ -203,13 +203,18 @@ impl Policy {
         if !who.has(host) {
             return Err(Denied::OtherHost);
         }
+        self.check_share(port, facts.held_by_host, facts.held)
+    }
+
+    /// A port of one's own, and one's share of all there are.
+    fn check_share(&self, port: u16, held_by_host: usize, held: usize) -> Result<(), Denied> {
         if port < self.lowest_port {
             return Err(Denied::LowPort(self.lowest_port));
         }
-        if facts.held_by_host >= self.mappings_per_host {
+        if held_by_host >= self.mappings_per_host {
             return Err(Denied::HostQuota(self.mappings_per_host));
         }
-        if facts.held >= self.mappings {
+        if held >= self.mappings {
             return Err(Denied::TableFull(self.mappings));
         }
         Ok(())
@@ -243,16 +248,7 @@ impl Policy {
             return Err(Denied::OtherHost);
         }
         let lowest = wanted.external_port.unwrap_or(u16::MAX).min(wanted.internal.port());
-        if lowest < self.lowest_port {
-            return Err(Denied::LowPort(self.lowest_port));
-        }
-        if facts.held_by_host >= self.mappings_per_host {
-            return Err(Denied::HostQuota(self.mappings_per_host));
-        }
-        if facts.held >= self.mappings {
-            return Err(Denied::TableFull(self.mappings));
-        }
-        Ok(())
+        self.check_share(lowest, facts.held_by_host, facts.held)
     }
 
     fn is_never_mapped(&self, host: Ipv4Addr, facts: Facts<'_>) -> bool {

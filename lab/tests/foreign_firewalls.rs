@@ -15,7 +15,7 @@ use std::process::Output;
 use common::firewalls::{Firewalld, arrives_v6, listener_v6, load_fw4, ufw_files, with_files, with_ipv6};
 use common::{
     CASCADED, ControlPoint, NAT, SECOND, TCP, interworking_subject, listener, reaches, reaches_nobody, ready,
-    skipped, try_reach,
+    skipped, there_is, try_reach,
 };
 use lab::netns::{Host, LAN1_V6, Network, Process, text};
 use lab::provider::{Options, Provider};
@@ -201,15 +201,6 @@ impl<'a> Home<'a> {
         assert_eq!(self.rules(), before, "to the last octet");
         assert_eq!(self.cleans_up(), "nothing to remove\n");
     }
-}
-
-fn there_is(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    if !found {
-        skipped(&format!("there is no {program}: see the list in ./do"));
-    }
-    found
 }
 
 #[test]

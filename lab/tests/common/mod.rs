@@ -99,6 +99,16 @@ pub(crate) fn skipped(reason: &str) {
     say(&format!("SKIPPED: {reason}"));
 }
 
+/// A program that the lab may lack; says so.
+pub(crate) fn there_is(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if !found {
+        skipped(&format!("there is no {program}: see the list in ./do"));
+    }
+    found
+}
+
 /// Since the Unix epoch, as in captures.
 pub(crate) fn now() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970")

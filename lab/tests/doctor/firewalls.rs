@@ -10,9 +10,9 @@ use lab::wait::eventually;
 use super::common::firewalls::{FW4, Firewalld, load_fw4, ufw_files, with_ipv6};
 use super::common::{
     CASCADED, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, interworking_subject, listener, reaches,
-    reaches_nobody, ready,
+    reaches_nobody, ready, there_is,
 };
-use super::{FILE, examine, obey, status, there_is};
+use super::{FILE, examine, obey, status};
 
 /// A gateway with a mapping that leads to the first LAN host, before anybody filters.
 fn mapped<'a>(network: &'a Network, daemon: &mut lab::netns::Process) -> ControlPoint<'a> {

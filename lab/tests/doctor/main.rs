@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use common::{
     CASCADED, Caller, NAT, NO_NAT, PROBE, SECOND, Small, TCP, Told, interworking_subject, listener, reaches,
-    ready, skipped,
+    ready,
 };
 use lab::netns::{
     AFTR, B4_DEVICE, EXTERNAL, Host, LAN1, LAN2, Layout, Network, PROVIDER, ROUTER_LAN, SECOND_EXTERNAL,
@@ -139,16 +139,6 @@ fn obey(network: &Network, finding: &Value, files: &[(&str, PathBuf)], more: &st
     let lines = commands.iter().filter_map(Value::as_str).map(str::to_owned);
     let script: Vec<String> = mounts.chain([more.to_owned()]).chain(lines).collect();
     network.run(Host::Router, "sh", ["-ec", &script.join("\n")]);
-}
-
-/// A program that the lab may lack; says so.
-fn there_is(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
-    if !found {
-        skipped(&format!("there is no {program}: see the list in ./do"));
-    }
-    found
 }
 
 // ── No fault ───────────────────────────────────────────────────────────────────────────────────────────────────────

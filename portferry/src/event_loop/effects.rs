@@ -191,23 +191,34 @@ impl Shell {
     }
 
     fn open_uplink(&mut self, place: Place, server: SocketAddr) {
-        let from = self.fixed_source();
-        let uplink = &mut self.uplinks[place];
-        uplink.socket = None;
-        let wrap = move |from, bytes| (place, Datagram::Uplink { from, bytes });
-        let opened = sockets::uplink(uplink.interface(), from, server).and_then(|(socket, source)| {
-            let refused = move || Some((place, Datagram::UplinkUnreachable(server)));
-            Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
-                .map(|reading| (reading, source))
-        });
-        let outcome = match opened {
+        self.uplinks[place].socket = None;
+        let wrap = |from, bytes| Datagram::Uplink { from, bytes };
+        let refused = move || Datagram::UplinkUnreachable(server);
+        let outcome = match self.connect(place, server, wrap, refused) {
             Ok((reading, source)) => {
-                uplink.socket = Some((server, reading));
+                self.uplinks[place].socket = Some((server, reading));
                 Outcome::UplinkOpened(server, source)
             }
             Err(error) => Outcome::UplinkFailed(server, error.to_string()),
         };
         self.outcomes.push_back((place, outcome));
+    }
+
+    /// A socket to a server, from the WAN interface and a random port, and its own address. What comes is wrapped; `refused` says
+    /// that nobody listens there.
+    pub(super) fn connect(
+        &self,
+        place: Place,
+        server: SocketAddr,
+        wrap: impl Fn(SocketAddr, Vec<u8>) -> Datagram + Send + 'static,
+        refused: impl Fn() -> Datagram + Send + 'static,
+    ) -> std::io::Result<(Reading, IpAddr)> {
+        let interface = self.uplinks[place].interface();
+        let (socket, source) = sockets::uplink(interface, self.fixed_source(), server)?;
+        let wrap = move |from, bytes| (place, wrap(from, bytes));
+        let refused = move || Some((place, refused()));
+        let reading = Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)?;
+        Ok((reading, source))
     }
 
     /// Sends a search; its socket is opened with the first one.

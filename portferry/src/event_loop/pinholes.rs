@@ -16,7 +16,7 @@ use super::{Datagram, Links, Outcome, Shell};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::nft::pinholes::{Change, PinholeRule, Pinholes, PinholesConfig};
-use crate::sockets::{self, Reading};
+use crate::sockets;
 
 impl Shell {
     /// At the start. Without the filter nothing depends on the table but pinholes themselves.
@@ -74,30 +74,23 @@ impl Shell {
 
     /// The socket towards the provider's IPv6 firewall.
     pub(super) fn perform_firewall_uplink(&mut self, place: Place, effect: UplinkEffect) {
-        let from = self.fixed_source();
-        let uplink = &mut self.uplinks[place];
         match effect {
             UplinkEffect::Open(server) => {
-                uplink.firewall = None;
-                let wrap = move |from, bytes| (place, Datagram::Firewall { from, bytes });
-                let opened =
-                    sockets::uplink(uplink.interface(), from, server).and_then(|(socket, source)| {
-                        let refused = move || Some((place, Datagram::FirewallUnreachable(server)));
-                        Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)
-                            .map(|reading| (reading, source))
-                    });
-                let outcome = match opened {
+                self.uplinks[place].firewall = None;
+                let wrap = |from, bytes| Datagram::Firewall { from, bytes };
+                let refused = move || Datagram::FirewallUnreachable(server);
+                let outcome = match self.connect(place, server, wrap, refused) {
                     Ok((reading, source)) => {
-                        uplink.firewall = Some((server, reading));
+                        self.uplinks[place].firewall = Some((server, reading));
                         Outcome::FirewallOpened(server, source)
                     }
                     Err(error) => Outcome::FirewallFailed(server, error.to_string()),
                 };
                 self.outcomes.push_back((place, outcome));
             }
-            UplinkEffect::Close => uplink.firewall = None,
+            UplinkEffect::Close => self.uplinks[place].firewall = None,
             UplinkEffect::Send { to, bytes } => {
-                let socket = uplink.firewall.as_ref().filter(|(server, _)| *server == to);
+                let socket = self.uplinks[place].firewall.as_ref().filter(|(server, _)| *server == to);
                 if let Some((_, firewall)) = socket
                     && let Err(error) = firewall.sender.send(&bytes)
                 {
