@@ -260,7 +260,9 @@ impl Gateway {
         let same =
             |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
         if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
-            let wants = |one: &MappingRequest| (one.external_port, one.strict, one.remote_peer, one.by);
+            let wants = |one: &MappingRequest| {
+                (one.external_port, one.strict, one.external_addr, one.remote_peer, one.by)
+            };
             let joins = |pending: &Pending| {
                 pending.purpose == Purpose::Add && wants(&pending.request) == wants(&request)
             };
@@ -320,7 +322,9 @@ impl Gateway {
         if mapping.remote_peer != request.remote_peer && others {
             return self.refuse_request(id, from, &request, Refusal::OtherPeer);
         }
-        if request.strict && request.external_port != Some(mapping.external.port()) {
+        let is_wanted = request.external_port == Some(mapping.external.port())
+            && request.takes_address(*mapping.external.ip());
+        if request.strict && !is_wanted {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
         let asked = request.lease.unwrap_or_default();

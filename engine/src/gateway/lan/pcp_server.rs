@@ -240,7 +240,14 @@ impl Gateway {
         let lifetime = request.lifetime.clamp(SHORTEST, LONGEST);
         let wish = map.external_port;
         let suggested = pcp::ip_from_wire(map.external_addr);
-        if strict && !suggested.is_unspecified() && at.is_some_and(|at| suggested != IpAddr::V4(at)) {
+        let insists_on = match suggested {
+            IpAddr::V4(addr) if strict && !addr.is_unspecified() => Some(addr),
+            IpAddr::V6(addr) if strict && !addr.is_unspecified() => {
+                return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT));
+            }
+            _ => None,
+        };
+        if insists_on.is_some_and(|addr| at.is_some_and(|at| addr != at)) {
             return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT));
         }
         let wanted = MappingRequest {
@@ -248,6 +255,7 @@ impl Gateway {
             internal,
             external_port: (wish != 0).then_some(wish),
             strict,
+            external_addr: insists_on,
             lease: Some(Duration::from_secs(u64::from(lifetime))),
             remote_peer,
             remote_name: None,
