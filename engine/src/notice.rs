@@ -48,6 +48,8 @@ pub enum Cause {
     Released,
     /// The host is another uplink's now.
     Rebound,
+    /// The protocol that it was asked for by is served no more.
+    ProtocolOff,
     /// The gateway is stopping.
     Stopping,
 }
@@ -241,6 +243,7 @@ impl Notice {
                 | Cause::LeaseEnded
                 | Cause::Released
                 | Cause::Rebound
+                | Cause::ProtocolOff
                 | Cause::Stopping,
             )
             | Notice::Moved(..)
@@ -296,6 +299,7 @@ impl fmt::Display for Notice {
                     Cause::NotStored => write!(f, "it could not be stored"),
                     Cause::Released => write!(f, "its host's address was released"),
                     Cause::Rebound => write!(f, "its host has another uplink now ([[uplink.extra]] hosts)"),
+                    Cause::ProtocolOff => write!(f, "its protocol is switched off ([lan] pcp, nat_pmp)"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
             }

@@ -30,6 +30,7 @@ use crate::uplink::{FlowId, Input};
 mod nat_pmp;
 mod pcp_server;
 pub(super) mod pinholes;
+mod switched_off;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
@@ -574,8 +575,16 @@ impl Gateway {
         let now = self.lan_server.now;
         for (&flow, Touched { before, cause }) in touched {
             let after = self.table.find_flow(flow);
-            let wanted_gone =
-                matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced | Cause::Stopping));
+            let wanted_gone = matches!(
+                cause,
+                Some(
+                    Cause::Deleted
+                        | Cause::LeaseEnded
+                        | Cause::Replaced
+                        | Cause::Stopping
+                        | Cause::ProtocolOff
+                )
+            );
             let by_nat_pmp = before.as_ref().filter(|before| before.claims.at(now).nat_pmp.is_some());
             if by_nat_pmp.is_some_and(|before| after.is_none_or(|after| after.external != before.external))
                 && !wanted_gone

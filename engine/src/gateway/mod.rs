@@ -282,8 +282,14 @@ impl Gateway {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
             }
-            Event::Restore { mappings, probe, filtered } => self.on_restore(now, mappings, probe, filtered),
-            Event::RestorePinholes(pinholes) => self.on_restore_pinholes(now, pinholes),
+            Event::Restore { mappings, probe, filtered } => {
+                self.on_restore(now, mappings, probe, filtered);
+                self.let_go_switched_off(now);
+            }
+            Event::RestorePinholes(pinholes) => {
+                self.on_restore_pinholes(now, pinholes);
+                self.let_go_switched_off(now);
+            }
             Event::StoreFailed(error) => {
                 self.on_store_failed(now, error, stood);
                 self.close_unstored(now, pinholes_stood);
@@ -337,6 +343,7 @@ impl Gateway {
                 if !self.allows_pinholes() {
                     self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
                 }
+                self.let_go_switched_off(now);
                 self.find_firewall(now);
             }
             Event::Stop => self.on_stop(now),

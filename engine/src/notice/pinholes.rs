@@ -23,6 +23,8 @@ pub enum PinholeEnd {
     NotStored,
     /// Nobody may have any, by the settings.
     SwitchedOff,
+    /// The protocol that it was asked for by is served no more.
+    ProtocolOff,
     /// The gateway is stopping.
     Stopping,
 }
@@ -103,6 +105,7 @@ impl fmt::Display for PinholeNews {
                     PinholeEnd::LeaseEnded => "its lease has ended",
                     PinholeEnd::NotStored => "it could not be stored",
                     PinholeEnd::SwitchedOff => "pinholes are switched off ([lan] ipv6_pinholes)",
+                    PinholeEnd::ProtocolOff => "its protocol is switched off ([lan] pcp)",
                     PinholeEnd::Stopping => "portferry is stopping",
                 })
             }

@@ -132,6 +132,7 @@ fn word(cause: Cause) -> &'static str {
         Cause::NotStored => "not-stored",
         Cause::Released => "released",
         Cause::Rebound => "other-uplink",
+        Cause::ProtocolOff => "protocol-off",
         Cause::Stopping => "stopping",
     }
 }
@@ -174,6 +175,7 @@ mod tests {
             Cause::NotStored,
             Cause::Released,
             Cause::Rebound,
+            Cause::ProtocolOff,
             Cause::Stopping,
         ] {
             assert!(
