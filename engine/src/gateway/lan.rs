@@ -385,6 +385,7 @@ impl Gateway {
     /// `asker` counts on it no more, and others do.
     pub(super) fn give_up_claim(&mut self, now: Instant, key: Key, asker: Asker) {
         self.table.update(key, |mapping| {
+            mapping.claims = mapping.claims.at(now);
             mapping.claims.give_up(asker);
             if asker == Asker::Igd {
                 // What a control point insisted on.
