@@ -218,8 +218,8 @@ impl Gateway {
         self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
     }
 
-    /// One mapping is wanted of which another protocol of the same host is asking for just now: both want the same, so this one waits
-    /// for what comes of that.
+    /// One mapping is wanted of which another protocol of the same host is asking for just now, or which it is just giving back: both are
+    /// about the same, so this one waits for what comes of that.
     pub(super) fn defer(&mut self, id: RequestId, flow: FlowId, from: IpAddr, request: MappingRequest) {
         self.lan_server.deferred.insert(id, (flow, from, request));
     }
@@ -245,7 +245,8 @@ impl Gateway {
     /// At the end of a turn: what has become of those.
     pub(super) fn resume_deferred(&mut self, now: Instant) -> bool {
         let decided = |(_, (flow, ..)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
-            !self.pending.contains_key(flow)
+            let goes = |mapping: &Mapping| mapping.health == Health::Deleting;
+            !self.pending.contains_key(flow) && !self.table.find_flow(*flow).is_some_and(goes)
         };
         let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
@@ -272,6 +273,9 @@ impl Gateway {
             }
             return self.defer(id, flow, from, request);
         }
+        if let Some(flow) = self.given_back_for(&request) {
+            return self.defer(id, flow, from, request);
+        }
         if let Some(mapping) = self.mapping_for(now, &request) {
             return self.renew_for_lan(now, id, from, &mapping, request);
         }
@@ -291,6 +295,19 @@ impl Gateway {
             }
             false => self.add(now, id, &itself(&request), request),
         }
+    }
+
+    /// What the host is just giving back of the port that it suggests, or of its internal port when it has no other mapping for that: a
+    /// program that speaks two protocols at once would end with a second one.
+    fn given_back_for(&self, request: &MappingRequest) -> Option<FlowId> {
+        let goes = |mapping: &&Mapping| mapping.health == Health::Deleting;
+        let suggested = self
+            .find_at(request)
+            .filter(|mapping| goes(&mapping) && mapping.internal.ip() == request.internal.ip());
+        let mut all = self.table.of_internal(request.protocol, request.internal);
+        let none_stays = all.clone().all(|mapping| goes(&mapping));
+        let internal = all.next().filter(|_| none_stays).map(|mapping| mapping.flow);
+        suggested.map(|mapping| mapping.flow).or(internal)
     }
 
     /// The mapping that serves a request: there is one for each internal port (RFC 6887 §11.3, N-5), whoever made it. What lets
@@ -316,7 +333,10 @@ impl Gateway {
         mapping: &Mapping,
         request: MappingRequest,
     ) {
-        if mapping.health == Health::Deleting || self.repointing.contains_key(&mapping.flow) {
+        if mapping.health == Health::Deleting {
+            return self.defer(id, mapping.flow, from, request);
+        }
+        if self.repointing.contains_key(&mapping.flow) {
             return self.forget_question(id); // asked again, it is decided
         }
         let others = mapping.claims.has_others_than(request.by, now);
