@@ -92,6 +92,8 @@ pub enum Notice {
     DeleteRefused(Mapping, ResultCode),
     /// Policy refused a request.
     Denied(IpAddr, Protocol, Option<u16>, SocketAddrV4, Denied),
+    /// A PCP client asks for this port of another host (THIRD_PARTY).
+    ForThirdParty(IpAddr, Protocol, SocketAddr),
     /// A request failed for another reason.
     Refused(IpAddr, Protocol, Option<u16>, SocketAddrV4, Refusal),
     /// The server gave another port than the one asked for, and it was given back.
@@ -247,6 +249,7 @@ impl Notice {
                 | Cause::Stopping,
             )
             | Notice::Moved(..)
+            | Notice::ForThirdParty(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
             | Notice::PortHeld(..)
@@ -320,6 +323,9 @@ impl fmt::Display for Notice {
                     "the provider's server refuses ({result}) to delete {}; it stands until its lifetime ends",
                     Described(m)
                 )
+            }
+            Notice::ForThirdParty(from, protocol, internal) => {
+                write!(f, "{from} asks for another host: {} {internal}", name(*protocol))
             }
             Notice::Denied(from, protocol, port, internal, denied) => {
                 write!(f, "refused {from}: {}: {denied}", Wanted(*protocol, *port, *internal))

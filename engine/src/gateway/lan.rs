@@ -31,6 +31,7 @@ mod nat_pmp;
 mod pcp_server;
 pub(super) mod pinholes;
 mod switched_off;
+mod third_party;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
@@ -662,8 +663,13 @@ impl Gateway {
                 self.lan_server.updates.remove(&flow);
             }
             let Some(claim) = update.mapping.claims.pcp else { continue };
-            let bytes =
-                pcp_server::update(&update.mapping, claim, update.external, (now, self.lan_server.epoch()));
+            let bytes = pcp_server::update(
+                update.client.from.ip(),
+                &update.mapping,
+                claim,
+                update.external,
+                (now, self.lan_server.epoch()),
+            );
             self.send_to_lan(&update.client, bytes);
         }
     }

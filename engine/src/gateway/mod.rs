@@ -304,6 +304,7 @@ impl Gateway {
                 self.ssdp.handle_datagram(now, (interface, local), from, bytes, &mut *self.entropy);
             }
             Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
+            Event::Lan5351Elsewhere { arrival, bytes } => self.refuse_elsewhere(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),

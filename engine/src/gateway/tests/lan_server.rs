@@ -3,6 +3,7 @@
 mod given_back;
 mod prefer_failure;
 mod switched_off;
+mod third_party;
 
 use wire::natpmp::{self, Transport};
 use wire::pcp::{Filter, Nonce, Opcode, OptionCode};

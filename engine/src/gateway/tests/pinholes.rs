@@ -2,6 +2,7 @@
 //! provider's where there is one.
 
 mod switched_off;
+mod third_party;
 
 use std::collections::{BTreeMap, BTreeSet};
 
