@@ -214,9 +214,11 @@ impl Run<'_> {
             12 => self.socket_opens(),
             13 => self.search(),
             14 => {
-                let most = usize::from(self.octets.next() % 12);
+                let shape = self.octets.next();
+                let most = usize::from(shape % 12);
+                let (pcp, nat_pmp) = (shape & 0x40 == 0, shape & 0x80 == 0);
                 let policy = Policy { mappings_per_host: most, ..self.config.policy.clone() };
-                self.config = Config { policy, ..self.config.clone() };
+                self.config = Config { policy, pcp, nat_pmp, ..self.config.clone() };
                 self.handle(Event::Reconfigure(Box::new(self.config.clone())));
             }
             _ => match self.octets.next() {
