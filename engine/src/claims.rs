@@ -111,11 +111,19 @@ pub struct AskedBy {
     pub nat_pmp: bool,
 }
 
+impl<T> Claims<T> {
+    /// By whom it was asked for and not let go. What ends by time alone stays in it until somebody next asks for the mapping, or lets
+    /// it go: that is when who follows the mappings is told.
+    pub fn protocols(&self) -> AskedBy {
+        let Self { igd, pcp, nat_pmp } = self;
+        AskedBy { igd: igd.is_some(), pcp: pcp.is_some(), nat_pmp: nat_pmp.is_some() }
+    }
+}
+
 impl Claims<Instant> {
     /// By whom it was asked for, of those who count on it; of what has just ended, who did.
     pub fn asked_by(self, now: Instant) -> AskedBy {
-        let Self { igd, pcp, nat_pmp } = self.last(now);
-        AskedBy { igd: igd.is_some(), pcp: pcp.is_some(), nat_pmp: nat_pmp.is_some() }
+        self.last(now).protocols()
     }
 
     /// Those that have not ended.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::description::Uuid;
 use wire::gena::Subscribe;
+use wire::pcp::{self, PcpOption, Request};
 
 use crate::gateway::{Change, Effect, Event, Gateway, LanInterface};
 use crate::prefix::Prefix;
@@ -125,6 +126,13 @@ impl Gateways {
                 let event = Event::Unsubscribe { request, from, also, service, sid };
                 (self.of_subscription(sid).unwrap_or(place), event)
             }
+            // Nor does anybody get something at another uplink by asking for somebody there.
+            (To::Host(host), Event::Lan5351 { arrival, bytes })
+                if self.all.len() > 1
+                    && third_party(bytes).is_some_and(|of| self.of_host(of) != self.of_host(host)) =>
+            {
+                (self.of_host(host), Event::Lan5351Elsewhere { arrival, bytes })
+            }
             (To::Uplink(place), event) => (place, event),
             (To::Host(host), event) => (self.of_host(host), event),
         };
@@ -204,6 +212,15 @@ impl Gateways {
     pub fn standing(&self, now: Instant) -> impl Iterator<Item = (Place, Change)> {
         self.iter().flat_map(move |(place, gateway)| gateway.standing(now).map(move |change| (place, change)))
     }
+}
+
+/// The host that a PCP request is for, if it is not who asks.
+fn third_party(bytes: &[u8]) -> Option<IpAddr> {
+    let request = Request::parse(bytes).ok()?;
+    request.options.iter().find_map(|option| match option {
+        PcpOption::ThirdParty(host) => Some(pcp::ip_from_wire(*host)),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

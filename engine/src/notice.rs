@@ -48,6 +48,8 @@ pub enum Cause {
     Released,
     /// The host is another uplink's now.
     Rebound,
+    /// The protocol that it was asked for by is served no more.
+    ProtocolOff,
     /// The gateway is stopping.
     Stopping,
 }
@@ -90,6 +92,8 @@ pub enum Notice {
     DeleteRefused(Mapping, ResultCode),
     /// Policy refused a request.
     Denied(IpAddr, Protocol, Option<u16>, SocketAddrV4, Denied),
+    /// A PCP client asks for this port of another host (THIRD_PARTY).
+    ForThirdParty(IpAddr, Protocol, SocketAddr),
     /// A request failed for another reason.
     Refused(IpAddr, Protocol, Option<u16>, SocketAddrV4, Refusal),
     /// The server gave another port than the one asked for, and it was given back.
@@ -241,9 +245,11 @@ impl Notice {
                 | Cause::LeaseEnded
                 | Cause::Released
                 | Cause::Rebound
+                | Cause::ProtocolOff
                 | Cause::Stopping,
             )
             | Notice::Moved(..)
+            | Notice::ForThirdParty(..)
             | Notice::Refused(..)
             | Notice::OtherPort(..)
             | Notice::PortHeld(..)
@@ -296,6 +302,7 @@ impl fmt::Display for Notice {
                     Cause::NotStored => write!(f, "it could not be stored"),
                     Cause::Released => write!(f, "its host's address was released"),
                     Cause::Rebound => write!(f, "its host has another uplink now ([[uplink.extra]] hosts)"),
+                    Cause::ProtocolOff => write!(f, "its protocol is switched off ([lan] pcp, nat_pmp)"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
             }
@@ -316,6 +323,9 @@ impl fmt::Display for Notice {
                     "the provider's server refuses ({result}) to delete {}; it stands until its lifetime ends",
                     Described(m)
                 )
+            }
+            Notice::ForThirdParty(from, protocol, internal) => {
+                write!(f, "{from} asks for another host: {} {internal}", name(*protocol))
             }
             Notice::Denied(from, protocol, port, internal, denied) => {
                 write!(f, "refused {from}: {}: {denied}", Wanted(*protocol, *port, *internal))

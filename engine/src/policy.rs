@@ -322,6 +322,7 @@ mod tests {
             internal: SocketAddrV4::new(host.into(), internal),
             external_port: external,
             strict: true,
+            external_addr: None,
             lease: None,
             remote_peer: None,
             remote_name: None,

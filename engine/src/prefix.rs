@@ -60,6 +60,23 @@ impl Prefix {
     }
 }
 
+/// Who may use THIRD_PARTY (RFC 6887 §13.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ThirdParty {
+    /// The packet's source; inside a softwire, the B4's IPv6 address.
+    pub client: Prefix,
+    /// The internal addresses that it may name.
+    pub internal: Vec<Prefix>,
+}
+
+impl ThirdParty {
+    /// Whether `client` may name `host`.
+    #[must_use]
+    pub fn allows(&self, client: IpAddr, host: IpAddr) -> bool {
+        self.client.contains(client) && self.internal.iter().any(|internal| internal.contains(host))
+    }
+}
+
 fn first_bits(addr: IpAddr, len: u8) -> IpAddr {
     match addr {
         IpAddr::V4(addr) => {

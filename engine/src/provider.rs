@@ -50,10 +50,9 @@ mod table;
 mod tests;
 mod updates;
 
-pub use crate::prefix::{NotAPrefix, Prefix};
+pub use crate::prefix::{NotAPrefix, Prefix, ThirdParty};
 pub use config::{
     AclRule, Description, MAX_FILTERS, MAX_PORT_SET, PreferFailure, Rate, ServerConfig, StaticMapping,
-    ThirdParty,
 };
 pub use flows::FlowQuery;
 pub use interface::{Arrival, Binding, Inside, NatChange, NatRefused, Output, Requester, Subscriber, Ticket};

@@ -19,6 +19,8 @@ pub struct MappingRequest {
     pub external_port: Option<u16>,
     /// That port or none (AddPortMapping, R-18); otherwise it is a wish (AddAnyPortMapping, R-16).
     pub strict: bool,
+    /// The external address that is wanted with that port; `None` when any will do (RFC 6887 §13.2).
+    pub external_addr: Option<Ipv4Addr>,
     /// How long; `None` for ever.
     pub lease: Option<Duration>,
     /// The only remote host that may come in; `None` for all.
@@ -29,6 +31,13 @@ pub struct MappingRequest {
     pub description: String,
     /// In which protocol it is asked for.
     pub by: Asker,
+}
+
+impl MappingRequest {
+    /// Whether a mapping at this external address is one that was asked for.
+    pub fn takes_address(&self, addr: Ipv4Addr) -> bool {
+        self.external_addr.is_none_or(|wanted| wanted == addr)
+    }
 }
 
 /// Why a mapping, or its deletion, was refused.

@@ -17,6 +17,7 @@ use engine::gateway::{
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
 use engine::policy::{InterfaceAddress, Policy};
+use engine::prefix::{Prefix, ThirdParty};
 use engine::ssdp::Outgoing;
 use engine::table::Health;
 use engine::time::{Duration, Instant};
@@ -100,6 +101,8 @@ pub fn gateway_events(data: &[u8]) {
     let mut octets = Octets { left: data };
     let mode = octets.next();
     let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
+    let hosts = Prefix::new(link.addr, link.prefix_len);
+    let third_party = ThirdParty { client: hosts, internal: vec![hosts] };
     let config = Config {
         nat: if mode & 1 == 0 { NatMode::Own } else { NatMode::None },
         answer_within: ANSWER_WITHIN,
@@ -110,6 +113,7 @@ pub fn gateway_events(data: &[u8]) {
         optimistic_delete: mode & 32 != 0,
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
         firewall_servers: vec![pinholes::server()],
+        third_party: vec![third_party],
         ..Config::new(DeviceConfig {
             seed: [7; 16],
             token: [7; 16],
@@ -210,9 +214,11 @@ impl Run<'_> {
             12 => self.socket_opens(),
             13 => self.search(),
             14 => {
-                let most = usize::from(self.octets.next() % 12);
+                let shape = self.octets.next();
+                let most = usize::from(shape % 12);
+                let (pcp, nat_pmp) = (shape & 0x40 == 0, shape & 0x80 == 0);
                 let policy = Policy { mappings_per_host: most, ..self.config.policy.clone() };
-                self.config = Config { policy, ..self.config.clone() };
+                self.config = Config { policy, pcp, nat_pmp, ..self.config.clone() };
                 self.handle(Event::Reconfigure(Box::new(self.config.clone())));
             }
             _ => match self.octets.next() {
@@ -486,7 +492,12 @@ impl Run<'_> {
                 let nonce = pcp::Nonce([shape & 0x10; 12]);
                 let map =
                     MapData { nonce, protocol, internal_port: port, external_port: port, external_addr };
-                let options = if shape & 0x20 == 0 { vec![] } else { vec![pcp::PcpOption::PreferFailure] };
+                let mut options =
+                    if shape & 0x20 == 0 { vec![] } else { vec![pcp::PcpOption::PreferFailure] };
+                if shape & 0x40 != 0 {
+                    let of = Ipv4Addr::new(192, 168, 1, 10 + shape % 4);
+                    options.push(pcp::PcpOption::ThirdParty(of.to_ipv6_mapped()));
+                }
                 pcp::Request { lifetime, client_addr, body: Body::Map(map), options }.to_bytes()
             }
         };

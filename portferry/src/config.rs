@@ -16,8 +16,8 @@ pub use file::{ConfigError, Key, parse, read};
 pub use lines::{Line, WanWay};
 pub(crate) use value::checked;
 pub use value::{
-    Argv, Count, Hosts, Interface, Interfaces, Mark, Port, Seconds, Server, TableName, Version, hosts_text,
-    is_interface_name,
+    Argv, Count, Hosts, Interface, Interfaces, Mark, Port, Seconds, Server, TableName, ThirdPartyText,
+    Version, hosts_text, is_interface_name,
 };
 use value::{default_http_port, yes};
 
@@ -80,6 +80,9 @@ pub struct Lan {
     /// Serve NAT-PMP (RFC 6886).
     #[serde(default = "yes")]
     pub nat_pmp: bool,
+    /// Who may ask for whom by PCP's THIRD_PARTY.
+    #[serde(default)]
+    pub third_party: Vec<ThirdPartyText>,
     /// Hosts may open pinholes of this router's IPv6 firewall.
     #[serde(default = "yes")]
     pub ipv6_pinholes: bool,
@@ -520,6 +523,7 @@ impl Config {
             send_descriptions: self.uplink.send_descriptions,
             pcp: self.lan.pcp,
             nat_pmp: self.lan.nat_pmp,
+            third_party: self.lan.third_party.iter().map(|allowed| allowed.0.clone()).collect(),
             pinholes: self.lan.ipv6_pinholes,
             // Whose hosts have an uplink of their own, have another provider's.
             firewall_servers: match line.hosts.is_empty() {
@@ -560,8 +564,9 @@ impl Config {
         if let Some(wan) = wan {
             return Err(format!("{} is a WAN interface until the next start, not one of the LAN", wan.0));
         }
-        let Lan { interfaces, pcp, nat_pmp, .. } = new.lan;
+        let Lan { interfaces, pcp, nat_pmp, third_party, .. } = new.lan;
         (self.lan.interfaces, self.lan.pcp, self.lan.nat_pmp) = (interfaces, pcp, nat_pmp);
+        self.lan.third_party = third_party;
         let extra = if extras_stay { new.uplink.extra } else { std::mem::take(&mut self.uplink.extra) };
         self.uplink = Uplink { extra, ..new.uplink };
         self.policy = new.policy;

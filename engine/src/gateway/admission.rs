@@ -262,8 +262,9 @@ impl Gateway {
 /// sent it, for nobody maps to another host.
 fn is_same(one: &MappingRequest, other: &MappingRequest) -> bool {
     let key = |request: &MappingRequest| {
-        let MappingRequest { protocol, internal, external_port, strict, remote_peer, .. } = *request;
-        (protocol, internal, external_port, strict, remote_peer)
+        let MappingRequest { protocol, internal, external_port, strict, external_addr, remote_peer, .. } =
+            *request;
+        (protocol, internal, external_port, strict, external_addr, remote_peer)
     };
     key(one) == key(other) && one.by == other.by
 }

@@ -30,7 +30,8 @@ pub enum Change {
         flow: FlowId,
         /// What became of it.
         what: What,
-        /// As it is now; of one that has ended, as it was.
+        /// As it is now; of one that has ended, as it was. `asked_by` is by whom it was asked for and not let go, see
+        /// [`What::Changed`]: whoever counts on it is among them.
         mapping: MappingStatus,
     },
 }
@@ -44,7 +45,9 @@ pub enum What {
     Began,
     /// It had this external address and port before.
     Moved(SocketAddrV4),
-    /// Its internal port, remote host or description is another one. A lease that begins anew is no change.
+    /// Its internal port, remote host or description is another one, or it is asked for by other protocols: one has joined, or has let it
+    /// go. A lease that begins anew is no change, nor is one that ends while others count on the mapping: that is seen, and told, when
+    /// somebody next asks for it or lets it go.
     Changed,
     /// It is no more.
     Ended(Cause),
@@ -69,18 +72,20 @@ impl Gateway {
                 let after = self.table.find_flow(flow).filter(|mapping| is_seen(mapping));
                 match (before, after) {
                     (None, None) => None,
-                    (None, Some(after)) => Some((flow, began, after.status(now))),
+                    (None, Some(after)) => Some((flow, began, told(after, now))),
                     (Some(before), None) => {
                         let cause = cause.expect("the table is told why a mapping is taken out");
-                        Some((flow, What::Ended(cause), before.status(now)))
+                        Some((flow, What::Ended(cause), told(&before, now)))
                     }
                     (Some(before), Some(after)) if before.external != after.external => {
-                        Some((flow, What::Moved(before.external), after.status(now)))
+                        Some((flow, What::Moved(before.external), told(after, now)))
                     }
                     (Some(before), Some(after)) => {
-                        let told = |mapping: &Mapping| (mapping.internal, mapping.remote_peer);
-                        let same = told(&before) == told(after) && before.description == after.description;
-                        (!same).then(|| (flow, What::Changed, after.status(now)))
+                        let key = |mapping: &Mapping| {
+                            (mapping.internal, mapping.remote_peer, mapping.claims.protocols())
+                        };
+                        let same = key(&before) == key(after) && before.description == after.description;
+                        (!same).then(|| (flow, What::Changed, told(after, now)))
                     }
                 }
             })
@@ -104,9 +109,14 @@ impl Gateway {
         external.into_iter().chain(mappings.map(move |mapping| Change::Mapping {
             flow: mapping.flow,
             what: What::Present,
-            mapping: mapping.status(now),
+            mapping: told(mapping, now),
         }))
     }
+}
+
+/// As who follows it is told: he sees no claim end by time, so that is no part of it.
+fn told(mapping: &Mapping, now: Instant) -> MappingStatus {
+    MappingStatus { asked_by: mapping.claims.protocols(), ..mapping.status(now) }
 }
 
 /// Whether somebody outside could come in by it.

@@ -268,13 +268,15 @@ impl Gateway {
                 |held: &Held| held.protocol == request.protocol && held.internal == Some(request.internal);
             self.held.of_host(host).find(|(_, held)| same(held) && which(held)).map(|(flow, _)| flow)
         };
-        let at_port = at_port.map(|(flow, held)| (flow, held.is_for(host)));
+        let at_port = at_port.map(|(flow, held)| {
+            (flow, held.is_for(host), request.takes_address(*held.grant.external_v4().ip()))
+        });
         match at_port {
-            Some((_, false)) if request.strict => {
+            Some((_, false, _)) | Some((_, true, false)) if request.strict => {
                 self.refuse_request(id, from, request, Refusal::Conflict);
                 return true;
             }
-            Some((flow, true)) => {
+            Some((flow, true, _)) => {
                 self.take_over(now, id, from, request, flow);
                 return true;
             }

@@ -136,6 +136,13 @@ pub enum Event<'a> {
         /// Its content.
         bytes: &'a [u8],
     },
+    /// Likewise a PCP request for a host that has another uplink than who asks, so that it is not this gateway's.
+    Lan5351Elsewhere {
+        /// Where, and from whom.
+        arrival: LanArrival,
+        /// Its content.
+        bytes: &'a [u8],
+    },
     /// The socket that [`Effect::OpenUplink`] asked for is there.
     UplinkOpened {
         /// The server that it leads to.

@@ -30,6 +30,8 @@ use crate::uplink::{FlowId, Input};
 mod nat_pmp;
 mod pcp_server;
 pub(super) mod pinholes;
+mod switched_off;
+mod third_party;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
@@ -217,8 +219,8 @@ impl Gateway {
         self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
     }
 
-    /// One mapping is wanted of which another protocol of the same host is asking for just now: both want the same, so this one waits
-    /// for what comes of that.
+    /// One mapping is wanted of which another protocol of the same host is asking for just now, or which it is just giving back: both are
+    /// about the same, so this one waits for what comes of that.
     pub(super) fn defer(&mut self, id: RequestId, flow: FlowId, from: IpAddr, request: MappingRequest) {
         self.lan_server.deferred.insert(id, (flow, from, request));
     }
@@ -244,7 +246,8 @@ impl Gateway {
     /// At the end of a turn: what has become of those.
     pub(super) fn resume_deferred(&mut self, now: Instant) -> bool {
         let decided = |(_, (flow, ..)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
-            !self.pending.contains_key(flow)
+            let goes = |mapping: &Mapping| mapping.health == Health::Deleting;
+            !self.pending.contains_key(flow) && !self.table.find_flow(*flow).is_some_and(goes)
         };
         let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
@@ -260,13 +263,18 @@ impl Gateway {
         let same =
             |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
         if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
-            let wants = |one: &MappingRequest| (one.external_port, one.strict, one.remote_peer, one.by);
+            let wants = |one: &MappingRequest| {
+                (one.external_port, one.strict, one.external_addr, one.remote_peer, one.by)
+            };
             let joins = |pending: &Pending| {
                 pending.purpose == Purpose::Add && wants(&pending.request) == wants(&request)
             };
             if self.pending.get(&flow).is_some_and(joins) {
                 return self.join(now, id, flow, request);
             }
+            return self.defer(id, flow, from, request);
+        }
+        if let Some(flow) = self.given_back_for(&request) {
             return self.defer(id, flow, from, request);
         }
         if let Some(mapping) = self.mapping_for(now, &request) {
@@ -288,6 +296,19 @@ impl Gateway {
             }
             false => self.add(now, id, &itself(&request), request),
         }
+    }
+
+    /// What the host is just giving back of the port that it suggests, or of its internal port when it has no other mapping for that: a
+    /// program that speaks two protocols at once would end with a second one.
+    fn given_back_for(&self, request: &MappingRequest) -> Option<FlowId> {
+        let goes = |mapping: &&Mapping| mapping.health == Health::Deleting;
+        let suggested = self
+            .find_at(request)
+            .filter(|mapping| goes(&mapping) && mapping.internal.ip() == request.internal.ip());
+        let mut all = self.table.of_internal(request.protocol, request.internal);
+        let none_stays = all.clone().all(|mapping| goes(&mapping));
+        let internal = all.next().filter(|_| none_stays).map(|mapping| mapping.flow);
+        suggested.map(|mapping| mapping.flow).or(internal)
     }
 
     /// The mapping that serves a request: there is one for each internal port (RFC 6887 §11.3, N-5), whoever made it. What lets
@@ -313,14 +334,19 @@ impl Gateway {
         mapping: &Mapping,
         request: MappingRequest,
     ) {
-        if mapping.health == Health::Deleting || self.repointing.contains_key(&mapping.flow) {
+        if mapping.health == Health::Deleting {
+            return self.defer(id, mapping.flow, from, request);
+        }
+        if self.repointing.contains_key(&mapping.flow) {
             return self.forget_question(id); // asked again, it is decided
         }
         let others = mapping.claims.has_others_than(request.by, now);
         if mapping.remote_peer != request.remote_peer && others {
             return self.refuse_request(id, from, &request, Refusal::OtherPeer);
         }
-        if request.strict && request.external_port != Some(mapping.external.port()) {
+        let is_wanted = request.external_port == Some(mapping.external.port())
+            && request.takes_address(*mapping.external.ip());
+        if request.strict && !is_wanted {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
         let asked = request.lease.unwrap_or_default();
@@ -380,6 +406,7 @@ impl Gateway {
     /// `asker` counts on it no more, and others do.
     pub(super) fn give_up_claim(&mut self, now: Instant, key: Key, asker: Asker) {
         self.table.update(key, |mapping| {
+            mapping.claims = mapping.claims.at(now);
             mapping.claims.give_up(asker);
             if asker == Asker::Igd {
                 // What a control point insisted on.
@@ -570,8 +597,16 @@ impl Gateway {
         let now = self.lan_server.now;
         for (&flow, Touched { before, cause }) in touched {
             let after = self.table.find_flow(flow);
-            let wanted_gone =
-                matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced | Cause::Stopping));
+            let wanted_gone = matches!(
+                cause,
+                Some(
+                    Cause::Deleted
+                        | Cause::LeaseEnded
+                        | Cause::Replaced
+                        | Cause::Stopping
+                        | Cause::ProtocolOff
+                )
+            );
             let by_nat_pmp = before.as_ref().filter(|before| before.claims.at(now).nat_pmp.is_some());
             if by_nat_pmp.is_some_and(|before| after.is_none_or(|after| after.external != before.external))
                 && !wanted_gone
@@ -628,8 +663,13 @@ impl Gateway {
                 self.lan_server.updates.remove(&flow);
             }
             let Some(claim) = update.mapping.claims.pcp else { continue };
-            let bytes =
-                pcp_server::update(&update.mapping, claim, update.external, (now, self.lan_server.epoch()));
+            let bytes = pcp_server::update(
+                update.client.from.ip(),
+                &update.mapping,
+                claim,
+                update.external,
+                (now, self.lan_server.epoch()),
+            );
             self.send_to_lan(&update.client, bytes);
         }
     }

@@ -536,10 +536,12 @@ impl Gateway {
                 self.give_back_in_turn(now, mapping.flow);
             }
             // After a start, before there is anybody to be told.
-            Cause::Released | Cause::Rebound if self.uplink.is_none() => {
+            Cause::Released | Cause::Rebound | Cause::ProtocolOff if self.uplink.is_none() => {
                 self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
-            Cause::Released | Cause::Rebound => self.give_back_in_turn(now, mapping.flow),
+            Cause::Released | Cause::Rebound | Cause::ProtocolOff => {
+                self.give_back_in_turn(now, mapping.flow);
+            }
             _ => self.give_back(now, mapping.flow),
         }
         self.finish_deletes(mapping.flow, None);

@@ -295,8 +295,14 @@ impl Gateway {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
             }
-            Event::Restore { mappings, probe, filtered } => self.on_restore(now, mappings, probe, filtered),
-            Event::RestorePinholes(pinholes) => self.on_restore_pinholes(now, pinholes),
+            Event::Restore { mappings, probe, filtered } => {
+                self.on_restore(now, mappings, probe, filtered);
+                self.let_go_switched_off(now);
+            }
+            Event::RestorePinholes(pinholes) => {
+                self.on_restore_pinholes(now, pinholes);
+                self.let_go_switched_off(now);
+            }
             Event::StoreFailed(error) => {
                 self.on_store_failed(now, error, stood);
                 self.close_unstored(now, &pinholes_stood);
@@ -311,6 +317,7 @@ impl Gateway {
                 self.ssdp.handle_datagram(now, (interface, local), from, bytes, &mut *self.entropy);
             }
             Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
+            Event::Lan5351Elsewhere { arrival, bytes } => self.refuse_elsewhere(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
             Event::UplinkFailed { server, error } => self.on_uplink_failed(now, server, error),
             Event::Uplink { from, bytes } => self.on_uplink_datagram(now, from, bytes, false),
@@ -351,6 +358,7 @@ impl Gateway {
                 if !self.allows_pinholes() {
                     self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
                 }
+                self.let_go_switched_off(now);
                 self.find_firewall(now);
             }
             Event::Stop => self.on_stop(now),

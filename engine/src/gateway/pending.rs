@@ -213,6 +213,9 @@ impl Gateway {
             let hold = self.strategy() != AddPortMapping::PreferFailure && !taken && !self.stopping;
             return self.on_other_port(now, flow, wanted, grant, hold);
         }
+        if !request.takes_address(*grant.external_v4().ip()) {
+            return self.fail(now, flow, Refusal::Conflict);
+        }
         if taken {
             return self.fail(now, flow, Refusal::Conflict);
         }
@@ -299,7 +302,13 @@ impl Gateway {
             return;
         }
         let lease = Some(Duration::from_secs(u64::from(SHORTENED)));
-        let request = MappingRequest { strict: false, external_port: None, lease, ..refused.request };
+        let request = MappingRequest {
+            strict: false,
+            external_addr: None,
+            external_port: None,
+            lease,
+            ..refused.request
+        };
         let wanted = self.wanted(now, refused.from, request, Purpose::Spare, Vec::new());
         self.begin(now, wanted);
     }
@@ -502,6 +511,7 @@ fn request_of(now: Instant, mapping: &Mapping) -> MappingRequest {
         internal: mapping.internal,
         external_port: Some(mapping.external.port()),
         strict: true,
+        external_addr: None,
         lease: mapping.lease_ends().map(|end| end - now),
         remote_peer: mapping.remote_peer,
         remote_name: mapping.remote_name.clone(),

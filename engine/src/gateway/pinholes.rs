@@ -136,6 +136,11 @@ impl Gateway {
         self.pinholes.provider.client.as_ref().map(|client| client.server())
     }
 
+    /// Each of them, also what is being asked for.
+    pub(super) fn all_pinholes(&self) -> impl Iterator<Item = &Pinhole> {
+        self.pinholes.table.iter()
+    }
+
     /// What a PCP client has of this port, and by what it shows that it was it.
     pub(super) fn pinhole_by_pcp(&self, now: Instant, to: Endpoint) -> Option<(Pinhole, PcpClaim<Instant>)> {
         let claimed = |pinhole: &Pinhole| Some((pinhole.clone(), pinhole.claims.at(now).pcp?));

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::device::DeviceConfig;
 use crate::policy::Policy;
+use crate::prefix::ThirdParty;
 use crate::time::Duration;
 
 /// Whether this router translates addresses itself (RFC 6970 §3: both deployments).
@@ -92,6 +93,8 @@ pub struct Config {
     pub pcp: bool,
     /// Serve NAT-PMP to LAN hosts (RFC 6886).
     pub nat_pmp: bool,
+    /// Who on the LAN may ask for whom there, by THIRD_PARTY of PCP; for fully trusted clients alone (RFC 6887 §13.1).
+    pub third_party: Vec<ThirdParty>,
     /// LAN hosts may have pinholes in the IPv6 firewall, by UPnP and by PCP.
     pub pinholes: bool,
     /// PCP servers of the provider's IPv6 firewall, the best first. Empty: those that are found.
@@ -129,6 +132,7 @@ impl Config {
             when_none_found: WhenNoneFound::default(),
             pcp: true,
             nat_pmp: true,
+            third_party: Vec::new(),
             pinholes: true,
             firewall_servers: Vec::new(),
             send_descriptions: true,

@@ -126,6 +126,7 @@ impl Gateway {
             internal: SocketAddrV4::new(host, key.external_port),
             external_port: Some(key.external_port),
             strict: true,
+            external_addr: None,
             lease: Some(PROBE_LEASE),
             remote_peer: None,
             remote_name: None,

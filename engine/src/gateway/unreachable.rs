@@ -55,6 +55,9 @@ impl Gateway {
             return;
         }
         let Some(pending) = self.pending.get(&flow) else { return };
+        if pending.request.external_addr.is_some() {
+            return; // nobody knows whether it is that one
+        }
         let waited_for = pending.purpose == Purpose::Add && !pending.waiters.is_empty();
         let wish = pending.request.external_port.filter(|_| !pending.any_port);
         let (Some(external_port), Some(rule)) = (wish.or(pending.nat_port), pending.rule()) else { return };

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use wire::pcp::{Body, MapData, Nonce, Protocol, Response, ResultCode};
 use wire::services::{Face, Service};
 use wire::soap::{self, decode_answer, encode_call};
 
 use super::*;
 use crate::device::{DeviceConfig, IgdVersion};
 use crate::entropy::SeededEntropy;
-use crate::gateway::{Config, ControlRequest, NatMode, RequestId, Wan};
+use crate::gateway::{Config, ControlRequest, LanArrival, NatMode, RequestId, Wan};
 use crate::journal::Record;
 use crate::notice::{Cause, Notice};
 use crate::policy::InterfaceAddress;
+use crate::prefix::ThirdParty;
 use crate::provider::{Provider, ProviderConfig};
 use crate::uplink::FlowId;
 
@@ -426,4 +428,54 @@ fn nobody_waits_for_an_uplink_that_has_stopped() {
     lab.pass(1);
     assert_eq!(lab.add(BOB, 9090), Err(501));
     assert_eq!(lab.add(ALICE, 9090), Err(501));
+}
+
+/// Who may ask for others by THIRD_PARTY may for those of his own uplink: what he is told comes from one epoch and one external address, and
+/// nobody gets anything at another uplink.
+#[test]
+fn third_parties_of_another_uplink() {
+    const CAROL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
+    let mut lab = Lab::up();
+    let everybody = prefix("192.168.1.0/24");
+    let third_party = vec![ThirdParty { client: everybody, internal: vec![everybody] }];
+    for (allowed, of_another) in
+        [(third_party, ResultCode::NOT_AUTHORIZED), (Vec::new(), ResultCode::UNSUPP_OPTION)]
+    {
+        for place in [0, 1] {
+            let settings = Config { third_party: allowed.clone(), ..config() };
+            lab.turn(|gateways, now| {
+                gateways.handle(now, To::Uplink(place), Event::Reconfigure(Box::new(settings)));
+            });
+        }
+        let own = if allowed.is_empty() { ResultCode::UNSUPP_OPTION } else { ResultCode::SUCCESS };
+        for (from, of, result) in [
+            (ALICE, CAROL, own),
+            (ALICE, BOB, of_another),
+            (BOB, ALICE, of_another),
+            (BOB, CAROL, of_another),
+        ] {
+            let map = MapData {
+                nonce: Nonce([1; 12]),
+                protocol: Protocol::TCP,
+                internal_port: 8080,
+                external_port: 8080,
+                external_addr: Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
+            };
+            let options = vec![PcpOption::ThirdParty(of.to_ipv6_mapped())];
+            let (client_addr, body) = (from.to_ipv6_mapped(), Body::Map(map));
+            let bytes = Request { lifetime: 600, client_addr, body, options }.to_bytes();
+            let local = Ipv4Addr::new(192, 168, 1, 1).into();
+            let arrival = LanArrival { interface: 3, local, from: SocketAddr::from((from, 4000)) };
+            lab.effects.clear();
+            lab.turn(|gateways, now| {
+                gateways.handle(now, To::Host(from.into()), Event::Lan5351 { arrival, bytes: &bytes });
+            });
+            let told = lab.effects.iter().find_map(|(_, effect)| match effect {
+                Effect::LanSend { to, bytes, .. } if *to == arrival.from => Response::parse(bytes).ok(),
+                _ => None,
+            });
+            assert_eq!(told.map(|told| told.result), Some(result), "{from} for {of}");
+        }
+    }
+    assert_eq!((lab.upstream(0), lab.upstream(1)), (vec![8080], vec![]));
 }

@@ -173,6 +173,7 @@ fn add_request(
         internal: SocketAddrV4::new(host, internal_port),
         external_port: (external_port != 0).then_some(external_port),
         strict,
+        external_addr: None,
         lease: lease(call.number("NewLeaseDuration"), call.version),
         remote_peer,
         remote_name,

@@ -47,6 +47,7 @@ fn added() -> MappingRequest {
         internal: SocketAddrV4::new(ME, 80),
         external_port: Some(8080),
         strict: true,
+        external_addr: None,
         lease: Some(Duration::from_secs(3600)),
         remote_peer: None,
         remote_name: None,

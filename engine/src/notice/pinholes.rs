@@ -27,6 +27,8 @@ pub enum PinholeEnd {
     OffLan,
     /// Nobody may have any, by the settings.
     SwitchedOff,
+    /// The protocol that it was asked for by is served no more.
+    ProtocolOff,
     /// The gateway is stopping.
     Stopping,
 }
@@ -111,6 +113,7 @@ impl fmt::Display for PinholeNews {
                     PinholeEnd::Released => "its host's address was released",
                     PinholeEnd::OffLan => "its address is none of the LAN's any more",
                     PinholeEnd::SwitchedOff => "pinholes are switched off ([lan] ipv6_pinholes)",
+                    PinholeEnd::ProtocolOff => "its protocol is switched off ([lan] pcp)",
                     PinholeEnd::Stopping => "portferry is stopping",
                 })
             }

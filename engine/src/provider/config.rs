@@ -8,7 +8,7 @@ use wire::pcp::{Prefix64, Protocol};
 
 use super::interface::Inside;
 pub use crate::limits::Rate;
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, ThirdParty};
 use crate::time::Duration;
 
 /// What a [`Server`](super::Server) is to do, and for whom. [`ServerConfig::new`] has what a careful provider would begin
@@ -183,15 +183,6 @@ impl ServerConfig {
             open.cut(first, last);
         }
     }
-}
-
-/// Who may use THIRD_PARTY (RFC 6887 §13.1).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ThirdParty {
-    /// The packet's source; inside a softwire, the B4's IPv6 address.
-    pub client: Prefix,
-    /// The internal addresses that it may name.
-    pub internal: Vec<Prefix>,
 }
 
 /// One rule about external ports.

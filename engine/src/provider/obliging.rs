@@ -8,10 +8,10 @@ use wire::natpmp;
 use wire::pcp::{self, Filter, Protocol};
 
 use super::Server;
-use super::config::{Description, PreferFailure, ServerConfig, ThirdParty};
+use super::config::{Description, PreferFailure, ServerConfig};
 use super::interface::{Arrival, Binding, NatChange, Output, filters_let_in};
 use super::table::ServerMapping;
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, ThirdParty};
 use crate::time::{Duration, Instant};
 
 /// By which protocols a [`Provider`] is asked.

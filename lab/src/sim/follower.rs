@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use engine::claims::AskedBy;
 use engine::gateway::{Change, Gateway, What};
 use engine::status::MappingStatus;
 use engine::time::Instant;
@@ -17,11 +18,11 @@ pub(super) struct Follower {
     mappings: BTreeMap<FlowId, Known>,
 }
 
-type Known = (Protocol, SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, String);
+type Known = (Protocol, SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, String, AskedBy);
 
 fn known(mapping: &MappingStatus) -> Known {
-    let MappingStatus { protocol, external, internal, remote_peer, description, .. } = mapping;
-    (*protocol, *external, *internal, *remote_peer, description.clone())
+    let MappingStatus { protocol, external, internal, remote_peer, description, asked_by, .. } = mapping;
+    (*protocol, *external, *internal, *remote_peer, description.clone(), *asked_by)
 }
 
 impl Follower {
@@ -59,10 +60,18 @@ impl Follower {
         }
         let told: BTreeMap<_, _> = self.mappings.values().map(|it| ((it.0, it.1.port()), it)).collect();
         let standing: BTreeMap<_, _> = gateway
-            .mappings(now)
-            .filter(|mapping| !mapping.external.ip().is_unspecified())
-            .map(|mapping| ((mapping.protocol, mapping.external.port()), known(&mapping)))
+            .standing(now)
+            .filter_map(|change| match change {
+                Change::Mapping { mapping, .. } => {
+                    Some(((mapping.protocol, mapping.external.port()), known(&mapping)))
+                }
+                Change::External { .. } => None,
+            })
             .collect();
+        let seen = |mapping: &MappingStatus| !mapping.external.ip().is_unspecified();
+        if standing.len() != gateway.mappings(now).filter(seen).count() {
+            return Some(format!("{standing:?} are not all that stand"));
+        }
         let same =
             told.len() == self.mappings.len() && told.into_iter().eq(standing.iter().map(|(&k, v)| (k, v)));
         (!same).then(|| format!("{standing:?} stand, and told were {:?}", self.mappings))

@@ -1,3 +1,5 @@
+use engine::prefix::{Prefix, ThirdParty};
+
 use super::*;
 
 const GOOD: &str = "[lan]\ninterfaces = [\"br-lan\"]\n[wan]\ninterface = \"wan0\"\n";
@@ -28,6 +30,10 @@ fn errors_name_file_line_key_and_what_was_expected() {
         (
             "[lan]\ninterfaces = [\"br-lan\"]\nhttp_port = 70000\n",
             "pf.toml, line 3, lan.http_port: expected a port number from 1 to 65535, got 70000",
+        ),
+        (
+            "[lan]\ninterfaces = [\"br0\"]\nthird_party = [\"192.168.1.5\"]\n",
+            "pf.toml, line 3, lan.third_party: expected who for whom such as \"10.8.0.2 for 192.168.1.0/24\", got \"192.168.1.5\"",
         ),
         (
             "[lan]\ninterfaces = [\"a/b\"]\n",
@@ -206,6 +212,27 @@ fn further_uplinks_that_make_no_sense() {
     assert!(refused(&ways("..")).contains("expected the name of a network interface"));
 }
 
+/// Who may ask for whom is read as `portferry pcp-server` reads it, and counts at once.
+#[test]
+fn third_parties_at_a_reload() {
+    let mut running = Config::parse(Path::new("pf.toml"), GOOD).unwrap();
+    let lines = "third_party = [\"192.168.1.5 for 192.168.1.0/24\", \"2001:db8:1::5 for 2001:db8:1::/64 10.0.0.7\"]\n";
+    let text = GOOD.replace("[wan]", &format!("{lines}[wan]"));
+    let new = Config::parse(Path::new("pf.toml"), &text).unwrap();
+    assert_eq!(running.needs_restart(&new), Vec::<&str>::new());
+    running.take_over(new).unwrap();
+    let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+    let rules: Vec<ThirdParty> = running.lan.third_party.iter().map(|rule| rule.0.clone()).collect();
+    let of = |client, internal: &[&str]| {
+        let internal = internal.iter().copied().map(prefix).collect();
+        ThirdParty { client: prefix(client), internal }
+    };
+    assert_eq!(
+        rules,
+        [of("192.168.1.5", &["192.168.1.0/24"]), of("2001:db8:1::5", &["2001:db8:1::/64", "10.0.0.7"])]
+    );
+}
+
 /// Whose they are, and their servers, count at once; which there are, from the next start.
 #[test]
 fn further_uplinks_at_a_reload() {
@@ -247,6 +274,7 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
     for key in [
         "interfaces",
         "http_port",
+        "third_party",
         "ipv6_pinholes",
         "interface",
         "nat",

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use engine::device::IgdVersion;
-use engine::prefix::Prefix;
+use engine::prefix::{Prefix, ThirdParty};
 use serde::{Deserialize, Deserializer};
 
 pub(super) fn yes() -> bool {
@@ -126,6 +126,20 @@ checked!(
         _ => Err(format!("expected an IPv4 address or prefix such as \"192.168.1.64/26\", got {text:?}")),
     }
 );
+
+checked!(
+    /// `CLIENT for INTERNAL…`
+    ThirdPartyText(ThirdParty) from String, |text| third_party(&text).ok_or_else(|| {
+        format!("expected who for whom such as \"10.8.0.2 for 192.168.1.0/24\", got {text:?}")
+    })
+);
+
+fn third_party(text: &str) -> Option<ThirdParty> {
+    let (client, internal) = text.split_once(" for ")?;
+    let internal: Vec<Prefix> = internal.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let client = client.trim().parse().ok()?;
+    (!internal.is_empty()).then_some(ThirdParty { client, internal })
+}
 
 checked!(
     /// `igd.version`

@@ -45,6 +45,7 @@ struct Mapping<'a> {
     /// In seconds.
     lease_left: Option<u64>,
     made_by: &'static str,
+    asked_by: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_external_address: Option<Ipv4Addr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,11 +106,8 @@ fn of_mapping(id: u64, what: What, mapping: &MappingStatus) -> Mapping<'_> {
         remote_host: mapping.remote_peer,
         description: &mapping.description,
         lease_left: mapping.lease_left.map(|left| left.as_secs()),
-        made_by: match mapping.asked_by {
-            AskedBy { igd: true, .. } => "upnp",
-            AskedBy { pcp: true, .. } => "pcp",
-            AskedBy { .. } => "nat-pmp",
-        },
+        made_by: asked_by(mapping.asked_by).next().unwrap_or("upnp"),
+        asked_by: asked_by(mapping.asked_by).collect(),
         previous_external_address: previous.map(|from| *from.ip()),
         previous_external_port: previous.map(|from| from.port()),
         cause: match what {
@@ -119,6 +117,12 @@ fn of_mapping(id: u64, what: What, mapping: &MappingStatus) -> Mapping<'_> {
         offered_external_address: offered.map(|to| *to.ip()),
         offered_external_port: offered.map(|to| to.port()),
     }
+}
+
+/// The first is the one to follow for who follows one only.
+fn asked_by(by: AskedBy) -> impl Iterator<Item = &'static str> {
+    let all = [(by.igd, "upnp"), (by.pcp, "pcp"), (by.nat_pmp, "nat-pmp")];
+    all.into_iter().filter_map(|(has, word)| has.then_some(word))
 }
 
 fn word(cause: Cause) -> &'static str {
@@ -132,6 +136,7 @@ fn word(cause: Cause) -> &'static str {
         Cause::NotStored => "not-stored",
         Cause::Released => "released",
         Cause::Rebound => "other-uplink",
+        Cause::ProtocolOff => "protocol-off",
         Cause::Stopping => "stopping",
     }
 }
@@ -174,6 +179,7 @@ mod tests {
             Cause::NotStored,
             Cause::Released,
             Cause::Rebound,
+            Cause::ProtocolOff,
             Cause::Stopping,
         ] {
             assert!(

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use engine::provider::{self, AclRule, Prefix, Rate, ServerConfig, StaticMapping, ThirdParty};
+use engine::provider::{self, AclRule, Prefix, Rate, ServerConfig, StaticMapping};
 use engine::time::Duration;
 use serde::Deserialize;
 use wire::pcp::{Prefix64, Protocol};
 
-use crate::config::{self, ConfigError, Interfaces, Log, TableName, checked};
+use crate::config::{self, ConfigError, Interfaces, Log, TableName, ThirdPartyText, checked};
 use crate::nft::provider as nft;
 
 /// Where the configuration is read from unless the command line says otherwise.
@@ -334,13 +334,6 @@ checked!(
     })
 );
 
-checked!(
-    /// `CLIENT for INTERNAL…`
-    ThirdPartyText(ThirdParty) from String, |text| third_party(&text).ok_or_else(|| {
-        format!("expected who for whom such as \"10.8.0.2 for 192.168.1.0/24\", got {text:?}")
-    })
-);
-
 fn ports(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let range = first.trim().parse::<u16>().ok()?..=last.trim().parse().ok()?;
@@ -397,13 +390,6 @@ fn rule(text: &str) -> Option<AclRule> {
         _ => return None,
     };
     Some(AclRule { allow, client: client.parse().ok()?, ports: ports(range)?, protocol: named })
-}
-
-fn third_party(text: &str) -> Option<ThirdParty> {
-    let (client, internal) = text.split_once(" for ")?;
-    let internal: Vec<Prefix> = internal.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let client = client.trim().parse().ok()?;
-    (!internal.is_empty()).then_some(ThirdParty { client, internal })
 }
 
 impl Config {
@@ -578,6 +564,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use engine::provider::ThirdParty;
+
     use super::*;
 
     const GOOD: &str = "[inside]\ninterfaces = [\"tun0\"]\n[outside]\ninterfaces = [\"eth0\"]\n";

@@ -75,6 +75,7 @@ impl Gateway {
                             internal,
                             external_port: (external_port != 0).then_some(external_port),
                             strict: false,
+                            external_addr: None,
                             lease: Some(Duration::from_secs(u64::from(lifetime))),
                             remote_peer: None,
                             remote_name: None,

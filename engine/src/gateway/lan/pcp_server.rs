@@ -81,12 +81,13 @@ impl MapQuestion {
     /// The assigned fields are those of the request (RFC 6887 §15.1).
     pub(super) fn deleted(&self, epoch: u32) -> Response {
         let (result, body) = (ResultCode::SUCCESS, Body::Map(self.map));
-        Response { result, lifetime: 0, epoch, body, options: Vec::new() }
+        Response { result, lifetime: 0, epoch, body, options: self.processed.clone() }
     }
 }
 
 /// What a client hears unasked: where its mapping is now, or that it is gone (RFC 6887 §14.2).
 pub(super) fn update(
+    client: IpAddr,
     mapping: &Mapping,
     claim: PcpClaim<Instant>,
     external: Option<SocketAddrV4>,
@@ -104,7 +105,9 @@ pub(super) fn update(
     let filter = |peer: std::net::Ipv4Addr| {
         PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
     };
-    let options = mapping.remote_peer.map(filter).into_iter().collect();
+    let of = IpAddr::V4(*mapping.internal.ip());
+    let third_party = (client != of).then(|| PcpOption::ThirdParty(pcp::ip_to_wire(of)));
+    let options = third_party.into_iter().chain(mapping.remote_peer.map(filter)).collect();
     let insists = external.is_none() && mapping.strict && mapping.claims.igd.is_none();
     let (result, lifetime) = match insists {
         true => (ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT),
@@ -175,7 +178,7 @@ impl Gateway {
         request: &Request,
         map: MapData,
     ) -> Result<(), Refused> {
-        let host = match arrival.from.ip() {
+        let host = match self.host_of(request)? {
             IpAddr::V4(host) => host,
             IpAddr::V6(host) => return self.map_v6(now, (arrival, payload), request, map, host),
         };
@@ -232,6 +235,7 @@ impl Gateway {
             .or_else(|| Some(self.pending.get(&asked?)?.request.remote_peer))
             .flatten();
         let at = stands.map(|found| *found.external.ip()).or(self.external);
+        let is_new = stands.is_none() && asked.is_none();
         let remote_peer = match filters[..] {
             // A renewal without one changes none (RFC 6887 §13.3).
             [] => before,
@@ -246,7 +250,14 @@ impl Gateway {
         let lifetime = request.lifetime.clamp(SHORTEST, LONGEST);
         let wish = map.external_port;
         let suggested = pcp::ip_from_wire(map.external_addr);
-        if strict && !suggested.is_unspecified() && at.is_some_and(|at| suggested != IpAddr::V4(at)) {
+        let insists_on = match suggested {
+            IpAddr::V4(addr) if strict && !addr.is_unspecified() => Some(addr),
+            IpAddr::V6(addr) if strict && !addr.is_unspecified() => {
+                return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT));
+            }
+            _ => None,
+        };
+        if insists_on.is_some_and(|addr| at.is_some_and(|at| addr != at)) {
             return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT));
         }
         let wanted = MappingRequest {
@@ -254,12 +265,16 @@ impl Gateway {
             internal,
             external_port: (wish != 0).then_some(wish),
             strict,
+            external_addr: insists_on,
             lease: Some(Duration::from_secs(u64::from(lifetime))),
             remote_peer,
             remote_name: None,
             description: description.unwrap_or_else(|| "PCP".to_owned()),
             by: Asker::Pcp(map.nonce),
         };
+        if is_new {
+            self.note_third_party(arrival.from.ip(), map.protocol, internal.into());
+        }
         let question = MapQuestion { map, lifetime, strict: wanted.strict, processed };
         let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
         self.map_for_lan(now, id, arrival.from.ip(), wanted);
@@ -283,13 +298,12 @@ impl Gateway {
                     description = Some(text);
                     continue;
                 }
-                // THIRD_PARTY is not served to the LAN (security policy).
+                PcpOption::ThirdParty(_) => drop(self.host_of(request)?),
                 other if other.code().is_mandatory() => return Err(Refused(ResultCode::UNSUPP_OPTION, LONG)),
                 _ => continue,
             }
             processed.push(option.clone());
         }
-        debug_assert!(processed.iter().all(|option| option.code() != OptionCode::THIRD_PARTY), "see above");
         Ok((strict, filters, description, processed))
     }
 }

@@ -86,6 +86,9 @@ impl Gateway {
             [one] | [Filter { prefix_len: 0, .. }, one] => only_remote(one)?,
             _ => return Err(Refused(ResultCode::EXCESSIVE_REMOTE_PEERS, LONG)),
         };
+        if before.is_none() {
+            self.note_third_party(arrival.from.ip(), map.protocol, own(to));
+        }
         let lifetime = request.lifetime.clamp(SHORTEST, LONGEST);
         let question = MapQuestion::new(map, lifetime, strict, processed);
         let id = self.ask_for_lan(now, arrival, payload, What::Map(question));

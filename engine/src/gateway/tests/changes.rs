@@ -1,6 +1,8 @@
 //! What others are told of who follow the mappings: every test of the gateway checks that what they know is what stands.
 
 use super::*;
+use crate::claims::AskedBy;
+use crate::gateway::LanArrival;
 use crate::notice::Cause;
 use crate::status::MappingStatus;
 
@@ -12,8 +14,9 @@ pub(super) struct Follower {
 }
 
 /// What makes a mapping another one for who follows it.
-fn told(mapping: &MappingStatus) -> (Protocol, SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, &str) {
-    (mapping.protocol, mapping.external, mapping.internal, mapping.remote_peer, &mapping.description)
+fn told(mapping: &MappingStatus) -> (Protocol, SocketAddrV4, SocketAddrV4, Option<Ipv4Addr>, &str, AskedBy) {
+    let MappingStatus { protocol, external, internal, remote_peer, description, asked_by, .. } = mapping;
+    (*protocol, *external, *internal, *remote_peer, description, *asked_by)
 }
 
 impl Follower {
@@ -59,10 +62,43 @@ impl Follower {
         assert_eq!(all(self), all(&late));
         let seen = |mapping: &MappingStatus| !mapping.external.ip().is_unspecified();
         assert_eq!(self.standing.len(), gateway.mappings(now).filter(seen).count());
+        // Whoever counts on a mapping is known; who does no more may be, too.
+        for mapping in gateway.mappings(now).filter(seen) {
+            let key = |one: &MappingStatus| (one.protocol, one.external);
+            let known = self.standing.values().find(|known| key(known) == key(&mapping));
+            let (known, by) = (known.expect("counted above").asked_by, mapping.asked_by);
+            assert!(by.igd <= known.igd && by.pcp <= known.pcp && by.nat_pmp <= known.nat_pmp);
+        }
     }
 }
 
 impl Lab {
+    /// A PCP client's MAP, the same external port as internal; with `lifetime` 0 a delete.
+    fn map_tcp(&mut self, host: Ipv4Addr, port: u16, lifetime: u32) {
+        let map = MapData {
+            nonce: Nonce([1; 12]),
+            protocol: Protocol::TCP,
+            internal_port: port,
+            external_port: if lifetime == 0 { 0 } else { port },
+            external_addr: Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
+        };
+        let (client_addr, body, options) = (host.to_ipv6_mapped(), Body::Map(map), Vec::new());
+        self.lan_asks(host, &Request { lifetime, client_addr, body, options }.to_bytes());
+    }
+
+    fn nat_pmp_tcp(&mut self, host: Ipv4Addr, port: u16, lifetime: u32) {
+        let (protocol, internal_port) = (wire::natpmp::Transport::Tcp, port);
+        let external_port = if lifetime == 0 { 0 } else { port };
+        let request = wire::natpmp::Request::Map { protocol, internal_port, external_port, lifetime };
+        self.lan_asks(host, &request.to_bytes());
+    }
+
+    fn lan_asks(&mut self, host: Ipv4Addr, bytes: &[u8]) {
+        let arrival =
+            LanArrival { interface: 3, local: IpAddr::V4(LAN), from: SocketAddr::from((host, 4000)) };
+        self.event(Event::Lan5351 { arrival, bytes });
+    }
+
     /// What was told since the last time: the change, and the external and internal address and port.
     fn changes(&mut self) -> Vec<(What, SocketAddrV4, SocketAddrV4)> {
         let mappings = self.effects.drain(..).filter_map(|(_, effect)| match effect {
@@ -229,5 +265,51 @@ fn what_cannot_be_stored_ends() {
                 (What::Ended(Cause::NotStored), at(E, 8080), at(ALICE, 8080)),
             ]
         );
+    }
+}
+
+/// Who follows one protocol's mappings (docs/hooks.md) hears when that joins what another one has made, and when it lets go. A claim that
+/// ends by time is told of when somebody next asks for the mapping.
+#[test]
+fn protocols_that_join_and_leave() {
+    let by = |igd, pcp, nat_pmp| AskedBy { igd, pcp, nat_pmp };
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        let told = |lab: &mut Lab| -> Vec<(What, AskedBy)> {
+            let all = lab.effects.drain(..).filter_map(|(_, effect)| match effect {
+                Effect::Changed(Change::Mapping { what, mapping, .. }) => Some((what, mapping.asked_by)),
+                _ => None,
+            });
+            all.collect()
+        };
+        lab.map_tcp(ALICE, 8080, 600);
+        assert_eq!(told(&mut lab), [(What::Began, by(false, true, false))], "{nat:?}");
+        assert_eq!(lab.add(ALICE, 1, Add { description: "PCP", ..port(8080) }), done());
+        assert_eq!(told(&mut lab), [(What::Changed, by(true, true, false))], "{nat:?}: UPnP joins");
+        lab.pass(10); // or the provider would not be asked for more
+        lab.nat_pmp_tcp(ALICE, 8080, 7200);
+        assert_eq!(told(&mut lab), [(What::Changed, by(true, true, true))], "{nat:?}");
+        // All of them again.
+        lab.map_tcp(ALICE, 8080, 600);
+        lab.nat_pmp_tcp(ALICE, 8080, 7200);
+        assert_eq!(lab.add(ALICE, 1, Add { description: "PCP", ..port(8080) }), done());
+        assert_eq!(told(&mut lab), [], "{nat:?}");
+        // PCP's lifetime ends, and nobody says so until somebody asks.
+        lab.pass(1000);
+        assert_eq!(told(&mut lab), [], "{nat:?}");
+        assert_eq!(lab.add(ALICE, 1, Add { description: "PCP", ..port(8080) }), done());
+        assert_eq!(told(&mut lab), [(What::Changed, by(true, false, true))], "{nat:?}");
+        lab.map_tcp(ALICE, 8080, 600);
+        assert_eq!(told(&mut lab), [(What::Changed, by(true, true, true))], "{nat:?}: it has come back");
+        // It comes back before anybody has noticed.
+        lab.pass(1000);
+        lab.map_tcp(ALICE, 8080, 600);
+        assert_eq!(told(&mut lab), [], "{nat:?}");
+        assert_eq!(lab.delete(ALICE, 1, 8080), done());
+        assert_eq!(told(&mut lab), [(What::Changed, by(false, true, true))], "{nat:?}: UPnP leaves");
+        lab.nat_pmp_tcp(ALICE, 8080, 0);
+        assert_eq!(told(&mut lab), [(What::Changed, by(false, true, false))], "{nat:?}");
+        lab.map_tcp(ALICE, 8080, 0);
+        assert_eq!(told(&mut lab), [(What::Ended(Cause::Deleted), by(false, true, false))], "{nat:?}");
     }
 }

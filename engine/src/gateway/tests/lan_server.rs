@@ -1,5 +1,10 @@
 //! PCP and NAT-PMP on the LAN side (RFC 6887, RFC 6886, RFC 7648), and the one table that all protocols share.
 
+mod given_back;
+mod prefer_failure;
+mod switched_off;
+mod third_party;
+
 use wire::natpmp::{self, Transport};
 use wire::pcp::{Filter, Nonce, Opcode, OptionCode};
 

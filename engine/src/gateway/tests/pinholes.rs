@@ -1,6 +1,9 @@
 //! WANIPv6FirewallControl:1 (igd.md 8) and MAP over IPv6 (RFC 6887 §2.2): one table of pinholes, this router's firewall, and the
 //! provider's where there is one.
 
+mod switched_off;
+mod third_party;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::pcp::{Filter, Opcode};
