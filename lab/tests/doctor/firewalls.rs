@@ -292,7 +292,7 @@ fn legacy() {
     let _control_point = mapped(&network, &mut daemon);
     let drop = network.command(Host::Router, "iptables-legacy").args(["-P", "FORWARD", "DROP"]).output();
     if !drop.expect("it runs").status.success() {
-        return super::skipped("the kernel has no rules of the older iptables");
+        return super::common::skipped("the kernel has no rules of the older iptables");
     }
     reaches_nobody(&network, TCP, 8080);
     let examined = examine(&network, &subject, FILE);

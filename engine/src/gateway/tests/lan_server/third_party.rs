@@ -184,7 +184,7 @@ fn updates_go_to_who_has_asked() {
         assert_eq!(lab.map(BOB, &map(8081)).0, OK);
         lab.pass(100);
         let before = lab.effects.len();
-        lab.event(Event::Release(BOB));
+        lab.event(Event::Release(BOB.into()));
         lab.pass(10);
         let third_party = PcpOption::ThirdParty(BOB.to_ipv6_mapped());
         for (host, port, options) in [(ALICE, 8080, vec![third_party]), (BOB, 8081, vec![])] {
