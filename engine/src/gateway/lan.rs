@@ -250,7 +250,7 @@ impl Gateway {
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
         match request.by {
             Asker::Igd => self.add(now, id, &itself(&request), request),
-            Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
+            Asker::Pcp(_) | Asker::NatPmp | Asker::Peer(_) => self.map_for_lan(now, id, from, request),
         }
         true
     }
@@ -297,7 +297,7 @@ impl Gateway {
         let own = all().find(|mapping| match request.by {
             Asker::Pcp(_) => mapping.claims.at(now).pcp.is_some(),
             Asker::NatPmp => mapping.claims.at(now).nat_pmp.is_some(),
-            Asker::Igd => false,
+            Asker::Igd | Asker::Peer(_) => false,
         });
         let fits = |mapping: &&Mapping| mapping.remote_peer == request.remote_peer;
         let wished = |mapping: &&Mapping| request.external_port == Some(mapping.external.port());

@@ -399,6 +399,7 @@ impl Gateway {
                 Output::Speaks(protocol) => self.change_protocol(now, protocol),
                 Output::External(Some(addr)) => self.on_external_told(now, server, addr),
                 Output::External(None) => self.forget_external(),
+                Output::PeerGranted(..) | Output::PeerRefused(..) => {}
                 // Only routers that speak UPnP have these.
                 Output::Http(_) | Output::NatAbove(_) => {}
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),

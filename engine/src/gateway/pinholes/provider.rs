@@ -314,6 +314,8 @@ impl Gateway {
                 // That it answers was known before it was asked; the rest only NATs have to tell.
                 Output::Answering
                 | Output::Unrenewed(_)
+                | Output::PeerGranted(..)
+                | Output::PeerRefused(..)
                 | Output::Listed(_)
                 | Output::NotListed(_)
                 | Output::Speaks(_)
