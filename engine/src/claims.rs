@@ -67,7 +67,11 @@ impl<T: Copy + Ord> Claims<T> {
             (Asker::Igd, ends) => self.igd = Some(ends),
             (Asker::Pcp(nonce), Some(ends)) => self.pcp = Some(PcpClaim { nonce, ends }),
             (Asker::NatPmp, Some(ends)) => self.nat_pmp = Some(ends),
-            (Asker::Peer(nonce), Some(ends)) => self.peer = Some(PcpClaim { nonce, ends }),
+            // RFC 6887 §12.1: it does not become shorter.
+            (Asker::Peer(nonce), Some(ends)) => {
+                let before = self.peer.filter(|claim| claim.nonce == nonce).map(|claim| claim.ends);
+                self.peer = Some(PcpClaim { nonce, ends: before.map_or(ends, |before| before.max(ends)) });
+            }
             (Asker::Pcp(_) | Asker::NatPmp | Asker::Peer(_), None) => {}
         }
     }
@@ -202,6 +206,7 @@ mod tests {
     fn map_and_peer_are_apart() {
         let mut claims = Claims::of(PCP, Some(at(100)));
         claims.renew(PEER, Some(at(50)));
+        claims.renew(PEER, Some(at(40)));
         claims.give_up(PCP);
         assert_eq!((claims.end(), claims.has_others_than(PCP, at(49))), (Some(at(50)), true));
         assert_eq!(claims.inward(), Claims::default());

@@ -82,6 +82,7 @@ enum Outcome {
     FirewallOpened(SocketAddr, IpAddr),
     FirewallFailed(SocketAddr, String),
     PinholeRead(RequestId, Option<u32>),
+    FlowFound(RequestId, Option<u16>),
     StoreFailed(String),
     StoreWorks,
 }
@@ -589,6 +590,7 @@ fn event(outcome: Outcome) -> Event<'static> {
             Event::FirewallUplink(UplinkEvent::Failed { server, error })
         }
         Outcome::PinholeRead(request, value) => Event::PinholeRead { request, value },
+        Outcome::FlowFound(request, port) => Event::FlowFound { request, port },
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,
     }
