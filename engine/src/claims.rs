@@ -14,6 +14,8 @@ pub enum Asker {
     Pcp(Nonce),
     /// NAT-PMP: the host's address, too.
     NatPmp,
+    /// PCP's PEER, by this nonce: it counts on the way out, and only on that.
+    Peer(Nonce),
 }
 
 impl Asker {
@@ -41,11 +43,13 @@ pub struct Claims<T> {
     pub pcp: Option<PcpClaim<T>>,
     /// A NAT-PMP client's lifetime.
     pub nat_pmp: Option<T>,
+    /// What a PCP client counts on by PEER. It is no claim of MAP's, whose delete does not end it (RFC 6887 §15).
+    pub peer: Option<PcpClaim<T>>,
 }
 
 impl<T> Default for Claims<T> {
     fn default() -> Self {
-        Self { igd: None, pcp: None, nat_pmp: None }
+        Self { igd: None, pcp: None, nat_pmp: None, peer: None }
     }
 }
 
@@ -63,7 +67,12 @@ impl<T: Copy + Ord> Claims<T> {
             (Asker::Igd, ends) => self.igd = Some(ends),
             (Asker::Pcp(nonce), Some(ends)) => self.pcp = Some(PcpClaim { nonce, ends }),
             (Asker::NatPmp, Some(ends)) => self.nat_pmp = Some(ends),
-            (Asker::Pcp(_) | Asker::NatPmp, None) => {}
+            // RFC 6887 §12.1: it does not become shorter.
+            (Asker::Peer(nonce), Some(ends)) => {
+                let before = self.peer.filter(|claim| claim.nonce == nonce).map(|claim| claim.ends);
+                self.peer = Some(PcpClaim { nonce, ends: before.map_or(ends, |before| before.max(ends)) });
+            }
+            (Asker::Pcp(_) | Asker::NatPmp | Asker::Peer(_), None) => {}
         }
     }
 
@@ -73,6 +82,7 @@ impl<T: Copy + Ord> Claims<T> {
             Asker::Igd => self.igd = None,
             Asker::Pcp(_) => self.pcp = None,
             Asker::NatPmp => self.nat_pmp = None,
+            Asker::Peer(_) => self.peer = None,
         }
     }
 
@@ -81,21 +91,23 @@ impl<T: Copy + Ord> Claims<T> {
         if self.igd == Some(None) {
             return None;
         }
-        let (pcp, igd) = (self.pcp.map(|claim| claim.ends), self.igd.flatten());
-        [igd, pcp, self.nat_pmp].into_iter().flatten().max()
+        let [pcp, peer] = [self.pcp, self.peer].map(|claim| claim.map(|claim| claim.ends));
+        [self.igd.flatten(), pcp, self.nat_pmp, peer].into_iter().flatten().max()
     }
 
     /// The same by another measure; `None` for one that has ended.
     #[must_use]
     pub fn map<U>(self, to: impl Fn(T) -> Option<U>) -> Claims<U> {
+        let of_pcp = |PcpClaim { nonce, ends }| to(ends).map(|ends| PcpClaim { nonce, ends });
         Claims {
             igd: match self.igd {
                 Some(Some(ends)) => to(ends).map(Some),
                 Some(None) => Some(None),
                 None => None,
             },
-            pcp: self.pcp.and_then(|PcpClaim { nonce, ends }| to(ends).map(|ends| PcpClaim { nonce, ends })),
-            nat_pmp: self.nat_pmp.and_then(to),
+            pcp: self.pcp.and_then(of_pcp),
+            nat_pmp: self.nat_pmp.and_then(&to),
+            peer: self.peer.and_then(of_pcp),
         }
     }
 }
@@ -105,7 +117,7 @@ impl<T: Copy + Ord> Claims<T> {
 pub struct AskedBy {
     /// UPnP IGD.
     pub igd: bool,
-    /// PCP.
+    /// PCP, by MAP or PEER.
     pub pcp: bool,
     /// NAT-PMP.
     pub nat_pmp: bool,
@@ -115,8 +127,9 @@ impl<T> Claims<T> {
     /// By whom it was asked for and not let go. What ends by time alone stays in it until somebody next asks for the mapping, or lets
     /// it go: that is when who follows the mappings is told.
     pub fn protocols(&self) -> AskedBy {
-        let Self { igd, pcp, nat_pmp } = self;
-        AskedBy { igd: igd.is_some(), pcp: pcp.is_some(), nat_pmp: nat_pmp.is_some() }
+        let Self { igd, pcp, nat_pmp, peer } = self;
+        let by_pcp = pcp.is_some() || peer.is_some();
+        AskedBy { igd: igd.is_some(), pcp: by_pcp, nat_pmp: nat_pmp.is_some() }
     }
 }
 
@@ -140,6 +153,12 @@ impl Claims<Instant> {
     /// Those that have not ended, or all of them when none is left.
     fn last(self, now: Instant) -> Self {
         if self.at(now) == Self::default() { self } else { self.at(now) }
+    }
+
+    /// The same without PEER's, which does not care who else may come in.
+    #[must_use]
+    pub fn inward(self) -> Self {
+        Self { peer: None, ..self }
     }
 
     /// Whether others than `asker` count on it.
@@ -168,6 +187,7 @@ mod tests {
     use super::*;
 
     const PCP: Asker = Asker::Pcp(Nonce([7; 12]));
+    const PEER: Asker = Asker::Peer(Nonce([7; 12]));
 
     fn at(second: u64) -> Instant {
         Instant::from_secs(second)
@@ -190,6 +210,17 @@ mod tests {
         assert_eq!((claims.end(), claims.at(at(50))), (Some(at(50)), Claims::default()));
     }
 
+    /// RFC 6887 §15: who lets go what MAP has made has not let go what PEER has, by the same nonce or another one.
+    #[test]
+    fn map_and_peer_are_apart() {
+        let mut claims = Claims::of(PCP, Some(at(100)));
+        claims.renew(PEER, Some(at(50)));
+        claims.renew(PEER, Some(at(40)));
+        claims.give_up(PCP);
+        assert_eq!((claims.end(), claims.has_others_than(PCP, at(49))), (Some(at(50)), true));
+        assert_eq!(claims.inward(), Claims::default());
+    }
+
     #[test]
     fn what_is_left_comes_back_later() {
         let mut claims = Claims::of(PCP, Some(at(100)));
@@ -203,7 +234,7 @@ mod tests {
     /// What has just ended is stored as something that ends, not as something without an end.
     #[test]
     fn what_is_over_is_not_for_ever() {
-        for asker in [Asker::Igd, PCP, Asker::NatPmp] {
+        for asker in [Asker::Igd, PCP, Asker::NatPmp, PEER] {
             let left = Claims::of(asker, Some(at(10))).left(at(20));
             assert!(left.end().is_some_and(|left| left < Duration::from_secs(1)), "{left:?}");
             assert_eq!(left.after(Duration::from_secs(1)), Claims::default());
@@ -215,7 +246,7 @@ mod tests {
     /// Only UPnP has mappings without an end.
     #[test]
     fn a_lifetime_without_an_end_is_none() {
-        for asker in [PCP, Asker::NatPmp] {
+        for asker in [PCP, Asker::NatPmp, PEER] {
             assert_eq!(Claims::<Instant>::of(asker, None), Claims::default());
         }
     }

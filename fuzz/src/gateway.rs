@@ -84,7 +84,9 @@ struct Run<'a> {
     notified: BTreeSet<Uuid>,
     next_request: u64,
     outcomes: VecDeque<(NatTicket, Result<(), NatFailure>)>,
-    rules: BTreeMap<(Protocol, u16), NatRule>,
+    /// Flows that somebody asks about.
+    flows: VecDeque<RequestId>,
+    rules: BTreeMap<(Protocol, u16, Option<Ipv4Addr>), NatRule>,
     v6: pinholes::Ipv6,
     kernel_failed: bool,
     /// The server, the kernel and the socket answer at once, without being told to by an octet.
@@ -144,6 +146,7 @@ pub fn gateway_events(data: &[u8]) {
         notified: BTreeSet::new(),
         next_request: 0,
         outcomes: VecDeque::new(),
+        flows: VecDeque::new(),
         rules: BTreeMap::new(),
         v6: pinholes::Ipv6::default(),
         kernel_failed: false,
@@ -354,9 +357,12 @@ impl Run<'_> {
     }
 
     fn answer_with(&mut self, request: &pcp::Request, shape: u8, result: ResultCode) {
-        let Body::Map(map) = request.body else { return };
-        let wish =
-            if map.external_port < 1024 { 40_000 + map.internal_port % 1000 } else { map.external_port };
+        let (internal, suggested) = match &request.body {
+            Body::Map(map) => (map.internal_port, map.external_port),
+            Body::Peer(peer) => (peer.internal_port, peer.external_port),
+            _ => return,
+        };
+        let wish = if suggested < 1024 { 40_000 + internal % 1000 } else { suggested };
         let external_port = if shape & 4 == 0 { wish } else { wish ^ 1 };
         let address = match shape >> 3 & 7 {
             7 => Ipv4Addr::UNSPECIFIED,
@@ -369,12 +375,18 @@ impl Run<'_> {
             2 => request.lifetime,
             _ => 0,
         };
+        let external_addr = address.to_ipv6_mapped();
+        let body = match &request.body {
+            Body::Map(map) => Body::Map(MapData { external_port, external_addr, ..*map }),
+            Body::Peer(peer) => Body::Peer(pcp::PeerData { external_port, external_addr, ..*peer }),
+            other => other.clone(),
+        };
         let epoch = 1000 + u32::try_from(self.now.as_secs()).unwrap_or(0);
         let response = pcp::Response {
             result,
             lifetime,
             epoch: if shape == 0xa5 { 3 } else { epoch },
-            body: Body::Map(MapData { external_port, external_addr: address.to_ipv6_mapped(), ..map }),
+            body,
             options: request.options.clone(),
         };
         self.handle(Event::Uplink { from: self.server, bytes: &response.to_bytes() });
@@ -383,6 +395,11 @@ impl Run<'_> {
     fn kernel_answers(&mut self) {
         if let Some((ticket, outcome)) = self.outcomes.pop_front() {
             self.handle(Event::Nat { ticket, outcome });
+        }
+        if let Some(request) = self.flows.pop_front() {
+            let octet = self.octets.left.first().copied().unwrap_or_default();
+            let port = (octet & 1 == 0).then_some(5000 + u16::from(octet % 8));
+            self.handle(Event::FlowFound { request, port });
         }
     }
 
@@ -475,7 +492,7 @@ impl Run<'_> {
         let arrival = LanArrival { interface: 2, local, from };
         let (shape, port) = (self.octets.next(), 5000 + u16::from(self.octets.next() % 8));
         let lifetime = [0, 1, 600, u32::MAX][usize::from(shape % 4)];
-        let bytes = match shape / 4 % 3 {
+        let bytes = match shape / 4 % 4 {
             0 => {
                 let length = usize::from(self.octets.next());
                 self.octets.take(length).to_vec()
@@ -485,6 +502,26 @@ impl Run<'_> {
                     if shape & 0x80 == 0 { natpmp::Transport::Tcp } else { natpmp::Transport::Udp };
                 natpmp::Request::Map { protocol, internal_port: port, external_port: port, lifetime }
                     .to_bytes()
+            }
+            3 => {
+                let protocol = if shape & 0x80 == 0 { Protocol::TCP } else { Protocol::UDP };
+                let (remote_addr, suggests) = match from.ip() {
+                    IpAddr::V4(_) => (
+                        Ipv4Addr::new(203, 0, 113, 9).to_ipv6_mapped(),
+                        Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(),
+                    ),
+                    IpAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 1), Ipv6Addr::UNSPECIFIED),
+                };
+                let body = Body::Peer(pcp::PeerData {
+                    nonce: pcp::Nonce([shape & 0x10; 12]),
+                    protocol,
+                    internal_port: port,
+                    external_port: if shape & 0x20 == 0 { 0 } else { port },
+                    external_addr: suggests,
+                    remote_port: 443,
+                    remote_addr,
+                });
+                pcp::Request { lifetime, client_addr, body, options: vec![] }.to_bytes()
             }
             _ => {
                 let protocol = if shape & 0x80 == 0 { Protocol::TCP } else { Protocol::UDP };
@@ -534,7 +571,7 @@ impl Run<'_> {
             }
         }
         if self.helpful {
-            while !self.outcomes.is_empty() {
+            while !(self.outcomes.is_empty() && self.flows.is_empty()) {
                 self.kernel_answers();
             }
             self.socket_opens();
@@ -560,6 +597,7 @@ impl Run<'_> {
             }
             Effect::ReadCounters { request } => assert!(self.counting.insert(request)),
             Effect::Resolve { lookup, .. } => self.lookups.push(lookup),
+            Effect::FindFlow { request, .. } => self.flows.push_back(request),
             Effect::Store(_) | Effect::Changed(_) => {}
             Effect::Subscribed { request, answer } => {
                 assert_eq!(self.subscribing.take(), Some(request));
@@ -633,12 +671,18 @@ impl Run<'_> {
             self.kernel_failed = true;
             return Err(NatFailure::Kernel("no".to_owned()));
         }
-        let key = |rule: NatRule| (rule.protocol, rule.port);
+        // Two flows of one port may leave by one port, to several remote hosts.
+        let key = |rule: NatRule| (rule.protocol, rule.port, rule.remote_peer);
         let as_it_should = match change {
-            NatChange::Reserve { protocol, port, .. } => !self.rules.contains_key(&(protocol, port)),
+            NatChange::Reserve { protocol, port, .. } => {
+                !self.rules.keys().any(|&(other, by, _)| (other, by) == (protocol, port))
+            }
             NatChange::Move { .. } => true,
             NatChange::Install { rule, .. } => self.rules.insert(key(rule), rule).is_none(),
-            NatChange::Replace { old, new, .. } => self.rules.insert(key(new), new) == Some(old),
+            NatChange::Replace { old, new, .. } => {
+                let was = self.rules.remove(&key(old)) == Some(old);
+                self.rules.insert(key(new), new).is_none() && was
+            }
             NatChange::Remove(rule) => self.rules.remove(&key(rule)) == Some(rule),
         };
         assert!(as_it_should || self.kernel_failed, "{change:?} does not fit {:?}", self.rules);
@@ -679,8 +723,10 @@ impl Run<'_> {
             .mappings(self.now)
             .filter(|mapping| mapping.health != Health::Deleting)
             .filter_map(|mapping| Some((mapping.protocol, mapping.nat_port?)))
+            .chain(self.gateway.peer_rules().map(|rule| (rule.protocol, rule.port)))
             .collect();
-        let installed: BTreeSet<(Protocol, u16)> = self.rules.keys().copied().collect();
+        let installed: BTreeSet<(Protocol, u16)> =
+            self.rules.keys().map(|&(protocol, port, _)| (protocol, port)).collect();
         assert_eq!(installed, open, "the NAT holds other rules than the table");
     }
 }

@@ -140,7 +140,7 @@ pub enum Happening {
     /// A control request is answered: see [`World::reply`].
     Answered(RequestId),
     /// The person who runs the router is told.
-    Noticed(Notice),
+    Noticed(Box<Notice>),
 }
 
 /// See the module's description.
@@ -205,6 +205,8 @@ pub struct World {
     nat_told: Instant,
     /// Those that failed, to be told before anything else happens.
     nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
+    /// Nobody knows where flows go out here.
+    unknown_flows: VecDeque<RequestId>,
     subscriptions: BTreeMap<Uuid, Subscription>,
     gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     /// Who knows nothing but what the gateway tells of changes.
@@ -266,6 +268,7 @@ impl World {
             tickets: BTreeSet::new(),
             nat_told: now,
             nat_refusals: VecDeque::new(),
+            unknown_flows: VecDeque::new(),
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
             follower: Follower::default(),
@@ -503,6 +506,9 @@ impl World {
         if std::mem::take(&mut self.storing_works) {
             return self.handle(Event::StoreWorks);
         }
+        if let Some(request) = self.unknown_flows.pop_front() {
+            return self.handle(Event::FlowFound { request, port: None });
+        }
         if let Some((ticket, outcome)) = self.nat_refusals.pop_front() {
             self.handle(Event::Nat { ticket, outcome });
         }
@@ -534,6 +540,8 @@ impl World {
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             // No router of these networks speaks UPnP.
             Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) | Effect::LanSend { .. } => {}
+            // Nor does any of their hosts ask by PEER.
+            Effect::FindFlow { request, .. } => self.unknown_flows.push_back(request),
             Effect::FirewallUplink(_) | Effect::Firewall { .. } | Effect::ReadPinhole { .. } => {
                 self.violation("there is no IPv6 in these networks".to_owned());
             }
@@ -578,7 +586,7 @@ impl World {
             Effect::Notice(notice) => {
                 let line = format!("notice: {notice}");
                 self.note(line);
-                self.happenings.push(Happening::Noticed(notice.clone()));
+                self.happenings.push(Happening::Noticed(Box::new(notice.clone())));
                 self.notices.push((self.now, notice));
             }
             Effect::Stopped => {

@@ -12,11 +12,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
+use common::pcp::Pcp;
 use common::{
     CASCADED, ControlPoint, NAT, NO_NAT, PROBE, ROUTED, SECOND, TCP, UDP, interworking_subject, lan_address,
     listener, name, reaches, reaches_nobody, ready,
 };
-use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN, ROUTER_WAN};
+use lab::netns::{
+    self, EXTERNAL, Host, INTERNET, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN, ROUTER_WAN,
+};
 use lab::pcp_server::{PcpServer, SUBSCRIBERS};
 use lab::provider::{Options, Provider};
 use lab::subject::{self, Subject};
@@ -308,4 +311,81 @@ fn only_the_lan_is_served() {
     assert_eq!(table(&network), [(9090, LAN2, "PCP".to_owned())]);
     assert!(other.ends("drop\n").ends_with("dropped\n"));
     assert_eq!(daemon.ended(), None);
+}
+
+/// RFC 6887 §12, RFC 7648: `portferry pcp peer` on a LAN host tells where a flow that is there comes from, as a server outside sees it
+/// behind both NATs, each of which has given it another port. That stays so when both kernels have forgotten the flow, and in both
+/// directions.
+#[test]
+fn where_a_flow_of_a_lan_host_comes_from() {
+    const NONCE: &str = "000102030405060708090a0b";
+    let Some(subject) = interworking_subject() else { return };
+    let Subject::Portferry(program) = &subject else { return };
+    let network = Network::new(CASCADED);
+    let _server = PcpServer::start(&network, program, &[SUBSCRIBERS], "[mappings]\nhold = 0\n");
+    let mut daemon = subject.start(&network, NAT, "");
+    serves(&network, &mut daemon);
+    let pcp = Pcp::new(&network, program);
+    let blast = |host: Host, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), word: &str| {
+        let mut blast = network.command(host, PROBE);
+        blast.args(["udp-blast", &format!("{}:{}", from.0, from.1), &format!("{}:{}", to.0, to.1)]);
+        let mut blast = blast.stdin(Stdio::piped()).spawn().expect("it runs");
+        let hex: String = word.bytes().map(|octet| format!("{octet:02x}")).collect();
+        let mut stdin = blast.stdin.take().expect("piped above");
+        writeln!(stdin, "{hex}").expect("it reads");
+        drop(stdin);
+        assert!(blast.wait().expect("it ends").success());
+    };
+    let says = |word: &str| blast(Host::Lan1, (LAN1, 7600), (INTERNET, 7500), word);
+    let forget = || {
+        for host in [Host::Router, Host::Provider] {
+            let shorten = "for name in nf_conntrack_udp_timeout nf_conntrack_udp_timeout_stream; do \
+                           echo 1 > /proc/sys/net/netfilter/$name; done";
+            network.run(host, "sh", ["-c", shorten]);
+        }
+        std::thread::sleep(4 * SECOND);
+    };
+    // Both NATs would keep the port, if nobody else had it towards the same server.
+    blast(Host::Lan2, (LAN2, 7600), (INTERNET, 7500), "neighbour");
+    let mut internet = listener(&network, Host::Internet, UDP, 7500);
+    says("first");
+    let line = format!("peer udp 7600 {INTERNET}:7500 --server {ROUTER_LAN} --nonce {NONCE} --lifetime 600");
+    let told = pcp.json_of(Host::Lan1, &line);
+    assert_eq!(
+        (&told["outcome"], &told["result"]["name"]),
+        (&"granted".into(), &"SUCCESS".into()),
+        "{told:#}"
+    );
+    let external = &told["mapping"]["external"];
+    let port = external["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    assert_eq!(external["address"], EXTERNAL.to_string(), "{told:#}");
+    internet.await_log(&format!("{EXTERNAL}:{port} first"), 5 * SECOND);
+    assert_ne!(port, 7600);
+    assert!(table(&network).is_empty(), "it is no mapping");
+
+    forget();
+    blast(Host::Lan2, (LAN2, 7600), (INTERNET, 7500), "neighbour again");
+    says("again");
+    internet.await_log(&format!("{EXTERNAL}:{port} again"), 5 * SECOND);
+    let again = pcp.json_of(Host::Lan1, &line);
+    assert_eq!(&again["mapping"]["external"], external);
+    let other = pcp.json_of(Host::Lan1, &line.replace(NONCE, "ffffffffffffffffffffffff"));
+    assert_eq!(other["result"]["name"], "NOT_AUTHORIZED");
+
+    forget();
+    drop(internet);
+    let mut lan = listener(&network, Host::Lan1, UDP, 7600);
+    blast(Host::Internet, (INTERNET, 7500), (EXTERNAL, port), "hello");
+    lan.await_log(&format!("{INTERNET}:7500 hello"), 5 * SECOND);
+    blast(Host::Internet, (INTERNET, 7501), (EXTERNAL, port), "stranger");
+    std::thread::sleep(SECOND);
+    assert!(!lan.log().contains("stranger"), "{}", lan.log());
+
+    // Nothing has been sent yet: what will be comes from the port that is told.
+    let line = format!("peer udp 7700 {INTERNET}:7502 --server {ROUTER_LAN} --nonce {NONCE} --lifetime 600");
+    let told = pcp.json_of(Host::Lan2, &line);
+    let port = &told["mapping"]["external"]["port"];
+    let mut internet = listener(&network, Host::Internet, UDP, 7502);
+    blast(Host::Lan2, (LAN2, 7700), (INTERNET, 7502), "begins");
+    internet.await_log(&format!("{EXTERNAL}:{port} begins"), 5 * SECOND);
 }

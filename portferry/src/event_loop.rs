@@ -83,6 +83,7 @@ enum Outcome {
     FirewallFailed(SocketAddr, String),
     FirewallUnreachable(SocketAddr),
     PinholeRead(RequestId, Option<u32>),
+    FlowFound(RequestId, Option<u16>),
     StoreFailed(String),
     StoreWorks,
 }
@@ -615,6 +616,7 @@ fn event(outcome: Outcome) -> Event<'static> {
         }
         Outcome::FirewallUnreachable(server) => Event::FirewallUplink(UplinkEvent::Unreachable(server)),
         Outcome::PinholeRead(request, value) => Event::PinholeRead { request, value },
+        Outcome::FlowFound(request, port) => Event::FlowFound { request, port },
         Outcome::StoreFailed(error) => Event::StoreFailed(error),
         Outcome::StoreWorks => Event::StoreWorks,
     }

@@ -95,6 +95,8 @@ struct WrittenClaims {
     pcp: Option<([u8; 12], u64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nat_pmp: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<([u8; 12], u64)>,
 }
 
 /// A lease that is there and has no end is not one that is not there.
@@ -331,10 +333,11 @@ impl Mapping {
     fn claims(&self) -> Claims<u64> {
         match &self.claims {
             None => Claims::of(Asker::Igd, self.lease_left),
-            Some(WrittenClaims { igd, pcp, nat_pmp }) => Claims {
+            Some(WrittenClaims { igd, pcp, nat_pmp, peer }) => Claims {
                 igd: *igd,
                 pcp: pcp.map(|(nonce, ends)| PcpClaim { nonce: Nonce(nonce), ends }),
                 nat_pmp: *nat_pmp,
+                peer: peer.map(|(nonce, ends)| PcpClaim { nonce: Nonce(nonce), ends }),
             },
         }
     }
@@ -361,9 +364,10 @@ impl Mapping {
 
 impl WrittenClaims {
     fn new(claims: Claims<u64>) -> Option<Self> {
-        let Claims { igd, pcp, nat_pmp } = claims;
-        let others = pcp.is_some() || nat_pmp.is_some();
-        others.then(|| Self { igd, pcp: pcp.map(|claim| (claim.nonce.0, claim.ends)), nat_pmp })
+        let Claims { igd, pcp, nat_pmp, peer } = claims;
+        let others = pcp.or(peer).is_some() || nat_pmp.is_some();
+        let [pcp, peer] = [pcp, peer].map(|claim| claim.map(|claim| (claim.nonce.0, claim.ends)));
+        others.then_some(Self { igd, pcp, nat_pmp, peer })
     }
 }
 
@@ -406,6 +410,7 @@ mod tests {
         let mut all = Claims::of(Asker::Igd, None);
         all.renew(Asker::Pcp(Nonce([3; 12])), Some(left(600)));
         all.renew(Asker::NatPmp, Some(left(7200)));
+        all.renew(Asker::Peer(Nonce([4; 12])), Some(left(300)));
         let nat_pmp = Claims::of(Asker::NatPmp, Some(left(60)));
         let directory = Directory::new("claims");
         let mut store = Store::open(&directory.0).unwrap().0;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use wire::description::Uuid;
 use wire::error::UpnpError;
+use wire::pcp::Protocol;
 use wire::services::{Face, Service};
 use wire::soap;
 
@@ -142,6 +143,13 @@ pub enum Event<'a> {
         arrival: LanArrival,
         /// Its content.
         bytes: &'a [u8],
+    },
+    /// What became of an [`Effect::FindFlow`].
+    FlowFound {
+        /// The request that waits for it.
+        request: RequestId,
+        /// The port of the WAN address that the flow leaves by; `None`: there is none, or it is not known.
+        port: Option<u16>,
     },
     /// The socket that [`Effect::OpenUplink`] asked for is there.
     UplinkOpened {
@@ -345,6 +353,17 @@ pub enum Effect {
         to: SocketAddr,
         /// The datagram.
         bytes: Vec<u8>,
+    },
+    /// Look whether a LAN host has begun this flow, and by which port of the WAN address it leaves.
+    FindFlow {
+        /// The request that waits for it.
+        request: RequestId,
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// The host and its port.
+        internal: SocketAddrV4,
+        /// Whom it goes to.
+        remote: SocketAddrV4,
     },
     /// Change the router's own NAT.
     Nat {

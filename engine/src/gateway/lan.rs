@@ -17,7 +17,7 @@ use super::pending::{Pending, Purpose};
 use super::waiting::{BACKGROUND, Form, Waiter};
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::announcements::{Announcements, TIMES};
-use crate::claims::Asker;
+use crate::claims::{Asker, Claims};
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
 use crate::notice::Cause;
@@ -29,12 +29,14 @@ use crate::uplink::{FlowId, Input};
 
 mod nat_pmp;
 mod pcp_server;
+pub(super) mod peer;
 pub(super) mod pinholes;
 mod switched_off;
 mod third_party;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
+use peer::{PeerQuestion, Peers};
 
 /// How often one host may ask (security policy).
 const RATE: Rate = Rate { per_second: 10, burst: 50 };
@@ -86,6 +88,7 @@ pub(super) struct Question {
 #[derive(Debug)]
 enum What {
     Map(MapQuestion),
+    Peer(PeerQuestion),
     NatPmp(NatPmpQuestion),
 }
 
@@ -127,6 +130,7 @@ pub(super) struct LanServer {
     /// Where the PCP client of a mapping last asked from.
     asked_from: BTreeMap<FlowId, LanArrival>,
     updates: BTreeMap<FlowId, Update>,
+    peers: Peers,
 }
 
 impl LanServer {
@@ -140,7 +144,12 @@ impl LanServer {
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let update = self.updates.values().map(|update| update.due).min();
-        self.announcements.next().into_iter().chain(update).min()
+        [self.announcements.next(), update, self.peers.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// Whose flows are known.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.peers.hosts()
     }
 
     pub(super) fn is_not_alone(&mut self) {
@@ -254,12 +263,28 @@ impl Gateway {
         match request.by {
             Asker::Igd => self.add(now, id, &itself(&request), request),
             Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
+            Asker::Peer(_) => self.peer_by_mapping(now, id, request),
         }
         true
     }
 
     /// The way of a request for a mapping, past what its protocol alone says.
     fn map_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
+        let Some(request) = self.wait_for_pending(now, id, from, request) else { return };
+        match self.mapping_for(now, &request) {
+            Some(mapping) => self.renew_for_lan(now, id, from, &mapping, request),
+            None => self.make_for_lan(now, id, from, request),
+        }
+    }
+
+    /// What is on its way for the same internal port is waited for; otherwise the request comes back.
+    fn wait_for_pending(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        from: IpAddr,
+        request: MappingRequest,
+    ) -> Option<MappingRequest> {
         let same =
             |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
         if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
@@ -269,17 +294,21 @@ impl Gateway {
             let joins = |pending: &Pending| {
                 pending.purpose == Purpose::Add && wants(&pending.request) == wants(&request)
             };
-            if self.pending.get(&flow).is_some_and(joins) {
-                return self.join(now, id, flow, request);
+            match self.pending.get(&flow).is_some_and(joins) {
+                true => self.join(now, id, flow, request),
+                false => self.defer(id, flow, from, request),
             }
-            return self.defer(id, flow, from, request);
+            return None;
         }
-        if let Some(flow) = self.given_back_for(&request) {
-            return self.defer(id, flow, from, request);
+        match self.given_back_for(&request) {
+            Some(flow) => self.defer(id, flow, from, request),
+            None => return Some(request),
         }
-        if let Some(mapping) = self.mapping_for(now, &request) {
-            return self.renew_for_lan(now, id, from, &mapping, request);
-        }
+        None
+    }
+
+    /// There is none.
+    fn make_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
         let taken = key.is_some_and(|key| {
@@ -318,9 +347,15 @@ impl Gateway {
         let own = all().find(|mapping| match request.by {
             Asker::Pcp(_) => mapping.claims.at(now).pcp.is_some(),
             Asker::NatPmp => mapping.claims.at(now).nat_pmp.is_some(),
-            Asker::Igd => false,
+            Asker::Igd | Asker::Peer(_) => false,
         });
-        let fits = |mapping: &&Mapping| mapping.remote_peer == request.remote_peer;
+        // Whom PEER alone has made it for may have it for everybody (§11.3: a MAP gets the place of what goes out), but for another place.
+        let any = request.external_port.is_none();
+        let outward = |mapping: &Mapping| {
+            let wished = any || request.external_port == Some(mapping.external.port());
+            wished && request.remote_peer.is_none() && mapping.claims.at(now).inward() == Claims::default()
+        };
+        let fits = |mapping: &&Mapping| mapping.remote_peer == request.remote_peer || outward(mapping);
         let wished = |mapping: &&Mapping| request.external_port == Some(mapping.external.port());
         own.or_else(|| all().filter(fits).find(wished)).or_else(|| all().find(fits)).cloned()
     }
@@ -340,7 +375,9 @@ impl Gateway {
         if self.repointing.contains_key(&mapping.flow) {
             return self.forget_question(id); // asked again, it is decided
         }
-        let others = mapping.claims.has_others_than(request.by, now);
+        // PEER's does not care who else may come in.
+        let claims = if request.remote_peer.is_none() { mapping.claims.inward() } else { mapping.claims };
+        let others = claims.has_others_than(request.by, now);
         if mapping.remote_peer != request.remote_peer && others {
             return self.refuse_request(id, from, &request, Refusal::OtherPeer);
         }
@@ -508,6 +545,7 @@ impl Gateway {
     }
 
     pub(super) fn forget_question(&mut self, id: RequestId) {
+        self.forget_peer_question(id);
         self.timers.cancel(Alarm::Patience(id));
         self.waiting.remove(&id);
     }
@@ -516,6 +554,7 @@ impl Gateway {
     pub(super) fn answer_mapped(&mut self, question: &Question, external: SocketAddrV4) {
         let protocol = match &question.what {
             What::Map(map) => map.protocol(),
+            What::Peer(peer) => peer.protocol(),
             What::NatPmp(asked) => asked.protocol(),
         };
         let key = Key { protocol, external_port: external.port() };
@@ -524,9 +563,10 @@ impl Gateway {
             return; // of this router alone until the provider answers; the client repeats itself
         }
         let now = self.lan_server.now;
-        let left = u32::try_from((mapping.lifetime_ends - now).as_secs()).unwrap_or(u32::MAX).max(1);
+        let left = whole_seconds(mapping.lifetime_ends - now);
         let (asker, asked) = match &question.what {
             What::Map(map) => (Asker::Pcp(map.nonce()), map.lifetime()),
+            What::Peer(peer) => (Asker::Peer(peer.nonce()), peer.lifetime()),
             What::NatPmp(asked) => (Asker::NatPmp, asked.lifetime()),
         };
         let granted = asked.min(left);
@@ -546,6 +586,11 @@ impl Gateway {
                 self.lan_server.counters.pcp += 1;
                 map.granted(external.into(), granted, self.lan_server.epoch()).to_bytes()
             }
+            What::Peer(peer) => {
+                self.lan_server.peers.by_mapping(peer, question.arrival.from.ip(), external, ends);
+                self.lan_server.counters.pcp += 1;
+                peer.granted(external.into(), granted, self.lan_server.epoch()).to_bytes()
+            }
             What::NatPmp(asked) => {
                 self.lan_server.counters.nat_pmp += 1;
                 asked.granted(external.port(), granted, self.lan_server.epoch()).to_bytes()
@@ -562,6 +607,7 @@ impl Gateway {
                 self.lan_server.counters.pcp += 1;
                 map.deleted(epoch).to_bytes()
             }
+            What::Peer(peer) => peer.nothing(epoch).to_bytes(), // it deletes nothing
             What::NatPmp(asked) => {
                 self.lan_server.counters.nat_pmp += 1;
                 asked.granted(0, 0, epoch).to_bytes()
@@ -575,6 +621,10 @@ impl Gateway {
         match &question.what {
             What::Map(map) => {
                 let (result, lifetime) = pcp_result(refusal, map.is_strict());
+                self.refuse_pcp(&question.arrival, &question.payload, result, lifetime);
+            }
+            What::Peer(_) => {
+                let (result, lifetime) = peer::peer_result(refusal);
                 self.refuse_pcp(&question.arrival, &question.payload, result, lifetime);
             }
             What::NatPmp(asked) => {
@@ -694,6 +744,7 @@ impl Gateway {
             self.lan_server.announcements.begin(now);
         }
         self.tell_updates();
+        self.end_peers(now);
         // Several gateways have several epochs, and one address.
         if self.lan_server.not_alone || self.stopping || !(self.config.pcp || self.config.nat_pmp) {
             return self.lan_server.announcements = Announcements::default();
@@ -743,6 +794,11 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
         IpAddr::V4(host) => SocketAddr::new(host.into(), addr.port()),
         IpAddr::V6(_) => addr,
     }
+}
+
+/// What a client may be told is left: nobody counts on a part of a second that there is not.
+fn whole_seconds(left: Duration) -> u32 {
+    u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
 }
 
 /// RFC 6887 §7.4: why, and for how long.

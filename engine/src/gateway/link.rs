@@ -60,6 +60,8 @@ impl Gateway {
         self.timers.cancel(Alarm::Uplink);
         self.servers.link_is_gone();
         self.forget_external();
+        self.doubt_peers(now);
+        self.drop_peers(None, Refusal::NoAnswer, false);
         self.refuse_all_pending(now);
         self.release_all(now);
     }
@@ -235,6 +237,8 @@ impl Gateway {
     /// for each.
     pub(super) fn serve_by(&mut self, now: Instant, mut client: Box<dyn Uplink>) {
         self.release_all(now);
+        self.doubt_peers(now);
+        self.drop_peers(None, Refusal::NoAnswer, false);
         self.abandon_deletes(now);
         self.refusals.forget();
         self.strays.clear();
@@ -376,6 +380,7 @@ impl Gateway {
                     self.refusals.forget();
                     self.drop_lapsing_probe(now);
                     self.doubt_all(|_| {});
+                    self.doubt_peers(now);
                     let mappings = self.table.len();
                     self.notice(Notice::StateLost(server, mappings));
                 }
@@ -399,6 +404,8 @@ impl Gateway {
                 Output::Speaks(protocol) => self.change_protocol(now, protocol),
                 Output::External(Some(addr)) => self.on_external_told(now, server, addr),
                 Output::External(None) => self.forget_external(),
+                Output::PeerGranted(flow, grant) => self.on_peer_granted(now, flow, grant),
+                Output::PeerRefused(flow, result, _) => self.on_peer_refused(flow, result),
                 // Only routers that speak UPnP have these.
                 Output::Http(_) | Output::NatAbove(_) => {}
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
@@ -419,6 +426,7 @@ impl Gateway {
         }
         self.refuse_all_pending(now);
         self.release_all(now);
+        self.drop_peers(None, Refusal::Stopping, self.config.keep_on_stop);
         self.end_probe(now);
         self.stop_pinholes(now);
         if !self.config.keep_on_stop {

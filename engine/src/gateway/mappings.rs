@@ -503,6 +503,7 @@ impl Gateway {
         }
         self.forget_lookups_of(host);
         self.refuse_deferred_of(host);
+        self.drop_peers(Some(host), Refusal::Released, false);
         for flow in self.held.of_host(host).map(|(flow, _)| flow).collect::<Vec<_>>() {
             self.release(now, flow);
         }

@@ -316,6 +316,7 @@ impl Gateway {
             Event::Ssdp { interface, local, from, bytes } => {
                 self.ssdp.handle_datagram(now, (interface, local), from, bytes, &mut *self.entropy);
             }
+            Event::FlowFound { request, port } => self.on_flow_found(now, request, port),
             Event::Lan5351 { arrival, bytes } => self.on_lan_datagram(now, arrival, bytes),
             Event::Lan5351Elsewhere { arrival, bytes } => self.refuse_elsewhere(now, arrival, bytes),
             Event::UplinkOpened { server, source } => self.on_uplink_opened(now, server, source),
@@ -506,12 +507,13 @@ impl Gateway {
         self.table.iter().map(move |mapping: &Mapping| mapping.status(now))
     }
 
-    /// The LAN hosts that have something here: a mapping, one that is being made, one that is held for them, a subscription.
+    /// The LAN hosts that have something here: a mapping, one that is being made, one that is held for them, a flow, a subscription.
     pub fn clients(&self) -> BTreeSet<Ipv4Addr> {
         let mapped = self.table.iter().map(|mapping| *mapping.internal.ip());
         let wanted = self.pending.values().map(|pending| *pending.request.internal.ip());
         let subscribed = self.subscriptions.hosts();
-        mapped.chain(wanted).chain(self.held.hosts()).chain(subscribed).collect()
+        let known = self.held.hosts().chain(self.lan_server.hosts());
+        mapped.chain(wanted).chain(known).chain(subscribed).collect()
     }
 
     /// Whether it is here that this subscription is one.

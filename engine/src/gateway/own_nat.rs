@@ -33,6 +33,8 @@ pub(super) enum NatPurpose {
     Reinstall(FlowId),
     /// Another external address or port, by which LAN hosts come to it.
     Move(FlowId),
+    /// The rule of a flow that is no mapping's.
+    Peer(FlowId, NatRule),
     /// The end of a rule; nobody waits for it.
     Remove(NatRule),
 }
@@ -143,6 +145,7 @@ impl Gateway {
             (NatPurpose::Remove(rule), Err(_)) => {
                 self.note_unremoved(now, rule);
             }
+            (NatPurpose::Peer(flow, rule), outcome) => self.on_peer_held(now, flow, rule, outcome.is_ok()),
             (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&place(&rule))),
             (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Move(_), _) => {}
         }
@@ -283,7 +286,11 @@ impl NatPurpose {
             | Self::Move(flow)
             | Self::Repoint { flow, .. }
             | Self::Readmit { flow, .. } => Some(flow),
-            Self::Reserve(_) | Self::Overtaken { .. } | Self::Adopt(..) | Self::Remove(_) => None,
+            Self::Reserve(_)
+            | Self::Overtaken { .. }
+            | Self::Adopt(..)
+            | Self::Peer(..)
+            | Self::Remove(_) => None,
         }
     }
 }

@@ -147,6 +147,11 @@ impl Gateway {
         self.pinholes.table.of(to).find_map(claimed)
     }
 
+    /// What lets in exactly these.
+    pub(super) fn pinhole_at(&self, flows: &Flows) -> Option<&Pinhole> {
+        self.pinholes.table.at(flows)
+    }
+
     /// Whether there are any of this port.
     pub(super) fn has_pinholes(&self, to: Endpoint) -> bool {
         self.pinholes.table.of(to).next().is_some()

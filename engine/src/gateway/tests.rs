@@ -18,6 +18,7 @@ mod names;
 mod nat_pmp;
 mod one_host;
 mod orphans;
+mod peer;
 mod pinholes;
 mod restart;
 mod servers;
@@ -27,7 +28,7 @@ mod trouble;
 mod unreachable;
 mod wans;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use wire::description::Uuid;
@@ -124,6 +125,7 @@ enum Next {
     FirewallOpened(SocketAddr, IpAddr),
     FirewallDatagram(SocketAddr, Vec<u8>),
     PinholeRead(RequestId, Option<u32>),
+    FlowFound(RequestId, Option<u16>),
 }
 
 /// What a control point hears: the values of the out arguments, or an error code.
@@ -188,6 +190,10 @@ struct Lab {
     sought: Vec<(SocketAddrV4, Vec<u8>)>,
     follower: changes::Follower,
     pinholes: pinholes::Outside,
+    /// What LAN hosts have begun, to whom, and by which port of the WAN address it leaves.
+    flows: BTreeMap<(Protocol, SocketAddrV4, SocketAddrV4), u16>,
+    /// A shell that does not say.
+    blind: bool,
 }
 
 impl Lab {
@@ -235,6 +241,8 @@ impl Lab {
             sought: Vec::new(),
             follower: changes::Follower::default(),
             pinholes: pinholes::Outside::default(),
+            flows: BTreeMap::new(),
+            blind: false,
         }
     }
 
@@ -297,6 +305,7 @@ impl Lab {
                     Event::FirewallUplink(UplinkEvent::Datagram { from: *from, bytes })
                 }
                 Next::PinholeRead(request, value) => Event::PinholeRead { request: *request, value: *value },
+                Next::FlowFound(request, port) => Event::FlowFound { request: *request, port: *port },
             },
         );
     }
@@ -350,6 +359,10 @@ impl Lab {
                 Effect::ReadPinhole { request, what } => {
                     queue.push_back(Next::PinholeRead(request, self.pinholes.read(what)));
                 }
+                Effect::FindFlow { request, protocol, internal, remote } if !self.blind => {
+                    let port = self.flows.get(&(protocol, internal, remote)).copied();
+                    queue.push_back(Next::FlowFound(request, port));
+                }
                 Effect::Stopped => {
                     assert_eq!(self.gateway.poll_effect(), None, "Stopped is the last effect");
                 }
@@ -368,6 +381,7 @@ impl Lab {
                 Effect::ReadCounters { .. }
                 | Effect::Ssdp(_)
                 | Effect::EndSearch
+                | Effect::FindFlow { .. }
                 | Effect::LanSend { .. }
                 | Effect::Notice(_) => {}
             }
@@ -477,7 +491,14 @@ impl Lab {
                 if self.in_use.contains(&(protocol, port)) { Err(NatFailure::PortInUse) } else { Ok(()) }
             }
             NatChange::Install { rule, .. } => {
-                let taken = self.rules.iter().any(|r| (r.protocol, r.port) == (rule.protocol, rule.port));
+                let covers = |other: &NatRule| {
+                    // Two flows of one port may leave by one port.
+                    let peers = [rule.remote_peer, other.remote_peer];
+                    let both =
+                        peers[0] == peers[1] || peers.contains(&None) || rule.internal != other.internal;
+                    (other.protocol, other.port) == (rule.protocol, rule.port) && both
+                };
+                let taken = self.rules.iter().any(covers);
                 assert!(!taken, "{rule:?} would cover another rule");
                 self.rules.push(rule);
                 Ok(())

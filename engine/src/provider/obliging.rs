@@ -51,6 +51,8 @@ pub struct ProviderConfig {
     pub conflict_lifetime: Option<u32>,
     /// [`ServerConfig::query`].
     pub query: bool,
+    /// [`ServerConfig::peer`].
+    pub peer: bool,
     /// See there.
     pub speaks: Speaks,
 }
@@ -70,6 +72,7 @@ impl ProviderConfig {
             description: Description::Ignored,
             conflict_lifetime: server.conflict_lifetime,
             query: server.query,
+            peer: false,
             speaks: Speaks::Pcp,
         }
     }
@@ -90,7 +93,7 @@ impl From<&ProviderConfig> for ServerConfig {
             conflict_lifetime: config.conflict_lifetime,
             query: config.query,
             rate: None,
-            peer: false,
+            peer: config.peer,
             port_set: 1,
             natpmp: config.speaks != Speaks::Pcp,
             announcements: 1,

@@ -437,6 +437,7 @@ impl Uplink for IgdClient {
                     self.line.join(Rank::Delete, What::Flow(id));
                 }
             }
+            Input::Peer(id, _) => self.outputs.push_back(super::peer::not_served(id)),
             // Whose mappings are whose is not to be told for sure.
             Input::Adopt(..) | Input::List(_) => {}
             Input::Forget(id) => self.remove(id),

@@ -9,6 +9,7 @@ use super::filters::{Filtered, Filters};
 use super::flow::{FlowId, Grant, RemotePeer, Terms, Unknown, Want};
 use super::http::{HttpId, HttpOutcome, HttpRequest};
 use super::igd_client::Leftover;
+use super::peer::PeerWant;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub enum Input<'a> {
     Adopt(FlowId, Unknown, Instant),
     /// Ask the server which mappings it holds for us (GET and NEXT), from this time on.
     List(Instant),
+    /// Where does this flow go out, and may it last (RFC 6887 §12)? It is asked until it is answered, or forgotten.
+    Peer(FlowId, PeerWant),
     /// Stop caring about the flow; nothing is sent.
     Forget(FlowId),
     /// A datagram on the socket that is connected to the server.
@@ -105,6 +108,10 @@ pub enum Output {
     Deleted(FlowId),
     /// The server refuses to delete; the flow is kept as before.
     DeleteRefused(FlowId, ResultCode),
+    /// A flow that was asked for goes out there, for so long; that was all of it.
+    PeerGranted(FlowId, Grant),
+    /// The server does not say where it goes out, for so long; that was all of it.
+    PeerRefused(FlowId, ResultCode, Duration),
     /// The server has lost its state; every mapping is being asked for again.
     StateLost,
     /// The server answers (again).

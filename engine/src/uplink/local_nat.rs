@@ -86,6 +86,14 @@ impl Uplink for LocalNat {
                     self.outputs.push_back(Output::Deleted(id));
                 }
             }
+            Input::Peer(id, want) => {
+                let external = (self.addr, want.internal_port).into();
+                let lifetime = Duration::from_secs(u64::from(want.lifetime));
+                self.outputs.push_back(match want.third_party.is_some_and(|host| host != self.addr) {
+                    true => super::peer::not_served(id),
+                    false => Output::PeerGranted(id, Grant { external, lifetime, since: now }),
+                });
+            }
             Input::Forget(id) => drop(self.flows.remove(&id)),
             // It has only been slow.
             Input::Datagram(from, bytes) if from == self.server => {

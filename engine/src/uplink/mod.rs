@@ -15,6 +15,7 @@ mod local_nat;
 mod nat_pmp_client;
 mod nonces;
 mod pcp_client;
+mod peer;
 mod query;
 mod remembered;
 mod schedule;
@@ -31,6 +32,7 @@ pub use local_nat::LocalNat;
 pub use nat_pmp_client::NatPmpClient;
 pub use nonces::{ServerIdentity, derived_nonce};
 pub use pcp_client::{NUDGE_SPREAD, PcpClient, SILENT_AFTER, SILENT_FOR};
+pub use peer::PeerWant;
 pub use schedule::{MIN_RENEWAL_GAP, first_rt, next_rt, renewal_delay};
 pub use turns::IN_FLIGHT;
 

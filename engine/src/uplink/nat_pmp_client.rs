@@ -538,6 +538,7 @@ impl Uplink for NatPmpClient {
                     self.line.join(Rank::Delete, What::Flow(id));
                 }
             }
+            Input::Peer(id, _) => self.outputs.push_back(super::peer::not_served(id)),
             // NAT-PMP tells nobody what it holds.
             Input::Adopt(..) | Input::List(_) | Input::Http(..) => {}
             Input::Forget(id) => {

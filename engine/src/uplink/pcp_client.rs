@@ -20,6 +20,7 @@ use super::flow::{
 };
 use super::interface::{Input, Output, Uplink, UplinkProtocol};
 use super::nonces::{Client, ServerIdentity};
+use super::peer::Peers;
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
 use super::schedule::{BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, next_rt, next_wake};
@@ -29,6 +30,7 @@ use crate::time::{Duration, Instant, Timers};
 
 mod answers;
 mod listing;
+mod peering;
 
 /// A success is never believed for longer (RFC 6887 §15).
 const MAX_LIFETIME: u32 = 24 * 3600;
@@ -76,6 +78,7 @@ pub struct PcpClient {
     timers: Timers<FlowId>,
     turns: Turns,
     query: Option<Query>,
+    peers: Peers,
     epoch: EpochClock,
     /// When the server was last found to have lost its state, or the recovery from that is to begin.
     recoveries: Recoveries,
@@ -158,8 +161,10 @@ impl Uplink for PcpClient {
             }
             Input::Adopt(id, unknown, until) => self.adopt(now, id, unknown, until, entropy),
             Input::List(due) => self.query = Some(Query::new(due)),
+            Input::Peer(id, want) => self.ask_peer(now, id, want, entropy),
             Input::Forget(id) => {
                 self.behind.retain(|_, (waiting, _)| *waiting != id);
+                self.peers.forget(id);
                 self.remove(id);
             }
             Input::Datagram(from, bytes) if from == self.server => self.on_datagram(now, bytes, entropy),
@@ -208,6 +213,7 @@ impl Uplink for PcpClient {
             self.on_timer(now, id, entropy);
         }
         self.go_on_with_query(now, entropy);
+        self.go_on_with_peers(now, entropy);
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -216,7 +222,8 @@ impl Uplink for PcpClient {
 
     fn next_timeout(&self) -> Option<Instant> {
         let query = self.query.as_ref().map(Query::next_timeout);
-        [self.timers.next(), self.turns.next_timeout(), query].into_iter().flatten().min()
+        let peers = self.peers.next_timeout();
+        [self.timers.next(), self.turns.next_timeout(), query, peers].into_iter().flatten().min()
     }
 
     fn is_answering(&self) -> Option<bool> {
@@ -299,6 +306,7 @@ impl PcpClient {
             timers: Timers::default(),
             turns: Turns::default(),
             query: None,
+            peers: Peers::default(),
             epoch: EpochClock::default(),
             recoveries: Recoveries::default(),
             soundings: Recoveries::default(),
@@ -396,6 +404,12 @@ impl PcpClient {
         self.remove(old);
         self.outputs.push_back(Output::Deleted(old));
         None
+    }
+
+    /// What goes out in the place of everything to a server that may be nobody.
+    fn knock(&self) -> Vec<u8> {
+        let (client_addr, body) = (pcp::ip_to_wire(self.source), Body::Announce);
+        pcp::Request { lifetime: 0, client_addr, body, options: Vec::new() }.to_bytes()
     }
 
     fn hurry(&mut self, now: Instant, id: FlowId, entropy: &mut dyn Entropy) {
@@ -552,6 +566,7 @@ impl PcpClient {
             self.flows.get_mut(&id).expect("it was listed").phase = Phase::ASK;
             self.on_timer(now, id, entropy);
         }
+        self.peers.begin_again(now);
     }
 
     /// What was asked in vain need not wait for its next repetition, up to 18 minutes away.
@@ -685,10 +700,8 @@ impl PcpClient {
             return;
         }
         if self.knocks {
-            let client_addr = pcp::ip_to_wire(self.source);
-            let announce =
-                pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };
-            return self.sent(now, announce.to_bytes());
+            let announce = self.knock();
+            return self.sent(now, announce);
         }
         flow.unanswered = true;
         flow.carried = Carried {

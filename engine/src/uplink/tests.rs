@@ -16,6 +16,7 @@ mod deleting;
 mod epoch;
 mod filters;
 mod firewall;
+mod peer;
 mod renewal;
 mod requests;
 mod retransmission;

@@ -233,6 +233,7 @@ impl World {
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::ToServer { .. }));
         self.tickets.clear();
         self.nat_refusals.clear();
+        self.unknown_flows.clear();
         self.asked.clear();
         self.end_subscriptions();
     }

@@ -78,11 +78,11 @@ impl Simulation {
     pub(super) fn look_at_happenings(&mut self) -> Result<(), Broken> {
         for happening in self.happenings() {
             match happening {
-                Happening::Noticed(Notice::NatFailed(_)) => self.nat_failed = Some(self.world.now()),
-                Happening::Noticed(Notice::VersionRefused(..)) => {
-                    self.version_refused = Some(self.world.now());
-                }
-                Happening::Noticed(_) => {}
+                Happening::Noticed(notice) => match *notice {
+                    Notice::NatFailed(_) => self.nat_failed = Some(self.world.now()),
+                    Notice::VersionRefused(..) => self.version_refused = Some(self.world.now()),
+                    _ => {}
+                },
                 Happening::Answered(id) => {
                     let reply = self.world.reply(id).expect("it is answered").clone();
                     if let Some((asked_at, asked)) = self.open.remove(&id) {

@@ -23,7 +23,11 @@ impl Shell {
         // One for all changes of a turn; what only this router sees does not wait for it.
         if !matches!(
             effect,
-            Effect::Store(_) | Effect::Notice(_) | Effect::Nat { .. } | Effect::Firewall { .. }
+            Effect::Store(_)
+                | Effect::Notice(_)
+                | Effect::Nat { .. }
+                | Effect::Firewall { .. }
+                | Effect::FindFlow { .. }
         ) {
             self.sync();
         }
@@ -119,6 +123,10 @@ impl Shell {
             Effect::ReadPinhole { request, what } => {
                 let value = self.read_pinhole(place, what).await;
                 self.outcomes.push_back((place, Outcome::PinholeRead(request, value)));
+            }
+            Effect::FindFlow { request, protocol, internal, remote } => {
+                let port = self.find_flow(place, protocol.0, internal, remote).await;
+                self.outcomes.push_back((place, Outcome::FlowFound(request, port)));
             }
             Effect::Store(record) => {
                 self.write(place, |store| store.append(&record));

@@ -71,6 +71,22 @@ impl Shell {
         }
         result.map_err(|error| NatFailure::Kernel(error.to_string()))
     }
+
+    /// By which port of the WAN's addresses a flow leaves; where the kernel does not tell, it is as if there were none.
+    pub(super) async fn find_flow(
+        &mut self,
+        place: Place,
+        protocol: u8,
+        internal: SocketAddrV4,
+        remote: SocketAddrV4,
+    ) -> Option<u16> {
+        let nft = self.uplinks[place].nft.as_mut()?;
+        let found = nft.leaves_by(protocol, internal, remote).await;
+        found.unwrap_or_else(|error| {
+            tracing::debug!("by which port a flow leaves: {error}");
+            None
+        })
+    }
 }
 
 fn table(config: &Config, uplink: &Uplink) -> TableConfig {

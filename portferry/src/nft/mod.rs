@@ -81,6 +81,7 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
+use conntrack::FlowFrom;
 use link::Link;
 use mappings::{Plan, Table};
 
@@ -229,6 +230,24 @@ impl Nft {
                 .await;
         }
         Ok(())
+    }
+
+    /// By which port of the WAN's addresses a flow leaves that a LAN host has begun; `None`: there is none, or it is not translated.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] without CAP_NET_ADMIN; [`ErrorKind::TimedOut`] without an answer within 5 s; what the kernel says
+    /// that has no nf_conntrack_netlink.
+    pub async fn leaves_by(
+        &mut self,
+        protocol: u8,
+        internal: SocketAddrV4,
+        remote: SocketAddrV4,
+    ) -> io::Result<Option<u16>> {
+        let asked = [FlowFrom { protocol, internal: internal.into(), remote: Some(remote.into()) }];
+        let addresses = &self.config.wan_addresses;
+        let work = async |socket: &mut _| conntrack::places(socket, &asked, addresses).await;
+        let places = self.link.ask("looking for a flow", work).await?;
+        Ok(places.into_iter().flatten().next().map(|place| place.port()))
     }
 
     /// Deletes the table with all mappings; flows that run through them go on. Succeeds if it is gone already.

@@ -30,6 +30,9 @@ pub(super) struct Pinhole {
     /// A PCP client's nonce and lifetime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pcp: Option<([u8; 12], u64)>,
+    /// The same of PEER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer: Option<([u8; 12], u64)>,
     #[serde(flatten)]
     written: Stamp,
 }
@@ -47,6 +50,7 @@ impl Pinhole {
             description: stored.description.clone(),
             igd: claims.igd.flatten(),
             pcp: claims.pcp.map(|claim| (claim.nonce.0, claim.ends)),
+            peer: claims.peer.map(|claim| (claim.nonce.0, claim.ends)),
             written,
         }
     }
@@ -56,8 +60,9 @@ impl Pinhole {
     }
 
     fn claims(&self, now: Stamp) -> Claims<Duration> {
-        let pcp = self.pcp.map(|(nonce, ends)| PcpClaim { nonce: Nonce(nonce), ends });
-        let written = Claims { igd: self.igd.map(Some), pcp, nat_pmp: None };
+        let of_pcp = |(nonce, ends)| PcpClaim { nonce: Nonce(nonce), ends };
+        let (pcp, peer) = (self.pcp.map(of_pcp), self.peer.map(of_pcp));
+        let written = Claims { igd: self.igd.map(Some), pcp, nat_pmp: None, peer };
         written
             .map(|left| Some(Duration::from_secs(left)))
             .after(Duration::from_secs(now.since(self.written)))
@@ -100,6 +105,7 @@ mod tests {
         let left = Duration::from_secs;
         let mut both = Claims::of(Asker::Igd, Some(left(7200)));
         both.renew(Asker::Pcp(Nonce([3; 12])), Some(left(6000)));
+        both.renew(Asker::Peer(Nonce([5; 12])), Some(left(600)));
         let pcp = Claims::of(Asker::Pcp(Nonce([4; 12])), Some(left(6000)));
         let igd = Claims::of(Asker::Igd, Some(left(7200)));
         let directory = Directory::new("pinholes");

@@ -1,4 +1,4 @@
-//! PCP on the LAN side: MAP and ANNOUNCE (RFC 6887 §11, §14.1).
+//! PCP on the LAN side: MAP and ANNOUNCE (RFC 6887 §11, §14.1), and the way to PEER.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
@@ -7,7 +7,7 @@ use wire::pcp::{
     RequestHeader, Response, ResultCode,
 };
 
-use super::{LONG, LONGEST, LanArrival, SHORTEST, What};
+use super::{LONG, LONGEST, LanArrival, SHORTEST, What, whole_seconds};
 use crate::claims::{Asker, PcpClaim};
 use crate::gateway::Gateway;
 use crate::request::MappingRequest;
@@ -101,7 +101,7 @@ pub(super) fn update(
         external_port: at.port(),
         external_addr: at.ip().to_ipv6_mapped(),
     };
-    let lifetime = external.map_or(0, |_| claim.ends.secs_left(now));
+    let lifetime = external.map_or(0, |_| whole_seconds(claim.ends - now));
     let filter = |peer: std::net::Ipv4Addr| {
         PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
     };
@@ -144,7 +144,7 @@ impl Gateway {
         if pcp::ip_from_wire(header.client_addr) != arrival.from.ip() {
             return Err(Refused(ResultCode::ADDRESS_MISMATCH, LONG));
         }
-        if ![Opcode::ANNOUNCE, Opcode::MAP].contains(&header.opcode) {
+        if ![Opcode::ANNOUNCE, Opcode::MAP, Opcode::PEER].contains(&header.opcode) {
             return Err(Refused(ResultCode::UNSUPP_OPCODE, LONG));
         }
         let request = match Request::parse(payload) {
@@ -154,6 +154,7 @@ impl Gateway {
         };
         match request.body {
             Body::Map(map) => self.map(now, arrival, payload, &request, map),
+            Body::Peer(peer) => self.peer(now, (arrival, payload), &request, peer),
             _ => self.announce_to(&arrival, &request),
         }
     }

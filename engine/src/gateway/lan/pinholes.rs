@@ -1,4 +1,4 @@
-//! MAP over IPv6 (RFC 6887 §2.2, §11): the client's address is its own out there, so what it gets is a pinhole.
+//! MAP and PEER over IPv6 (RFC 6887 §2.2, §11, §12): the client's address is its own out there, so what it gets is a pinhole.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,6 +8,7 @@ use super::super::pinholes::Wanted;
 use super::super::waiting::Form;
 use super::super::{Gateway, RequestId};
 use super::pcp_server::{MapQuestion, Refused};
+use super::peer::PeerQuestion;
 use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What};
 use crate::claims::Asker;
 use crate::pinholes::{Endpoint, Flows, is_of_the_internet};
@@ -99,6 +100,54 @@ impl Gateway {
         Ok(())
     }
 
+    /// RFC 6887 §12.3 where nothing is translated: what the host sends out is let in again anyway, and this makes it last. A pinhole of one
+    /// remote host and port is no other's.
+    pub(super) fn peer_v6(
+        &mut self,
+        now: Instant,
+        (arrival, payload): (LanArrival, &[u8]),
+        (question, description): (PeerQuestion, Option<String>),
+        addr: Ipv6Addr,
+        remote: Ipv6Addr,
+    ) -> Result<(), Refused> {
+        if !self.allows_pinholes() {
+            return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG));
+        }
+        let data = *question.data();
+        let to = Endpoint { addr, protocol: data.protocol, port: data.internal_port };
+        let flows = Flows { to, remote: Some(remote), remote_port: Some(data.remote_port) };
+        let before = self.pinhole_at(&flows).map(|pinhole| pinhole.claims.at(now).peer);
+        if let Some(claim) = before.flatten().filter(|claim| claim.nonce != data.nonce) {
+            return Err(Refused(ResultCode::NOT_AUTHORIZED, claim.ends.secs_left(now)));
+        }
+        let given = self.external_of_pinhole(to);
+        if question.lifetime() == 0 {
+            let epoch = self.lan_server.epoch();
+            let answer = match before.flatten() {
+                Some(claim) => question.granted(given, claim.ends.secs_left(now), epoch),
+                None => question.nothing(epoch),
+            };
+            self.lan_server.counters.pcp += 1;
+            self.send_to_lan(&arrival, answer.to_bytes());
+            return Ok(());
+        }
+        // Nothing but this port of this address can be given; what is there already is told whatever is suggested.
+        let suggested = pcp::ip_from_wire(data.external_addr);
+        let other_port = data.external_port != 0 && data.external_port != given.port();
+        if before.is_none() && (other_port || !suggested.is_unspecified() && suggested != given.ip()) {
+            return Err(Refused(ResultCode::CANNOT_PROVIDE_EXTERNAL, SHORT));
+        }
+        if before.flatten().is_none() {
+            self.note_third_party(arrival.from.ip(), data.protocol, own(to));
+        }
+        let lease = Duration::from_secs(u64::from(question.lifetime()));
+        let id = self.ask_for_lan(now, arrival, payload, What::Peer(question));
+        let who = Requester::new(IpAddr::V6(addr), &[]);
+        let by = Asker::Peer(data.nonce);
+        self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
+        Ok(())
+    }
+
     /// What can be promised to a PCP client whose port is open: by whom and until when. `None`: it insists on another address than the
     /// provider has for it (RFC 6887 §13.2).
     pub(in super::super) fn promise_to_lan(
@@ -108,15 +157,21 @@ impl Gateway {
         grant: Option<Grant>,
     ) -> Option<(Asker, Instant)> {
         let Form::Lan(question) = &self.waiting.get(&id)?.form else { return None };
-        let What::Map(map) = &question.what else { return None };
-        let external = grant.map(|grant| grant.external.ip());
-        if map.is_strict() && external.is_some_and(|external| !map.may_be(external)) {
-            return None;
-        }
+        let (asker, asked) = match &question.what {
+            What::Map(map) => {
+                let other = |grant: Grant| !map.may_be(grant.external.ip());
+                if map.is_strict() && grant.is_some_and(other) {
+                    return None;
+                }
+                (Asker::Pcp(map.nonce()), map.lifetime())
+            }
+            What::Peer(peer) => (Asker::Peer(peer.nonce()), peer.lifetime()),
+            What::NatPmp(_) => return None, // it is of IPv4
+        };
         // What the provider has granted is renewed, but nobody is promised more than it has (RFC 7648 §3.2).
         let left = grant.map_or(u32::MAX, |grant| grant.ends().secs_left(now).max(1));
-        let lifetime = Duration::from_secs(u64::from(map.lifetime().min(left)));
-        Some((Asker::Pcp(map.nonce()), now + lifetime))
+        let lifetime = Duration::from_secs(u64::from(asked.min(left)));
+        Some((asker, now + lifetime))
     }
 
     /// And promises it.
@@ -128,11 +183,14 @@ impl Gateway {
         promised: Option<(Asker, Instant)>,
     ) {
         let Some(Form::Lan(question)) = self.take_waiter(id).map(|waiter| waiter.form) else { return };
-        let (What::Map(map), Some(external), Some((_, ends))) = (&question.what, external, promised) else {
-            return;
+        let (Some(external), Some((_, ends))) = (external, promised) else { return };
+        let (lifetime, epoch) = (ends.secs_left(now), self.lan_server.epoch());
+        let bytes = match &question.what {
+            What::Peer(peer) => peer.granted(external, lifetime, epoch).to_bytes(),
+            What::Map(map) => map.granted(external, lifetime, epoch).to_bytes(),
+            What::NatPmp(_) => return, // it is of IPv4
         };
         self.lan_server.counters.pcp += 1;
-        let bytes = map.granted(external, ends.secs_left(now), self.lan_server.epoch()).to_bytes();
         self.send_to_lan(&question.arrival, bytes);
     }
 }

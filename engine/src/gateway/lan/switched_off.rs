@@ -18,6 +18,9 @@ impl Gateway {
             return;
         }
         self.refuse_switched_off(now);
+        if !self.config.pcp {
+            self.drop_peers(None, Refusal::Released, false);
+        }
         let claimed = self.table.iter().filter(|mapping| mapping.health != Health::Deleting);
         let claimed = claimed.flat_map(|mapping| {
             claims_of_off(&self.config, mapping.claims).map(move |asker| (mapping.key(), asker))
@@ -50,6 +53,7 @@ impl Gateway {
         let waits = self.waiting.iter().filter(|(_, waiter)| match &waiter.form {
             Form::Lan(question) => match &question.what {
                 What::Map(map) => !config.pcp && map.lifetime() > 0,
+                What::Peer(_) => !config.pcp,
                 What::NatPmp(asked) => !config.nat_pmp && asked.lifetime() > 0,
             },
             Form::Upnp(_) => false,
@@ -63,13 +67,17 @@ impl Gateway {
 fn is_off(config: &Config, asker: Asker) -> bool {
     match asker {
         Asker::Igd => false,
-        Asker::Pcp(_) => !config.pcp,
+        Asker::Pcp(_) | Asker::Peer(_) => !config.pcp,
         Asker::NatPmp => !config.nat_pmp,
     }
 }
 
 /// Those of the protocols that are switched off.
 fn claims_of_off(config: &Config, claims: Claims<Instant>) -> impl Iterator<Item = Asker> {
-    let all = [claims.pcp.map(|claim| Asker::Pcp(claim.nonce)), claims.nat_pmp.map(|_| Asker::NatPmp)];
+    let all = [
+        claims.pcp.map(|claim| Asker::Pcp(claim.nonce)),
+        claims.peer.map(|claim| Asker::Peer(claim.nonce)),
+        claims.nat_pmp.map(|_| Asker::NatPmp),
+    ];
     all.into_iter().flatten().filter(|&asker| is_off(config, asker))
 }

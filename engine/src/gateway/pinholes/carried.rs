@@ -115,7 +115,7 @@ impl Gateway {
             Some(grant) => {
                 let left = grant.ends() - now;
                 let lately = now - grant.since < MIN_RENEWAL_GAP;
-                matches!(by, Asker::Pcp(_)) && left * 4 < lease * 3 && !lately
+                matches!(by, Asker::Pcp(_) | Asker::Peer(_)) && left * 4 < lease * 3 && !lately
             }
         }
     }

@@ -343,6 +343,8 @@ impl Gateway {
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),
                 // That it answers was known before it was asked; the rest only NATs have to tell.
                 Output::Answering
+                | Output::PeerGranted(..)
+                | Output::PeerRefused(..)
                 | Output::Listed(_)
                 | Output::NotListed(_)
                 | Output::Speaks(_)

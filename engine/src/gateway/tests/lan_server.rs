@@ -12,23 +12,23 @@ use super::*;
 use crate::gateway::LanArrival;
 use crate::table::Health;
 
-const MINE: Nonce = Nonce([1; 12]);
-const OTHERS: Nonce = Nonce([2; 12]);
+pub(super) const MINE: Nonce = Nonce([1; 12]);
+pub(super) const OTHERS: Nonce = Nonce([2; 12]);
 
 /// A MAP request of TCP.
 #[derive(Clone, Debug)]
-struct Map {
-    nonce: Nonce,
-    protocol: Protocol,
-    internal: u16,
-    external: u16,
-    external_addr: Ipv4Addr,
-    lifetime: u32,
-    options: Vec<PcpOption>,
+pub(super) struct Map {
+    pub(super) nonce: Nonce,
+    pub(super) protocol: Protocol,
+    pub(super) internal: u16,
+    pub(super) external: u16,
+    pub(super) external_addr: Ipv4Addr,
+    pub(super) lifetime: u32,
+    pub(super) options: Vec<PcpOption>,
 }
 
 /// The same external port as internal, for an hour.
-fn map(port: u16) -> Map {
+pub(super) fn map(port: u16) -> Map {
     Map {
         nonce: MINE,
         protocol: Protocol::TCP,
@@ -64,11 +64,11 @@ fn filter(prefix_len: u8, addr: Ipv4Addr) -> PcpOption {
 }
 
 /// What a client hears: result, lifetime, external port.
-type Told = (ResultCode, u32, u16);
+pub(super) type Told = (ResultCode, u32, u16);
 
 impl Lab {
     /// A datagram from port 4000 of a host; what comes back there in that turn.
-    fn datagram(&mut self, from: Ipv4Addr, bytes: &[u8]) -> Vec<Vec<u8>> {
+    pub(super) fn datagram(&mut self, from: Ipv4Addr, bytes: &[u8]) -> Vec<Vec<u8>> {
         let before = self.effects.len();
         let arrival =
             LanArrival { interface: 3, local: IpAddr::V4(LAN), from: SocketAddr::from((from, 4000)) };
@@ -77,7 +77,7 @@ impl Lab {
     }
 
     /// What a host was sent since there were so many effects.
-    fn sent_to(&self, host: Ipv4Addr, since: usize) -> Vec<Vec<u8>> {
+    pub(super) fn sent_to(&self, host: Ipv4Addr, since: usize) -> Vec<Vec<u8>> {
         let sent = |(_, effect): &(u64, Effect)| match effect {
             Effect::LanSend { interface: 3, local, to, bytes } if to.ip() == IpAddr::V4(host) => {
                 assert_eq!((*local, to.port()), (IpAddr::V4(LAN), 4000), "from where it was asked");
@@ -89,19 +89,19 @@ impl Lab {
     }
 
     /// The provider's server loses its state, and says so.
-    fn provider_forgets(&mut self) {
+    pub(super) fn provider_forgets(&mut self) {
         let now = self.instant();
         let bytes = self.provider().lose_state(now);
         self.event(Event::Announcement { from: server(), bytes: &bytes });
     }
 
-    fn pcp(&mut self, host: Ipv4Addr, request: &Request) -> Response {
+    pub(super) fn pcp(&mut self, host: Ipv4Addr, request: &Request) -> Response {
         let answers = self.datagram(host, &request.to_bytes());
         let [answer] = &answers[..] else { panic!("{request:?}: {answers:?}") };
         Response::parse(answer).expect("a well-formed answer")
     }
 
-    fn map(&mut self, host: Ipv4Addr, map: &Map) -> Told {
+    pub(super) fn map(&mut self, host: Ipv4Addr, map: &Map) -> Told {
         let answer = self.pcp(host, &map.request(host));
         let Body::Map(data) = answer.body else { panic!("{answer:?}") };
         assert_eq!((data.nonce, data.internal_port), (map.nonce, map.internal));

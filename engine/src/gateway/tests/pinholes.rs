@@ -19,7 +19,7 @@ const OK: ResultCode = ResultCode::SUCCESS;
 const MINE: Nonce = Nonce([1; 12]);
 const OTHERS: Nonce = Nonce([2; 12]);
 /// On the LAN.
-const CAROL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+pub(super) const CAROL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 const DAVE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
 const LAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// The router's WAN side, and who asks from outside.
@@ -34,7 +34,7 @@ fn firewall() -> SocketAddr {
 #[derive(Default)]
 pub(super) struct Outside {
     /// What this router lets in.
-    open: BTreeSet<Flows>,
+    pub(super) open: BTreeSet<Flows>,
     broken: bool,
     /// The kernel closes nothing.
     sticks: bool,
@@ -47,7 +47,7 @@ pub(super) struct Outside {
 
 /// The provider's firewall, as RFC 6887 has it.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     began: Instant,
     /// By host, protocol and port: the nonce, and whom it lets in.
     open: BTreeMap<(Ipv6Addr, Protocol, u16), (Nonce, Vec<Filter>)>,
@@ -169,13 +169,13 @@ fn lan6() -> Vec<LanInterface> {
     lan
 }
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     Model { lifetime: 7200, most_filters: 8, ..Model::default() }
 }
 
 impl Lab {
     /// A gateway at work on a network with IPv6, whose provider has a firewall, or has none.
-    fn up6(provider: Option<Model>) -> Self {
+    pub(super) fn up6(provider: Option<Model>) -> Self {
         let named = provider.is_some();
         let firewall_servers = if named { vec![firewall()] } else { Vec::new() };
         let mut lab = Self::new(Config { firewall_servers, ..config(NatMode::Own) });
@@ -210,7 +210,7 @@ impl Lab {
     }
 
     /// What a PCP client at port 4000 of an IPv6 host hears in that turn.
-    fn pcp6(&mut self, host: Ipv6Addr, request: &Request) -> Option<Response> {
+    pub(super) fn pcp6(&mut self, host: Ipv6Addr, request: &Request) -> Option<Response> {
         let before = self.effects.len();
         let arrival =
             LanArrival { interface: 3, local: IpAddr::V6(LAN6), from: SocketAddr::from((host, 4000)) };
@@ -228,7 +228,7 @@ impl Lab {
     }
 
     /// Result, lifetime, external address and port.
-    fn map6(&mut self, host: Ipv6Addr, map: &Map6) -> (ResultCode, u32, SocketAddr) {
+    pub(super) fn map6(&mut self, host: Ipv6Addr, map: &Map6) -> (ResultCode, u32, SocketAddr) {
         let answer = self.pcp6(host, &map.request(host)).expect("answered at once");
         let Body::Map(data) = answer.body else { panic!("{answer:?}") };
         assert_eq!((data.nonce, data.internal_port), (map.nonce, map.port));
@@ -236,7 +236,7 @@ impl Lab {
     }
 
     /// What both firewalls let in is what the table says, and what is stored.
-    fn agrees(&mut self) {
+    pub(super) fn agrees(&mut self) {
         let now = self.instant();
         let all = self.gateway.pinholes(now);
         let open: BTreeSet<Flows> = all.iter().filter(|one| one.is_open).map(|one| one.flows).collect();
@@ -283,17 +283,17 @@ impl Hole {
 
 /// A MAP request over IPv6.
 #[derive(Clone, Debug)]
-struct Map6 {
+pub(super) struct Map6 {
     nonce: Nonce,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     port: u16,
     external: u16,
     external_addr: Ipv6Addr,
-    lifetime: u32,
+    pub(super) lifetime: u32,
     options: Vec<PcpOption>,
 }
 
-fn map6(port: u16) -> Map6 {
+pub(super) fn map6(port: u16) -> Map6 {
     let (protocol, external_addr) = (Protocol::TCP, Ipv6Addr::UNSPECIFIED);
     Map6 { nonce: MINE, protocol, port, external: port, external_addr, lifetime: 3600, options: Vec::new() }
 }

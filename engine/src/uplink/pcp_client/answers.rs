@@ -28,6 +28,10 @@ impl PcpClient {
                 }
                 _ => self.ignored += 1,
             },
+            Body::Peer(data) => match self.peers.matching(self.source, data, &response) {
+                Some(id) => self.on_peer(now, id, data, &response, entropy),
+                None => self.ignored += 1,
+            },
             _ => self.ignored += 1,
         }
         // Whatever that says of ANNOUNCE.
@@ -312,6 +316,9 @@ impl PcpClient {
             self.remove(id);
             self.outputs.push_back(Output::Refused(id, ResultCode::UNSUPP_VERSION, wait));
         }
+        for id in self.peers.take_all() {
+            self.outputs.push_back(Output::PeerRefused(id, ResultCode::UNSUPP_VERSION, wait));
+        }
         self.outputs.push_back(Output::VersionRefused(version));
     }
 }
@@ -329,7 +336,7 @@ fn filter(option: &PcpOption) -> Option<Filter> {
 }
 
 /// What a success gives for so many seconds.
-fn granted(now: Instant, external: SocketAddr, lifetime: u32) -> Grant {
+pub(super) fn granted(now: Instant, external: SocketAddr, lifetime: u32) -> Grant {
     Grant { external, lifetime: Duration::from_secs(u64::from(lifetime.min(MAX_LIFETIME))), since: now }
 }
 
