@@ -95,7 +95,9 @@ pub(super) fn update(
         external_port: at.port(),
         external_addr: at.ip().to_ipv6_mapped(),
     };
-    let lifetime = external.map_or(0, |_| claim.ends.secs_left(now));
+    // Whole seconds, and none that it has not.
+    let left = u32::try_from((claim.ends - now).as_secs()).unwrap_or(u32::MAX);
+    let lifetime = external.map_or(0, |_| left.max(1));
     let filter = |peer: std::net::Ipv4Addr| {
         PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
     };
