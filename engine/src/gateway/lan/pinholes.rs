@@ -9,7 +9,7 @@ use super::super::waiting::Form;
 use super::super::{Gateway, RequestId};
 use super::pcp_server::{MapQuestion, Refused};
 use super::peer::PeerQuestion;
-use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What};
+use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What, whole_seconds};
 use crate::claims::Asker;
 use crate::pinholes::{Endpoint, Flows, is_of_the_internet};
 use crate::policy::Requester;
@@ -124,7 +124,7 @@ impl Gateway {
         if question.lifetime() == 0 {
             let epoch = self.lan_server.epoch();
             let answer = match before.flatten() {
-                Some(claim) => question.granted(given, claim.ends.secs_left(now), epoch),
+                Some(claim) => question.granted(given, whole_seconds(claim.ends - now), epoch),
                 None => question.nothing(epoch),
             };
             self.lan_server.counters.pcp += 1;
@@ -169,7 +169,7 @@ impl Gateway {
             What::NatPmp(_) => return None, // it is of IPv4
         };
         // What the provider has granted is renewed, but nobody is promised more than it has (RFC 7648 §3.2).
-        let left = grant.map_or(u32::MAX, |grant| grant.ends().secs_left(now).max(1));
+        let left = grant.map_or(u32::MAX, |grant| whole_seconds(grant.ends() - now));
         let lifetime = Duration::from_secs(u64::from(asked.min(left)));
         Some((asker, now + lifetime))
     }
@@ -184,7 +184,7 @@ impl Gateway {
     ) {
         let Some(Form::Lan(question)) = self.take_waiter(id).map(|waiter| waiter.form) else { return };
         let (Some(external), Some((_, ends))) = (external, promised) else { return };
-        let (lifetime, epoch) = (ends.secs_left(now), self.lan_server.epoch());
+        let (lifetime, epoch) = (whole_seconds(ends - now), self.lan_server.epoch());
         let bytes = match &question.what {
             What::Peer(peer) => peer.granted(external, lifetime, epoch).to_bytes(),
             What::Map(map) => map.granted(external, lifetime, epoch).to_bytes(),

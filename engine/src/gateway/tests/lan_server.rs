@@ -880,6 +880,7 @@ fn a_client_hears_what_becomes_of_its_mapping() {
         let mut lab = Lab::up(nat);
         lab.provider().config_mut().longest = 600;
         assert_eq!(lab.map(ALICE, &Map { lifetime: 86_400, ..map(8080) }), (OK, 600, 8080));
+        let ends = lab.now + 600_000;
         lab.pass(100);
         let before = lab.effects.len();
         lab.script = [Reaction::Grant(E, 9999)].into();
@@ -895,6 +896,14 @@ fn a_client_hears_what_becomes_of_its_mapping() {
             })
             .collect();
         assert_eq!(ports, [9999; 3], "{nat:?}: it is not gone, for a PCP client can be told");
+        for (at, effect) in &lab.effects[before..] {
+            if let Effect::LanSend { to, bytes, .. } = effect
+                && to.ip() == IpAddr::V4(ALICE)
+            {
+                let told = u64::from(Response::parse(bytes).unwrap().lifetime);
+                assert!(at + told * 1000 <= ends, "{nat:?}: no longer than it has, by part of a second");
+            }
+        }
         let before = lab.effects.len();
         lab.event(Event::Release(ALICE.into()));
         lab.pass(10);
