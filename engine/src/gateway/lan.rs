@@ -8,35 +8,33 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::natpmp;
-use wire::pcp::{
-    self, ANNOUNCE_GROUP_V4, ANNOUNCE_GROUP_V6, Body, CLIENT_PORT, Protocol, Response, ResultCode,
-    SERVER_PORT,
-};
+use wire::pcp::{self, CLIENT_PORT, Protocol, ResultCode, SERVER_PORT};
 
-use super::pending::{Pending, Purpose};
 use super::waiting::{BACKGROUND, Form, Waiter};
 use super::{Alarm, Effect, Gateway, RequestId};
-use crate::announcements::{Announcements, TIMES};
+use crate::announcements::Announcements;
 use crate::claims::{Asker, Claims};
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
-use crate::notice::Cause;
 use crate::policy::Requester;
 use crate::request::{MappingRequest, Refusal};
-use crate::table::{Health, Key, Mapping, Touched};
+use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
 use crate::uplink::{FlowId, Input};
 
+mod deferred;
 mod nat_pmp;
 mod pcp_server;
 pub(super) mod peer;
 pub(super) mod pinholes;
 mod switched_off;
 mod third_party;
+mod unsolicited;
 
 use nat_pmp::NatPmpQuestion;
 use pcp_server::MapQuestion;
 use peer::{PeerQuestion, Peers};
+use unsolicited::Update;
 
 /// How often one host may ask (security policy).
 const RATE: Rate = Rate { per_second: 10, burst: 50 };
@@ -50,8 +48,6 @@ const LONGEST: u32 = 24 * 3600;
 const SHORTEST: u32 = 120;
 /// The provider is not asked again about a mapping that it has given so lately (security policy).
 const MIN_GAP: Duration = Duration::from_secs(4);
-/// How often a client is told what became of its mapping, and the gaps (RFC 6887 §14.2).
-const UPDATES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(500)];
 
 /// Where a datagram came in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,18 +86,6 @@ enum What {
     Map(MapQuestion),
     Peer(PeerQuestion),
     NatPmp(NatPmpQuestion),
-}
-
-/// A client is to be told what became of its mapping.
-#[derive(Clone, Debug)]
-struct Update {
-    client: LanArrival,
-    mapping: Mapping,
-    /// `None`: it is gone.
-    external: Option<SocketAddrV4>,
-    /// How often it was told.
-    told: usize,
-    due: Instant,
 }
 
 /// See the module's description.
@@ -143,7 +127,7 @@ impl LanServer {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let update = self.updates.values().map(|update| update.due).min();
+        let update = self.updates.values().map(Update::due).min();
         [self.announcements.next(), update, self.peers.next_timeout()].into_iter().flatten().min()
     }
 
@@ -228,46 +212,6 @@ impl Gateway {
         self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
     }
 
-    /// One mapping is wanted of which another protocol of the same host is asking for just now, or which it is just giving back: both are
-    /// about the same, so this one waits for what comes of that.
-    pub(super) fn defer(&mut self, id: RequestId, flow: FlowId, from: IpAddr, request: MappingRequest) {
-        self.lan_server.deferred.insert(id, (flow, from, request));
-    }
-
-    /// Whether it waits for what another protocol has asked for; it does no more.
-    pub(super) fn undefer(&mut self, id: RequestId) -> bool {
-        self.lan_server.deferred.remove(&id).is_some()
-    }
-
-    /// The host is gone.
-    pub(super) fn refuse_deferred_of(&mut self, host: Ipv4Addr) {
-        let of_host = |(_, (_, _, request)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
-            *request.internal.ip() == host
-        };
-        let gone: Vec<RequestId> =
-            self.lan_server.deferred.iter().filter(of_host).map(|(&id, _)| id).collect();
-        for id in gone {
-            self.lan_server.deferred.remove(&id);
-            self.refuse(id, Refusal::Released);
-        }
-    }
-
-    /// At the end of a turn: what has become of those.
-    pub(super) fn resume_deferred(&mut self, now: Instant) -> bool {
-        let decided = |(_, (flow, ..)): &(&RequestId, &(FlowId, IpAddr, MappingRequest))| {
-            let goes = |mapping: &Mapping| mapping.health == Health::Deleting;
-            !self.pending.contains_key(flow) && !self.table.find_flow(*flow).is_some_and(goes)
-        };
-        let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
-        let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
-        match request.by {
-            Asker::Igd => self.add(now, id, &itself(&request), request),
-            Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
-            Asker::Peer(_) => self.peer_by_mapping(now, id, request),
-        }
-        true
-    }
-
     /// The way of a request for a mapping, past what its protocol alone says.
     fn map_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
         let Some(request) = self.wait_for_pending(now, id, from, request) else { return };
@@ -275,36 +219,6 @@ impl Gateway {
             Some(mapping) => self.renew_for_lan(now, id, from, &mapping, request),
             None => self.make_for_lan(now, id, from, request),
         }
-    }
-
-    /// What is on its way for the same internal port is waited for; otherwise the request comes back.
-    fn wait_for_pending(
-        &mut self,
-        now: Instant,
-        id: RequestId,
-        from: IpAddr,
-        request: MappingRequest,
-    ) -> Option<MappingRequest> {
-        let same =
-            |one: &MappingRequest| (one.protocol, one.internal) == (request.protocol, request.internal);
-        if let Some(flow) = self.find_pending(|pending| same(&pending.request)) {
-            let wants = |one: &MappingRequest| {
-                (one.external_port, one.strict, one.external_addr, one.remote_peer, one.by)
-            };
-            let joins = |pending: &Pending| {
-                pending.purpose == Purpose::Add && wants(&pending.request) == wants(&request)
-            };
-            match self.pending.get(&flow).is_some_and(joins) {
-                true => self.join(now, id, flow, request),
-                false => self.defer(id, flow, from, request),
-            }
-            return None;
-        }
-        match self.given_back_for(&request) {
-            Some(flow) => self.defer(id, flow, from, request),
-            None => return Some(request),
-        }
-        None
     }
 
     /// There is none.
@@ -325,19 +239,6 @@ impl Gateway {
             }
             false => self.add(now, id, &itself(&request), request),
         }
-    }
-
-    /// What the host is just giving back of the port that it suggests, or of its internal port when it has no other mapping for that: a
-    /// program that speaks two protocols at once would end with a second one.
-    fn given_back_for(&self, request: &MappingRequest) -> Option<FlowId> {
-        let goes = |mapping: &&Mapping| mapping.health == Health::Deleting;
-        let suggested = self
-            .find_at(request)
-            .filter(|mapping| goes(&mapping) && mapping.internal.ip() == request.internal.ip());
-        let mut all = self.table.of_internal(request.protocol, request.internal);
-        let none_stays = all.clone().all(|mapping| goes(&mapping));
-        let internal = all.next().filter(|_| none_stays).map(|mapping| mapping.flow);
-        suggested.map(|mapping| mapping.flow).or(internal)
     }
 
     /// The mapping that serves a request: there is one for each internal port (RFC 6887 §11.3, N-5), whoever made it. What lets
@@ -497,34 +398,6 @@ impl Gateway {
         }
     }
 
-    /// Its client wants no more what it has asked for and has not got: nothing comes of it.
-    fn abandon(
-        &mut self,
-        now: Instant,
-        by: Asker,
-        protocol: Protocol,
-        (host, port): (Ipv4Addr, Option<u16>),
-    ) {
-        let is_it = |request: &MappingRequest| {
-            request.by == by
-                && request.protocol == protocol
-                && *request.internal.ip() == host
-                && port.is_none_or(|port| request.internal.port() == port)
-        };
-        let deferred = self.lan_server.deferred.iter().filter(|(_, (.., request))| is_it(request));
-        for id in deferred.map(|(&id, _)| id).collect::<Vec<_>>() {
-            self.lan_server.deferred.remove(&id);
-            self.forget_question(id);
-        }
-        while let Some(flow) = self.find_pending(|pending| is_it(&pending.request)) {
-            let waiters = self.pending.get_mut(&flow).map(|pending| std::mem::take(&mut pending.waiters));
-            for id in waiters.unwrap_or_default() {
-                self.forget_question(id);
-            }
-            self.fail(now, flow, Refusal::NoAnswer);
-        }
-    }
-
     /// A question has waited long enough. The client asks again, and finds what has come of it; but what stands is said.
     pub(super) fn on_lan_patience_over(&mut self, id: RequestId) {
         let waits = |waiters: &Vec<RequestId>| waiters.contains(&id);
@@ -639,147 +512,6 @@ impl Gateway {
         self.lan_server.counters.refused += 1;
         let bytes = pcp::error_response(payload, result, lifetime, self.lan_server.epoch());
         self.send_to_lan(arrival, bytes);
-    }
-
-    /// At the end of a turn, before anybody else is told of what was `touched`: PCP clients hear what became of theirs (RFC 6887
-    /// §14.2).
-    pub(super) fn note_updates(&mut self, touched: &BTreeMap<FlowId, Touched>) {
-        let now = self.lan_server.now;
-        for (&flow, Touched { before, cause }) in touched {
-            let after = self.table.find_flow(flow);
-            let wanted_gone = matches!(
-                cause,
-                Some(
-                    Cause::Deleted
-                        | Cause::LeaseEnded
-                        | Cause::Replaced
-                        | Cause::Stopping
-                        | Cause::ProtocolOff
-                )
-            );
-            let by_nat_pmp = before.as_ref().filter(|before| before.claims.at(now).nat_pmp.is_some());
-            if by_nat_pmp.is_some_and(|before| after.is_none_or(|after| after.external != before.external))
-                && !wanted_gone
-            {
-                // There is no other way to tell (N-12, N-13).
-                self.lan_server.begin_epoch();
-                self.lan_server.announcements.begin(now);
-            }
-            let client = self.lan_server.asked_from.get(&flow).copied();
-            if after.is_none() {
-                self.lan_server.asked_from.remove(&flow);
-            }
-            let Some(client) = client else { continue };
-            let Some(before) = before.as_ref().filter(|before| before.claims.at(now).pcp.is_some()) else {
-                continue;
-            };
-            let moved = after.filter(|after| after.external != before.external);
-            match (moved, after) {
-                (Some(after), _) => {
-                    let (mapping, external) = (after.clone(), Some(after.external));
-                    let update = Update { client, mapping, external, told: 0, due: now };
-                    self.lan_server.updates.insert(flow, update);
-                }
-                (None, Some(_)) => {}
-                (None, None) => {
-                    self.lan_server.updates.remove(&flow);
-                    if !matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced)) {
-                        let mapping = before.clone();
-                        let update = Update { client, mapping, external: None, told: 0, due: now };
-                        self.lan_server.updates.insert(flow, update);
-                    }
-                }
-            }
-        }
-        self.tell_updates();
-    }
-
-    fn tell_updates(&mut self) {
-        let now = self.lan_server.now;
-        let due: Vec<FlowId> = self
-            .lan_server
-            .updates
-            .iter()
-            .filter(|(_, update)| update.due <= now)
-            .map(|(&flow, _)| flow)
-            .collect();
-        for flow in due {
-            let Some(update) = self.lan_server.updates.get_mut(&flow) else { continue };
-            update.told += 1;
-            let gap = UPDATES.get(update.told).copied();
-            update.due = now + gap.unwrap_or_default();
-            let update = update.clone();
-            if gap.is_none() {
-                self.lan_server.updates.remove(&flow);
-            }
-            let Some(claim) = update.mapping.claims.pcp else { continue };
-            let bytes = pcp_server::update(
-                update.client.from.ip(),
-                &update.mapping,
-                claim,
-                update.external,
-                (now, self.lan_server.epoch()),
-            );
-            self.send_to_lan(&update.client, bytes);
-        }
-    }
-
-    /// At the end of a turn: has the server begun, or another address (RFC 6887 §8.5, N-13)?
-    pub(super) fn tend_lan(&mut self) {
-        let now = self.lan_server.now;
-        if !self.lan_server.is_up && self.lan.iter().any(|lan| !lan.addresses.is_empty()) {
-            self.lan_server.is_up = true;
-            self.lan_server.begin_epoch();
-            self.lan_server.announcements.begin(now);
-        }
-        // With several addresses the one that was announced is as good as the others.
-        let stands = |addr: Ipv4Addr| {
-            self.table.iter().any(|mapping| mapping.confirmed && *mapping.external.ip() == addr)
-        };
-        let other = self.external.filter(|addr| self.lan_server.announced != Some(*addr));
-        if let Some(addr) = other.filter(|_| !self.lan_server.announced.is_some_and(stands)) {
-            if self.lan_server.announced.replace(addr).is_some() {
-                self.lan_server.begin_epoch();
-            }
-            self.lan_server.announcements.begin(now);
-        }
-        self.tell_updates();
-        self.end_peers(now);
-        // Several gateways have several epochs, and one address.
-        if self.lan_server.not_alone || self.stopping || !(self.config.pcp || self.config.nat_pmp) {
-            return self.lan_server.announcements = Announcements::default();
-        }
-        if self.lan_server.announcements.is_due(now, TIMES) {
-            self.announce();
-        }
-    }
-
-    fn announce(&mut self) {
-        let epoch = self.lan_server.epoch();
-        let (mut all, mut of_pcp) = (Vec::new(), Vec::new());
-        if self.config.pcp {
-            let (result, body) = (ResultCode::SUCCESS, Body::Announce);
-            of_pcp = Response { result, lifetime: 0, epoch, body, options: Vec::new() }.to_bytes();
-            all.push(of_pcp.clone());
-        }
-        if let Some(addr) = self.external.filter(|_| self.config.nat_pmp) {
-            let result = natpmp::ResultCode::SUCCESS;
-            all.push(natpmp::Response::ExternalAddress { result, epoch, addr }.to_bytes());
-        }
-        let to = SocketAddr::new(ANNOUNCE_GROUP_V4.into(), CLIENT_PORT);
-        let to_v6 = SocketAddr::new(ANNOUNCE_GROUP_V6.into(), CLIENT_PORT);
-        for lan in &self.lan {
-            // A client believes only the address that it knows its server by, which need not be the link-local one.
-            for own in lan.addresses.iter().filter(|own| own.addr.is_ipv6() && self.config.pcp) {
-                let (interface, local, to, bytes) = (lan.index, own.addr, to_v6, of_pcp.clone());
-                self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
-            }
-            let Some(own) = lan.addresses.iter().find(|own| own.addr.is_ipv4()) else { continue };
-            for bytes in &all {
-                let (interface, local, bytes) = (lan.index, own.addr, bytes.clone());
-                self.effects.push_back(Effect::LanSend { interface, local, to, bytes });
-            }
-        }
     }
 }
 

@@ -7,11 +7,10 @@ use wire::pcp::{
     RequestHeader, Response, ResultCode,
 };
 
-use super::{LONG, LONGEST, LanArrival, SHORTEST, What, whole_seconds};
-use crate::claims::{Asker, PcpClaim};
+use super::{LONG, LONGEST, LanArrival, SHORTEST, What};
+use crate::claims::Asker;
 use crate::gateway::Gateway;
 use crate::request::MappingRequest;
-use crate::table::Mapping;
 use crate::time::{Duration, Instant};
 
 /// A description that a client gives is kept up to so many octets (RFC 7220).
@@ -85,37 +84,6 @@ impl MapQuestion {
     }
 }
 
-/// What a client hears unasked: where its mapping is now, or that it is gone (RFC 6887 §14.2).
-pub(super) fn update(
-    client: IpAddr,
-    mapping: &Mapping,
-    claim: PcpClaim<Instant>,
-    external: Option<SocketAddrV4>,
-    (now, epoch): (Instant, u32),
-) -> Vec<u8> {
-    let at = external.unwrap_or(mapping.external);
-    let map = MapData {
-        nonce: claim.nonce,
-        protocol: mapping.protocol,
-        internal_port: mapping.internal.port(),
-        external_port: at.port(),
-        external_addr: at.ip().to_ipv6_mapped(),
-    };
-    let lifetime = external.map_or(0, |_| whole_seconds(claim.ends - now));
-    let filter = |peer: std::net::Ipv4Addr| {
-        PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
-    };
-    let of = IpAddr::V4(*mapping.internal.ip());
-    let third_party = (client != of).then(|| PcpOption::ThirdParty(pcp::ip_to_wire(of)));
-    let options = third_party.into_iter().chain(mapping.remote_peer.map(filter)).collect();
-    let insists = external.is_none() && mapping.strict && mapping.claims.igd.is_none();
-    let (result, lifetime) = match insists {
-        true => (ResultCode::CANNOT_PROVIDE_EXTERNAL, super::SHORT),
-        false => (ResultCode::SUCCESS, lifetime),
-    };
-    Response { result, lifetime, epoch, body: Body::Map(map), options }.to_bytes()
-}
-
 impl Gateway {
     pub(super) fn serve_pcp(&mut self, now: Instant, arrival: LanArrival, payload: &[u8]) {
         if let Err(Refused(result, lifetime)) = self.try_pcp(now, arrival, payload) {
@@ -185,15 +153,7 @@ impl Gateway {
         };
         let deletes = request.lifetime == 0;
         let (strict, filters, description, processed) = self.options(request)?;
-        let wildcard = match (map.protocol, map.internal_port) {
-            (Protocol(0), 1..) => return Err(Refused(ResultCode::MALFORMED_REQUEST, LONG)),
-            (_, 0) => true,
-            (Protocol::TCP | Protocol::UDP, _) => false,
-            _ => return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG)),
-        };
-        if wildcard && !deletes {
-            return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG));
-        }
+        let wildcard = is_for_all(map, deletes)?;
         let internal = SocketAddrV4::new(host, map.internal_port);
         let claimed = || {
             let all = self.table.of_internal(map.protocol, internal);
@@ -306,6 +266,16 @@ impl Gateway {
             processed.push(option.clone());
         }
         Ok((strict, filters, description, processed))
+    }
+}
+
+/// Whether it is for all ports; they can be deleted at once, and nothing else.
+pub(super) fn is_for_all(map: MapData, deletes: bool) -> Result<bool, Refused> {
+    match (map.protocol, map.internal_port) {
+        (Protocol::ALL, 1..) => Err(Refused(ResultCode::MALFORMED_REQUEST, LONG)),
+        (_, 0) if deletes => Ok(true),
+        (Protocol::TCP | Protocol::UDP, 1..) => Ok(false),
+        _ => Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG)),
     }
 }
 

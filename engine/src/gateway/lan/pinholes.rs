@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use wire::pcp::{self, Filter, MapData, Protocol, Request, ResultCode};
+use wire::pcp::{self, Filter, MapData, Request, ResultCode};
 
 use super::super::pinholes::Wanted;
 use super::super::waiting::Form;
 use super::super::{Gateway, RequestId};
-use super::pcp_server::{MapQuestion, Refused};
+use super::pcp_server::{MapQuestion, Refused, is_for_all};
 use super::peer::PeerQuestion;
 use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What, whole_seconds};
 use crate::claims::Asker;
@@ -34,15 +34,7 @@ impl Gateway {
         }
         let deletes = request.lifetime == 0;
         let (strict, filters, description, processed) = self.options(request)?;
-        let wildcard = match (map.protocol, map.internal_port) {
-            (Protocol(0), 1..) => return Err(Refused(ResultCode::MALFORMED_REQUEST, LONG)),
-            (_, 0) => true,
-            (Protocol::TCP | Protocol::UDP, _) => false,
-            _ => return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG)),
-        };
-        if wildcard && !deletes {
-            return Err(Refused(ResultCode::UNSUPP_PROTOCOL, LONG));
-        }
+        is_for_all(map, deletes)?;
         let to = Endpoint { addr, protocol: map.protocol, port: map.internal_port };
         let claimed = self.pinhole_by_pcp(now, to);
         // The simple threat model: another nonce is somebody else.
