@@ -69,8 +69,9 @@ impl<T: Copy + Ord> Claims<T> {
             (Asker::NatPmp, Some(ends)) => self.nat_pmp = Some(ends),
             // RFC 6887 §12.1: it does not become shorter.
             (Asker::Peer(nonce), Some(ends)) => {
-                let before = self.peer.filter(|claim| claim.nonce == nonce).map(|claim| claim.ends);
-                self.peer = Some(PcpClaim { nonce, ends: before.map_or(ends, |before| before.max(ends)) });
+                // Nor does another one's: there is room for who has the longest.
+                let before = self.peer.filter(|before| before.ends >= ends);
+                self.peer = Some(before.unwrap_or(PcpClaim { nonce, ends }));
             }
             (Asker::Pcp(_) | Asker::NatPmp | Asker::Peer(_), None) => {}
         }

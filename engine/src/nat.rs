@@ -11,7 +11,7 @@ use crate::uplink::FlowId;
 
 /// One mapping of the router's own NAT: from a port of its WAN address to a LAN host. It ends with the provider's (R-15, T-12,
 /// D-5).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct NatRule {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -115,9 +115,14 @@ impl NatPorts {
         self.used.len()
     }
 
+    /// Whether it can be claimed.
+    pub fn is_free(&self, protocol: Protocol, port: u16) -> bool {
+        is_given(protocol, port) && !self.used.contains_key(&(protocol, port))
+    }
+
     /// Takes this very port for a mapping of before; false when it is taken, or none that is ever given.
     pub fn claim(&mut self, protocol: Protocol, port: u16, flow: FlowId) -> bool {
-        let free = is_given(protocol, port) && !self.used.contains_key(&(protocol, port));
+        let free = self.is_free(protocol, port);
         if free {
             self.used.insert((protocol, port), flow);
         }

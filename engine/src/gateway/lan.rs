@@ -460,7 +460,7 @@ impl Gateway {
                 map.granted(external.into(), granted, self.lan_server.epoch()).to_bytes()
             }
             What::Peer(peer) => {
-                self.lan_server.peers.by_mapping(peer, question.arrival.from.ip(), external, ends);
+                self.lan_server.peers.by_mapping(peer, IpAddr::V4(*mapping.internal.ip()), external, ends);
                 self.lan_server.counters.pcp += 1;
                 peer.granted(external.into(), granted, self.lan_server.epoch()).to_bytes()
             }

@@ -182,6 +182,7 @@ impl Gateway {
             self.input(now, Input::Source(source));
             if moved {
                 self.doubt_all(|_| {}); // the server knows none of them under this address
+                self.doubt_peers(now);
             } else {
                 self.recall_external(now);
             }
@@ -405,7 +406,7 @@ impl Gateway {
                 Output::External(Some(addr)) => self.on_external_told(now, server, addr),
                 Output::External(None) => self.forget_external(),
                 Output::PeerGranted(flow, grant) => self.on_peer_granted(now, flow, grant),
-                Output::PeerRefused(flow, result, _) => self.on_peer_refused(flow, result),
+                Output::PeerRefused(flow, result, wait) => self.on_peer_refused(now, flow, result, wait),
                 // Only routers that speak UPnP have these.
                 Output::Http(_) | Output::NatAbove(_) => {}
                 Output::VersionRefused(version) => self.notice(Notice::VersionRefused(server, version)),

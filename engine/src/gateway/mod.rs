@@ -163,7 +163,7 @@ pub struct Gateway {
     /// What has come to stand in the last turn.
     stood: Vec<FlowId>,
     /// Rules that the kernel would not remove.
-    unremoved: BTreeMap<(Protocol, u16), NatRule>,
+    unremoved: BTreeSet<NatRule>,
     /// By which external address and port LAN hosts come to the mapping at a port of the WAN address, as the kernel was told.
     hairpins: BTreeMap<(Protocol, u16), SocketAddrV4>,
     /// Mappings of which the kernel may not know that.
@@ -235,7 +235,7 @@ impl Gateway {
             nat_ports: NatPorts::default(),
             nat_tickets: BTreeMap::new(),
             stood: Vec::new(),
-            unremoved: BTreeMap::new(),
+            unremoved: BTreeSet::new(),
             hairpins: BTreeMap::new(),
             unmoved: BTreeSet::new(),
             displaced: BTreeMap::new(),

@@ -33,7 +33,9 @@ pub(super) enum NatPurpose {
     Reinstall(FlowId),
     /// Another external address or port, by which LAN hosts come to it.
     Move(FlowId),
-    /// The rule of a flow that is no mapping's.
+    /// The port of a flow that is no mapping's.
+    PeerPort(FlowId, NatRule),
+    /// The rule of such a flow.
     Peer(FlowId, NatRule),
     /// The end of a rule; nobody waits for it.
     Remove(NatRule),
@@ -60,7 +62,7 @@ impl Gateway {
     fn on_outcome(&mut self, now: Instant, purpose: NatPurpose, outcome: Result<(), NatFailure>) {
         // One that has failed before was told of.
         let again = match &purpose {
-            NatPurpose::Remove(rule) => self.unremoved.contains_key(&place(rule)),
+            NatPurpose::Remove(rule) => self.unremoved.contains(rule),
             NatPurpose::Move(flow) => self.unmoved.contains(flow),
             _ => false,
         };
@@ -145,8 +147,9 @@ impl Gateway {
             (NatPurpose::Remove(rule), Err(_)) => {
                 self.note_unremoved(now, rule);
             }
+            (NatPurpose::PeerPort(flow, rule), outcome) => self.on_peer_port(now, flow, rule, outcome),
             (NatPurpose::Peer(flow, rule), outcome) => self.on_peer_held(now, flow, rule, outcome.is_ok()),
-            (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&place(&rule))),
+            (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&rule)),
             (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Move(_), _) => {}
         }
     }
@@ -204,13 +207,24 @@ impl Gateway {
         {
             return;
         }
-        self.unremoved.insert(place(&rule), rule);
+        if self.peer_rules().any(|one| one == rule) {
+            return;
+        }
+        self.unremoved.insert(rule);
         self.timers.set(Alarm::Remove, now + REMOVE_AGAIN);
+    }
+
+    /// What is at the place of this rule, for the kernel would not remove it.
+    fn unremoved_at(&self, new: &NatRule) -> Option<NatRule> {
+        let at = |rule: &&NatRule| place(rule) == place(new);
+        let mut all = self.unremoved.iter().filter(at);
+        // The very place, if that is taken: others are only for other remote hosts.
+        all.clone().find(|rule| rule.remote_peer == new.remote_peer).or_else(|| all.next()).copied()
     }
 
     /// The kernel would not remove or move these before.
     pub(super) fn remove_again(&mut self) {
-        for rule in self.unremoved.values().copied().collect::<Vec<_>>() {
+        for rule in self.unremoved.iter().copied().collect::<Vec<_>>() {
             self.remove_rule(rule);
         }
         for flow in self.unmoved.iter().copied().collect::<Vec<_>>() {
@@ -247,9 +261,10 @@ impl Gateway {
         self.next_ticket += 1;
         let ticket = NatTicket(self.next_ticket);
         let change = match change {
-            // Its port is free but for a rule that should be gone.
-            NatChange::Install { rule: new, external } => match self.unremoved.remove(&place(&new)) {
+            // Its port is free but for rules that should be gone.
+            NatChange::Install { rule: new, external } => match self.unremoved_at(&new) {
                 Some(old) => {
+                    self.unremoved.remove(&old);
                     self.displaced.insert(ticket, old);
                     NatChange::Replace { old, new, external }
                 }
@@ -289,6 +304,7 @@ impl NatPurpose {
             Self::Reserve(_)
             | Self::Overtaken { .. }
             | Self::Adopt(..)
+            | Self::PeerPort(..)
             | Self::Peer(..)
             | Self::Remove(_) => None,
         }

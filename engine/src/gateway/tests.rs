@@ -110,6 +110,8 @@ enum Reaction {
     Refuse(ResultCode, u32),
     /// A success with this external address and port, whatever was asked.
     Grant(Ipv4Addr, u16),
+    /// The same for so many seconds.
+    GrantFor(u32, Ipv4Addr, u16),
 }
 
 /// What follows from an effect.
@@ -568,6 +570,9 @@ impl Lab {
             }
             Reaction::Refuse(result, lifetime) => answer(result, lifetime, request.body.clone()),
             Reaction::Grant(addr, port) => answer(ResultCode::SUCCESS, 3600, body(port, addr)),
+            Reaction::GrantFor(lifetime, addr, port) => {
+                answer(ResultCode::SUCCESS, lifetime, body(port, addr))
+            }
         }
     }
 

@@ -84,7 +84,14 @@ enum Way {
     /// By a mapping, which has a life of its own.
     Mapping,
     /// As the provider has said, at that time; not any more if it has lost its state since.
-    Relayed { port: u16, said: Option<Instant>, rule: Option<NatRule> },
+    Relayed { port: u16, said: Option<Instant>, rule: Option<Held> },
+}
+
+/// A rule of this router's own NAT, and when it was made, counted as mappings are.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    rule: NatRule,
+    made: u64,
 }
 
 /// See the module's description.
@@ -94,11 +101,13 @@ pub(super) struct Peers {
     finding: BTreeMap<RequestId, Wish>,
     relaying: BTreeMap<FlowId, Relay>,
     /// The provider has answered; the router's own NAT is being set up.
-    holding: BTreeMap<FlowId, (Relay, Grant, NatRule)>,
+    holding: BTreeMap<FlowId, (Relay, Grant, Held)>,
     standing: BTreeMap<Tuple, Standing>,
     ends: Timers<Tuple>,
     /// Mappings go first until then, after a loss.
     not_before: Instant,
+    /// What the provider says to everybody, until then.
+    not_served: Option<(ResultCode, Instant)>,
 }
 
 impl PeerQuestion {
@@ -193,18 +202,49 @@ impl Peers {
     }
 
     fn rules(&self) -> impl Iterator<Item = NatRule> {
-        let standing = self.standing.values().filter_map(|standing| match standing.way {
-            Way::Relayed { rule, .. } => rule,
-            Way::Mapping => None,
-        });
-        standing.chain(self.holding.values().map(|(.., rule)| *rule))
+        self.held().map(|held| held.rule)
     }
 
-    fn rule_of(&self, tuple: &Tuple) -> Option<NatRule> {
+    fn held(&self) -> impl Iterator<Item = Held> {
+        self.made().chain(self.holding.values().map(|(.., held)| *held))
+    }
+
+    fn made(&self) -> impl Iterator<Item = Held> {
+        self.standing.values().filter_map(|standing| match standing.way {
+            Way::Relayed { rule, .. } => rule,
+            Way::Mapping => None,
+        })
+    }
+
+    fn rule_of(&self, tuple: &Tuple) -> Option<Held> {
         match self.standing.get(tuple)?.way {
             Way::Relayed { rule, .. } => rule,
             Way::Mapping => None,
         }
+    }
+
+    /// The oldest rule of an internal port: by that it sends what it says to somebody new.
+    fn oldest_rule(&self, protocol: Protocol, internal: SocketAddrV4) -> Option<Held> {
+        let of_port = |held: &Held| (held.rule.protocol, held.rule.internal) == (protocol, internal);
+        self.made().filter(of_port).min_by_key(|held| held.made)
+    }
+
+    /// Whether the flow of this question was told of to somebody else, who may have been so by the process before this one: whose
+    /// flow that was nobody knows then, but to which host.
+    fn is_anothers(&self, now: Instant, question: &PeerQuestion, mapping: &Mapping) -> bool {
+        let Some(tuple) = question.tuple(*mapping.internal.ip()) else { return false };
+        let other = |nonce: Nonce| nonce != question.nonce();
+        if let Some(standing) = self.standing.get(&tuple).filter(|standing| standing.ends > now) {
+            return other(standing.nonce);
+        }
+        let claim = mapping.claims.at(now).peer;
+        claim.is_some_and(|claim| {
+            let is_known = |(of, standing): (&Tuple, &Standing)| {
+                (of.protocol, of.internal, standing.nonce) == (tuple.protocol, tuple.internal, claim.nonce)
+            };
+            let left = mapping.remote_peer == Some(*tuple.remote.ip()) && !self.standing.iter().any(is_known);
+            other(claim.nonce) && left
+        })
     }
 
     fn stand(&mut self, tuple: Tuple, standing: Standing) {
@@ -277,7 +317,8 @@ impl Gateway {
         processed.retain(|option| option.code() != OptionCode::DESCRIPTION);
         let question = PeerQuestion::new(data, lifetime, processed);
         if lifetime == 0 {
-            let left = before.map(|standing| (standing.external, standing.ends));
+            let left = before.filter(|before| self.still_stands(&tuple, before));
+            let left = left.map(|standing| (standing.external, standing.ends));
             let left = left.or_else(|| self.left_by_mapping(now, &tuple, data.nonce));
             self.tell_peer(now, &arrival, &question, left);
             return Ok(());
@@ -306,6 +347,17 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Whether what was told of a flow is so, as far as this router knows.
+    fn still_stands(&self, tuple: &Tuple, standing: &Standing) -> bool {
+        match standing.way {
+            Way::Relayed { said, .. } => said.is_some(),
+            Way::Mapping => {
+                let mut all = self.table.of_internal(tuple.protocol, tuple.internal);
+                all.any(|mapping| mapping.health != Health::Deleting && mapping.external == standing.external)
+            }
+        }
     }
 
     /// Whether somebody out there may have this address (RFC 6887 §12.3).
@@ -380,7 +432,12 @@ impl Gateway {
         let Some(wish) = self.lan_server.peers.finding.remove(&id) else { return };
         let Tuple { internal, protocol, .. } = wish.tuple;
         // A rule of ours keeps the port when the kernel has forgotten the flow.
-        let port = port.or_else(|| Some(self.lan_server.peers.rule_of(&wish.tuple)?.port));
+        let port = port.or_else(|| Some(self.lan_server.peers.rule_of(&wish.tuple)?.rule.port));
+        let port = port.or_else(|| {
+            let held = self.lan_server.peers.oldest_rule(protocol, internal)?;
+            let mut mapped = self.table.of_internal(protocol, internal);
+            (!mapped.any(|mapping| mapping.made < held.made)).then_some(held.rule.port)
+        });
         // The provider would give one place to both, whichever is asked for first.
         let own_nat = self.config.nat == NatMode::Own;
         let by = |nat_port: Option<u16>| if own_nat { nat_port } else { Some(internal.port()) };
@@ -427,6 +484,12 @@ impl Gateway {
             let remote_peer = mapping.remote_peer;
             let request = MappingRequest { remote_peer, strict: false, ..request };
             return self.renew_for_lan(now, id, from, &mapping, request);
+        }
+        // Who has asked about this flow first has it.
+        let Some(Waiter { form: Form::Lan(question), .. }) = self.waiting.get(&id) else { return };
+        let What::Peer(peer) = &question.what else { return };
+        if self.lan_server.peers.is_anothers(now, peer, &mapping) {
+            return self.refuse(id, Refusal::NotAuthorized);
         }
         // Somebody else's, or UPnP's: it lasts as long as that.
         let Mapping { external, confirmed, lifetime_ends, .. } = mapping;

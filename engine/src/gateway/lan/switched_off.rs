@@ -22,15 +22,18 @@ impl Gateway {
             self.drop_peers(None, Refusal::Released, false);
         }
         let claimed = self.table.iter().filter(|mapping| mapping.health != Health::Deleting);
-        let claimed = claimed.flat_map(|mapping| {
-            claims_of_off(&self.config, mapping.claims).map(move |asker| (mapping.key(), asker))
+        let claimed = claimed.map(|mapping| {
+            let off: Vec<Asker> = claims_of_off(&self.config, mapping.claims).collect();
+            let mut left = mapping.claims.at(now);
+            off.iter().for_each(|&asker| left.give_up(asker));
+            (mapping.key(), off, left == Claims::default())
         });
-        for (key, asker) in claimed.collect::<Vec<(Key, Asker)>>() {
-            let others = self.table.find(key).map(|mapping| mapping.claims.has_others_than(asker, now));
-            match others {
-                Some(true) => self.give_up_claim(now, key, asker),
-                Some(false) => self.drop_mapping(now, key, Cause::ProtocolOff),
-                None => {} // by the other protocol it has just gone
+        let claimed = claimed.filter(|(_, off, _)| !off.is_empty());
+        for (key, off, goes) in claimed.collect::<Vec<(Key, Vec<Asker>, bool)>>() {
+            if goes {
+                self.drop_mapping(now, key, Cause::ProtocolOff); // whole, so that its PCP client is told
+            } else {
+                off.into_iter().for_each(|asker| self.give_up_claim(now, key, asker));
             }
         }
         let claimed = self.all_pinholes().flat_map(|pinhole| {

@@ -25,11 +25,18 @@ impl Gateway {
         if host == client {
             return Err(Refused(ResultCode::MALFORMED_REQUEST, LONG));
         }
+        if !self.may_name_others(client) {
+            return Err(Refused(ResultCode::UNSUPP_OPTION, LONG)); // §13.1: an unauthorized host
+        }
         let may = self.config.third_party.iter().any(|rule| rule.allows(client, host));
         if !may || !self.is_on_lan(host) {
             return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG));
         }
         Ok(host)
+    }
+
+    fn may_name_others(&self, client: IpAddr) -> bool {
+        self.config.third_party.iter().any(|rule| rule.client.contains(client))
     }
 
     /// Whether a host could be there; it is not said that it is (policy knows the rest).
@@ -52,7 +59,7 @@ impl Gateway {
 
     /// A request for a host that has another uplink.
     pub(in super::super) fn refuse_elsewhere(&mut self, now: Instant, arrival: LanArrival, bytes: &[u8]) {
-        if !self.config.pcp || self.config.third_party.is_empty() {
+        if !self.config.pcp || !self.may_name_others(arrival.from.ip()) {
             return self.on_lan_datagram(now, arrival, bytes); // refused as well, and it knows how
         }
         let arrival = LanArrival { from: canonical(arrival.from), ..arrival };

@@ -199,7 +199,7 @@ fn mapping_update(
         external_port: at.port(),
         external_addr: at.ip().to_ipv6_mapped(),
     };
-    let lifetime = external.map_or(0, |_| whole_seconds(claim.ends - now));
+    let lifetime = external.map_or(0, |_| whole_seconds(claim.ends.min(mapping.lifetime_ends) - now));
     let filter = |peer: Ipv4Addr| {
         PcpOption::Filter(Filter { prefix_len: 128, remote_port: 0, remote_addr: peer.to_ipv6_mapped() })
     };

@@ -915,6 +915,22 @@ fn a_client_hears_what_becomes_of_its_mapping() {
     }
 }
 
+/// RFC 7648 §3.2: nor does it hear of more than the provider has given it at its new place.
+#[test]
+fn a_moved_mapping_may_have_less_time() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.map(ALICE, &map(8080)), (OK, 3600, 8080));
+        let before = lab.effects.len();
+        lab.script = [Reaction::GrantFor(120, E, 9999)].into();
+        lab.provider_forgets();
+        lab.pass(20);
+        let told: Vec<u32> =
+            lab.sent_to(ALICE, before).iter().map(|bytes| Response::parse(bytes).unwrap().lifetime).collect();
+        assert!(told.len() == 3 && told.iter().all(|&lifetime| lifetime <= 120), "{nat:?}: {told:?}");
+    }
+}
+
 /// DESCRIPTION (RFC 7220): kept as text, repeated as it is kept, and shown to control points.
 #[test]
 fn descriptions() {

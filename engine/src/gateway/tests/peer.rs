@@ -582,16 +582,21 @@ fn of_somebody_else() {
         let theirs = Peer { nonce: OTHERS, ..peer(5000) };
         assert_eq!(lab.peer(BOB, &theirs).0, ResultCode::NOT_AUTHORIZED, "{nat:?}: told apart by the nonce");
 
-        // A flow that is to be: the mapping is the third party's.
+        // A flow that is to be: the mapping is the third party's, and so is what is told of it.
         let to_be = peer(5001).with(option.clone());
-        let answer = lab.pcp(ALICE, &to_be.request(ALICE.into()));
-        assert_eq!((answer.result, &answer.options[..]), (OK, std::slice::from_ref(&option)), "{nat:?}");
-        assert!(lab.mapped().iter().all(|&(_, internal)| internal == at(BOB, 5001)), "{nat:?}");
+        for _ in 0..2 {
+            let answer = lab.pcp(ALICE, &to_be.request(ALICE.into()));
+            assert_eq!((answer.result, &answer.options[..]), (OK, std::slice::from_ref(&option)), "{nat:?}");
+            assert!(lab.mapped().iter().all(|&(_, internal)| internal == at(BOB, 5001)), "{nat:?}");
+            let theirs = Peer { nonce: OTHERS, ..peer(5001) };
+            assert_eq!(lab.peer(BOB, &theirs).0, ResultCode::NOT_AUTHORIZED, "{nat:?}");
+        }
+        assert_eq!(lab.peer(ALICE, &Peer { lifetime: 0, ..peer(5001) }).1, 0, "{nat:?}: it is not Alice's");
         let may_not = |lab: &mut Lab, from: Ipv4Addr, of: Ipv4Addr| {
             let one = peer(5002).with(PcpOption::ThirdParty(of.to_ipv6_mapped()));
             lab.pcp(from, &one.request(from.into())).result
         };
-        assert_eq!(may_not(&mut lab, BOB, ALICE), ResultCode::NOT_AUTHORIZED);
+        assert_eq!(may_not(&mut lab, BOB, ALICE), ResultCode::UNSUPP_OPTION);
         assert_eq!(may_not(&mut lab, ALICE, ALICE), ResultCode::MALFORMED_REQUEST);
     }
 }
@@ -620,4 +625,149 @@ fn switched_off() {
         );
         assert!(lab.gateway.is_idle(), "{nat:?}");
     }
+}
+
+/// The kernel lets a flow leave by a port that a program of the router listens on; what comes for that is the router's.
+#[test]
+fn a_port_of_the_router() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    lab.in_use.push((Protocol::UDP, 51_820));
+    lab.flows_by(ALICE, &peer(51_820), 51_820);
+    assert_eq!(lab.peer(ALICE, &peer(51_820)).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!((lab.rules.len(), lab.gateway.nat_ports_in_use()), (0, 0));
+    assert!(lab.gateway.is_idle());
+    // What is never given is not asked for either.
+    lab.effects.clear();
+    lab.flows_by(ALICE, &peer(5000), 5351);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).0, ResultCode::CANNOT_PROVIDE_EXTERNAL);
+    assert_eq!(lab.relayed().len(), 0);
+}
+
+/// What the host sends to somebody new leaves by the oldest rule of its port.
+#[test]
+fn a_flow_beside_another() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    lab.flows_by(ALICE, &peer(5000), 7000);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).0, OK);
+    let other = Peer { remote: (Ipv4Addr::new(203, 0, 113, 10).into(), 3478), ..peer(5000) };
+    assert_eq!(lab.peer(ALICE, &other).0, OK);
+    assert_eq!(lab.relayed().iter().map(|(_, data)| data.internal_port).collect::<Vec<_>>(), [7000, 7000]);
+    assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 2));
+    // A mapping that is younger has another port; one that is older is what counts.
+    let mapped = Map { protocol: Protocol::UDP, external: 0, ..map(5000) };
+    assert_eq!(lab.map(ALICE, &mapped).0, OK);
+    let third = Peer { remote: (Ipv4Addr::new(203, 0, 113, 11).into(), 3478), ..peer(5000) };
+    assert_eq!(lab.peer(ALICE, &third).0, OK);
+    assert_eq!(lab.relayed().last().unwrap().1.internal_port, 7000);
+    let mapped = Map { protocol: Protocol::UDP, ..map(5001) };
+    assert_eq!(lab.map(ALICE, &mapped), (OK, 3600, 5001));
+    let one = Peer { remote: (REMOTE.into(), 9), ..peer(5001) };
+    lab.flows_by(ALICE, &one, 7001);
+    assert_eq!(lab.peer(ALICE, &one).0, OK);
+    assert_eq!(lab.peer(ALICE, &peer(5001)).2, outside(5001));
+}
+
+/// RFC 7648 §3.2: what was promised of a state that the provider has lost is not promised again.
+#[test]
+fn less_after_a_loss() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    lab.flows_by(ALICE, &peer(5000), 5000);
+    let long = Peer { lifetime: 86_400, ..peer(5000) };
+    assert_eq!(lab.peer(ALICE, &long).0, OK);
+    lab.provider_forgets();
+    lab.provider().config_mut().peer = true;
+    lab.provider().config_mut().longest = 120;
+    lab.pass(100);
+    let (result, lifetime, _) = lab.peer(ALICE, &long);
+    assert_eq!((result, lifetime), (OK, 120));
+    lab.pass(60);
+    lab.effects.clear();
+    assert_eq!((lab.peer(ALICE, &long).1, lab.relayed().len()), (120, 1), "asked again in time");
+}
+
+/// The server knows nothing of what it has said to another address of ours.
+#[test]
+fn another_wan_address() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    lab.flows_by(ALICE, &peer(5000), 5000);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).0, OK);
+    lab.pass(100);
+    let other = Ipv4Addr::new(100, 64, 0, 77);
+    lab.source = other.into();
+    lab.event(Event::Wan(wan(&[other])));
+    lab.pass(60);
+    lab.effects.clear();
+    let answer = lab.pcp(ALICE, &peer(5000).request(ALICE.into()));
+    assert_eq!((answer.result, lab.relayed().len()), (OK, 1));
+    assert!(answer.epoch < 100);
+}
+
+/// Who has asked first has it, also while that is on its way, and after a crash.
+#[test]
+fn two_nonces() {
+    let other = Peer { nonce: OTHERS, ..peer(5000) };
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    lab.silent = true;
+    assert!(lab.datagram(ALICE, &peer(5000).request(ALICE.into()).to_bytes()).is_empty());
+    assert!(lab.datagram(ALICE, &other.request(ALICE.into()).to_bytes()).is_empty());
+    lab.silent = false;
+    let before = lab.effects.len();
+    lab.pass(10);
+    let told: Vec<_> =
+        lab.sent_to(ALICE, before).iter().map(|bytes| Response::parse(bytes).unwrap().result).collect();
+    assert_eq!(told, [OK, ResultCode::NOT_AUTHORIZED]);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).0, OK);
+    lab.crash(config(NatMode::Own), 1, 1000);
+    lab.event(Event::Lan(lan()));
+    lab.event(Event::Wan(wan(&[W])));
+    lab.pass(60);
+    assert_eq!(lab.peer(ALICE, &other).0, ResultCode::NOT_AUTHORIZED);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).0, OK);
+    assert_eq!(lab.peer(ALICE, &other).0, ResultCode::NOT_AUTHORIZED);
+}
+
+/// RFC 6887 §12.1: PEER makes nothing shorter, whoever asks.
+#[test]
+fn nobody_makes_it_shorter() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    let (.., external) = lab.peer(ALICE, &peer(5000));
+    let mapped = Map { nonce: OTHERS, protocol: Protocol::UDP, external: 0, lifetime: 600, ..map(5000) };
+    assert_eq!(lab.map(ALICE, &mapped).0, OK);
+    let short = Peer { nonce: OTHERS, remote: (REMOTE.into(), 9), lifetime: 120, ..peer(5000) };
+    assert_eq!(lab.peer(ALICE, &short).0, OK);
+    assert_eq!(lab.map(ALICE, &Map { lifetime: 0, external: 0, ..mapped }).0, OK);
+    lab.pass(1000);
+    assert_eq!(lab.peer(ALICE, &Peer { lifetime: 0, ..peer(5000) }), (OK, 2600, external));
+    assert_eq!(lab.mapped(), [(external.port(), at(ALICE, 5000))]);
+}
+
+/// What has gone is not told of any more.
+#[test]
+fn what_has_gone() {
+    let mut lab = Lab::up_with_peer(NatMode::Own);
+    assert_eq!(lab.add(ALICE, 1, Add { lease: 300, ..port(8080) }), done());
+    let one = Peer { protocol: Protocol::TCP, ..peer(8080) };
+    assert_eq!(lab.peer(ALICE, &one).1, 300);
+    assert_eq!(lab.delete(ALICE, 1, 8080), done());
+    assert_eq!(lab.peer(ALICE, &Peer { lifetime: 0, ..one }).1, 0);
+    lab.flows_by(ALICE, &peer(5000), 5000);
+    assert_eq!(lab.peer(ALICE, &peer(5000)).1, 3600);
+    lab.provider_forgets();
+    lab.pass(100);
+    assert_eq!(lab.peer(ALICE, &Peer { lifetime: 0, ..peer(5000) }).1, 0);
+}
+
+/// RFC 6887 §8.3: who does not serve it is not asked again for as long as it has said so.
+#[test]
+fn it_is_not_served() {
+    let mut lab = Lab::up(NatMode::Own);
+    lab.flows_by(ALICE, &peer(5000), 5000);
+    lab.flows_by(BOB, &peer(5000), 5001);
+    for host in [ALICE, BOB, ALICE] {
+        assert_eq!(lab.peer(host, &peer(5000)).0, ResultCode::UNSUPP_OPCODE);
+    }
+    assert_eq!(lab.relayed().len(), 1);
+    lab.pass(1801);
+    assert_eq!(lab.peer(BOB, &peer(5000)).0, ResultCode::UNSUPP_OPCODE);
+    assert_eq!(lab.relayed().len(), 2);
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::gateway::own_nat::NatPurpose;
 use crate::gateway::waiting::BACKGROUND;
-use crate::nat::NatChange;
+use crate::nat::{NatChange, NatFailure};
 use crate::table::Key;
 use crate::uplink::{Input, PeerWant};
 
@@ -30,9 +30,11 @@ impl Gateway {
             return self.refuse(id, Refusal::NoAnswer);
         }
         // To the provider it would be that mapping's.
-        let is_own = |rule: NatRule| rule.internal == tuple.internal && rule.port == port;
-        let holder = self.nat_ports.holder(tuple.protocol, port);
-        if self.config.nat == NatMode::Own && holder.is_some() && !self.lan_server.peers.rules().any(is_own) {
+        let is_own = |rule: NatRule| {
+            (rule.protocol, rule.internal, rule.port) == (tuple.protocol, tuple.internal, port)
+        };
+        let may = self.nat_ports.is_free(tuple.protocol, port) || self.lan_server.peers.rules().any(is_own);
+        if self.config.nat == NatMode::Own && !may {
             return self.refuse(id, Refusal::Conflict);
         }
         // What the provider may have forgotten just now is not to be had by being first: a place that is suggested, or any.
@@ -41,6 +43,9 @@ impl Gateway {
         let recovers = now < self.lan_server.peers.not_before && self.table.iter().any(in_doubt);
         if recovers || self.table.find(wished).is_some_and(in_doubt) {
             return self.forget_question(id); // asked again, it is decided
+        }
+        if let Some((result, _)) = self.lan_server.peers.not_served.filter(|&(_, until)| now < until) {
+            return self.refuse(id, Refusal::Upstream(result));
         }
         let flow = self.new_flow();
         self.lan_server.peers.relaying.insert(flow, Relay { wish, port, waiters: vec![id] });
@@ -61,25 +66,71 @@ impl Gateway {
             return self.peer_stands(now, &relay, grant, None, LONGEST);
         }
         let rule = NatRule { protocol, port: relay.port, internal, remote_peer: Some(*remote.ip()) };
-        if before == Some(rule) {
+        if before.is_some_and(|held| held.rule == rule) {
             return self.peer_stands(now, &relay, grant, before, LONGEST);
+        }
+        // The same remote host, another port of it: one rule is for both.
+        let same = self.lan_server.peers.held().find(|held| held.rule == rule);
+        if same.is_some() {
+            return self.peer_stands(now, &relay, grant, same, LONGEST);
         }
         // Two flows of one port leave by one port.
         let others = |one: NatRule| (one.protocol, one.port, one.internal) == (protocol, rule.port, internal);
-        let is_held = self.lan_server.peers.rules().any(|one| one == rule);
-        let may = self.lan_server.peers.rules().any(others);
-        if is_held {
-            // The same remote host, another port of it: one rule is for both.
-            self.peer_stands(now, &relay, grant, Some(rule), LONGEST);
-        } else if may || self.nat_ports.claim(protocol, rule.port, flow) {
-            self.lan_server.peers.holding.insert(flow, (relay, grant, rule));
-            self.change_nat(NatChange::Install { rule, external: None }, NatPurpose::Peer(flow, rule));
-        } else {
-            self.refuse_peer(relay, Refusal::Conflict); // somebody has taken the port meanwhile
+        let is_ours = self.lan_server.peers.rules().any(others);
+        if !is_ours && !self.nat_ports.claim(protocol, rule.port, flow) {
+            return self.refuse_peer(relay, Refusal::Conflict); // somebody has taken the port meanwhile
+        }
+        self.made += 1;
+        let held = Held { rule, made: self.made };
+        self.lan_server.peers.holding.insert(flow, (relay, grant, held));
+        match self.wan.addresses.first().copied().filter(|_| !is_ours) {
+            // The kernel lets a flow leave by a port that a program of the router listens on.
+            Some(addr) => {
+                let reserve = NatChange::Reserve { protocol, port: rule.port, addr };
+                self.change_nat(reserve, NatPurpose::PeerPort(flow, rule));
+            }
+            None => self.install_for_peer(flow, rule),
         }
     }
 
-    pub(in super::super::super) fn on_peer_refused(&mut self, flow: FlowId, result: ResultCode) {
+    fn install_for_peer(&mut self, flow: FlowId, rule: NatRule) {
+        self.change_nat(NatChange::Install { rule, external: None }, NatPurpose::Peer(flow, rule));
+    }
+
+    /// Whether the router itself uses the port that a flow leaves by.
+    pub(in super::super::super) fn on_peer_port(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        rule: NatRule,
+        outcome: Result<(), NatFailure>,
+    ) {
+        if !self.lan_server.peers.holding.contains_key(&flow) {
+            return self.release_port(rule); // it is wanted no more
+        }
+        match outcome {
+            Ok(()) => self.install_for_peer(flow, rule),
+            // What comes for that port is the router's.
+            Err(NatFailure::PortInUse) => {
+                let held = self.lan_server.peers.holding.remove(&flow);
+                self.release_port(rule);
+                held.into_iter().for_each(|(relay, ..)| self.refuse_peer(relay, Refusal::Conflict));
+            }
+            Err(NatFailure::Kernel(_)) => self.on_peer_held(now, flow, rule, false),
+        }
+    }
+
+    pub(in super::super::super) fn on_peer_refused(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        result: ResultCode,
+        wait: Duration,
+    ) {
+        // Not asked again for as long as the server has said so (RFC 6887 §8.3); the others may be about this flow alone.
+        if [ResultCode::UNSUPP_OPCODE, ResultCode::NO_RESOURCES].contains(&result) {
+            self.lan_server.peers.not_served = Some((result, now + wait));
+        }
         if let Some(relay) = self.lan_server.peers.relaying.remove(&flow) {
             self.refuse_peer(relay, Refusal::Upstream(result));
         }
@@ -100,7 +151,7 @@ impl Gateway {
         done: bool,
     ) {
         match self.lan_server.peers.holding.remove(&flow) {
-            Some((relay, grant, _)) if done => self.peer_stands(now, &relay, grant, Some(rule), LONGEST),
+            Some((relay, grant, held)) if done => self.peer_stands(now, &relay, grant, Some(held), LONGEST),
             Some((relay, grant, _)) => {
                 // It lasts as long as the kernel remembers it by itself.
                 self.release_port(rule);
@@ -113,21 +164,23 @@ impl Gateway {
     }
 
     /// The provider has granted it, and this router's NAT can keep it for `most` seconds at least.
-    fn peer_stands(&mut self, now: Instant, relay: &Relay, grant: Grant, rule: Option<NatRule>, most: u32) {
+    fn peer_stands(&mut self, now: Instant, relay: &Relay, grant: Grant, rule: Option<Held>, most: u32) {
         let Wish { tuple, nonce, lifetime, .. } = relay.wish;
         let before = self.lan_server.peers.standing.remove(&tuple);
         let granted = lifetime.min(whole_seconds(grant.ends() - now)).min(most);
         let (external, port) = (grant.external_v4(), relay.port);
         let mut ends = now + Duration::from_secs(u64::from(granted));
-        if let Some(Standing { ends: promised, way: Way::Relayed { port: by, .. }, .. }) = before
-            && by == port
+        if let Some(Standing {
+            external: at, ends: promised, way: Way::Relayed { said: Some(_), .. }, ..
+        }) = before
+            && at == external
         {
             ends = ends.max(promised); // §12.1: it does not become shorter
         }
         let way = Way::Relayed { port, said: Some(now), rule };
         self.lan_server.peers.stand(tuple, Standing { nonce, external, ends, way });
         if let Some(Standing { way: Way::Relayed { rule: Some(old), .. }, .. }) = before {
-            self.end_rule(old);
+            self.end_rule(old.rule);
         }
         for &id in &relay.waiters {
             self.answer_peer(now, id, external, ends);
@@ -167,8 +220,8 @@ impl Gateway {
     fn end_standing(&mut self, tuple: &Tuple) {
         self.lan_server.peers.ends.cancel(*tuple);
         let ended = self.lan_server.peers.standing.remove(tuple);
-        if let Some(Standing { way: Way::Relayed { rule: Some(rule), .. }, .. }) = ended {
-            self.end_rule(rule);
+        if let Some(Standing { way: Way::Relayed { rule: Some(held), .. }, .. }) = ended {
+            self.end_rule(held.rule);
         }
     }
 
@@ -237,6 +290,7 @@ impl Gateway {
     /// The provider has forgotten what it had said, or is another one. Nothing of that is made anew from here, so clients hear that there
     /// is another epoch, and ask again (RFC 7648 §3.2, RFC 6887 §16.3.1).
     pub(in super::super::super) fn doubt_peers(&mut self, now: Instant) {
+        self.lan_server.peers.not_served = None;
         self.lan_server.peers.not_before = now + (self.config.recovery_wait * 2).min(BACKGROUND);
         let mut any = false;
         for standing in self.lan_server.peers.standing.values_mut() {

@@ -110,3 +110,18 @@ fn a_start_without_a_protocol() {
         assert_eq!((lab.ports(), lab.upstream(), lab.rules.len()), (vec![], vec![], 0), "{nat:?}");
     }
 }
+
+/// All that it was asked for by goes at once, and its PCP client hears so all the same.
+#[test]
+fn by_two_of_them() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.map(ALICE, &map(8080)).0, OK);
+        assert_eq!(lab.nat_pmp_map(ALICE, 8080, 8080, 3600).0, 0);
+        let before = lab.effects.len();
+        lab.switch(nat, false, false);
+        lab.pass(10);
+        assert_eq!((lab.ports(), lab.upstream().len()), (vec![], 0), "{nat:?}");
+        assert_eq!(lab.sent_to(ALICE, before).len(), 3, "{nat:?}: it is gone (§14.2)");
+    }
+}

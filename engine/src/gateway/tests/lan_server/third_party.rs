@@ -87,7 +87,7 @@ fn rfc6887_13_1_row_by_row() {
         (CAROL, BOB, R::SUCCESS, "as another entry says"),
         (ALICE, ALICE, R::MALFORMED_REQUEST, "she needs no option for herself"),
         (BOB, BOB, R::MALFORMED_REQUEST, "nor does he, whoever he is"),
-        (BOB, ALICE, R::NOT_AUTHORIZED, "he may not"),
+        (BOB, ALICE, R::UNSUPP_OPTION, "he may not (§13.1)"),
         (ALICE, high, R::NOT_AUTHORIZED, "not for that host"),
         (ALICE, LAN, R::NOT_AUTHORIZED, "not for the router"),
         (ALICE, W, R::NOT_AUTHORIZED, "not for the router's other side"),

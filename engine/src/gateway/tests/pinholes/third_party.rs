@@ -63,7 +63,7 @@ fn asked_for_over_ipv4() {
         });
         sent.expect("answered at once").result
     };
-    assert_eq!(ask(&mut lab, BOB, DAVE), ResultCode::NOT_AUTHORIZED);
+    assert_eq!(ask(&mut lab, BOB, DAVE), ResultCode::UNSUPP_OPTION);
     assert_eq!(ask(&mut lab, ALICE, DAVE), OK);
     assert_eq!(lab.pinholes.open, BTreeSet::from([flows(DAVE, 8080)]));
 }
@@ -72,7 +72,7 @@ fn asked_for_over_ipv4() {
 fn who_may_have_one_for_whom() {
     let mut lab = up(None);
     for (from, host, result) in [
-        (DAVE, CAROL, ResultCode::NOT_AUTHORIZED),
+        (DAVE, CAROL, ResultCode::UNSUPP_OPTION),
         (CAROL, CAROL, ResultCode::MALFORMED_REQUEST),
         (DAVE, DAVE, ResultCode::MALFORMED_REQUEST),
         (CAROL, LAN6, ResultCode::NOT_AUTHORIZED),
