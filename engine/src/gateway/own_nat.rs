@@ -258,6 +258,14 @@ impl Gateway {
     }
 
     pub(super) fn change_nat(&mut self, change: NatChange, purpose: NatPurpose) {
+        if let NatChange::Install { rule: new, .. } = change {
+            // One is replaced below; those that PEER's flows had beside it go first.
+            let replaced = self.unremoved_at(&new);
+            let beside = |rule: &&NatRule| place(rule) == place(&new) && Some(**rule) != replaced;
+            for rule in self.unremoved.iter().filter(beside).copied().collect::<Vec<_>>() {
+                self.remove_rule(rule);
+            }
+        }
         self.next_ticket += 1;
         let ticket = NatTicket(self.next_ticket);
         let change = match change {

@@ -771,3 +771,29 @@ fn it_is_not_served() {
     assert_eq!(lab.peer(BOB, &peer(5000)).0, ResultCode::UNSUPP_OPCODE);
     assert_eq!(lab.relayed().len(), 2);
 }
+
+/// Each of several rules of one port that the kernel would not remove goes in the end, also when somebody else has the port by then.
+#[test]
+fn rules_that_the_kernel_would_not_remove() {
+    for taken in [false, true] {
+        let mut lab = Lab::up_with_peer(NatMode::Own);
+        let other = Ipv4Addr::new(203, 0, 113, 10);
+        lab.flows_by(ALICE, &peer(5000), 7000);
+        lab.flows.insert((Protocol::UDP, at(ALICE, 5000), at(other, 3478)), 7000);
+        assert_eq!(lab.peer(ALICE, &peer(5000)).0, OK);
+        assert_eq!(lab.peer(ALICE, &Peer { remote: (other.into(), 3478), ..peer(5000) }).0, OK);
+        lab.broken = true;
+        lab.event(Event::Release(ALICE.into()));
+        lab.pass(65);
+        assert_eq!((lab.rules.len(), lab.gateway.peer_rules().count()), (2, 0));
+        lab.broken = false;
+        if taken {
+            let mapped = Map { protocol: Protocol::UDP, ..map(7000) };
+            assert_eq!(lab.map(BOB, &mapped).0, OK);
+            assert_eq!(lab.rules.iter().map(|rule| rule.internal).collect::<Vec<_>>(), [at(BOB, 7000)]);
+        }
+        lab.pass(11);
+        assert_eq!(lab.rules.len(), usize::from(taken));
+        assert!(lab.gateway.is_idle());
+    }
+}
