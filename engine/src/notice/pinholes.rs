@@ -129,9 +129,13 @@ impl fmt::Display for PinholeNews {
                 };
                 write!(f, "refused a pinhole for {flows}: {why}")
             }
-            Self::NotOpened(_, error) | Self::NotClosed(_, error) => write!(
+            Self::NotOpened(flows, error) => write!(
                 f,
-                "the kernel refused a change of this router's IPv6 firewall ({error}); does `nft list ruleset` work?"
+                "the kernel did not open this router's IPv6 firewall for {flows} ({error}); does `nft list ruleset` work?"
+            ),
+            Self::NotClosed(flows, error) => write!(
+                f,
+                "the kernel did not close this router's IPv6 firewall for {flows} ({error}): that still comes in, and it is tried again; does `nft list ruleset` work?"
             ),
             Self::Restored(pinholes) => write!(f, "{pinholes} pinholes of before the start are opened again"),
             Self::Firewall(server) => {

@@ -41,9 +41,9 @@ const MARKED: &str = "marked";
 /// `protocol . internal address . internal port . remote peer`.
 const MARKED_PEERS: &str = "marked_peers";
 /// Names of the LAN interfaces.
-const LAN: &str = "lan";
+pub(super) const LAN: &str = "lan";
 /// Names of the interfaces towards the Internet, in use or not.
-const WAN: &str = "wan";
+pub(super) const WAN: &str = "wan";
 
 /// Those whose elements come and go.
 pub(super) const SETS: [&str; 12] = [
@@ -62,7 +62,7 @@ pub(super) const SETS: [&str; 12] = [
 ];
 
 const PREROUTING: &str = "prerouting";
-const FORWARD: &str = "forward";
+pub(super) const FORWARD: &str = "forward";
 const MARK: &str = "mark";
 const POSTROUTING: &str = "postrouting";
 
@@ -145,25 +145,7 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
     }
     if config.forward_filter {
         // Of IPv6 it is the pinholes' table that does it.
-        let inwards = || Rule::new().ipv4().arriving_from_any(WAN).leaving_to_any(LAN);
-        Rule::new()
-            .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
-            .verdict(VerdictCode::Accept)
-            .append(batch, t, FORWARD);
-        inwards()
-            .ct(CtKeys::State, CT_STATE_NEW)
-            .ct(CtKeys::Status, CT_STATUS_DNAT)
-            .verdict(VerdictCode::Accept)
-            .append(batch, t, FORWARD);
-        inwards().counter().verdict(VerdictCode::Drop).append(batch, t, FORWARD);
-        Rule::new()
-            .ipv4()
-            .arriving_from_any(LAN)
-            .leaving_to_any(WAN)
-            .ct(CtKeys::State, CT_STATE_NEW)
-            .tcp_without_syn()
-            .reject_with_reset()
-            .append(batch, t, FORWARD);
+        forward_filter(batch, t, Rule::ipv4, &[]);
     }
     chain(batch, t, POSTROUTING, "nat", NF_INET_POST_ROUTING, POSTROUTING_PRIORITY);
     let by_source = |rule: Rule| rule.load_protocol(0).load_source_address(1).load_source_port(2);
@@ -197,6 +179,37 @@ pub(super) fn recreate(batch: &mut Batch, config: &TableConfig) {
             POSTROUTING,
         );
     }
+}
+
+/// `nat.forward_filter` for one family: into the LAN comes what has begun, what this router let in, and what is listed besides; nothing
+/// else does. The chain and both sets have these names in either table.
+pub(super) fn forward_filter(
+    batch: &mut Batch,
+    table: &str,
+    of_family: fn(Rule) -> Rule,
+    besides: &[fn(Rule) -> Rule],
+) {
+    let inwards = || of_family(Rule::new()).arriving_from_any(WAN).leaving_to_any(LAN);
+    Rule::new()
+        .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
+        .verdict(VerdictCode::Accept)
+        .append(batch, table, FORWARD);
+    inwards()
+        .ct(CtKeys::State, CT_STATE_NEW)
+        .ct(CtKeys::Status, CT_STATUS_DNAT)
+        .verdict(VerdictCode::Accept)
+        .append(batch, table, FORWARD);
+    for more in besides {
+        more(inwards()).verdict(VerdictCode::Accept).append(batch, table, FORWARD);
+    }
+    inwards().counter().verdict(VerdictCode::Drop).append(batch, table, FORWARD);
+    of_family(Rule::new())
+        .arriving_from_any(LAN)
+        .leaving_to_any(WAN)
+        .ct(CtKeys::State, CT_STATE_NEW)
+        .tcp_without_syn()
+        .reject_with_reset()
+        .append(batch, table, FORWARD);
 }
 
 /// Where the kernel finds another port for who may not leave by its own, at random: that it is a mapped one, to the same remote

@@ -1,14 +1,14 @@
 //! The table of pinholes: its sets, chains and rules, written once when it is created, and the elements that come and go.
 //! Rules never depend on a pinhole; only elements do.
 
-use netlink_bindings::nftables::{CtKeys, VerdictCode};
+use netlink_bindings::nftables::VerdictCode;
 
 use super::super::batch::{Batch, Element, Kind};
 use super::super::rule::{
-    CT_STATE_ESTABLISHED_OR_RELATED, CT_STATE_NEW, CT_STATUS_DNAT, NF_INET_FORWARD, Rule, TYPE_IFNAME,
-    TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV6_ADDR, chain, concat, counting_set, delete, interface_key,
-    plain_chain, push_port, set, table,
+    NF_INET_FORWARD, Rule, TYPE_IFNAME, TYPE_INET_PROTO, TYPE_INET_SERVICE, TYPE_IPV6_ADDR, chain, concat,
+    counting_set, delete, interface_key, plain_chain, push_port, set, table,
 };
+use super::super::ruleset::{FORWARD, LAN, WAN, forward_filter};
 use super::{PRIORITY, PinholeRule, PinholesConfig};
 
 /// `protocol . internal address . internal port`, anybody.
@@ -19,15 +19,10 @@ const BY_ADDRESS: &str = "pinholes_addr";
 const BY_PORT: &str = "pinholes_port";
 /// The same, and both.
 const BY_BOTH: &str = "pinholes_addr_port";
-/// Names of the LAN interfaces.
-const LAN: &str = "lan";
-/// Names of the interfaces towards the Internet.
-const WAN: &str = "wan";
 
 /// Those whose elements come and go.
 pub(super) const SETS: [&str; 4] = [ANYBODY, BY_ADDRESS, BY_PORT, BY_BOTH];
 
-const FORWARD: &str = "forward";
 const PINHOLES: &str = "pinholes";
 
 /// Deletes our table if there is one, and creates it without pinholes.
@@ -76,28 +71,9 @@ pub(super) fn recreate(batch: &mut Batch, config: &PinholesConfig) {
     chain(batch, t, FORWARD, "filter", NF_INET_FORWARD, PRIORITY);
     let inwards = |rule: Rule| rule.arriving_from_any(WAN).leaving_to_any(LAN);
     inwards(Rule::new().begun_this_way()).jump(PINHOLES).append(batch, t, FORWARD);
-    if !config.filter {
-        return;
+    if config.filter {
+        forward_filter(batch, t, |rule| rule, &[Rule::echo_request]);
     }
-    let inwards = || inwards(Rule::new());
-    Rule::new()
-        .ct(CtKeys::State, CT_STATE_ESTABLISHED_OR_RELATED)
-        .verdict(VerdictCode::Accept)
-        .append(batch, t, FORWARD);
-    inwards()
-        .ct(CtKeys::State, CT_STATE_NEW)
-        .ct(CtKeys::Status, CT_STATUS_DNAT)
-        .verdict(VerdictCode::Accept)
-        .append(batch, t, FORWARD);
-    inwards().echo_request().verdict(VerdictCode::Accept).append(batch, t, FORWARD);
-    inwards().counter().verdict(VerdictCode::Drop).append(batch, t, FORWARD);
-    Rule::new()
-        .arriving_from_any(LAN)
-        .leaving_to_any(WAN)
-        .ct(CtKeys::State, CT_STATE_NEW)
-        .tcp_without_syn()
-        .reject_with_reset()
-        .append(batch, t, FORWARD);
 }
 
 fn has_address(set: &str) -> bool {
