@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::netns::{EXTERNAL, Host, Network, PROVIDER, Process};
 use crate::pcp_server::Usage;
+use crate::wait;
 
 /// The chains that miniupnpd changes, in a table of its own, for the namespace it runs in.
 pub(crate) const CHAINS: &str = "\
@@ -129,7 +130,12 @@ impl<'a> Provider<'a> {
     /// The server dies, its rules stay.
     #[track_caller]
     pub fn stop(&mut self) {
-        self.process.terminate(Duration::from_secs(5));
+        // Once is not enough: it looks whether it is to end, then waits without end for a packet. A signal that comes in
+        // between is seen at the next one.
+        wait::eventually("the end of the provider's miniupnpd", Duration::from_secs(5), || {
+            self.process.signal("TERM");
+            self.process.ended()
+        });
     }
 
     /// The server comes back, its epoch starts at zero again.
