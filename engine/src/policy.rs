@@ -88,7 +88,7 @@ impl InterfaceAddress {
     }
 
     /// Whether `host` is the first or the last address of this link: the network's own and the directed broadcast.
-    pub(crate) fn is_edge(&self, host: Ipv4Addr) -> bool {
+    pub fn is_edge(&self, host: Ipv4Addr) -> bool {
         let host_bits = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
         let part = u32::from(host) & host_bits;
         self.prefix_len < 31 && self.contains(IpAddr::V4(host)) && (part == 0 || part == host_bits)

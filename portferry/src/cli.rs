@@ -12,7 +12,7 @@ use crate::control::{MappingReport, PinholeReport, Question, ReleaseReport, Stat
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::pcp_server::{self, report};
-use crate::{demo, dhcp, doctor, run, table};
+use crate::{demo, dhcp, doctor, privileged, run, table};
 
 /// An Internet gateway (UPnP IGD) that gets its ports from the provider's NAT, by PCP.
 #[derive(Debug, Parser)]
@@ -37,6 +37,10 @@ enum Command {
         /// in fw4, firewalld and ufw; refused while a gateway with this configuration runs
         #[arg(long)]
         cleanup: bool,
+        /// One process that keeps all of its privileges, instead of two of which the one that reads what the network sends has none;
+        /// for finding faults
+        #[arg(long, conflicts_with = "cleanup")]
+        no_sandbox: bool,
     },
     /// Say whether a configuration file is good
     Check {
@@ -127,6 +131,9 @@ pub fn command() -> clap::Command {
 /// Parses the command line, does what it says, and gives the code for the shell: 0, 64 for a wrong command line, and
 /// those of [`Failure`].
 pub fn main() -> ExitCode {
+    if let Some(result) = privileged::part_of_run() {
+        return result.map_or_else(|failure| fail(&failure), |()| ExitCode::SUCCESS);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -137,11 +144,15 @@ pub fn main() -> ExitCode {
     };
     match execute(cli.command) {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "portferry: {failure}");
-            failure.exit_code()
-        }
+        Err(failure) => fail(&failure),
     }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    if !failure.is_said() {
+        let _ = writeln!(std::io::stderr(), "portferry: {failure}");
+    }
+    failure.exit_code()
 }
 
 /// The code for the shell: only doctor has another one than 0 for what it has done.
@@ -155,8 +166,8 @@ fn execute(command: Command) -> Result<u8, Failure> {
 fn other(command: Command) -> Result<(), Failure> {
     match command {
         Command::Doctor(_) => unreachable!("it has a code of its own"),
-        Command::Run { config, cleanup: false } => run::run(&config),
-        Command::Run { config, cleanup: true } => run::clean_up(&config),
+        Command::Run { config, cleanup: true, .. } => run::clean_up(&config),
+        Command::Run { config, no_sandbox, .. } => run::run(&config, !no_sandbox),
         Command::Check { file } => {
             Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;
             print(&format!("{}: good\n", file.display()));

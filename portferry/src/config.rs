@@ -533,13 +533,18 @@ impl Config {
             list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
             keep_on_stop: self.state.keep_on_stop,
-            policy: engine::policy::Policy {
-                lowest_port: self.policy.lowest_port.0,
-                mappings_per_host: self.policy.mappings_per_host.0,
-                mappings: self.policy.mappings.0,
-                loopback_lan: false,
-            },
+            policy: self.policy(),
             device,
+        }
+    }
+
+    /// Who may map what.
+    pub fn policy(&self) -> engine::policy::Policy {
+        engine::policy::Policy {
+            lowest_port: self.policy.lowest_port.0,
+            mappings_per_host: self.policy.mappings_per_host.0,
+            mappings: self.policy.mappings.0,
+            loopback_lan: false,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -399,51 +400,77 @@ fn names(by: AskedBy) -> Vec<String> {
 
 /// The listening socket; its file goes with it.
 #[derive(Debug)]
-pub struct Server {
+pub struct Listening {
     path: PathBuf,
+    socket: OwnedFd,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Listening {
+    /// The socket.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+/// Listens at `path`, for the owner and the group. A file that a killed gateway left is replaced; one that another
+/// gateway listens on is not.
+pub fn listen(path: &Path) -> Result<Listening, Failure> {
+    let failed = |error: io::Error| {
+        Failure::cannot_create(format!(
+            "cannot make the control socket {}: {error}; choose another place ([control] socket)",
+            path.display()
+        ))
+    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Failure::unavailable(format!(
+            "another portferry listens on {}: stop it, or choose another place ([control] socket)",
+            path.display()
+        )));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        // A slip of the pen in the configuration must not cost a file.
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file that is no socket",
+            )));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(Listening { path: path.to_owned(), socket: socket.into() })
+}
+
+/// Answers who asks on the control socket.
+#[derive(Debug)]
+pub struct Server {
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl Server {
-    /// Listens at `path`, for the owner and the group. A file that a killed gateway left is replaced; one that another
-    /// gateway listens on is not.
-    pub fn start(path: &Path, gateway: mpsc::Sender<Asked>) -> Result<Self, Failure> {
-        let failed = |error: io::Error| {
-            Failure::cannot_create(format!(
-                "cannot make the control socket {}: {error}; choose another place ([control] socket)",
-                path.display()
-            ))
-        };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(Failure::unavailable(format!(
-                "another portferry listens on {}: stop it, or choose another place ([control] socket)",
-                path.display()
-            )));
-        }
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(failed)?;
-        }
-        match std::fs::symlink_metadata(path) {
-            // A slip of the pen in the configuration must not cost a file.
-            Ok(found) if !found.file_type().is_socket() => {
-                return Err(failed(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "there is a file that is no socket",
-                )));
-            }
-            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    /// Answers on a listening socket. Within a runtime.
+    pub fn start(socket: OwnedFd, gateway: mpsc::Sender<Asked>) -> Result<Self, Failure> {
+        let listener = UnixListener::from_std(socket.into())
+            .map_err(|error| Failure::system(format!("the control socket: {error}")))?;
         let task = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -452,7 +479,7 @@ impl Server {
                 }
             }
         });
-        Ok(Self { path: path.to_owned(), task })
+        Ok(Self { task })
     }
 }
 
@@ -515,8 +542,7 @@ mod tests {
     fn what_is_no_socket_stays() {
         let path = std::env::temp_dir().join(format!("portferry-control-{}", std::process::id()));
         std::fs::write(&path, b"precious").unwrap();
-        let (gateway, _asked) = mpsc::channel(1);
-        let failure = Server::start(&path, gateway).expect_err("a file is in the way").to_string();
+        let failure = listen(&path).expect_err("a file is in the way").to_string();
         assert!(failure.contains("no socket") && failure.contains("[control] socket"), "{failure}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         std::fs::remove_file(&path).unwrap();

@@ -2,7 +2,6 @@
 
 mod effects;
 mod interfaces;
-mod nat1;
 mod pinholes;
 mod uplink;
 
@@ -32,18 +31,15 @@ use crate::control::{
 };
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
-use crate::firewall::Keeper;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
 use crate::log::Notices;
 use crate::neighbours::Neighbours;
-use crate::nft::Nft;
-use crate::nft::pinholes::Pinholes;
+use crate::privileged::Kernel;
 use crate::store::{Loaded, Store};
 
 use interfaces::LanSockets;
 pub use interfaces::Links;
-use nat1::open_nft;
 use uplink::Uplink;
 
 /// How long until a socket that could not be opened is tried again.
@@ -119,7 +115,8 @@ pub struct Shell {
     outcomes: VecDeque<(Place, Outcome)>,
     notices: Notices,
     hooks: Hooks,
-    firewalls: Option<Keeper>,
+    /// What needs a privilege.
+    kernel: Kernel,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Place, Uuid, Delivery)>,
@@ -153,7 +150,7 @@ impl Shell {
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
-            firewalls: None,
+            kernel: Kernel::here(&config, matches!(links, Links::Kernel(_))),
             uplinks: config.lines().into_iter().map(Uplink::new).collect(),
             config,
             device,
@@ -185,6 +182,12 @@ impl Shell {
         Self { keeps_state: true, ..self }
     }
 
+    /// What needs a privilege is done by another process.
+    pub(crate) fn with_kernel(mut self, kernel: Kernel) -> Self {
+        self.hooks.run_by(kernel.client().cloned());
+        Self { kernel, ..self }
+    }
+
     /// Hears of the PCP servers that DHCP offers; `dhcp` is called once for each uplink.
     pub fn with_dhcp(mut self, dhcp: impl Fn() -> Dhcp) -> Self {
         for uplink in &mut self.uplinks {
@@ -204,16 +207,8 @@ impl Shell {
         self.refresh(gateways, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
-        for place in 0..self.uplinks.len() {
-            // First, so that what an older version's table of the NAT has filtered is never open.
-            self.open_pinholes(place).await?;
-            let uplink = &mut self.uplinks[place];
-            if uplink.has_nat() {
-                uplink.nft = Some(open_nft(&self.config, uplink).await?);
-            }
-        }
+        self.kernel.open().await?;
         if self.keeps_state {
-            self.firewalls = Keeper::start(&self.config).await;
             self.forget_former_uplinks().await;
             self.restore(gateways).await?;
         }
@@ -248,26 +243,12 @@ impl Shell {
             if known.contains(&name.as_str()) {
                 continue;
             }
-            let table = Line::table_of(&self.config, &name);
-            for removed in [Nft::remove(&table).await, Pinholes::remove(&table).await] {
-                if let Err(error) = removed {
-                    tracing::debug!("nftables table {table}: {error}");
-                }
-            }
+            self.kernel.forget(&name).await;
             match std::fs::remove_dir_all(&directory) {
                 Ok(()) => tracing::warn!(
                     "{name} is no uplink of its own any more ([[uplink.extra]]): what its hosts had there is forgotten, and ends at its provider by itself"
                 ),
                 Err(error) => tracing::warn!("{} cannot be deleted: {error}", directory.display()),
-            }
-        }
-        // Nor by an uplink that has no NAT of ours any more, or no pinholes.
-        for uplink in &self.uplinks {
-            let table = &uplink.line.table;
-            let nat = if uplink.has_nat() { Ok(()) } else { Nft::remove(table).await };
-            let pinholes = if uplink.pinholes.is_some() { Ok(()) } else { Pinholes::remove(table).await };
-            for error in [nat, pinholes].into_iter().filter_map(Result::err) {
-                tracing::debug!("nftables table {table}: {error}");
             }
         }
     }
@@ -423,19 +404,20 @@ impl Shell {
         if let Some(dhcp) = &mut self.uplinks[place].dhcp {
             happens(dhcp);
         }
-        if self.perform_dhcp(place) {
+        if self.perform_dhcp(place).await {
             self.refresh(gateways, false).await?;
         }
         Ok(())
     }
 
     /// Sockets that nobody needs any more are closed, questions asked; true when other servers are offered now.
-    fn perform_dhcp(&mut self, place: Place) -> bool {
+    async fn perform_dhcp(&mut self, place: Place) -> bool {
+        let sockets = self.kernel.sockets();
         let uplink = &mut self.uplinks[place];
         let interface = uplink.interface().to_owned();
         let wrap = move |datagram| (place, Datagram::Dhcp(datagram));
         let Some(dhcp) = &mut uplink.dhcp else { return false };
-        dhcp.perform(now(), &interface, (&self.datagrams.0, wrap), &mut self.notices)
+        dhcp.perform(now(), &interface, &sockets, (&self.datagrams.0, wrap), &mut self.notices).await
     }
 
     fn status(&self, gateways: &Gateways) -> StatusReport {
@@ -520,7 +502,7 @@ impl Shell {
     /// Reads the configuration again; a bad one changes nothing.
     async fn reload(&mut self, gateways: &mut Gateways) {
         let Some(path) = &self.reload else { return };
-        let new = match Config::load(path) {
+        let new = match self.kernel.configuration(path).await {
             Ok(new) => new,
             Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
         };
@@ -543,9 +525,7 @@ impl Shell {
             self.uplinks[place].take_over(line);
         }
         self.perform_all(gateways).await;
-        if let Some(firewalls) = &self.firewalls {
-            firewalls.configure(&self.config);
-        }
+        self.kernel.configure(&self.config);
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());
         if let Err(failure) = self.refresh(gateways, false).await {
@@ -566,25 +546,7 @@ impl Shell {
 
     /// Leaves nothing behind.
     async fn close(&mut self) {
-        // What is kept over the stop goes on to let in what it lets in.
-        let keep = self.config.state.keep_on_stop;
-        if let Some(firewalls) = self.firewalls.take() {
-            firewalls.stop(keep).await;
-        }
-        if !keep {
-            for uplink in &mut self.uplinks {
-                if let Some(nft) = &mut uplink.nft
-                    && let Err(error) = nft.clear().await
-                {
-                    tracing::warn!("the table of this router's NAT could not be deleted: {error}");
-                }
-                if let Some(pinholes) = &mut uplink.pinholes
-                    && let Err(error) = pinholes.clear().await
-                {
-                    tracing::warn!("the table of IPv6 pinholes could not be deleted: {error}");
-                }
-            }
-        }
+        self.kernel.close().await;
         self.hooks.finish().await;
         // Answers that are on their way get a moment; the listeners close with the shell.
         tokio::task::yield_now().await;

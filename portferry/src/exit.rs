@@ -11,6 +11,21 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// One that another process has met.
+    pub fn of(code: u8, message: String) -> Self {
+        Self { code, message }
+    }
+
+    /// One that has been said already.
+    pub fn said(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
+    /// Whether there is nothing more to say.
+    pub fn is_said(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// The command line asks for what cannot be (EX_USAGE).
     pub fn usage(message: impl Into<String>) -> Self {
         Self { code: 64, message: message.into() }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::now;
 use crate::config;
+use crate::privileged::Client;
 use queue::Queue;
 pub use queue::Told;
 
@@ -31,6 +32,8 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct Hooks {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
+    /// Where the program is run; `None`: here.
+    elsewhere: Option<Client>,
 }
 
 #[derive(Debug)]
@@ -58,21 +61,31 @@ impl Hooks {
     /// Nothing is run before [`start`](Self::start).
     pub fn new(settings: config::Hooks) -> Self {
         let state = State { settings, queue: Queue::default(), closing: false };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), news: Notify::new() }), task: None }
+        let shared = Shared { state: Mutex::new(state), news: Notify::new() };
+        Self { shared: Arc::new(shared), task: None, elsewhere: None }
+    }
+
+    /// The program is run by the privileged process, which looks at it, too.
+    pub(crate) fn run_by(&mut self, elsewhere: Option<Client>) {
+        self.elsewhere = elsewhere;
     }
 
     /// Starts the task, and tells the program that it knows nothing yet. Within a runtime.
     pub fn start(&mut self) {
         let settings = self.shared.state().settings.clone();
-        complain_early(&settings);
-        self.task = Some(tokio::spawn(work(self.shared.clone())));
+        if self.elsewhere.is_none() {
+            complain_early(&settings);
+        }
+        self.task = Some(tokio::spawn(work(self.shared.clone(), self.elsewhere.clone())));
         self.begin(std::iter::empty());
     }
 
     /// The settings as they are from now on. The program is told what stands, also when it is the same: whatever it missed, it
     /// has then.
     pub fn configure(&mut self, settings: config::Hooks, standing: impl Iterator<Item = Told>) {
-        complain_early(&settings);
+        if self.elsewhere.is_none() {
+            complain_early(&settings);
+        }
         self.shared.state().settings = settings;
         self.begin(standing);
     }
@@ -134,7 +147,7 @@ impl Drop for Hooks {
 }
 
 /// Tells one after the other.
-async fn work(shared: Arc<Shared>) {
+async fn work(shared: Arc<Shared>, elsewhere: Option<Client>) {
     let mut complaints = Complaints::default();
     loop {
         let next = {
@@ -149,8 +162,12 @@ async fn work(shared: Arc<Shared>) {
             shared.news.notified().await;
             continue;
         };
-        let timeout = settings.timeout.duration();
-        if let Err(error) = program::run(&settings.on_change.0, timeout, &report::line(&waiting)).await
+        let line = report::line(&waiting);
+        let told = match &elsewhere {
+            None => run(&settings, &line).await,
+            Some(client) => client.hook(&line).await,
+        };
+        if let Err(error) = told
             && let Some(others) = complaints.count(now())
         {
             let others = if others == 0 {
@@ -163,8 +180,20 @@ async fn work(shared: Arc<Shared>) {
     }
 }
 
+/// Has the program told one line, if there is one.
+///
+/// # Errors
+/// Why it was not, in words that follow its name.
+pub(crate) async fn run(settings: &config::Hooks, line: &str) -> Result<(), String> {
+    if settings.on_change.0.is_empty() {
+        return Ok(());
+    }
+    let told = program::run(&settings.on_change.0, settings.timeout.duration(), line).await;
+    told.map_err(|error| error.to_string())
+}
+
 /// What is plainly wrong is said before anything happens; the program may still be put there, or right.
-fn complain_early(settings: &config::Hooks) {
+pub(crate) fn complain_early(settings: &config::Hooks) {
     if let Some(program) = settings.on_change.0.first()
         && let Err(error) = program::check(program)
     {

@@ -9,15 +9,17 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpSocket;
+
+use crate::privileged::Sockets;
+use crate::sockets::{Spec, connected};
 
 /// The head of an answer, in octets.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Carries out one exchange.
-pub async fn exchange(interface: &str, request: &HttpRequest) -> HttpOutcome {
+pub(crate) async fn exchange(interface: &str, request: &HttpRequest, sockets: &Sockets) -> HttpOutcome {
     let what = request.action.as_deref().unwrap_or("its description");
-    match tokio::time::timeout(request.within, attempt(interface, request)).await {
+    match tokio::time::timeout(request.within, attempt(interface, request, sockets)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => {
             tracing::debug!("{what} at http://{}{}: {error}", request.to, request.path);
@@ -30,10 +32,9 @@ pub async fn exchange(interface: &str, request: &HttpRequest) -> HttpOutcome {
     }
 }
 
-async fn attempt(interface: &str, request: &HttpRequest) -> io::Result<HttpOutcome> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind_device(Some(interface.as_bytes()))?;
-    let stream = socket.connect(request.to.into()).await?;
+async fn attempt(interface: &str, request: &HttpRequest, sockets: &Sockets) -> io::Result<HttpOutcome> {
+    let spec = Spec::Router { interface: interface.to_owned(), to: request.to };
+    let stream = connected(sockets.open(spec, 0).await?).await?;
     let mut builder = http1::Builder::new();
     // As lenient as real routers need it.
     builder
@@ -102,7 +103,7 @@ mod tests {
             while stream.write_all(says).await.is_ok() && endless {}
             String::from_utf8(head).unwrap()
         };
-        tokio::join!(exchange("lo", &request), router)
+        tokio::join!(exchange("lo", &request, &Sockets::Here(0)), router)
     }
 
     fn asks(to: SocketAddrV4, action: Option<&str>) -> HttpRequest {
@@ -172,8 +173,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let SocketAddr::V4(to) = listener.local_addr().unwrap() else { panic!("IPv4") };
         let within = Duration::from_millis(50);
-        assert_eq!(exchange("lo", &HttpRequest { within, ..asks(to, None) }).await, HttpOutcome::Failed);
+        assert_eq!(
+            exchange("lo", &HttpRequest { within, ..asks(to, None) }, &Sockets::Here(0)).await,
+            HttpOutcome::Failed
+        );
         drop(listener);
-        assert_eq!(exchange("lo", &asks(to, None)).await, HttpOutcome::Failed, "nobody there");
+        assert_eq!(
+            exchange("lo", &asks(to, None), &Sockets::Here(0)).await,
+            HttpOutcome::Failed,
+            "nobody there"
+        );
     }
 }

@@ -24,6 +24,7 @@ pub mod nft;
 pub mod notify;
 mod pcp_client;
 pub mod pcp_server;
+mod privileged;
 pub mod resolve;
 pub mod run;
 #[cfg(test)]

@@ -6,20 +6,24 @@ use std::time::Duration;
 
 use engine::gena::{Delivery, Notification};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use wire::description::Uuid;
 use wire::gena::CallbackUrl;
+
+use crate::privileged::Sockets;
+use crate::sockets::{Spec, connected};
 
 /// For one callback, from the connection to the answer.
 const TIME: Duration = Duration::from_secs(2);
 /// Of the answer only the status line counts.
 const MAX_ANSWER: usize = 4096;
 
-/// Tries the callbacks in their order until one takes the event.
-pub async fn deliver(event: &Notification) -> Delivery {
+/// Tries the callbacks in their order until one takes the event. `interface` is the name of that which the subscriber is on.
+pub(crate) async fn deliver(event: &Notification, interface: &str, sockets: &Sockets) -> Delivery {
     for callback in &event.callbacks {
         let request = wire::gena::notify(callback, event.sid, event.seq, &event.body);
-        match tokio::time::timeout(TIME, exchange(address(callback, event.interface), &request)).await {
+        let to = address(callback, event.interface);
+        let spec = Spec::Callback { interface: interface.to_owned(), to };
+        match tokio::time::timeout(TIME, exchange(sockets, spec, &request)).await {
             Ok(Ok(200..=299)) => return Delivery::Done,
             Ok(Ok(412)) => return Delivery::Unknown,
             Ok(Ok(status)) => debug(event.sid, callback, &format!("status {status}")),
@@ -45,8 +49,8 @@ fn address(callback: &CallbackUrl, interface: u32) -> SocketAddr {
 }
 
 /// Sends `request` and gives the answer's status.
-async fn exchange(to: SocketAddr, request: &str) -> io::Result<u16> {
-    let mut stream = TcpStream::connect(to).await?;
+async fn exchange(sockets: &Sockets, spec: Spec, request: &str) -> io::Result<u16> {
+    let mut stream = connected(sockets.open(spec, 0).await?).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     let mut part = [0; 256];
@@ -129,7 +133,7 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 String::from_utf8(request[..len].to_vec()).unwrap()
             };
-            let (delivery, request) = tokio::join!(deliver(&event), subscriber);
+            let (delivery, request) = tokio::join!(deliver(&event, "lo", &Sockets::Here(0)), subscriber);
             assert_eq!(delivery, wanted, "{answer:?}");
             assert!(request.starts_with("NOTIFY /e HTTP/1.1\r\n"), "{request}");
             assert!(request.contains("\r\nSEQ: 3\r\n"), "{request}");

@@ -75,7 +75,9 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let (asking, asked) = mpsc::channel(16);
     // Before anything else: whoever is started twice must not empty the other's table, not even where neither has an interface
     // to listen on yet. What is asked meanwhile waits.
-    let control = control::Server::start(&config.control.socket, asking)?;
+    let listening = control::listen(&config.control.socket)?;
+    let socket = listening.fd().try_clone().map_err(|error| Failure::system(error.to_string()))?;
+    let control = control::Server::start(socket, asking)?;
     let mut shell = Shell::start(config, path, received, asked).await?;
     let ended = shell.run().await;
     drop(control);

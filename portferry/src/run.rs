@@ -1,5 +1,6 @@
 //! `portferry run`: puts the parts together, and takes them apart again.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use engine::device::DeviceConfig;
@@ -10,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::print;
-use crate::config::{Config, Line};
+use crate::config::{self, Config, Line};
 use crate::control;
 use crate::dhcp::Dhcp;
 use crate::entropy::KernelEntropy;
@@ -18,13 +19,14 @@ use crate::event_loop::{Links, Shell, Signal};
 use crate::exit::Failure;
 use crate::firewall;
 use crate::netlink::Netlink;
+use crate::privileged::{self, Kernel};
 use crate::state::Identity;
 
 /// The SERVER header of SSDP and HTTP: exactly three tokens (UDA §1.2.2).
 pub fn server_header() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim().split(['-', ' ']).next().unwrap_or_default().to_owned();
-    let release = if release.is_empty() { "5".to_owned() } else { release };
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = release.split(['-', ' ']).next().unwrap_or_default();
+    let release = if release.is_empty() { "5" } else { release };
     format!("Linux/{release} UPnP/1.1 portferry/{}", env!("CARGO_PKG_VERSION"))
 }
 
@@ -42,12 +44,17 @@ pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
     }
 }
 
-/// Runs the gateway of the file at `path` until it is told to stop.
-pub fn run(path: &Path) -> Result<(), Failure> {
-    let config = Config::load(path).map_err(|error| Failure::config(error.to_string()))?;
+/// Runs the gateway of the file at `path` until it is told to stop: with `sandbox` as two processes, else as one.
+pub fn run(path: &Path, sandbox: bool) -> Result<(), Failure> {
+    let failed = |error: config::ConfigError| Failure::config(error.to_string());
+    let text = config::read(path).map_err(failed)?;
+    let config = Config::parse(path, &text).map_err(failed)?;
     crate::log::start(config.log.level);
     let runtime = runtime()?;
-    let result = runtime.block_on(run_gateway(config, path));
+    let result = match sandbox {
+        true => runtime.block_on(privileged::supervise(config, text, path)),
+        false => runtime.block_on(alone(config, path)),
+    };
     // A look-up that the system's resolver has not finished is no reason to stay.
     runtime.shutdown_background();
     result
@@ -101,21 +108,37 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::system(format!("cannot start: {error}")))
 }
 
-async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
-    let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
-    let identity = Identity::next_start(&config.state.directory)?;
-    let device = device(&config, &identity);
-    let mut gateways = gateways(&config, &device, identity.nonce_key);
+/// Without a sandbox.
+async fn alone(config: Config, path: &Path) -> Result<(), Failure> {
+    tracing::warn!("one process with all of its privileges reads what the network sends (--no-sandbox)");
     let (signals, received) = mpsc::channel(4);
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
-    let links = Links::Kernel(netlink);
-    let socket = config.control.socket.clone();
+    let control = control::listen(&config.control.socket)?;
+    let socket = control.fd().try_clone().map_err(|error| Failure::system(error.to_string()))?;
+    let kernel = Kernel::here(&config, true);
+    gateway(config, path, kernel, received, socket).await
+}
+
+/// The gateway itself; `control` is the socket on which it is asked.
+pub(crate) async fn gateway(
+    config: Config,
+    path: &Path,
+    kernel: Kernel,
+    signals: mpsc::Receiver<Signal>,
+    control: OwnedFd,
+) -> Result<(), Failure> {
+    let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
+    let identity = Identity::next_start(&config.state.directory)?;
+    let device = device(&config, &identity);
+    let mut gateways = gateways(&config, &device, identity.nonce_key);
     let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
-    let shell =
-        Shell::new(config, Some(path.to_owned()), device, links, received).with_state().with_dhcp(dhcp);
-    let control = control::Server::start(&socket, shell.asked())?;
+    let shell = Shell::new(config, Some(path.to_owned()), device, Links::Kernel(netlink), signals)
+        .with_kernel(kernel)
+        .with_state()
+        .with_dhcp(dhcp);
+    let control = control::Server::start(control, shell.asked())?;
     shell.run(&mut gateways).await?;
     drop(control);
     tracing::info!("stopped");

@@ -2,14 +2,182 @@
 //! provider's router.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// One octet more than any protocol here takes, so that a datagram that is cut looks too long.
 const BUFFER: usize = wire::ssdp::MAX_DATAGRAM + 1;
+
+/// A socket that the gateway needs, by the interface that it is bound to. Which there may be is a matter of the privileged process.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub enum Spec {
+    /// See [`ssdp`].
+    Ssdp {
+        /// One of the LAN.
+        interface: String,
+    },
+    /// See [`ssdp_group`].
+    SsdpGroup {
+        /// One of the LAN.
+        interface: String,
+        /// One of SSDP's groups.
+        group: Ipv6Addr,
+    },
+    /// See [`ssdp_at`].
+    SsdpAt {
+        /// One of the LAN.
+        interface: String,
+        /// One of its addresses.
+        own: Ipv6Addr,
+    },
+    /// See [`pcp`].
+    Pcp {
+        /// One of the LAN.
+        interface: String,
+        /// One of its addresses.
+        addr: IpAddr,
+    },
+    /// See [`http`]; the port is the configuration's.
+    Http {
+        /// One of the LAN.
+        interface: String,
+        /// One of its addresses.
+        addr: IpAddr,
+    },
+    /// A connection to a subscriber, which may be under way.
+    Callback {
+        /// One of the LAN.
+        interface: String,
+        /// A host on its link.
+        to: SocketAddr,
+    },
+    /// See [`uplink`].
+    Uplink {
+        /// One of the WAN.
+        interface: String,
+        /// A PCP server.
+        server: SocketAddr,
+        /// The source, where it is not the system's choice.
+        #[serde(skip)]
+        from: Option<IpAddr>,
+    },
+    /// See [`scout`].
+    Scout {
+        /// One of the WAN.
+        interface: String,
+        /// In IPv6.
+        v6: bool,
+        /// The source, where it is not the system's choice.
+        #[serde(skip)]
+        from: Option<IpAddr>,
+    },
+    /// See [`announcements`] and [`announcements_v6`].
+    Announcements {
+        /// One of the WAN.
+        interface: String,
+        /// In IPv6.
+        v6: bool,
+    },
+    /// See [`search`].
+    Search {
+        /// One of the WAN.
+        interface: String,
+    },
+    /// A connection to the provider's router, which may be under way.
+    Router {
+        /// One of the WAN.
+        interface: String,
+        /// The router there.
+        to: SocketAddrV4,
+    },
+    /// See [`dhcp`].
+    Dhcp {
+        /// One of the WAN.
+        interface: String,
+        /// A DHCP client's port on one of its addresses.
+        source: SocketAddr,
+    },
+}
+
+impl Spec {
+    /// The interface that it is bound to.
+    pub fn interface(&self) -> &str {
+        match self {
+            Spec::Ssdp { interface }
+            | Spec::SsdpGroup { interface, .. }
+            | Spec::SsdpAt { interface, .. }
+            | Spec::Pcp { interface, .. }
+            | Spec::Http { interface, .. }
+            | Spec::Callback { interface, .. }
+            | Spec::Uplink { interface, .. }
+            | Spec::Scout { interface, .. }
+            | Spec::Announcements { interface, .. }
+            | Spec::Search { interface }
+            | Spec::Router { interface, .. }
+            | Spec::Dhcp { interface, .. } => interface,
+        }
+    }
+
+    /// Opens it. `index` is the kernel's number of its interface, `http_port` the configuration's.
+    ///
+    /// # Errors
+    /// What the system says: a port that is taken, an address that is not there, a privilege that is missing.
+    pub fn open(&self, index: u32, http_port: u16) -> io::Result<OwnedFd> {
+        Ok(match *self {
+            Spec::Ssdp { ref interface } => ssdp(interface, index)?.into(),
+            Spec::SsdpGroup { ref interface, group } => ssdp_group(interface, index, group)?.into(),
+            Spec::SsdpAt { ref interface, own } => ssdp_at(interface, index, own)?.into(),
+            Spec::Pcp { ref interface, addr } => pcp(interface, index, addr)?.into(),
+            Spec::Http { ref interface, addr } => http(interface, at(addr, http_port, index))?.into(),
+            Spec::Callback { to, .. } => connection(None, to)?,
+            Spec::Uplink { ref interface, server, from } => uplink(interface, from, server)?.into(),
+            Spec::Scout { ref interface, v6, from } => scout(interface, from, v6)?.into(),
+            Spec::Announcements { ref interface, v6: false } => announcements(interface, index)?.into(),
+            Spec::Announcements { ref interface, v6: true } => announcements_v6(interface, index)?.into(),
+            Spec::Search { ref interface } => search(interface)?.into(),
+            Spec::Router { ref interface, to } => connection(Some(interface), to.into())?,
+            Spec::Dhcp { ref interface, source } => dhcp(interface, index, source)?.into(),
+        })
+    }
+}
+
+/// An address of ours with a port: the same link-local one may be on several links.
+pub fn at(addr: IpAddr, port: u16, index: u32) -> SocketAddr {
+    match addr {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, port, 0, index).into(),
+        _ => SocketAddr::new(addr, port),
+    }
+}
+
+/// A TCP connection that has begun; [`connected`] waits until it stands.
+fn connection(interface: Option<&str>, to: SocketAddr) -> io::Result<OwnedFd> {
+    const EINPROGRESS: i32 = 115;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    socket.set_nonblocking(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// The connection that a [`Spec`] has begun, when it stands.
+///
+/// # Errors
+/// It came to nothing.
+pub async fn connected(socket: OwnedFd) -> io::Result<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(stream), Err)
+}
 
 /// A socket and the task that reads it; dropping it ends both.
 #[derive(Debug)]
@@ -127,24 +295,23 @@ pub fn search(interface: &str) -> io::Result<UdpSocket> {
     nonblocking(socket)
 }
 
-/// A socket connected to the PCP server, from a random port, by the WAN interface; and its own address, which is
-/// `from` where that is given.
-pub fn uplink(interface: &str, from: Option<IpAddr>, server: SocketAddr) -> io::Result<(UdpSocket, IpAddr)> {
+/// A socket connected to the PCP server, from a random port, by the WAN interface, and from `from` where that is given.
+pub fn uplink(interface: &str, from: Option<IpAddr>, server: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     if let Some(from) = from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
     socket.connect(&server.into())?;
-    let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok((nonblocking(socket)?, own.ip()))
+    nonblocking(socket)
 }
 
 /// A socket for questions to servers that may be there, from a random port, by the WAN interface.
-pub fn scout(interface: &str, from: Option<IpAddr>, to: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+pub fn scout(interface: &str, from: Option<IpAddr>, v6: bool) -> io::Result<UdpSocket> {
+    let any = if v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
-    let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     socket.bind(&SocketAddr::new(from.unwrap_or(any), 0).into())?;
     nonblocking(socket)
 }
@@ -179,10 +346,7 @@ pub fn announcements_v6(interface: &str, index: u32) -> io::Result<UdpSocket> {
 /// step 1).
 pub fn pcp(interface: &str, index: u32, addr: IpAddr) -> io::Result<UdpSocket> {
     let port = wire::pcp::SERVER_PORT;
-    let at = match addr {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, port, 0, index).into(),
-        addr => SocketAddr::new(addr, port),
-    };
+    let at = at(addr, port, index);
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     // What comes while the disk is waited for; the kernel gives as much as it allows.
@@ -224,7 +388,7 @@ pub fn dhcp(interface: &str, index: u32, source: SocketAddr) -> io::Result<UdpSo
 }
 
 /// A listening socket for the HTTP server that accepts only what comes in by `interface`.
-pub fn http(interface: &str, addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+pub fn http(interface: &str, addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
@@ -234,7 +398,7 @@ pub fn http(interface: &str, addr: SocketAddr) -> io::Result<tokio::net::TcpList
     socket.bind(&addr.into())?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn nonblocking(socket: Socket) -> io::Result<UdpSocket> {

@@ -17,7 +17,8 @@ use wire::dhcp::ServerAddresses;
 use crate::config::{Config, DhcpMode};
 use crate::log::Notices;
 use crate::netlink::Interface;
-use crate::sockets::{self, Reading};
+use crate::privileged::Sockets;
+use crate::sockets::{Reading, Spec};
 
 /// Files of hooks, sockets, and the engine's inquiry.
 pub struct Dhcp {
@@ -130,10 +131,11 @@ impl Dhcp {
     }
 
     /// Does what the inquiry wants done; whether other servers are offered now.
-    pub fn perform<T: Send + 'static>(
+    pub(crate) async fn perform<T: Send + 'static>(
         &mut self,
         now: Instant,
         interface: &str,
+        sockets: &Sockets,
         (queue, wrap): (&mpsc::Sender<T>, impl Fn(Datagram) -> T + Clone + Send + 'static),
         notices: &mut Notices,
     ) -> bool {
@@ -144,8 +146,9 @@ impl Dhcp {
                     let version = source.version();
                     let wrap = wrap.clone();
                     let wrap = move |_, bytes| wrap(Datagram { version, bytes });
-                    let opened = sockets::dhcp(interface, self.index, source.socket())
-                        .and_then(|socket| Reading::start(socket, queue.clone(), wrap));
+                    let spec = Spec::Dhcp { interface: interface.to_owned(), source: source.socket() };
+                    let opened = sockets.open(spec, self.index).await;
+                    let opened = opened.and_then(|socket| Reading::start(socket.into(), queue.clone(), wrap));
                     match opened {
                         Ok(reading) => drop(self.sockets.insert(version, reading)),
                         Err(error) => self.inquiry.handle_unopened(now, version, error.to_string()),

@@ -1,6 +1,6 @@
 //! What the engine asks for, carried out.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use engine::gateway::Effect;
 use engine::gateways::Place;
@@ -11,9 +11,9 @@ use wire::error::UpnpError;
 use super::{Datagram, Links, Outcome, Shell};
 use crate::clock::now;
 use crate::hooks::Told;
-use crate::sockets::{self, Reading};
+use crate::sockets::{self, Reading, Spec};
 use crate::store::Store;
-use crate::{isp_router, notify, resolve};
+use crate::{isp_router, notify};
 
 /// When it is tried again to write what could not be stored.
 pub(super) const STORE_RETRY: Duration = Duration::from_secs(30);
@@ -48,17 +48,19 @@ impl Shell {
             }
             Effect::Notify(event) => {
                 // A slow subscriber delays nobody; the gateway keeps one event for each on its way.
-                let delivered = self.delivered.0.clone();
+                let (delivered, sockets) = (self.delivered.0.clone(), self.kernel.sockets());
+                let interface = self.lan.keys().find(|(index, _)| *index == event.interface);
+                let interface = interface.map(|(_, name)| name.clone()).unwrap_or_default();
                 tokio::spawn(async move {
-                    let delivery = notify::deliver(&event).await;
+                    let delivery = notify::deliver(&event, &interface, &sockets).await;
                     let _ = delivered.send((place, event.sid, delivery)).await;
                 });
             }
             Effect::Resolve { lookup, name } => {
                 // A slow resolver delays nobody; the gateway bounds how many there are.
-                let resolved = self.resolved.0.clone();
+                let (resolved, found) = (self.resolved.0.clone(), self.kernel.resolve(name));
                 tokio::spawn(async move {
-                    let _ = resolved.send((place, lookup, resolve::addresses(&name).await)).await;
+                    let _ = resolved.send((place, lookup, found.await)).await;
                 });
             }
             Effect::ReadCounters { request } => {
@@ -68,7 +70,7 @@ impl Shell {
                 };
                 self.outcomes.push_back((place, Outcome::Counters(request, counters)));
             }
-            Effect::OpenUplink { server } => self.open_uplink(place, server),
+            Effect::OpenUplink { server } => self.open_uplink(place, server).await,
             Effect::CloseUplink => self.uplinks[place].socket = None,
             Effect::Send { to, bytes } => {
                 // What was for the server before this one is lost with its socket; it is none of this one's business.
@@ -83,18 +85,18 @@ impl Shell {
                     }
                 }
             }
-            Effect::Search { to, bytes } => self.seek(place, to, &bytes),
+            Effect::Search { to, bytes } => self.seek(place, to, &bytes).await,
             Effect::EndSearch => self.uplinks[place].search = None,
             Effect::Http(request) => {
                 // A slow router delays nobody; the gateway has a few on their way at most.
-                let exchanged = self.exchanged.0.clone();
+                let (exchanged, sockets) = (self.exchanged.0.clone(), self.kernel.sockets());
                 let interface = self.uplinks[place].interface().to_owned();
                 tokio::spawn(async move {
-                    let outcome = isp_router::exchange(&interface, &request).await;
+                    let outcome = isp_router::exchange(&interface, &request, &sockets).await;
                     let _ = exchanged.send((place, request.id, outcome)).await;
                 });
             }
-            Effect::Scout { to, bytes } => self.scout(place, to, &bytes),
+            Effect::Scout { to, bytes } => self.scout(place, to, &bytes).await,
             Effect::Ssdp(Outgoing { interface, local, to, bytes }) => {
                 let sockets = self.lan.iter().find(|((index, _), _)| *index == interface);
                 let socket = sockets.and_then(|(_, sockets)| sockets.ssdp_from(local));
@@ -112,20 +114,20 @@ impl Shell {
                 }
             }
             Effect::Nat { ticket, change } => {
-                let outcome = self.change_nat(place, change).await;
+                let outcome = self.kernel.change_nat(place, change.into()).await;
                 self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));
             }
             Effect::Firewall { ticket, change } => {
                 let outcome = self.change_firewall(place, change).await;
                 self.outcomes.push_back((place, Outcome::Nat(ticket, outcome)));
             }
-            Effect::FirewallUplink(effect) => self.perform_firewall_uplink(place, effect),
+            Effect::FirewallUplink(effect) => self.perform_firewall_uplink(place, effect).await,
             Effect::ReadPinhole { request, what } => {
                 let value = self.read_pinhole(place, what).await;
                 self.outcomes.push_back((place, Outcome::PinholeRead(request, value)));
             }
             Effect::FindFlow { request, protocol, internal, remote } => {
-                let port = self.find_flow(place, protocol.0, internal, remote).await;
+                let port = self.kernel.find_flow(place, protocol.0, internal, remote).await;
                 self.outcomes.push_back((place, Outcome::FlowFound(request, port)));
             }
             Effect::Store(record) => {
@@ -177,15 +179,17 @@ impl Shell {
         }
     }
 
-    fn scout(&mut self, place: Place, to: SocketAddr, bytes: &[u8]) {
+    async fn scout(&mut self, place: Place, to: SocketAddr, bytes: &[u8]) {
         let from = self.fixed_source();
         let uplink = &mut self.uplinks[place];
         let way = (uplink.interface().to_owned(), to.is_ipv6());
         uplink.scouts.retain(|(interface, _), _| *interface == way.0);
         if !uplink.scouts.contains_key(&way) {
             let wrap = move |from, bytes| (place, Datagram::Scouted { from, bytes });
-            let opened = sockets::scout(uplink.interface(), from, to)
-                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            let spec = Spec::Scout { interface: way.0.clone(), v6: way.1, from };
+            let opened = self.kernel.sockets().open(spec, 0).await;
+            let opened =
+                opened.and_then(|socket| Reading::start(socket.into(), self.datagrams.0.clone(), wrap));
             match opened {
                 Ok(reading) => drop(uplink.scouts.insert(way.clone(), reading)),
                 Err(error) => return tracing::debug!("no socket to look for {to}: {error}"),
@@ -198,11 +202,11 @@ impl Shell {
         }
     }
 
-    fn open_uplink(&mut self, place: Place, server: SocketAddr) {
+    async fn open_uplink(&mut self, place: Place, server: SocketAddr) {
         self.uplinks[place].socket = None;
         let wrap = |from, bytes| Datagram::Uplink { from, bytes };
         let refused = move || Datagram::UplinkUnreachable(server);
-        let outcome = match self.connect(place, server, wrap, refused) {
+        let outcome = match self.connect(place, server, wrap, refused).await {
             Ok((reading, source)) => {
                 self.uplinks[place].socket = Some((server, reading));
                 Outcome::UplinkOpened(server, source)
@@ -214,15 +218,17 @@ impl Shell {
 
     /// A socket to a server, from the WAN interface and a random port, and its own address. What comes is wrapped; `refused` says
     /// that nobody listens there.
-    pub(super) fn connect(
+    pub(super) async fn connect(
         &self,
         place: Place,
         server: SocketAddr,
         wrap: impl Fn(SocketAddr, Vec<u8>) -> Datagram + Send + 'static,
         refused: impl Fn() -> Datagram + Send + 'static,
     ) -> std::io::Result<(Reading, IpAddr)> {
-        let interface = self.uplinks[place].interface();
-        let (socket, source) = sockets::uplink(interface, self.fixed_source(), server)?;
+        let interface = self.uplinks[place].interface().to_owned();
+        let spec = Spec::Uplink { interface, server, from: self.fixed_source() };
+        let socket = UdpSocket::from(self.kernel.sockets().open(spec, 0).await?);
+        let source = socket.local_addr()?.ip();
         let wrap = move |from, bytes| (place, wrap(from, bytes));
         let refused = move || Some((place, refused()));
         let reading = Reading::start_with(socket, self.datagrams.0.clone(), wrap, refused)?;
@@ -230,12 +236,14 @@ impl Shell {
     }
 
     /// Sends a search; its socket is opened with the first one.
-    fn seek(&mut self, place: Place, to: SocketAddrV4, bytes: &[u8]) {
+    async fn seek(&mut self, place: Place, to: SocketAddrV4, bytes: &[u8]) {
         let uplink = &mut self.uplinks[place];
         if uplink.search.is_none() {
             let wrap = move |from, bytes| (place, Datagram::SearchAnswer { from, bytes });
-            let socket = sockets::search(uplink.interface());
-            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+            let spec = Spec::Search { interface: uplink.interface().to_owned() };
+            let socket = self.kernel.sockets().open(spec, 0).await;
+            let queue = self.datagrams.0.clone();
+            match socket.and_then(|socket| Reading::start(socket.into(), queue, wrap)) {
                 Ok(reading) => uplink.search = Some(reading),
                 Err(error) => {
                     return tracing::warn!("no socket to search for the provider's router: {error}");

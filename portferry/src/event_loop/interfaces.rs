@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 
 use engine::gateway::{Counters, Event, LanArrival, LanInterface, Wan};
 use engine::gateways::{Gateways, Place, To};
 use engine::policy::InterfaceAddress;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -15,7 +16,7 @@ use crate::clock::now;
 use crate::exit::Failure;
 use crate::http::{self, Door};
 use crate::netlink::{DefaultRoute, Netlink, Snapshot};
-use crate::sockets::{self, Reading};
+use crate::sockets::{self, Reading, Spec};
 
 /// The default router of IPv6 behind that interface, as a PCP server; by its link-local address, most of the time.
 fn of_it_v6(routes: &[DefaultRoute], interface: u32) -> Option<SocketAddrV6> {
@@ -144,17 +145,17 @@ impl Shell {
             self.context.neighbours.set_own(own.collect());
         }
         let lan = self.lan_interfaces(&snapshot, first);
-        self.open_lan(&lan, first)?;
+        self.open_lan(&lan, first).await?;
         gateways.handle_lan(now(), &lan);
         self.perform_all(gateways).await;
         for place in 0..self.uplinks.len() {
             self.uplinks[place].choose(&snapshot);
-            let moved = [self.move_pinholes(place).await, self.move_nat(place).await];
-            if moved.contains(&false) {
+            let (way, addresses) = (self.uplinks[place].way, self.uplinks[place].addresses.clone());
+            if !self.kernel.follow(place, way, &addresses).await {
                 self.retry = Some(now() + RETRY);
             }
-            let wan = self.wan(place, &snapshot);
-            self.open_announcements(place);
+            let wan = self.wan(place, &snapshot).await;
+            self.open_announcements(place).await;
             gateways.handle(now(), To::Uplink(place), Event::Wan(wan));
         }
         Ok(())
@@ -184,7 +185,7 @@ impl Shell {
         lan
     }
 
-    fn wan(&mut self, place: Place, snapshot: &Snapshot) -> Wan {
+    async fn wan(&mut self, place: Place, snapshot: &Snapshot) -> Wan {
         let uplink = &mut self.uplinks[place];
         let (name, servers) = (uplink.interface().to_owned(), uplink.servers_in_place());
         let is_spare = uplink.is_spare();
@@ -192,7 +193,7 @@ impl Shell {
         uplink.index = found.map(|found| found.index);
         let is_named = uplink.is_named();
         let offered = uplink.dhcp.as_mut().map(|dhcp| dhcp.offered(now(), &self.config, is_named, found));
-        self.perform_dhcp(place);
+        self.perform_dhcp(place).await;
         let offered = offered.unwrap_or_default();
         let Some(found) = found else { return Wan { name, servers, is_spare, ..Wan::default() } };
         let (mut addresses, mut addresses_v6) = (Vec::new(), Vec::new());
@@ -210,7 +211,7 @@ impl Shell {
         // Where only some of the traffic goes by it, its route is in a table of its own.
         let router = of_it(&snapshot.default_routes).or_else(|| of_it(&snapshot.other_default_routes));
         let router_v6 = of_it_v6(&snapshot.default_routes, found.index);
-        let speed = std::fs::read_to_string(format!("/sys/class/net/{name}/speed")).ok();
+        let speed = self.kernel.speed(place, &name).await;
         Wan {
             up: found.up,
             addresses,
@@ -220,20 +221,17 @@ impl Shell {
             offered,
             servers,
             is_spare,
-            // In Mbit/s; -1 where the driver does not know.
-            bits_per_second: speed
-                .and_then(|text| text.trim().parse::<u64>().ok())
-                .map(|mbit| mbit * 1_000_000),
+            bits_per_second: speed.map(|mbit| u64::from(mbit) * 1_000_000),
             name,
         }
     }
 
     /// Opens what is missing and closes what is gone. At the start an occupied port ends the program; later it is
     /// tried again.
-    fn open_lan(&mut self, lan: &[LanInterface], first: bool) -> Result<(), Failure> {
+    async fn open_lan(&mut self, lan: &[LanInterface], first: bool) -> Result<(), Failure> {
         self.lan.retain(|(index, name), _| lan.iter().any(|lan| lan.index == *index && lan.name == *name));
         for lan in lan {
-            if let Err((error, what)) = self.open_interface(lan) {
+            if let Err((error, what)) = self.open_interface(lan).await {
                 let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
                 let hint = match error.kind() {
                     std::io::ErrorKind::AddrInUse => "is used by another program (miniupnpd?); stop that one",
@@ -257,15 +255,17 @@ impl Shell {
         Ok(())
     }
 
-    fn open_interface(&mut self, lan: &LanInterface) -> Result<(), (std::io::Error, String)> {
+    async fn open_interface(&mut self, lan: &LanInterface) -> Result<(), (std::io::Error, String)> {
+        let opener = self.kernel.sockets();
         let key = (lan.index, lan.name.clone());
         if !self.lan.contains_key(&key) {
             let what = format!("SSDP's port {}", wire::ssdp::PORT);
             let interface = lan.index;
             // The first of several gateways answers.
             let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, local: None, from, bytes });
-            let ssdp = sockets::ssdp(&lan.name, lan.index)
-                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap))
+            let ssdp = opener.open(Spec::Ssdp { interface: lan.name.clone() }, interface).await;
+            let ssdp = ssdp
+                .and_then(|socket| Reading::start(socket.into(), self.datagrams.0.clone(), wrap))
                 .map_err(|error| (error, what))?;
             self.lan.insert(
                 key.clone(),
@@ -279,7 +279,7 @@ impl Shell {
                 },
             );
         }
-        self.open_ssdp_over_ipv6(lan);
+        self.open_ssdp_over_ipv6(lan).await;
         let port = self.config.lan.http_port.0;
         let sockets = self.lan.get_mut(&key).expect("put there above");
         sockets.http.retain(|addr, _| lan.addresses.iter().any(|link| link.addr == *addr));
@@ -295,8 +295,10 @@ impl Shell {
             let wrap = move |from, bytes| {
                 (0, Datagram::Lan5351 { arrival: LanArrival { interface, local, from }, bytes })
             };
-            let opened = sockets::pcp(&lan.name, interface, local)
-                .and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap));
+            let spec = Spec::Pcp { interface: lan.name.clone(), addr: local };
+            let opened = opener.open(spec, interface).await;
+            let opened =
+                opened.and_then(|socket| Reading::start(socket.into(), self.datagrams.0.clone(), wrap));
             match opened {
                 Ok(reading) => {
                     let what = match (pcp, nat_pmp && local.is_ipv4()) {
@@ -333,14 +335,10 @@ impl Shell {
                 open.links.send_replace(lan.addresses.clone());
                 continue;
             }
-            let own = match addr {
-                // The same link-local address may be on several links.
-                IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                    SocketAddr::V6(SocketAddrV6::new(v6, port, 0, lan.index))
-                }
-                _ => SocketAddr::new(addr, port),
-            };
-            let listener = match sockets::http(&lan.name, own) {
+            let own = sockets::at(addr, port, lan.index);
+            let spec = Spec::Http { interface: lan.name.clone(), addr };
+            let opened = opener.open(spec, lan.index).await;
+            let listener = match opened.and_then(|socket| TcpListener::from_std(socket.into())) {
                 Ok(listener) => listener,
                 Err(error) => {
                     failed.get_or_insert((error, format!("TCP port {port} of {addr}")));
@@ -358,7 +356,8 @@ impl Shell {
     }
 
     /// An interface without IPv6 is served as well, and so is one where this fails.
-    fn open_ssdp_over_ipv6(&mut self, lan: &LanInterface) {
+    async fn open_ssdp_over_ipv6(&mut self, lan: &LanInterface) {
+        let opener = self.kernel.sockets();
         let Some(sockets) = self.lan.get_mut(&(lan.index, lan.name.clone())) else { return };
         let own: Vec<Ipv6Addr> = lan
             .addresses
@@ -379,11 +378,13 @@ impl Shell {
             }
             let (interface, local) = (lan.index, (!at.is_multicast()).then_some(IpAddr::V6(at)));
             let wrap = move |from, bytes| (0, Datagram::Ssdp { interface, local, from, bytes });
-            let socket = match local {
-                Some(_) => sockets::ssdp_at(&lan.name, interface, at),
-                None => sockets::ssdp_group(&lan.name, interface, at),
+            let of = lan.name.clone();
+            let spec = match local {
+                Some(_) => Spec::SsdpAt { interface: of, own: at },
+                None => Spec::SsdpGroup { interface: of, group: at },
             };
-            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+            let socket = opener.open(spec, interface).await;
+            match socket.and_then(|socket| Reading::start(socket.into(), self.datagrams.0.clone(), wrap)) {
                 Ok(reading) => {
                     sockets.ssdp_v6.insert(at, reading);
                     sockets.ssdp_v6_failed = false;
@@ -402,7 +403,8 @@ impl Shell {
         }
     }
 
-    fn open_announcements(&mut self, place: Place) {
+    async fn open_announcements(&mut self, place: Place) {
+        let opener = self.kernel.sockets();
         let uplink = &mut self.uplinks[place];
         let Some(index) = uplink.index else {
             uplink.announcements = None;
@@ -419,13 +421,11 @@ impl Shell {
             if reading.is_some() {
                 continue;
             }
-            let socket = if v6 {
-                sockets::announcements_v6(&interface, index)
-            } else {
-                sockets::announcements(&interface, index)
-            };
+            let spec = Spec::Announcements { interface: interface.clone(), v6 };
+            let socket = opener.open(spec, index).await;
             let wrap = move |from, bytes| (place, Datagram::Announcement { from, bytes });
-            match socket.and_then(|socket| Reading::start(socket, self.datagrams.0.clone(), wrap)) {
+            let queue = self.datagrams.0.clone();
+            match socket.and_then(|socket| Reading::start(socket.into(), queue, wrap)) {
                 Ok(opened) => *reading = Some(opened),
                 // The epoch in ordinary answers tells the same, only later.
                 Err(error) if first => {

@@ -10,8 +10,6 @@ use super::interfaces::Announcements;
 use crate::config::{Line, NatMode, WanWay};
 use crate::dhcp::Dhcp;
 use crate::netlink::{Interface, Snapshot};
-use crate::nft::Nft;
-use crate::nft::pinholes::Pinholes;
 use crate::sockets::Reading;
 use crate::store::Store;
 
@@ -19,7 +17,7 @@ use crate::store::Store;
 pub(super) struct Uplink {
     pub(super) line: Line,
     /// Which of its ways is in use.
-    way: usize,
+    pub(super) way: usize,
     /// The kernel's number of that interface, while it is there.
     pub(super) index: Option<u32>,
     /// That interface's IPv4 addresses, while it is up.
@@ -36,9 +34,6 @@ pub(super) struct Uplink {
     pub(super) dhcp: Option<Dhcp>,
     /// The interface that announcements are to be heard on, and what hears them.
     pub(super) announcements: Option<(u32, Announcements)>,
-    pub(super) nft: Option<Nft>,
-    /// Not in the demonstration, nor where the kernel refused it.
-    pub(super) pinholes: Option<Pinholes>,
     pub(super) store: Option<Store>,
     /// Something of this turn could not be stored.
     pub(super) store_failed: bool,
@@ -60,30 +55,28 @@ impl Uplink {
             scouts: BTreeMap::new(),
             dhcp: None,
             announcements: None,
-            nft: None,
-            pinholes: None,
             store: None,
             store_failed: false,
             store_retry: None,
         }
     }
 
-    fn way(&self) -> &WanWay {
+    fn chosen(&self) -> &WanWay {
         self.line.ways.get(self.way).or(self.line.ways.first()).expect("there is one at least")
     }
 
     /// The interface in use.
     pub(super) fn interface(&self) -> &str {
-        &self.way().interface
+        &self.chosen().interface
     }
 
-    pub(super) fn has_nat(&self) -> bool {
+    fn has_nat(&self) -> bool {
         self.line.nat == NatMode::Nftables
     }
 
     /// The servers that somebody has chosen for the interface in use, unless that is the usual one.
     pub(super) fn servers_in_place(&self) -> Option<Vec<SocketAddr>> {
-        self.is_spare().then(|| self.way().servers.clone())
+        self.is_spare().then(|| self.chosen().servers.clone())
     }
 
     /// Whether the interface in use stands in for the usual one.
@@ -93,18 +86,12 @@ impl Uplink {
 
     /// Whether somebody has chosen the servers.
     pub(super) fn is_named(&self) -> bool {
-        !self.way().servers.is_empty()
+        !self.chosen().servers.is_empty()
     }
 
     /// Settings were read again; the interfaces are the same.
     pub(super) fn take_over(&mut self, line: Line) {
         self.line = line;
-    }
-
-    /// The interfaces that are not in use.
-    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
-        let others = self.line.ways.iter().enumerate().filter(|(place, _)| *place != self.way);
-        others.map(|(_, way)| way.interface.as_str())
     }
 
     /// Chooses among its interfaces, and looks at the one in use.

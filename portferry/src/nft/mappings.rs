@@ -95,6 +95,10 @@ impl Table {
         all.into_iter().map(|(&key, held)| rule(key, held))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.mappings.len()
+    }
+
     /// The mappings of a port of the WAN address, one for each remote peer.
     pub(super) fn at(&self, protocol: u8, external_port: u16) -> impl Iterator<Item = Nat1Rule> {
         let (first, last) = ((protocol, external_port, None), (protocol, external_port, LAST_KEY.2));

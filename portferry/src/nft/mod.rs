@@ -79,6 +79,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use conntrack::FlowFrom;
@@ -98,7 +99,8 @@ pub const POSTROUTING_PRIORITY: i32 = 99;
 pub const MAX_CHANGES: usize = 256;
 
 /// One mapping of the router's own NAT.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Nat1Rule {
     /// IANA protocol number: 6 (TCP) or 17 (UDP).
     pub protocol: u8,
@@ -278,6 +280,16 @@ impl Nft {
     /// The mappings in the table, the oldest first.
     pub fn rules(&self) -> impl Iterator<Item = Nat1Rule> {
         self.table.rules()
+    }
+
+    /// How many mappings there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
     }
 
     /// Those of a port of the WAN address, one for each remote peer.

@@ -40,6 +40,7 @@ use std::{
 };
 
 use netlink_socket2::{ReplyError, tokio::NetlinkSocket};
+use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Element, Kind};
 use super::conntrack::{Flow, Towards, cannot_select, end_each};
@@ -56,7 +57,8 @@ const SINGLY: usize = 8;
 const ELEMENTS_PER_TRANSACTION: usize = 1024;
 
 /// One pinhole: who may come in, and to whom.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct PinholeRule {
     /// IANA protocol number: 6 (TCP) or 17 (UDP).
     pub protocol: u8,
@@ -205,6 +207,16 @@ impl Pinholes {
     /// What is open.
     pub fn rules(&self) -> impl Iterator<Item = PinholeRule> {
         self.held.keys().copied()
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// Whether this is open.

@@ -167,8 +167,8 @@ async fn carry_out(
     let unreachable =
         |error: std::io::Error| Outcome::Unreachable { closed: false, error: error.to_string() };
     let opened = sockets::uplink(&asked.interface, None, asked.server)
-        .and_then(|(socket, own)| Ok((UdpSocket::from_std(socket)?, own)));
-    let (socket, own) = match opened {
+        .and_then(|socket| Ok((socket.local_addr()?.ip(), UdpSocket::from_std(socket)?)));
+    let (own, socket) = match opened {
         Ok(opened) => opened,
         Err(error) => return unreachable(error),
     };

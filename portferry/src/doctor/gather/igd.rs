@@ -17,6 +17,7 @@ use super::{own_address, together};
 use crate::doctor::facts::{ControlPoint, Gateway, Igd, Neighbour, Setup};
 use crate::isp_router::exchange;
 use crate::netlink::Snapshot;
+use crate::privileged::Sockets;
 use crate::sockets;
 
 /// Answers to a search may take so long; MX is a second.
@@ -162,7 +163,7 @@ fn request(url: &Url, action: Option<(String, String)>) -> HttpRequest {
 }
 
 async fn fetch(interface: &str, request: HttpRequest) -> Option<Vec<u8>> {
-    match exchange(interface, &request).await {
+    match exchange(interface, &request, &Sockets::Here(0)).await {
         HttpOutcome::Answer { status: 200, body } => Some(body),
         _ => None,
     }

@@ -139,9 +139,8 @@ async fn question<T>(
     octets: impl Fn(IpAddr) -> Vec<u8>,
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> io::Result<Option<(f64, T)>> {
-    let (socket, own) = sockets::uplink(interface, None, server)?;
-    let socket = UdpSocket::from_std(socket)?;
-    let octets = octets(own);
+    let socket = UdpSocket::from_std(sockets::uplink(interface, None, server)?)?;
+    let octets = octets(socket.local_addr()?.ip());
     let began = Instant::now();
     let mut sent = began;
     let mut buffer = [0; 2048];

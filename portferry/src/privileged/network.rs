@@ -1,0 +1,78 @@
+//! The network process: everything but what needs a privilege.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::net::SocketType;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::channel::Channel;
+use super::client::Client;
+use super::{Kernel, sandbox};
+use crate::config::Config;
+use crate::dhcp::offer;
+use crate::exit::Failure;
+use crate::run;
+
+/// The whole life of it. Its standard input is the socket to the privileged process; `path` is where the configuration is, for
+/// messages.
+///
+/// # Errors
+/// As [`run::run`]'s; and if a person has started it.
+pub(super) fn run(path: PathBuf) -> Result<(), Failure> {
+    let by_hand = || Failure::usage("this is a part of `portferry run`, which starts it");
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|_| by_hand())?;
+    if rustix::net::sockopt::socket_type(&socket).ok() != Some(SocketType::SEQPACKET) {
+        return Err(by_hand());
+    }
+    let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
+    sandbox::drop_capabilities()
+        .map_err(|error| system("the network process keeps its capabilities", error))?;
+    run::runtime()?.block_on(serve(socket, path))
+}
+
+async fn serve(socket: OwnedFd, path: PathBuf) -> Result<(), Failure> {
+    let system = |error: io::Error| Failure::system(format!("the network process: {error}"));
+    // What a terminal or a supervisor sends to both is the privileged process's to say.
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut stream = signal(kind).map_err(system)?;
+        tokio::spawn(async move { while stream.recv().await.is_some() {} });
+    }
+    let (signals, received) = mpsc::channel(8);
+    let client = Client::start(Channel::new(socket).map_err(system)?, signals);
+    let text = client.configuration().await.map_err(Failure::config)?;
+    let config = Config::parse(&path, &text).map_err(|error| Failure::config(error.to_string()))?;
+    crate::log::start(config.log.level);
+    enter_sandbox(&config)?;
+    let control = client.control_socket().await;
+    let control = control.map_err(|error| Failure::cannot_create(format!("no control socket: {error}")))?;
+    let kernel = Kernel::apart(client);
+    run::gateway(config, &path, kernel, received, control).await
+}
+
+/// The life of a process that looks up one host name: it prints the addresses, one a line.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn resolve(name: &str) -> Result<(), Failure> {
+    let system = |error: io::Error| Failure::system(format!("looking up {name}: {error}"));
+    sandbox::drop_capabilities().map_err(system)?;
+    let found = run::runtime()?.block_on(crate::resolve::addresses(name));
+    let lines: Vec<String> = found.iter().map(|addr| format!("{addr}\n")).collect();
+    crate::cli::print(&lines.concat());
+    Ok(())
+}
+
+fn enter_sandbox(config: &Config) -> Result<(), Failure> {
+    let state: &Path = &config.state.directory;
+    let offers = offer::directory(&config.control.socket);
+    let sandbox = sandbox::enter(state, offers);
+    if sandbox.is_whole() {
+        tracing::debug!("the network process has no capabilities, {sandbox}");
+    } else {
+        tracing::warn!("the network process has no capabilities, but not a whole sandbox: {sandbox}");
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! The network process's sandbox: what it gives up for ever before it reads the first octet that came from the network.
+//!
+//! * Capabilities: all, also those that a program it ran could get (`no_new_privs`).
+//! * Files (Landlock): it may write beneath its state directory and read what hooks of DHCP clients have left; it sees no other.
+//! * TCP: it neither binds nor connects (Landlock); the privileged process opens what it needs.
+//! * System calls (seccomp): a list, by which it makes no socket but one that reads interfaces (rtnetlink), connects none, runs no program,
+//!   starts no thread or process. What is not on it fails with EPERM.
+//!
+//! What a kernel does not have is left away, and said.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope, path_beneath_rules,
+};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
+};
+
+/// How far the kernel went along.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    files: Result<RulesetStatus, String>,
+    calls: Result<(), String>,
+}
+
+impl Sandbox {
+    /// Whether everything that this program asks for is there.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.files, Ok(RulesetStatus::FullyEnforced)) && self.calls.is_ok()
+    }
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.files {
+            Ok(RulesetStatus::FullyEnforced) => write!(f, "no files but its own (Landlock)")?,
+            Ok(RulesetStatus::PartiallyEnforced) => {
+                write!(f, "no files but its own (this kernel's Landlock lacks a part)")?;
+            }
+            Ok(RulesetStatus::NotEnforced) => write!(f, "any file that its user may open (no Landlock)")?,
+            Err(error) => write!(f, "any file that its user may open (Landlock: {error})")?,
+        }
+        match &self.calls {
+            Ok(()) => write!(f, ", no system calls but {} (seccomp)", CALLS.len() + 1),
+            Err(error) => write!(f, ", any system call (seccomp: {error})"),
+        }
+    }
+}
+
+/// Gives all capabilities up, and whatever could bring one back. If the process that started this one ends, so does this one.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn drop_capabilities() -> std::io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Nobody of the same user reads its memory, or writes to it.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_no_new_privs(true)?;
+    // As many as this kernel has; without the right to, there is no need to either.
+    for capability in CapabilitySet::all().iter() {
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    // A kernel of before 4.3 has none.
+    let _ = clear_ambient_capability_set();
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    Ok(())
+}
+
+/// Goes into the sandbox; there is no way out. This process has one thread.
+pub(super) fn enter(state: &Path, offers: &Path) -> Sandbox {
+    let files = restrict_files(state, offers).map_err(|error| error.to_string());
+    Sandbox { files, calls: restrict_calls() }
+}
+
+fn restrict_files(state: &Path, offers: &Path) -> Result<RulesetStatus, landlock::RulesetError> {
+    let abi = ABI::V6;
+    let own = AccessFs::from_read(abi) & !AccessFs::Execute
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir;
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?
+        .add_rules(path_beneath_rules([state], own))?
+        .add_rules(path_beneath_rules([offers], AccessFs::ReadFile | AccessFs::ReadDir))?;
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+/// Where the filter can be made: those that its library knows.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn restrict_calls() -> Result<(), String> {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+
+    let make = || -> Result<BpfProgram, seccompiler::BackendError> {
+        let is = |argument, value: i32| {
+            let value = u64::from(value.unsigned_abs());
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+        };
+        let rtnetlink = SeccompRule::new(vec![is(0, libc::AF_NETLINK)?, is(2, libc::NETLINK_ROUTE)?])?;
+        let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
+            CALLS.iter().map(|&call| (call, Vec::new())).collect();
+        rules.insert(libc::SYS_socket, vec![rtnetlink]);
+        let arch = std::env::consts::ARCH.try_into()?;
+        let otherwise = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()
+    };
+    let filter = make().map_err(|error| error.to_string())?;
+    seccompiler::apply_filter(&filter).map_err(|error| error.to_string())
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+fn restrict_calls() -> Result<(), String> {
+    Err("not on this processor".to_owned())
+}
+
+/// What it may call, beside `socket` for rtnetlink: memory, time, waiting, the descriptors that it has, its files, its end.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+const CALLS: &[libc::c_long] = &[
+    // Descriptors that are open.
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_ftruncate,
+    libc::SYS_fchmod,
+    // Sockets that are open.
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_socketpair,
+    // Waiting.
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_ppoll,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_sched_yield,
+    libc::SYS_futex,
+    libc::SYS_restart_syscall,
+    // Its files; which those are is Landlock's matter.
+    libc::SYS_openat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_faccessat,
+    libc::SYS_getdents64,
+    libc::SYS_mkdirat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_readlinkat,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    // Itself.
+    libc::SYS_getrandom,
+    libc::SYS_uname,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // What older C libraries and processors call the same.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_time,
+];
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+const CALLS: &[u8] = &[];

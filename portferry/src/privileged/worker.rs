@@ -1,0 +1,429 @@
+//! The privileged process: it starts the network process, does what that may ask for, and tells it what signals mean.
+//!
+//! It must never read what came from the network, and never decide what a mapping is to be.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::channel::{self, Channel};
+use super::check::Known;
+use super::message::{Answer, Asked, MAX_REQUEST, Request, Said, is_host_name};
+use super::tables::Tables;
+use super::user::User;
+use super::{NETWORK_PROCESS, RESOLVE};
+use crate::config::{self, Config, is_interface_name};
+use crate::control;
+use crate::event_loop::Signal;
+use crate::exit::Failure;
+use crate::firewall::Keeper;
+use crate::hooks;
+use crate::netlink::Netlink;
+
+/// What both processes are given of the environment, beside what hooks get.
+const ENVIRONMENT: [&str; 5] = ["JOURNAL_STREAM", "RUST_BACKTRACE", "TZ", "LANG", "LC_ALL"];
+/// Host names that are looked up at once, each by a process of its own.
+const LOOKUPS: usize = 4;
+/// How long one may take; the gateway waits a little longer.
+const LOOKUP_TIME: Duration = Duration::from_secs(5);
+/// How long the network process may take for its end, after it has said that all is taken back.
+const END: Duration = Duration::from_secs(5);
+
+/// The privileged half of `portferry run`.
+///
+/// # Errors
+/// The network process could not be started, or ends with a failure: its code, and the line where it has not said one.
+pub(crate) async fn supervise(config: Config, text: String, path: &Path) -> Result<(), Failure> {
+    let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
+    let user = User::of_network_process();
+    if let Some(user) = &user {
+        hand_over(user, &config)?;
+    }
+    let control = control::listen(&config.control.socket)?;
+    let netlink = Netlink::open().map_err(|error| system("no netlink", error))?;
+    let (ours, its) = channel::pair().map_err(|error| system("no socket pair", error))?;
+    let mut child =
+        start(its, path, user.as_ref()).map_err(|error| system("cannot start the network process", error))?;
+    keep_what_is_needed().map_err(|error| system("cannot give capabilities up", error))?;
+    let channel = Channel::new(ours).map_err(|error| system("no socket pair", error))?;
+    let (later, finished) = mpsc::channel(16);
+    let mut worker = Worker {
+        known: Known::new(&config),
+        tables: Tables::new(&config),
+        config,
+        text: Some(text),
+        path: path.to_owned(),
+        user,
+        control,
+        netlink,
+        keeper: None,
+        channel,
+        later,
+        lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        hooks: Arc::new(Semaphore::new(1)),
+    };
+    worker.complain_early();
+    let ended = worker.serve(&mut child, finished).await?;
+    outcome(ended)
+}
+
+/// What the end of the network process means.
+fn outcome(ended: ExitStatus) -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt;
+    match (ended.code(), ended.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(Failure::said(u8::try_from(code).unwrap_or(70))),
+        (None, signal) => Err(Failure::system(format!(
+            "the network process was ended by signal {}; what it has promised is stored, and kept after the next start",
+            signal.unwrap_or_default()
+        ))),
+    }
+}
+
+/// The state is the network process's to read and to write. Where it cannot be handed over, that process says what it lacks.
+fn hand_over(user: &User, config: &Config) -> Result<(), Failure> {
+    let directory = &config.state.directory;
+    match user.take_over(directory) {
+        Ok(()) => Ok(()),
+        // Of a file system that is read-only or full nothing is lost yet.
+        Err(error) if directory.exists() => {
+            tracing::warn!("the state directory {} is not all {}'s: {error}", directory.display(), user.name);
+            Ok(())
+        }
+        Err(error) => Err(Failure::cannot_create(format!(
+            "cannot make the state directory {}: {error}; portferry has to be able to write there ([state] directory)",
+            directory.display()
+        ))),
+    }
+}
+
+fn start(socket: OwnedFd, path: &Path, user: Option<&User>) -> io::Result<Child> {
+    // What this process runs, also when the file has been replaced by a newer one.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("portferry")
+        .arg(NETWORK_PROCESS)
+        .arg(path)
+        .env_clear()
+        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .current_dir("/")
+        .stdin(Stdio::from(socket))
+        .kill_on_drop(true);
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command.spawn()
+}
+
+/// Of root's rights those stay that the tables, sockets by interface, ports of DHCP clients, and processes of other users need.
+/// Programs of `[hooks]` and other firewalls' are root's all the same.
+fn keep_what_is_needed() -> io::Result<()> {
+    let needed = CapabilitySet::NET_ADMIN
+        | CapabilitySet::NET_RAW
+        | CapabilitySet::NET_BIND_SERVICE
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::KILL;
+    let has = capabilities(None)?;
+    let kept = has.permitted & needed;
+    Ok(set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )?)
+}
+
+/// See the module's description.
+struct Worker {
+    known: Known,
+    tables: Tables,
+    config: Config,
+    /// Of the configuration at the start, until it has been handed out.
+    text: Option<String>,
+    path: PathBuf,
+    user: Option<User>,
+    control: control::Listening,
+    netlink: Netlink,
+    keeper: Option<Keeper>,
+    channel: Channel,
+    /// Answers of what goes on beside the loop.
+    later: mpsc::Sender<(u64, Answer)>,
+    lookups: Arc<Semaphore>,
+    hooks: Arc<Semaphore>,
+}
+
+impl Worker {
+    /// Until the network process has ended.
+    async fn serve(
+        &mut self,
+        child: &mut Child,
+        mut finished: mpsc::Receiver<(u64, Answer)>,
+    ) -> Result<ExitStatus, Failure> {
+        let system = |error: io::Error| Failure::system(format!("the privileged process: {error}"));
+        let (signals, mut signalled) = mpsc::channel(4);
+        for (kind, meaning) in [
+            (SignalKind::terminate(), Signal::Stop),
+            (SignalKind::interrupt(), Signal::Stop),
+            (SignalKind::hangup(), Signal::Reload),
+        ] {
+            let mut stream = signal(kind).map_err(system)?;
+            let signals = signals.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() && signals.send(meaning).await.is_ok() {}
+            });
+        }
+        self.look().await;
+        let mut buffer = vec![0; MAX_REQUEST];
+        let mut talks = true;
+        loop {
+            tokio::select! {
+                biased;
+                ended = child.wait() => {
+                    let ended = ended.map_err(system)?;
+                    // It was killed before it could take anything back: what it has promised stands until the next start.
+                    if let Some(keeper) = self.keeper.take() {
+                        keeper.stop(true).await;
+                    }
+                    return Ok(ended);
+                }
+                Some(signal) = signalled.recv() => {
+                    let said = match signal {
+                        Signal::Stop => Said::Stop,
+                        Signal::Reload => Said::Reload,
+                    };
+                    self.say(&said, None).await;
+                }
+                Some((id, answer)) = finished.recv() => self.say(&Said::Answer { id, answer }, None).await,
+                changed = self.netlink.changed() => {
+                    if let Err(error) = changed {
+                        tracing::debug!("the kernel's news of interfaces: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    self.look().await;
+                }
+                received = self.channel.receive(&mut buffer), if talks => match received {
+                    Ok(Some(message)) => self.on_message(&buffer[..message.len]).await,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        tracing::warn!("a message of the network process is passed over: it is too long");
+                    }
+                    Ok(None) | Err(_) => {
+                        talks = false;
+                        // It ends by itself, or it never will.
+                        if tokio::time::timeout(END, child.wait()).await.is_err() {
+                            let _ = child.start_kill();
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    async fn say(&self, said: &Said, fd: Option<&OwnedFd>) {
+        let octets = serde_json::to_vec(said).expect("plain values become JSON");
+        if let Err(error) = self.channel.send(&octets, fd.map(AsFd::as_fd)).await {
+            // Its end comes next.
+            tracing::debug!("to the network process: {error}");
+        }
+    }
+
+    /// What the kernel says of interfaces now.
+    async fn look(&mut self) {
+        match self.netlink.snapshot().await {
+            Ok(snapshot) => self.known.look(snapshot),
+            Err(error) => tracing::debug!("the interfaces: {error}"),
+        }
+    }
+
+    async fn on_message(&mut self, octets: &[u8]) {
+        let Asked { id, request } = match serde_json::from_slice(octets) {
+            Ok(asked) => asked,
+            Err(error) => {
+                return tracing::warn!("a message of the network process is passed over: {error}");
+            }
+        };
+        // Those that have one, in the order in which they were asked; what takes long goes on beside.
+        let answer = match request {
+            Request::Resolve(name) => return self.resolve(id, name),
+            Request::Hook(line) => return self.hook(id, line),
+            Request::Socket(spec) => match self.socket(&spec).await {
+                Ok(fd) => return self.say(&Said::Answer { id, answer: Answer::Done }, Some(&fd)).await,
+                Err(answer) => answer,
+            },
+            Request::ControlSocket => {
+                return self.say(&Said::Answer { id, answer: Answer::Done }, Some(self.control.fd())).await;
+            }
+            other => self.do_at_once(other).await,
+        };
+        if let Answer::Refused(why) = &answer {
+            tracing::warn!("the network process is refused what it asks for: {why}");
+        }
+        self.say(&Said::Answer { id, answer }, None).await;
+    }
+
+    async fn do_at_once(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Configuration => self.configuration(),
+            Request::Open => match self.tables.open().await {
+                Ok(()) => {
+                    self.keeper = Keeper::start(&self.config).await;
+                    Answer::Done
+                }
+                Err(failure) => failure.into(),
+            },
+            Request::Follow { place, way } => {
+                // Its news may be newer than what is known here.
+                self.look().await;
+                let lines = self.config.lines();
+                let Some(chosen) = lines.get(place).and_then(|line| line.ways.get(way)) else {
+                    return Answer::Refused(format!("there is no uplink {place} with {way} ways"));
+                };
+                let addresses = self.known.addresses(&chosen.interface);
+                Answer::Yes(self.tables.follow(place, way, addresses).await)
+            }
+            Request::Nat { place, change } => {
+                let held = self.tables.len(place).0;
+                if let Err(first) = self.known.nat(&change, held) {
+                    // An interface may have come a moment ago.
+                    self.look().await;
+                    if self.known.nat(&change, held).is_err() {
+                        return Answer::Refused(first);
+                    }
+                }
+                self.tables.change_nat(place, change).await.into()
+            }
+            Request::Pinhole { place, open, rule } => {
+                let held = self.tables.len(place).1;
+                if open && let Err(first) = self.known.pinhole(&rule, held) {
+                    self.look().await;
+                    if self.known.pinhole(&rule, held).is_err() {
+                        return Answer::Refused(first);
+                    }
+                }
+                self.tables.change_pinhole(place, open, rule).await.into()
+            }
+            Request::Packets { place, rule } => {
+                Answer::Number(self.tables.pinhole_packets(place, rule).await)
+            }
+            Request::Flow { place, protocol, internal, remote } => match self.known.flow(internal) {
+                Ok(()) => {
+                    let port = self.tables.find_flow(place, protocol, internal, remote).await;
+                    Answer::Number(port.map(u32::from))
+                }
+                Err(why) => Answer::Refused(why),
+            },
+            Request::IdleTimeout { protocol } => Answer::Number(Some(super::idle_timeout(protocol))),
+            Request::Speed { place } => Answer::Number(self.tables.interface(place).and_then(super::speed)),
+            Request::Forget(name) => {
+                let known = self.config.lines().into_iter().any(|line| line.name == name);
+                if known || !is_interface_name(&name) {
+                    return Answer::Refused(format!("{name:?} is no uplink of before"));
+                }
+                self.tables.forget(&name).await;
+                Answer::Done
+            }
+            Request::Close => {
+                super::close(&mut self.tables, self.keeper.take()).await;
+                Answer::Done
+            }
+            Request::Resolve(_) | Request::Hook(_) | Request::Socket(_) | Request::ControlSocket => {
+                unreachable!("answered by the caller")
+            }
+        }
+    }
+
+    /// The first time that of the start, so that both processes begin with the same; then it is read again.
+    fn configuration(&mut self) -> Answer {
+        if let Some(text) = self.text.take() {
+            return Answer::Text(text);
+        }
+        let read = config::read(&self.path)
+            .and_then(|text| Config::parse(&self.path, &text).map(|config| (text, config)));
+        let (text, new) = match read {
+            Ok(read) => read,
+            Err(error) => return Answer::Failed(78, error.to_string()),
+        };
+        let taken = self.config.take_over(new);
+        if let Err(error) = taken {
+            return Answer::Failed(78, format!("{}: {error}", self.path.display()));
+        }
+        self.known.configure(&self.config);
+        self.tables.configure(&self.config);
+        if let Some(keeper) = &self.keeper {
+            keeper.configure(&self.config);
+        }
+        self.complain_early();
+        Answer::Text(text)
+    }
+
+    fn complain_early(&self) {
+        hooks::complain_early(&self.config.hooks);
+    }
+
+    async fn socket(&mut self, spec: &crate::sockets::Spec) -> Result<OwnedFd, Answer> {
+        let index = match self.known.socket(spec) {
+            Ok(index) => index,
+            Err(first) => {
+                self.look().await;
+                self.known.socket(spec).map_err(|_| Answer::Refused(first))?
+            }
+        };
+        let opened = spec.open(index, self.config.lan.http_port.0);
+        opened.map_err(|error| Answer::System(error.raw_os_error(), error.to_string()))
+    }
+
+    /// By a process of its own, of the same user as the network process: what reads answers of DNS servers is no better place for
+    /// privileges.
+    fn resolve(&self, id: u64, name: String) {
+        let (later, lookups, user) = (self.later.clone(), self.lookups.clone(), self.user.clone());
+        tokio::spawn(async move {
+            let answer = match is_host_name(&name) {
+                true => look_up(&name, &lookups, user.as_ref()).await,
+                false => Answer::Refused(format!("{name:?} is no host name")),
+            };
+            let _ = later.send((id, answer)).await;
+        });
+    }
+
+    /// The program is the configuration's, one at a time.
+    fn hook(&self, id: u64, line: String) {
+        let (later, settings, turn) = (self.later.clone(), self.config.hooks.clone(), self.hooks.clone());
+        tokio::spawn(async move {
+            let _turn = turn.acquire_owned().await;
+            let answer = match hooks::run(&settings, &line).await {
+                Ok(()) => Answer::Done,
+                Err(why) => Answer::System(None, why),
+            };
+            let _ = later.send((id, answer)).await;
+        });
+    }
+}
+
+async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer {
+    let Ok(_place) = lookups.acquire().await else { return Answer::Addresses(Vec::new()) };
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("portferry")
+        .args([RESOLVE, name])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    let output = match tokio::time::timeout(LOOKUP_TIME, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Answer::System(error.raw_os_error(), error.to_string()),
+        Err(_) => return Answer::Addresses(Vec::new()),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    Answer::Addresses(text.lines().take(64).filter_map(|line| line.parse().ok()).collect())
+}
