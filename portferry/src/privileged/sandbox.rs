@@ -238,3 +238,109 @@ const CALLS: &[libc::c_long] = &[
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const CALLS: &[u8] = &[];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use rustix::net::{AddressFamily, SocketType, socket};
+    use rustix::process::{Pid, getppid, kill_process};
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    use super::*;
+    use crate::scratch::{Directory, in_process};
+
+    /// What somebody would try who has taken over the network process, and what it needs to do all the same.
+    #[test]
+    fn what_a_hostile_network_process_can_do() {
+        in_process("privileged::sandbox::tests::what_a_hostile_network_process_can_do", || {
+            let scratch = Directory::new("sandbox");
+            let (state, offers) = (scratch.0.join("state"), scratch.0.join("run"));
+            let outside = scratch.0.join("outside");
+            for directory in [&state, &offers] {
+                fs::create_dir(directory).unwrap();
+            }
+            fs::write(&outside, "secret").unwrap();
+            fs::write(offers.join("dhcp4-wan0"), "192.0.2.1").unwrap();
+            std::os::unix::fs::symlink(&outside, state.join("link")).unwrap();
+            // What it has open before stays: the privileged process has opened it.
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let parent = getppid().unwrap();
+
+            drop_capabilities().unwrap();
+            let sandbox = enter(&state, &offers);
+            if !sandbox.is_whole() {
+                // A kernel without one of both: nothing to prove.
+                eprintln!("SKIPPED: {sandbox}");
+                return;
+            }
+
+            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 22] = [
+                ("read a file of the system", &|| fs::read("/etc/passwd").map(drop)),
+                ("read a file of its user", &|| fs::read(&outside).map(drop)),
+                ("read one by a link", &|| fs::read(state.join("link")).map(drop)),
+                ("list a directory", &|| fs::read_dir("/").map(drop)),
+                ("write elsewhere", &|| fs::write(scratch.0.join("new"), "x")),
+                ("write where hooks write", &|| fs::write(offers.join("dhcp4-wan0"), "x")),
+                ("move a file out", &|| fs::rename(state.join("link"), scratch.0.join("new"))),
+                ("read another's memory", &|| {
+                    fs::read(format!("/proc/{}/mem", parent.as_raw_nonzero())).map(drop)
+                }),
+                ("run a program", &|| Command::new("/bin/true").spawn().map(drop)),
+                ("start a thread", &|| std::thread::Builder::new().spawn(|| ()).map(drop)),
+                ("call somebody by TCP", &|| TcpStream::connect(("198.51.100.1", 80)).map(drop)),
+                ("call this machine by TCP", &|| TcpStream::connect(listener.local_addr()?).map(drop)),
+                ("listen", &|| TcpListener::bind("127.0.0.1:0").map(drop)),
+                ("make a socket for UDP", &|| UdpSocket::bind("0.0.0.0:0").map(drop)),
+                ("lead one that it has elsewhere", &|| udp.connect(("198.51.100.1", 53))),
+                ("make a raw socket", &|| {
+                    Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).map(drop)
+                }),
+                ("make a packet socket", &|| {
+                    Ok(socket(AddressFamily::PACKET, SocketType::RAW, None).map(drop)?)
+                }),
+                ("change the firewall", &|| {
+                    let netfilter = rustix::net::netlink::NETFILTER;
+                    Ok(socket(AddressFamily::NETLINK, SocketType::RAW, Some(netfilter)).map(drop)?)
+                }),
+                ("call a program of this machine", &|| {
+                    UnixStream::connect("/run/dbus/system_bus_socket").map(drop)
+                }),
+                ("end another process", &|| Ok(kill_process(parent, Signal::TERM)?)),
+                ("end them all", &|| Ok(kill_process(Pid::from_raw(1).unwrap(), Signal::TERM)?)),
+                ("become root again", &|| {
+                    let all = CapabilitySet::NET_ADMIN;
+                    let sets = CapabilitySets { effective: all, permitted: all, inheritable: all };
+                    Ok(set_capabilities(None, sets)?)
+                }),
+            ];
+            for (what, attempt) in tries {
+                let error = attempt().expect_err(what);
+                let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EXDEV));
+                assert!(refused, "{what}: {error}");
+            }
+            // And what it is there for.
+            fs::write(state.join("journal.new"), "x").unwrap();
+            fs::rename(state.join("journal.new"), state.join("journal")).unwrap();
+            fs::File::open(state.join("journal")).unwrap().sync_all().unwrap();
+            fs::create_dir(state.join("uplink-wan1")).unwrap();
+            fs::remove_dir_all(state.join("uplink-wan1")).unwrap();
+            assert_eq!(fs::read_to_string(offers.join("dhcp4-wan0")).unwrap(), "192.0.2.1");
+            udp.send_to(b"datagram", other.local_addr().unwrap()).unwrap();
+            assert_eq!(other.recv(&mut [0; 16]).unwrap(), 8);
+            let _clock = std::time::Instant::now();
+            let _random: [u8; 4] = {
+                let mut octets = [0; 4];
+                getrandom::fill(&mut octets).unwrap();
+                octets
+            };
+            socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap(); // rtnetlink is the first
+            assert!(udp.local_addr().unwrap().ip() == Ipv4Addr::LOCALHOST);
+        });
+    }
+}

@@ -353,43 +353,11 @@ async fn make_anew(nft: &mut Nft, table: TableConfig) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
+    use std::process::Command;
 
     use super::*;
     use crate::config::{Interface, Interfaces};
-
-    const INSIDE: &str = "PF_INSIDE_PINHOLES";
-
-    /// A network namespace, gone when this is.
-    struct Namespace(String);
-
-    impl Drop for Namespace {
-        fn drop(&mut self) {
-            let _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(Stdio::null()).status();
-        }
-    }
-
-    /// Runs the test called `name` in a network namespace of its own; says so where that cannot be.
-    fn alone(name: &str, body: impl AsyncFnOnce()) {
-        if std::env::var_os(INSIDE).is_some() {
-            return crate::run::runtime().unwrap().block_on(body());
-        }
-        let namespace = Namespace(format!("pfs-{}", std::process::id()));
-        let made = Command::new("ip").args(["netns", "add", &namespace.0]).output();
-        if !made.is_ok_and(|output| output.status.success()) {
-            let _ = writeln!(std::io::stderr(), "SKIPPED: network namespaces need root and iproute2");
-            return;
-        }
-        let status = Command::new("ip")
-            .args(["netns", "exec", &namespace.0])
-            .arg(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(INSIDE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success(), "failed inside the namespace, see above");
-    }
+    use crate::scratch::in_namespace;
 
     fn nft(command: &str) -> String {
         let output = Command::new("nft").arg(command).output().unwrap();
@@ -406,7 +374,7 @@ mod tests {
     /// What somebody has flushed is made anew by whichever change comes next, or who asks, both tables with all that was in them.
     #[test]
     fn both_tables_are_made_anew() {
-        alone("privileged::tables::tests::both_tables_are_made_anew", async || {
+        in_namespace("privileged::tables::tests::both_tables_are_made_anew", async || {
             let mut tables = tables("[nat]\nforward_filter = true\nmark = 0x10\n");
             tables.open().await.unwrap();
             let rule = |port| PinholeRule {

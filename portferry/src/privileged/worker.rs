@@ -55,21 +55,8 @@ pub(crate) async fn supervise(config: Config, text: String, path: &Path) -> Resu
     keep_what_is_needed().map_err(|error| system("cannot give capabilities up", error))?;
     let channel = Channel::new(ours).map_err(|error| system("no socket pair", error))?;
     let (later, finished) = mpsc::channel(16);
-    let mut worker = Worker {
-        known: Known::new(&config),
-        tables: Tables::new(&config),
-        config,
-        text: Some(text),
-        path: path.to_owned(),
-        user,
-        control,
-        netlink,
-        keeper: None,
-        channel,
-        later,
-        lookups: Arc::new(Semaphore::new(LOOKUPS)),
-        hooks: Arc::new(Semaphore::new(1)),
-    };
+    let mut worker = Worker::new(config, text, path, (netlink, control, channel), later);
+    worker.user = user;
     worker.complain_early();
     let ended = worker.serve(&mut child, finished).await?;
     outcome(ended)
@@ -160,6 +147,31 @@ struct Worker {
 }
 
 impl Worker {
+    /// Nothing is done yet. `text` is that of the configuration, which the file at `path` has.
+    fn new(
+        config: Config,
+        text: String,
+        path: &Path,
+        (netlink, control, channel): (Netlink, control::Listening, Channel),
+        later: mpsc::Sender<(u64, Answer)>,
+    ) -> Self {
+        Self {
+            known: Known::new(&config),
+            tables: Tables::new(&config),
+            config,
+            text: Some(text),
+            path: path.to_owned(),
+            user: None,
+            control,
+            netlink,
+            keeper: None,
+            channel,
+            later,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            hooks: Arc::new(Semaphore::new(1)),
+        }
+    }
+
     /// Until the network process has ended.
     async fn serve(
         &mut self,
@@ -426,4 +438,178 @@ async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer
     };
     let text = String::from_utf8_lossy(&output.stdout);
     Answer::Addresses(text.lines().take(64).filter_map(|line| line.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::nft::Nat1Rule;
+    use crate::privileged::message::NatChange;
+    use crate::scratch::{Directory, in_namespace};
+    use crate::sockets::Spec;
+
+    fn sh(command: &str) -> String {
+        let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Both ends of the privileged process, without a network process but this test.
+    struct Bench {
+        worker: Worker,
+        other: Channel,
+        finished: mpsc::Receiver<(u64, Answer)>,
+        next: u64,
+    }
+
+    impl Bench {
+        async fn new(directory: &Path) -> Self {
+            sh("ip link set lo up
+                ip link add lan0 type veth peer name lan1; ip addr add 192.168.1.1/24 dev lan0
+                ip link add wan0 type veth peer name wan1; ip addr add 100.64.0.2/24 dev wan0
+                for link in lan0 lan1 wan0 wan1; do ip link set $link up; done
+                ip route add default via 100.64.0.1 dev wan0");
+            let socket = directory.join("control.sock");
+            let text = format!(
+                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[policy]\nmappings = 2\n"
+            );
+            let path = directory.join("portferry.toml");
+            std::fs::write(&path, &text).unwrap();
+            let config = Config::parse(&path, &text).unwrap();
+            let (ours, its) = channel::pair().unwrap();
+            let (later, finished) = mpsc::channel(16);
+            let parts =
+                (Netlink::open().unwrap(), control::listen(&socket).unwrap(), Channel::new(ours).unwrap());
+            let mut worker = Worker::new(config, text, &path, parts, later);
+            worker.look().await;
+            Self { worker, other: Channel::new(its).unwrap(), finished, next: 0 }
+        }
+
+        /// Says these octets; the answer, if there is one.
+        async fn say(&mut self, octets: &[u8]) -> Option<(Answer, Option<OwnedFd>)> {
+            self.worker.on_message(octets).await;
+            let mut buffer = vec![0; super::super::message::MAX_ANSWER];
+            let receive = self.other.receive(&mut buffer);
+            let message = tokio::time::timeout(Duration::from_millis(50), receive).await.ok()?.unwrap()?;
+            match serde_json::from_slice(&buffer[..message.len]).unwrap() {
+                Said::Answer { answer, .. } => Some((answer, message.fd)),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn ask(&mut self, request: Request) -> Answer {
+            self.next += 1;
+            let octets = serde_json::to_vec(&Asked { id: self.next, request }).unwrap();
+            let answer = match self.say(&octets).await {
+                Some((answer, _)) => answer,
+                None => self.finished.recv().await.unwrap().1,
+            };
+            assert!(!matches!(&answer, Answer::Text(text) if text.contains("root:")));
+            answer
+        }
+    }
+
+    /// What a network process that somebody has taken over may say, and that nothing comes of it but mappings inside policy.
+    #[test]
+    fn a_hostile_network_process() {
+        in_namespace("privileged::worker::tests::a_hostile_network_process", async || {
+            let scratch = Directory::new("worker");
+            let mut bench = Bench::new(&scratch.0).await;
+            assert_eq!(bench.ask(Request::Open).await, Answer::Done);
+            let tables = sh("nft list ruleset");
+            let rule = |internal: &str, port| Nat1Rule {
+                protocol: 6,
+                external_port: port,
+                internal: internal.parse().unwrap(),
+                remote_peer: None,
+                outermost: None,
+            };
+            let install = |rule| Request::Nat { place: 0, change: NatChange::Install(rule) };
+            // No messages at all.
+            for octets in [
+                &b""[..],
+                b"\0",
+                b"{}",
+                b"[]",
+                b"{\"id\":1}",
+                b"{\"id\":1,\"request\":\"Shell\"}",
+                b"{\"id\":1,\"request\":{\"Exec\":\"/bin/sh\"}}",
+                b"{\"id\":-1,\"request\":\"Open\"}",
+                b"{\"id\":1,\"request\":\"Open\",\"more\":1}",
+                b"{\"id\":1,\"request\":{\"Nat\":{\"place\":0,\"change\":{\"Install\":{}}}}}",
+                &[b'['; 10_000],
+            ] {
+                assert!(bench.say(octets).await.is_none(), "{:?}", String::from_utf8_lossy(octets));
+            }
+            // Messages that ask for too much.
+            let interface = || "lan0".to_owned();
+            for request in [
+                install(rule("8.8.8.8:8080", 8080)),
+                install(rule("127.0.0.1:8080", 8080)),
+                install(rule("192.168.1.1:8080", 8080)),
+                install(rule("192.168.1.10:22", 8080)),
+                install(rule("192.168.1.10:8080", 22)),
+                install(Nat1Rule { protocol: 47, ..rule("192.168.1.10:8080", 8080) }),
+                Request::Forget("../../etc".to_owned()),
+                Request::Forget("wan0".to_owned()),
+                Request::Forget("a b; drop".to_owned()),
+                Request::Follow { place: 7, way: 0 },
+                Request::Follow { place: 0, way: 7 },
+                Request::Flow {
+                    place: 0,
+                    protocol: 6,
+                    internal: "8.8.8.8:1".parse().unwrap(),
+                    remote: "8.8.4.4:1".parse().unwrap(),
+                },
+                Request::Resolve("-x".to_owned()),
+                Request::Resolve("$(reboot)".to_owned()),
+                Request::Resolve("a..b".to_owned()),
+                Request::Resolve("10.0.0.1".to_owned()),
+                Request::Resolve("x".repeat(300)),
+                Request::Socket(Spec::Http { interface: "wan0".to_owned(), addr: [100, 64, 0, 2].into() }),
+                Request::Socket(Spec::Http { interface: interface(), addr: [0, 0, 0, 0].into() }),
+                Request::Socket(Spec::Callback { interface: interface(), to: "8.8.8.8:80".parse().unwrap() }),
+                Request::Socket(Spec::Callback {
+                    interface: interface(),
+                    to: "192.168.1.1:80".parse().unwrap(),
+                }),
+                Request::Socket(Spec::Ssdp { interface: "/etc/passwd".to_owned() }),
+                Request::Socket(Spec::Uplink {
+                    interface: "wan0".to_owned(),
+                    server: "8.8.8.8:53".parse().unwrap(),
+                    from: None,
+                }),
+                Request::Socket(Spec::Router {
+                    interface: "wan0".to_owned(),
+                    to: "8.8.8.8:80".parse().unwrap(),
+                }),
+            ] {
+                let answer = bench.ask(request.clone()).await;
+                assert!(matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
+            }
+            // Where there is no program, and no such uplink, nothing happens.
+            assert_eq!(bench.ask(Request::Hook("{}".to_owned())).await, Answer::Done);
+            let nowhere =
+                Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
+            assert!(matches!(bench.ask(nowhere).await, Answer::System(None, _)));
+            assert_eq!(sh("nft list ruleset"), tables, "none of that has changed anything");
+            // What it can do.
+            assert_eq!(bench.ask(install(rule("192.168.1.10:8080", 8080))).await, Answer::Done);
+            assert_eq!(bench.ask(install(rule("192.168.1.11:8081", 8081))).await, Answer::Done);
+            let full = bench.ask(install(rule("192.168.1.12:8082", 8082))).await;
+            assert!(matches!(full, Answer::Refused(_)), "{full:?}");
+            assert!(sh("nft list ruleset").contains("192.168.1.11 . 8081"));
+            let remove = NatChange::Remove(rule("192.168.1.11:8081", 8081));
+            assert_eq!(bench.ask(Request::Nat { place: 0, change: remove }).await, Answer::Done);
+            assert!(!sh("nft list ruleset").contains("192.168.1.11 . 8081"));
+            // Nor more than one look at the same configuration, whatever stands in its place.
+            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Text(_)));
+            std::fs::write(scratch.0.join("portferry.toml"), "[lan]\n").unwrap();
+            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
+            assert_eq!(bench.ask(Request::Close).await, Answer::Done);
+            assert_eq!(sh("nft list ruleset"), "");
+        });
+    }
 }
