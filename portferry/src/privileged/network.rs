@@ -45,7 +45,7 @@ async fn serve(socket: OwnedFd, path: PathBuf) -> Result<(), Failure> {
     let text = client.configuration().await.map_err(Failure::config)?;
     let config = Config::parse(&path, &text).map_err(|error| Failure::config(error.to_string()))?;
     crate::log::start(config.log.level);
-    enter_sandbox(&config)?;
+    enter_sandbox(&config);
     let control = client.control_socket().await;
     let control = control.map_err(|error| Failure::cannot_create(format!("no control socket: {error}")))?;
     let kernel = Kernel::apart(client);
@@ -65,14 +65,15 @@ pub(super) fn resolve(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn enter_sandbox(config: &Config) -> Result<(), Failure> {
+fn enter_sandbox(config: &Config) {
     let state: &Path = &config.state.directory;
     let offers = offer::directory(&config.control.socket);
     let sandbox = sandbox::enter(state, offers);
     if sandbox.is_whole() {
-        tracing::debug!("the network process has no capabilities, {sandbox}");
+        tracing::info!("what the network sends is read by a process without capabilities, {sandbox}");
     } else {
-        tracing::warn!("the network process has no capabilities, but not a whole sandbox: {sandbox}");
+        tracing::warn!(
+            "what the network sends is read by a process without capabilities, but this kernel lacks a part of its sandbox: {sandbox}"
+        );
     }
-    Ok(())
 }

@@ -19,7 +19,7 @@ use landlock::{
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+    set_capabilities, set_name, set_no_new_privs,
 };
 
 /// How far the kernel went along.
@@ -59,6 +59,8 @@ impl fmt::Display for Sandbox {
 /// What the system says.
 pub(super) fn drop_capabilities() -> std::io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Started by what this process runs already, it is called after the kernel's word for that.
+    set_name(c"portferry")?;
     // Nobody of the same user reads its memory, or writes to it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_no_new_privs(true)?;
