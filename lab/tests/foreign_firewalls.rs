@@ -183,7 +183,8 @@ impl<'a> Home<'a> {
         daemon.await_log("is running", 15 * SECOND);
         assert_eq!(self.ours(), rules, "no second one");
         // What was stored is installed right after that line.
-        eventually("the mapping", 5 * SECOND, || try_reach(self.network, TCP, 8080).then_some(()));
+        let open = || try_reach(self.network, TCP, 8080) && arrives_v6(self.network, PINHOLE);
+        eventually("the mapping and the pinhole", 5 * SECOND, || open().then_some(()));
         self.is_open();
 
         // Not while it runs.

@@ -78,6 +78,9 @@ enum Command {
         /// Configuration file; the server runs in the foreground, SIGTERM stops it, SIGHUP reads the file again
         #[arg(long, value_name = "FILE", default_value = pcp_server::config::DEFAULT_PATH)]
         config: PathBuf,
+        /// Keep all privileges; for finding faults
+        #[arg(long)]
+        no_sandbox: bool,
         #[command(subcommand)]
         command: Option<ServerCommand>,
     },
@@ -192,7 +195,7 @@ fn other(command: Command) -> Result<(), Failure> {
         }),
         Command::DhcpServers(command) => dhcp::hook::run(&command),
         Command::Pcp { command } => pcp_client::run(&command),
-        Command::PcpServer { config, command: None } => pcp_server::run(&config),
+        Command::PcpServer { config, no_sandbox, command: None } => pcp_server::run(&config, !no_sandbox),
         Command::PcpServer { command: Some(command), .. } => match command {
             ServerCommand::Check { file } => {
                 let checked = pcp_server::config::Config::load(&file);

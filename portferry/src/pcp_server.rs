@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use engine::notice::Level;
 use engine::provider::{Arrival, FlowQuery, NatChange, Output, Reason, Record, Server, ServerConfig, Ticket};
 use engine::time::{Duration, Instant};
+use rustix::thread::CapabilitySet;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
@@ -29,6 +30,7 @@ use crate::exit::Failure;
 use crate::log::Notices;
 use crate::netlink::{Netlink, Snapshot};
 use crate::nft;
+use crate::privileged::sandbox::{self, Needs};
 use crate::run::{runtime, watch};
 use config::Config;
 use inside::{Link, is_subscriber, links};
@@ -61,13 +63,45 @@ const DATAGRAMS: usize = 64;
 ///
 /// # Errors
 /// Why it cannot start, or cannot go on.
-pub fn run(path: &Path) -> Result<(), Failure> {
+pub fn run(path: &Path, sandboxed: bool) -> Result<(), Failure> {
     let config = Config::load(path).map_err(|error| Failure::config(error.to_string()))?;
     crate::log::start(config.log.level);
-    runtime()?.block_on(serve(config, path))
+    runtime()?.block_on(serve(config, path, sandboxed))
 }
 
-async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
+/// It changes the firewall itself, and keeps the right to that; nothing else.
+fn enter_sandbox(config: &Config, path: &Path) -> Result<(), Failure> {
+    let failed = |what: &str, error: std::io::Error| {
+        Failure::system(format!("cannot go into the sandbox: {what}: {error}"))
+    };
+    let state = &config.state.directory;
+    // What is not there cannot be let in.
+    std::fs::create_dir_all(state).map_err(|error| {
+        Failure::cannot_create(format!(
+            "cannot make the state directory {}: {error}; portferry has to be able to write there ([state] directory)",
+            state.display()
+        ))
+    })?;
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
+    sandbox::keep_capabilities(needed).map_err(|error| failed("capabilities", error))?;
+    let whole = std::path::absolute(path).map_err(|error| failed("the configuration", error))?;
+    let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+    let (socket, configuration) = (above(&config.control.socket), above(&whole));
+    let sandbox = sandbox::enter(&Needs {
+        writes: &[state, &socket],
+        // The file may be replaced, and is read again; of other programs' ports and of forwarding the kernel tells there.
+        reads: &[&configuration, Path::new("/proc")],
+        sockets: true,
+    });
+    if sandbox.is_whole() {
+        tracing::info!("the right to change the firewall and no other, {sandbox}");
+    } else {
+        tracing::warn!("this kernel lacks a part of the sandbox: {sandbox}");
+    }
+    Ok(())
+}
+
+async fn serve(config: Config, path: &Path, sandboxed: bool) -> Result<(), Failure> {
     let (signals, received) = mpsc::channel(4);
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
@@ -78,6 +112,9 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let listening = control::listen(&config.control.socket)?;
     let socket = listening.fd().try_clone().map_err(|error| Failure::system(error.to_string()))?;
     let control = control::Server::start(socket, asking)?;
+    if sandboxed {
+        enter_sandbox(&config, path)?;
+    }
     let mut shell = Shell::start(config, path, received, asked).await?;
     let ended = shell.run().await;
     drop(control);

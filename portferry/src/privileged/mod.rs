@@ -15,7 +15,7 @@ mod check;
 mod client;
 mod message;
 mod network;
-mod sandbox;
+pub(crate) mod sandbox;
 mod tables;
 mod user;
 mod worker;

@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::net::SocketType;
+use rustix::thread::CapabilitySet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::Kernel;
 use super::channel::Channel;
 use super::client::Client;
-use super::{Kernel, sandbox};
+use super::sandbox::{self, Needs};
 use crate::config::Config;
 use crate::dhcp::offer;
 use crate::exit::Failure;
@@ -28,8 +30,9 @@ pub(super) fn run(path: PathBuf) -> Result<(), Failure> {
         return Err(by_hand());
     }
     let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
-    sandbox::drop_capabilities()
-        .map_err(|error| system("the network process keeps its capabilities", error))?;
+    let unprivileged =
+        sandbox::die_with_parent().and_then(|()| sandbox::keep_capabilities(CapabilitySet::empty()));
+    unprivileged.map_err(|error| system("the network process keeps its capabilities", error))?;
     run::runtime()?.block_on(serve(socket, path))
 }
 
@@ -58,7 +61,8 @@ async fn serve(socket: OwnedFd, path: PathBuf) -> Result<(), Failure> {
 /// What the system says.
 pub(super) fn resolve(name: &str) -> Result<(), Failure> {
     let system = |error: io::Error| Failure::system(format!("looking up {name}: {error}"));
-    sandbox::drop_capabilities().map_err(system)?;
+    sandbox::die_with_parent().map_err(system)?;
+    sandbox::keep_capabilities(CapabilitySet::empty()).map_err(system)?;
     let found = run::runtime()?.block_on(crate::resolve::addresses(name));
     let lines: Vec<String> = found.iter().map(|addr| format!("{addr}\n")).collect();
     crate::cli::print(&lines.concat());
@@ -68,7 +72,7 @@ pub(super) fn resolve(name: &str) -> Result<(), Failure> {
 fn enter_sandbox(config: &Config) {
     let state: &Path = &config.state.directory;
     let offers = offer::directory(&config.control.socket);
-    let sandbox = sandbox::enter(state, offers);
+    let sandbox = sandbox::enter(&Needs { writes: &[state], reads: &[offers], sockets: false });
     if sandbox.is_whole() {
         tracing::info!("what the network sends is read by a process without capabilities, {sandbox}");
     } else {

@@ -1,10 +1,14 @@
-//! The network process's sandbox: what it gives up for ever before it reads the first octet that came from the network.
+//! A sandbox: what a process gives up for ever before it reads the first octet that came from the network.
 //!
-//! * Capabilities: all, also those that a program it ran could get (`no_new_privs`).
+//! The network process:
+//! * Capabilities: none, also none that a program it ran could get (`no_new_privs`).
 //! * Files (Landlock): it may write beneath its state directory and read what hooks of DHCP clients have left; it sees no other.
 //! * TCP: it neither binds nor connects (Landlock); the privileged process opens what it needs.
 //! * System calls (seccomp): a list, by which it makes no socket but one that reads interfaces (rtnetlink), connects none, runs no program,
 //!   starts no thread or process. What is not on it fails with EPERM.
+//!
+//! `portferry pcp-server` is one process, and changes the firewall itself: it keeps the capabilities that this needs and may make sockets; in
+//! all else it is the same.
 //!
 //! What a kernel does not have is left away, and said.
 
@@ -18,20 +22,30 @@ use landlock::{
 };
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_name, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_name, set_no_new_privs,
 };
+
+/// What a process needs.
+pub(crate) struct Needs<'a> {
+    /// Directories beneath which it writes.
+    pub(crate) writes: &'a [&'a Path],
+    /// Files and directories that it reads.
+    pub(crate) reads: &'a [&'a Path],
+    /// Sockets of its own.
+    pub(crate) sockets: bool,
+}
 
 /// How far the kernel went along.
 #[derive(Debug)]
-pub(super) struct Sandbox {
+pub(crate) struct Sandbox {
     files: Result<RulesetStatus, String>,
     calls: Result<(), String>,
 }
 
 impl Sandbox {
     /// Whether everything that this program asks for is there.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         matches!(self.files, Ok(RulesetStatus::FullyEnforced)) && self.calls.is_ok()
     }
 }
@@ -53,57 +67,68 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// Gives all capabilities up, and whatever could bring one back. If the process that started this one ends, so does this one.
+/// If the process that started this one ends, so does this one.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn drop_capabilities() -> std::io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Started by what this process runs already, it is called after the kernel's word for that.
+pub(super) fn die_with_parent() -> std::io::Result<()> {
+    // Started by what that one runs already, this one is called after the kernel's word for it.
     set_name(c"portferry")?;
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+/// Gives all capabilities up but these, as far as it has them, and whatever could bring one back.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn keep_capabilities(kept: CapabilitySet) -> std::io::Result<()> {
     // Nobody of the same user reads its memory, or writes to it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_no_new_privs(true)?;
     // As many as this kernel has; without the right to, there is no need to either.
-    for capability in CapabilitySet::all().iter() {
+    for capability in (!kept).iter() {
         let _ = remove_capability_from_bounding_set(capability);
     }
     // A kernel of before 4.3 has none.
     let _ = clear_ambient_capability_set();
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    Ok(())
+    let kept = capabilities(None)?.permitted & kept;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// Goes into the sandbox; there is no way out. This process has one thread.
-pub(super) fn enter(state: &Path, offers: &Path) -> Sandbox {
-    let files = restrict_files(state, offers).map_err(|error| error.to_string());
-    Sandbox { files, calls: restrict_calls() }
+pub(crate) fn enter(needs: &Needs<'_>) -> Sandbox {
+    let files = restrict_files(needs).map_err(|error| error.to_string());
+    Sandbox { files, calls: restrict_calls(needs.sockets) }
 }
 
-fn restrict_files(state: &Path, offers: &Path) -> Result<RulesetStatus, landlock::RulesetError> {
+fn restrict_files(needs: &Needs<'_>) -> Result<RulesetStatus, landlock::RulesetError> {
     let abi = ABI::V6;
     let own = AccessFs::from_read(abi) & !AccessFs::Execute
         | AccessFs::WriteFile
         | AccessFs::Truncate
         | AccessFs::MakeReg
         | AccessFs::MakeDir
+        | AccessFs::MakeSock
         | AccessFs::RemoveFile
         | AccessFs::RemoveDir;
-    let ruleset = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))?
-        .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?
-        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?;
+    if !needs.sockets {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?;
+    }
+    let ruleset = ruleset
         .create()?
-        .add_rules(path_beneath_rules([state], own))?
-        .add_rules(path_beneath_rules([offers], AccessFs::ReadFile | AccessFs::ReadDir))?;
+        .add_rules(path_beneath_rules(needs.writes, own))?
+        .add_rules(path_beneath_rules(needs.reads, AccessFs::ReadFile | AccessFs::ReadDir))?;
     Ok(ruleset.restrict_self()?.ruleset)
 }
 
 /// Where the filter can be made: those that its library knows.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn restrict_calls() -> Result<(), String> {
+fn restrict_calls(sockets: bool) -> Result<(), String> {
     use seccompiler::{
         BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
         SeccompRule,
@@ -117,7 +142,12 @@ fn restrict_calls() -> Result<(), String> {
         let rtnetlink = SeccompRule::new(vec![is(0, libc::AF_NETLINK)?, is(2, libc::NETLINK_ROUTE)?])?;
         let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
             CALLS.iter().map(|&call| (call, Vec::new())).collect();
-        rules.insert(libc::SYS_socket, vec![rtnetlink]);
+        if sockets {
+            let calls = [libc::SYS_socket, libc::SYS_connect, libc::SYS_listen];
+            rules.extend(calls.map(|call| (call, Vec::new())));
+        } else {
+            rules.insert(libc::SYS_socket, vec![rtnetlink]);
+        }
         let arch = std::env::consts::ARCH.try_into()?;
         let otherwise = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()
@@ -127,7 +157,7 @@ fn restrict_calls() -> Result<(), String> {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-fn restrict_calls() -> Result<(), String> {
+fn restrict_calls(_sockets: bool) -> Result<(), String> {
     Err("not on this processor".to_owned())
 }
 
@@ -184,7 +214,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_getdents64,
     libc::SYS_mkdirat,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
     libc::SYS_readlinkat,
@@ -226,6 +255,11 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_rmdir,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_renameat,
+    // The same; its library has no name for it.
+    #[cfg(target_arch = "aarch64")]
+    38,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
     #[cfg(target_arch = "x86_64")]
@@ -274,8 +308,10 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let parent = getppid().unwrap();
 
-            drop_capabilities().unwrap();
-            let sandbox = enter(&state, &offers);
+            die_with_parent().unwrap();
+            keep_capabilities(CapabilitySet::empty()).unwrap();
+            let needs = Needs { writes: &[&state], reads: &[&offers], sockets: false };
+            let sandbox = enter(&needs);
             if !sandbox.is_whole() {
                 // A kernel without one of both: nothing to prove.
                 eprintln!("SKIPPED: {sandbox}");
