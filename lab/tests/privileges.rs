@@ -1,0 +1,151 @@
+//! What the two processes of `portferry run` may do, read from the kernel while they run, and that each ends with the other.
+//! What the sandbox keeps out is tried in `portferry/src/privileged/sandbox.rs`, what messages may ask for in `worker.rs` beside it.
+//! Needs root, see [`lab::netns`].
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{CASCADED, NAT, SECOND, interworking_subject, ready};
+use lab::netns::{Host, Network, Process};
+use lab::provider::{Options, Provider};
+use lab::subject::{Subject, elements, listed};
+use lab::wait::eventually;
+
+/// A value of /proc/PID/status.
+fn status(process: u32, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
+    line.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+/// The processes that this one has started.
+fn children(process: u32) -> Vec<u32> {
+    let output = Command::new("pgrep").args(["-P", &process.to_string()]).output().expect("procps is there");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// The one that reads what the network sends.
+fn network_process(daemon: &Process) -> u32 {
+    eventually("the network process", 10 * SECOND, || match children(daemon.id())[..] {
+        [only] => Some(only),
+        _ => None,
+    })
+}
+
+fn is_alive(process: u32) -> bool {
+    Path::new(&format!("/proc/{process}/fd")).exists()
+}
+
+/// Without what only the privileged one has, and with the rights that it needs and no others.
+#[test]
+fn who_has_which_rights() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    let (privileged, other) = (daemon.id(), network_process(&daemon));
+    assert_ne!(status(other, "Uid"), "0");
+    assert_ne!(status(other, "Gid"), "0");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&status(other, set), 16), Ok(0), "{set}");
+    }
+    for (key, value) in [("NoNewPrivs", "1"), ("Seccomp", "2"), ("Threads", "1"), ("Groups", "")] {
+        assert_eq!(status(other, key), value, "{key}");
+    }
+    // CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW (capability.h).
+    let needed: u64 = [5, 6, 7, 10, 12, 13].iter().map(|bit| 1 << bit).sum();
+    for set in ["CapPrm", "CapEff"] {
+        assert_eq!(u64::from_str_radix(&status(privileged, set), 16).unwrap() & !needed, 0, "{set}");
+    }
+    let state = network.directory().join("state");
+    let found = fs::metadata(&state).expect("it is there");
+    assert_eq!((found.uid().to_string(), found.mode() & 0o777), (status(other, "Uid"), 0o700));
+    for entry in fs::read_dir(&state).expect("it is there") {
+        let found = entry.and_then(|entry| entry.metadata()).expect("it is there");
+        assert_eq!((found.uid().to_string(), found.mode() & 0o077), (status(other, "Uid"), 0));
+    }
+    // What a reload asks the privileged one for.
+    daemon.signal("HUP");
+    daemon.await_log("configuration read again", 10 * SECOND);
+    assert!(daemon.terminate(20 * SECOND).success());
+    assert_eq!(elements(&network), None);
+    assert!(!is_alive(other));
+}
+
+/// Whichever is killed, nothing that was acknowledged is lost, and no half is left.
+#[test]
+fn neither_lives_without_the_other() {
+    let Some(subject) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+
+    let other = network_process(&daemon);
+    daemon.signal("KILL");
+    daemon.wait(10 * SECOND);
+    eventually("the end of the network process", 10 * SECOND, || (!is_alive(other)).then_some(()));
+    assert_eq!(
+        elements(&network).map(|rules| rules.len()),
+        Some(1),
+        "the rule goes on to let in what it lets in"
+    );
+
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    let again = |network: &Network| {
+        eventually("the mapping again", 15 * SECOND, || {
+            listed(network).filter(|all| all.len() == 1 && all[0].state == "active")
+        })
+    };
+    again(&network);
+    let other = network_process(&daemon);
+    assert!(Command::new("kill").args(["-KILL", &other.to_string()]).status().unwrap().success());
+    let ended = daemon.wait(10 * SECOND);
+    assert_eq!(ended.code(), Some(71));
+    assert!(daemon.log().contains("the network process was ended by signal 9"), "{}", daemon.log());
+    assert_eq!(elements(&network).map(|rules| rules.len()), Some(1));
+
+    let mut daemon = subject.start(&network, NAT, "service_wait = 0.1\n");
+    again(&network);
+    assert!(daemon.terminate(20 * SECOND).success());
+}
+
+/// For finding faults: one process, and it says so.
+#[test]
+fn without_a_sandbox() {
+    let Some(Subject::Portferry(program)) = interworking_subject() else { return };
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
+    let file = network.directory().join("portferry.toml");
+    fs::write(&file, lab::subject::configuration(&network, NAT, "")).expect("the directory is ours");
+    let arguments = ["run", "--no-sandbox", "--config", &file.display().to_string()];
+    let mut daemon = network.spawn(Host::Router, "portferry", &program, arguments);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    assert!(children(daemon.id()).is_empty());
+    assert_eq!(status(daemon.id(), "Seccomp"), "0");
+    assert!(daemon.log().contains("--no-sandbox"), "{}", daemon.log());
+    assert!(daemon.terminate(20 * SECOND).success());
+}
+
+/// The hidden words of the command line are nobody's to say.
+#[test]
+fn its_parts_are_not_started_by_hand() {
+    let Some(Subject::Portferry(program)) = interworking_subject() else { return };
+    let output = Command::new(program)
+        .args(["network-process", "/etc/passwd"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it can be run");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("portferry run"));
+}
