@@ -71,6 +71,8 @@ fn who_has_which_rights() {
         let found = entry.and_then(|entry| entry.metadata()).expect("it is there");
         assert_eq!((found.uid().to_string(), found.mode() & 0o077), (status(other, "Uid"), 0));
     }
+    let socket = fs::metadata(network.directory().join("control.sock")).expect("it is there");
+    assert_eq!((socket.uid(), socket.mode() & 0o777), (0, 0o660));
     // What a reload asks the privileged one for.
     daemon.signal("HUP");
     daemon.await_log("configuration read again", 10 * SECOND);
