@@ -433,8 +433,10 @@ pub fn listen(path: &Path) -> Result<Listening, Failure> {
             path.display()
         )));
     }
-    if let Some(directory) = path.parent() {
+    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
         std::fs::create_dir_all(directory).map_err(failed)?;
+        // What hooks of DHCP clients leave there is for all to read, whatever the umask.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
     }
     match std::fs::symlink_metadata(path) {
         // A slip of the pen in the configuration must not cost a file.

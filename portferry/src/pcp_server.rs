@@ -85,12 +85,13 @@ fn enter_sandbox(config: &Config, path: &Path) -> Result<(), Failure> {
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
     sandbox::keep_capabilities(needed).map_err(|error| failed("capabilities", error))?;
     let whole = std::path::absolute(path).map_err(|error| failed("the configuration", error))?;
-    let above = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-    let (socket, configuration) = (above(&config.control.socket), above(&whole));
+    // The file may be replaced, and is read again; not for that all of a directory that is everybody's.
+    let directory =
+        whole.parent().filter(|directory| *directory != Path::new("/etc") && directory.parent().is_some());
     let sandbox = sandbox::enter(&Needs {
-        writes: &[state, &socket],
-        // The file may be replaced, and is read again; of other programs' ports and of forwarding the kernel tells there.
-        reads: &[&configuration, Path::new("/proc")],
+        writes: &[state],
+        // Of other programs' ports and of forwarding the kernel tells in /proc.
+        reads: &[directory.unwrap_or(&whole), Path::new("/proc")],
         sockets: true,
     });
     if sandbox.is_whole() {

@@ -115,6 +115,7 @@ async fn alone(config: Config, path: &Path) -> Result<(), Failure> {
     watch(SignalKind::terminate(), Signal::Stop, &signals)?;
     watch(SignalKind::interrupt(), Signal::Stop, &signals)?;
     watch(SignalKind::hangup(), Signal::Reload, &signals)?;
+    privileged::prepare_state(&config, path)?;
     let control = control::listen(&config.control.socket)?;
     let socket = control.fd().try_clone().map_err(|error| Failure::system(error.to_string()))?;
     let kernel = Kernel::here(&config, true);

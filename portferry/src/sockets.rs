@@ -135,13 +135,13 @@ impl Spec {
             Spec::SsdpAt { ref interface, own } => ssdp_at(interface, index, own)?.into(),
             Spec::Pcp { ref interface, addr } => pcp(interface, index, addr)?.into(),
             Spec::Http { ref interface, addr } => http(interface, at(addr, http_port, index))?.into(),
-            Spec::Callback { to, .. } => connection(None, to)?,
+            Spec::Callback { ref interface, to } => connection(interface, to)?,
             Spec::Uplink { ref interface, server, from } => uplink(interface, from, server)?.into(),
             Spec::Scout { ref interface, v6, from } => scout(interface, from, v6)?.into(),
             Spec::Announcements { ref interface, v6: false } => announcements(interface, index)?.into(),
             Spec::Announcements { ref interface, v6: true } => announcements_v6(interface, index)?.into(),
             Spec::Search { ref interface } => search(interface)?.into(),
-            Spec::Router { ref interface, to } => connection(Some(interface), to.into())?,
+            Spec::Router { ref interface, to } => connection(interface, to.into())?,
             Spec::Dhcp { ref interface, source } => dhcp(interface, index, source)?.into(),
         })
     }
@@ -156,12 +156,10 @@ pub fn at(addr: IpAddr, port: u16, index: u32) -> SocketAddr {
 }
 
 /// A TCP connection that has begun; [`connected`] waits until it stands.
-fn connection(interface: Option<&str>, to: SocketAddr) -> io::Result<OwnedFd> {
+fn connection(interface: &str, to: SocketAddr) -> io::Result<OwnedFd> {
     const EINPROGRESS: i32 = 115;
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(interface) = interface {
-        socket.bind_device(Some(interface.as_bytes()))?;
-    }
+    socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_nonblocking(true)?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),

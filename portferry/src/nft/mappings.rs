@@ -99,6 +99,10 @@ impl Table {
         self.mappings.len()
     }
 
+    pub(super) fn held_by(&self, host: Ipv4Addr) -> usize {
+        self.mappings.values().filter(|held| *held.internal.ip() == host).count()
+    }
+
     /// The mappings of a port of the WAN address, one for each remote peer.
     pub(super) fn at(&self, protocol: u8, external_port: u16) -> impl Iterator<Item = Nat1Rule> {
         let (first, last) = ((protocol, external_port, None), (protocol, external_port, LAST_KEY.2));

@@ -292,6 +292,11 @@ impl Nft {
         self.table.len() == 0
     }
 
+    /// How many lead to this host.
+    pub fn held_by(&self, host: Ipv4Addr) -> usize {
+        self.table.held_by(host)
+    }
+
     /// Those of a port of the WAN address, one for each remote peer.
     pub fn at(&self, protocol: u8, external_port: u16) -> impl Iterator<Item = Nat1Rule> {
         self.table.at(protocol, external_port)

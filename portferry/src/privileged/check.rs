@@ -3,18 +3,20 @@
 //!
 //! What cannot be known here is who has asked for a mapping, whether the provider has granted it, and what its outermost address
 //! really is. So a hostile network process can map any LAN host's allowed ports, take mappings away, and lead LAN hosts that call
-//! an allowed port of some outside address to another LAN host; it can do none of that for ports that policy closes.
+//! an allowed port of some outside address to another LAN host; it can do none of that for ports that policy closes. It can call LAN
+//! hosts as subscribers, and send datagrams by the sockets that it has.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use engine::claims::Asker;
+use engine::pinholes::is_of_the_internet;
 use engine::policy::{Facts, InterfaceAddress, PinholeFacts, Policy, Requester};
+use engine::prefix::Prefix;
 use engine::request::MappingRequest;
-use wire::pcp::Protocol;
+use wire::pcp::{CLIENT_PORT, Protocol, SERVER_PORT};
 
-use super::message::NatChange;
-use crate::config::Config;
+use crate::config::{Config, DhcpMode};
 use crate::netlink::{Interface, Snapshot};
 use crate::nft::Nat1Rule;
 use crate::nft::pinholes::PinholeRule;
@@ -24,6 +26,9 @@ use crate::sockets::Spec;
 const MOST_LINKS: usize = 256;
 /// Ports below are programs' of the router itself, whatever policy allows hosts.
 const FIRST_FREE_PORT: u16 = 1024;
+/// The quotas are the network process's to keep, for it alone knows which rules are mappings and which hold a flow's port (PEER). So
+/// many times as much is what a hostile one can have.
+const SLACK: usize = 2;
 
 /// Why not, in words.
 pub(super) type Refused = String;
@@ -34,9 +39,23 @@ pub(super) struct Known {
     lan_interfaces: Vec<String>,
     wan_interfaces: Vec<String>,
     servers: BTreeSet<SocketAddr>,
+    /// Whose each uplink is.
+    hosts: Vec<Vec<Prefix>>,
+    pinholes: bool,
+    serves_pcp: bool,
+    asks_dhcp: bool,
     snapshot: Snapshot,
-    /// Every link that the LAN has had: a mapping stands while its interface is down.
-    lan: BTreeSet<InterfaceAddress>,
+    /// Every link that the LAN's interfaces have had: a mapping stands while its interface is down.
+    lan: BTreeSet<(String, InterfaceAddress)>,
+}
+
+/// What is in the kernel already where a mapping is to go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// Mappings of the uplink's NAT.
+    pub(super) all: usize,
+    /// Those of the host.
+    pub(super) of_host: usize,
 }
 
 impl Known {
@@ -47,6 +66,10 @@ impl Known {
             lan_interfaces: Vec::new(),
             wan_interfaces: Vec::new(),
             servers: BTreeSet::new(),
+            hosts: Vec::new(),
+            pinholes: false,
+            serves_pcp: false,
+            asks_dhcp: false,
             snapshot: Snapshot::default(),
             lan: BTreeSet::new(),
         };
@@ -63,25 +86,34 @@ impl Known {
         self.wan_interfaces = ways().map(|way| way.interface.clone()).collect();
         let firewalls = config.uplink.firewall_servers.iter().map(|server| server.0);
         self.servers = ways().flat_map(|way| way.servers.iter().copied()).chain(firewalls).collect();
+        self.hosts = lines.iter().map(|line| line.hosts.clone()).collect();
+        self.pinholes = config.lan.ipv6_pinholes;
+        self.serves_pcp = config.lan.pcp || config.lan.nat_pmp;
+        self.asks_dhcp = matches!(config.uplink.dhcp, DhcpMode::Auto | DhcpMode::Inform);
+        self.lan.retain(|(name, _)| self.lan_interfaces.contains(name));
     }
 
     /// The kernel's interfaces, addresses and routes are these now.
     pub(super) fn look(&mut self, snapshot: Snapshot) {
         self.snapshot = snapshot;
-        let now: Vec<InterfaceAddress> = self
-            .of_lan()
-            .flat_map(|interface| &interface.addresses)
-            .map(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len })
-            .collect();
+        let all = self.snapshot.interfaces.iter();
+        let of_lan = all.filter(|interface| self.lan_interfaces.contains(&interface.name));
+        let now: Vec<(String, InterfaceAddress)> =
+            of_lan.flat_map(|found| links(found).map(|link| (found.name.clone(), link))).collect();
         if self.lan.len() + now.len() > MOST_LINKS {
             self.lan.clear();
         }
         self.lan.extend(now);
     }
 
-    fn of_lan(&self) -> impl Iterator<Item = &Interface> {
-        let all = self.snapshot.interfaces.iter();
-        all.filter(|interface| self.lan_interfaces.contains(&interface.name))
+    /// Whether a LAN interface that is configured has had no address of this kind yet, as after a start: what was stored of its hosts
+    /// comes back before it. Then hosts that are on no other interface's link pass for its own.
+    fn is_early(&self, host: IpAddr, is_such: impl Fn(&IpAddr) -> bool) -> bool {
+        let early = |name: &String| !self.lan.iter().any(|(of, link)| of == name && is_such(&link.addr));
+        let elsewhere =
+            self.snapshot.interfaces.iter().filter(|found| !self.lan_interfaces.contains(&found.name));
+        self.lan_interfaces.iter().any(early)
+            && !elsewhere.flat_map(links).any(|link| link.prefix_len > 0 && link.contains(host))
     }
 
     fn named(&self, name: &str) -> Option<&Interface> {
@@ -102,31 +134,32 @@ impl Known {
         self.snapshot.interfaces.iter().flat_map(|interface| &interface.addresses).map(|(addr, _)| *addr)
     }
 
-    /// A change of the NAT that has `held` mappings. To take one away is always right.
-    pub(super) fn nat(&self, change: &NatChange, held: usize) -> Result<(), Refused> {
-        match change {
-            NatChange::Reserve { protocol, .. } => transport(*protocol),
-            NatChange::Remove(_) => Ok(()),
-            NatChange::Install(rule) => self.rule(rule, held),
-            NatChange::Replace { new, .. } => self.rule(new, held.saturating_sub(1)),
-            NatChange::Move { outermost, .. } => {
-                outermost.map_or(Ok(()), |outermost| self.outermost(outermost))
-            }
-        }
-    }
-
-    fn rule(&self, rule: &Nat1Rule, held: usize) -> Result<(), Refused> {
+    /// A new mapping of the NAT of the uplink at `place`, or one that has another outermost address.
+    pub(super) fn rule(&self, place: usize, rule: &Nat1Rule, held: Held) -> Result<(), Refused> {
         transport(rule.protocol)?;
         if let Some(outermost) = rule.outermost {
             self.outermost(outermost)?;
         }
-        let lan: Vec<InterfaceAddress> = self.lan.iter().copied().collect();
         let host = *rule.internal.ip();
-        // Its interface may not be up yet, after a start: then it is one of those that no link out there has.
-        let unknown = !lan.iter().any(|link| link.addr.is_ipv4()) && host.is_private();
+        let is_of = |place: usize| {
+            self.hosts.get(place).is_some_and(|hosts| hosts.iter().any(|of| of.contains(host.into())))
+        };
+        let is_elsewhere = (1..self.hosts.len()).any(|other| other != place && is_of(other));
+        if is_elsewhere || place > 0 && !is_of(place) {
+            return Err(format!("{host} is another uplink's"));
+        }
+        if rule.protocol == Protocol::UDP.0 && matches!(rule.external_port, CLIENT_PORT | SERVER_PORT) {
+            return Err(format!("UDP port {} is PCP's own", rule.external_port));
+        }
+        if held.of_host >= self.policy.mappings_per_host.saturating_mul(SLACK) {
+            return Err(format!("{host} has {} mappings already", held.of_host));
+        }
+        let mut lan: Vec<InterfaceAddress> = self.lan.iter().map(|(_, link)| *link).collect();
+        if host.is_private() && self.is_early(host.into(), IpAddr::is_ipv4) {
+            lan.push(InterfaceAddress { addr: Ipv4Addr::UNSPECIFIED.into(), prefix_len: 0 });
+        }
         let wan: Vec<Ipv4Addr> = self.wan_interfaces.iter().flat_map(|name| self.addresses(name)).collect();
-        let own_link = [InterfaceAddress { addr: Ipv4Addr::UNSPECIFIED.into(), prefix_len: 0 }];
-        let facts = Facts { lan: if unknown { &own_link } else { &lan }, wan: &wan, held_by_host: 0, held };
+        let facts = Facts { lan: &lan, wan: &wan, held_by_host: 0, held: held.all / SLACK };
         let who = Requester::new(host.into(), &[]);
         // The port on the WAN address is ours to choose, but for those of the router's own programs.
         let own = Some(rule.external_port).filter(|port| *port < FIRST_FREE_PORT);
@@ -152,7 +185,7 @@ impl Known {
     /// Where LAN hosts are led to a mapping from: never an address of the LAN itself.
     fn outermost(&self, outermost: SocketAddrV4) -> Result<(), Refused> {
         let addr = IpAddr::V4(*outermost.ip());
-        if self.lan.iter().any(|link| link.contains(addr)) {
+        if self.lan.iter().any(|(_, link)| link.contains(addr)) {
             return Err(format!("{outermost} is an address of the LAN, not of the provider"));
         }
         Ok(())
@@ -161,7 +194,14 @@ impl Known {
     /// A pinhole that is to be opened while there are `held`.
     pub(super) fn pinhole(&self, rule: &PinholeRule, held: usize) -> Result<(), Refused> {
         transport(rule.protocol)?;
-        let lan: Vec<InterfaceAddress> = self.lan.iter().copied().collect();
+        if !self.pinholes {
+            return Err("[lan] ipv6_pinholes is off".to_owned());
+        }
+        let mut lan: Vec<InterfaceAddress> = self.lan.iter().map(|(_, link)| *link).collect();
+        let of_the_internet = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if is_of_the_internet(*v6));
+        if self.is_early(rule.internal.into(), of_the_internet) {
+            lan.push(InterfaceAddress { addr: Ipv6Addr::UNSPECIFIED.into(), prefix_len: 0 });
+        }
         let v6 = |name: &String| {
             let found = self.named(name).into_iter().flat_map(|found| &found.addresses);
             let v6 = found.filter_map(|(addr, _)| match addr {
@@ -171,7 +211,7 @@ impl Known {
             v6.collect::<Vec<Ipv6Addr>>()
         };
         let wan: Vec<Ipv6Addr> = self.wan_interfaces.iter().flat_map(v6).collect();
-        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held };
+        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: held / SLACK };
         let who = Requester::new(rule.internal.into(), &[]);
         self.policy
             .check_pinhole(&who, rule.internal, rule.internal_port, facts)
@@ -181,7 +221,7 @@ impl Known {
     /// A flow that is looked for: of a LAN host.
     pub(super) fn flow(&self, internal: SocketAddrV4) -> Result<(), Refused> {
         let addr = IpAddr::V4(*internal.ip());
-        match self.lan.iter().any(|link| link.contains(addr)) {
+        match self.lan.iter().any(|(_, link)| link.contains(addr)) {
             true => Ok(()),
             false => Err(format!("{internal} is not on the LAN")),
         }
@@ -220,7 +260,9 @@ impl Known {
                 }
             }
             Spec::SsdpAt { own, .. } => has(own.into())?,
+            Spec::Pcp { .. } if !self.serves_pcp => return Err("[lan] pcp and nat_pmp are off".to_owned()),
             Spec::Pcp { addr, .. } | Spec::Http { addr, .. } => has(addr)?,
+            Spec::Dhcp { .. } if !self.asks_dhcp => return Err("[uplink] dhcp has nobody asked".to_owned()),
             Spec::Dhcp { source, .. } => {
                 if !matches!((source.is_ipv4(), source.port()), (true, 68) | (false, 546)) {
                     return Err(format!("{source} has no port of DHCP clients"));
@@ -251,16 +293,9 @@ impl Known {
     fn callback(&self, interface: &Interface, to: SocketAddr) -> Result<(), Refused> {
         let refused = || Err(format!("{to} is no host on {}", interface.name));
         let addr = to.ip().to_canonical();
-        let mut links = interface
-            .addresses
-            .iter()
-            .map(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len })
-            .filter(|link| link.contains(addr));
+        let is_on_link = links(interface).any(|link| link.contains(addr));
         let is_edge = match addr {
-            IpAddr::V4(v4) => interface
-                .addresses
-                .iter()
-                .any(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len }.is_edge(v4)),
+            IpAddr::V4(v4) => links(interface).any(|link| link.is_edge(v4)),
             IpAddr::V6(_) => false,
         };
         let scoped = match to {
@@ -268,11 +303,15 @@ impl Known {
             SocketAddr::V4(_) => true,
         };
         let own = self.own_addresses().any(|own| own == addr) || addr.is_loopback() || addr.is_multicast();
-        if links.next().is_none() || own || is_edge || !scoped || to.port() == 0 {
+        if !is_on_link || own || is_edge || !scoped || to.port() == 0 {
             return refused();
         }
         Ok(())
     }
+}
+
+fn links(interface: &Interface) -> impl Iterator<Item = InterfaceAddress> {
+    interface.addresses.iter().map(|&(addr, prefix_len)| InterfaceAddress { addr, prefix_len })
 }
 
 /// TCP or UDP.
@@ -355,17 +394,34 @@ mod tests {
             (rule("127.0.0.1:8080", 8080, None), false),
             (Nat1Rule { protocol: 1, ..rule("192.168.1.10:8080", 8080, None) }, false),
         ] {
-            assert_eq!(known.nat(&NatChange::Install(rule), 0).is_ok(), good, "{rule:?}");
-            assert_eq!(known.nat(&NatChange::Replace { old: rule, new: rule }, 1).is_ok(), good, "{rule:?}");
-            assert!(known.nat(&NatChange::Install(rule), 65_000).is_err(), "full: {rule:?}");
-            assert!(known.nat(&NatChange::Remove(rule), 65_000).is_ok(), "{rule:?}");
+            assert_eq!(known.rule(0, &rule, Held::default()).is_ok(), good, "{rule:?}");
+            let full = Held { all: 130_000, of_host: 0 };
+            assert!(known.rule(0, &rule, full).is_err(), "full: {rule:?}");
+            assert!(known.rule(0, &rule, Held { of_host: 200, ..full }).is_err());
+            assert!(known.rule(1, &rule, Held::default()).is_err(), "no such uplink: {rule:?}");
         }
-        for (outermost, good) in
-            [(None, true), (Some("198.51.100.7:8080"), true), (Some("192.168.1.1:80"), false)]
+        for (protocol, port, good) in
+            [(17, 5351, false), (17, 5350, false), (6, 5351, true), (17, 5352, true)]
         {
-            let outermost = outermost.map(|to| to.parse().unwrap());
-            let change = NatChange::Move { protocol: 6, port: 8080, outermost };
-            assert_eq!(known.nat(&change, 0).is_ok(), good, "{outermost:?}");
+            let rule = Nat1Rule { protocol, ..rule("192.168.1.10:8080", port, None) };
+            assert_eq!(known.rule(0, &rule, Held::default()).is_ok(), good, "{rule:?}");
+        }
+    }
+
+    /// A host that is bound to one uplink has no mapping by another.
+    #[test]
+    fn mappings_by_ones_own_uplink() {
+        let mut known = known();
+        known.hosts = vec![Vec::new(), vec!["192.168.1.16/28".parse().unwrap()]];
+        for (place, host, good) in [
+            (0, "192.168.1.10", true),
+            (0, "192.168.1.17", false),
+            (1, "192.168.1.17", true),
+            (1, "192.168.1.10", false),
+            (2, "192.168.1.10", false),
+        ] {
+            let rule = rule(&format!("{host}:8080"), 8080, None);
+            assert_eq!(known.rule(place, &rule, Held::default()).is_ok(), good, "{place} {host}");
         }
     }
 
@@ -389,22 +445,53 @@ mod tests {
                 remote_port: None,
             };
             assert_eq!(known.pinhole(&rule, 0).is_ok(), good, "{internal} {port}");
-            assert!(known.pinhole(&rule, 65_000).is_err());
+            assert!(known.pinhole(&rule, 130_000).is_err());
         }
+        let rule = PinholeRule {
+            protocol: 6,
+            internal: "2001:db8:1::10".parse().unwrap(),
+            internal_port: 8080,
+            remote: None,
+            remote_port: None,
+        };
+        let mut known = known;
+        known.pinholes = false;
+        assert!(known.pinhole(&rule, 0).is_err(), "nobody is offered any");
     }
 
     /// A link that is gone is still the LAN's; one that never came is no reason to lose what was stored.
     #[test]
     fn mappings_while_the_lan_is_down() {
         let mut known = known();
+        let whole = known.snapshot.clone();
+        let good = |known: &Known, host: &str| {
+            known.rule(0, &rule(&format!("{host}:8080"), 8080, None), Held::default()).is_ok()
+        };
+        let pinhole = |known: &Known, host: &str| {
+            let internal = host.parse().unwrap();
+            let rule =
+                PinholeRule { protocol: 6, internal, internal_port: 8080, remote: None, remote_port: None };
+            known.pinhole(&rule, 0).is_ok()
+        };
         known.look(Snapshot::default());
-        let lan = NatChange::Install(rule("192.168.1.10:8080", 8080, None));
-        let elsewhere = NatChange::Install(rule("192.168.9.10:8080", 8080, None));
-        assert!(known.nat(&lan, 0).is_ok());
-        assert!(known.nat(&elsewhere, 0).is_err());
+        assert!(good(&known, "192.168.1.10") && !good(&known, "192.168.9.10"));
+        assert!(pinhole(&known, "2001:db8:1::10") && !pinhole(&known, "2001:db8:9::10"));
+        // After a start, with the other interfaces there and this one not yet.
         known.lan.clear();
-        assert!(known.nat(&elsewhere, 0).is_ok());
-        assert!(known.nat(&NatChange::Install(rule("8.8.8.8:8080", 8080, None)), 0).is_err());
+        let mut others = whole;
+        others.interfaces.retain(|interface| interface.name != "lan0");
+        known.look(others);
+        assert!(good(&known, "192.168.9.10") && pinhole(&known, "2001:db8:9::10"));
+        for elsewhere in ["10.0.0.9", "100.64.0.9", "8.8.8.8"] {
+            assert!(!good(&known, elsewhere), "{elsewhere}");
+        }
+        assert!(!pinhole(&known, "2001:db8::9") && !pinhole(&known, "fd00::9"));
+        // What a reload has taken out of the LAN is forgotten.
+        known.look(self::known().snapshot);
+        assert!(!known.lan.is_empty());
+        let text = "[lan]\ninterfaces = [\"other\"]\n[wan]\ninterface = \"wan0\"\n";
+        known.configure(&Config::parse(Path::new("test"), text).unwrap());
+        assert!(known.lan.is_empty());
     }
 
     #[test]
@@ -463,6 +550,11 @@ mod tests {
             (dhcp("192.168.1.1:68"), None),
         ] {
             assert_eq!(known.socket(&spec).ok(), index, "{spec:?}");
+        }
+        let mut off = self::known();
+        (off.serves_pcp, off.asks_dhcp) = (false, false);
+        for spec in [dhcp("100.64.0.2:68"), Spec::Pcp { interface: "lan0".into(), addr: ip("192.168.1.1") }] {
+            assert!(off.socket(&spec).is_err(), "{spec:?}");
         }
         assert!(known.flow("192.168.1.10:5000".parse().unwrap()).is_ok());
         assert!(known.flow("8.8.8.8:53".parse().unwrap()).is_err());

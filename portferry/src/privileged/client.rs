@@ -100,6 +100,8 @@ impl Client {
     async fn descriptor(&self, request: Request) -> io::Result<OwnedFd> {
         match self.exchange(request).await {
             (Answer::Done, Some(fd)) => Ok(fd),
+            // It came, and there was no room for it here.
+            (Answer::Done, None) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             (answer, _) => Err(answer.error()),
         }
     }
@@ -154,7 +156,11 @@ async fn talk(
                         }
                     }
                     Ok(Said::Reload) => drop(signals.try_send(Signal::Reload)),
-                    Ok(Said::Stop) => drop(signals.try_send(Signal::Stop)),
+                    // However many reloads wait, it is heard.
+                    Ok(Said::Stop) => {
+                        let signals = signals.clone();
+                        tokio::spawn(async move { signals.send(Signal::Stop).await });
+                    }
                     Err(error) => tracing::error!("what the privileged process says: {error}"),
                 }
             }

@@ -136,15 +136,6 @@ pub(super) enum Answer {
     Refused(String),
 }
 
-impl From<io::Result<()>> for Answer {
-    fn from(done: io::Result<()>) -> Self {
-        match done {
-            Ok(()) => Answer::Done,
-            Err(error) => Answer::System(error.raw_os_error(), error.to_string()),
-        }
-    }
-}
-
 impl From<Result<(), NatFailure>> for Answer {
     fn from(done: Result<(), NatFailure>) -> Self {
         match done {
@@ -167,7 +158,7 @@ impl Answer {
         match self {
             Answer::System(Some(number), _) => io::Error::from_raw_os_error(number),
             Answer::System(None, text) | Answer::Failed(_, text) => io::Error::other(text),
-            Answer::Refused(why) => io::Error::new(io::ErrorKind::PermissionDenied, why),
+            Answer::Refused(why) => io::Error::other(why),
             other => io::Error::other(format!("the privileged process answered {other:?}")),
         }
     }

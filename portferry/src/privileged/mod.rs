@@ -29,7 +29,7 @@ use engine::nat::NatFailure;
 
 pub(crate) use client::Client;
 pub(crate) use message::NatChange;
-pub(crate) use worker::supervise;
+pub(crate) use worker::{prepare_state, supervise};
 
 use crate::config::Config;
 use crate::exit::Failure;

@@ -20,7 +20,10 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, path_beneath_rules,
 };
-use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_name, set_no_new_privs,
@@ -61,17 +64,19 @@ impl fmt::Display for Sandbox {
             Err(error) => write!(f, "any file that its user may open (Landlock: {error})")?,
         }
         match &self.calls {
-            Ok(()) => write!(f, ", no system calls but {} (seccomp)", CALLS.len() + 1),
+            Ok(()) => write!(f, ", no system calls but a list (seccomp)"),
             Err(error) => write!(f, ", any system call (seccomp: {error})"),
         }
     }
 }
 
-/// If the process that started this one ends, so does this one.
+/// If the process that started this one ends, so does this one; and it starts none.
 ///
 /// # Errors
 /// What the system says.
 pub(super) fn die_with_parent() -> std::io::Result<()> {
+    // What the list of system calls says better, where there is one.
+    let _ = setrlimit(Resource::Nproc, Rlimit { current: Some(0), maximum: Some(0) });
     // Started by what that one runs already, this one is called after the kernel's word for it.
     set_name(c"portferry")?;
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
@@ -109,7 +114,6 @@ fn restrict_files(needs: &Needs<'_>) -> Result<RulesetStatus, landlock::RulesetE
         | AccessFs::Truncate
         | AccessFs::MakeReg
         | AccessFs::MakeDir
-        | AccessFs::MakeSock
         | AccessFs::RemoveFile
         | AccessFs::RemoveDir;
     let mut ruleset = Ruleset::default()
@@ -143,11 +147,38 @@ fn restrict_calls(sockets: bool) -> Result<(), String> {
         let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
             CALLS.iter().map(|&call| (call, Vec::new())).collect();
         if sockets {
-            let calls = [libc::SYS_socket, libc::SYS_connect, libc::SYS_listen];
+            let calls = [
+                libc::SYS_socket,
+                libc::SYS_connect,
+                libc::SYS_listen,
+                libc::SYS_sendto,
+                libc::SYS_sendmsg,
+                libc::SYS_sendmmsg,
+                libc::SYS_recvmmsg,
+            ];
             rules.extend(calls.map(|call| (call, Vec::new())));
         } else {
             rules.insert(libc::SYS_socket, vec![rtnetlink]);
+            // With this flag a TCP socket is connected by what it sends first, whoever forbids `connect`.
+            let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+            let plain = |argument| {
+                let without = SeccompCmpOp::MaskedEq(fast_open);
+                let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, without, 0)?;
+                SeccompRule::new(vec![condition])
+            };
+            rules.insert(libc::SYS_sendto, vec![plain(3)?]);
+            rules.insert(libc::SYS_sendmsg, vec![plain(2)?]);
         }
+        // Of what a terminal or a device can be told nothing; how a descriptor waits, and whether a program inherits it.
+        let settings = [libc::FIONBIO, libc::FIOCLEX].map(|request| {
+            let value = u64::try_from(request).unwrap_or_default();
+            let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+            SeccompRule::new(vec![condition])
+        });
+        rules.insert(libc::SYS_ioctl, settings.into_iter().collect::<Result<_, _>>()?);
+        // Itself it may end, as a panic does.
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![is(0, own)?])?]);
         let arch = std::env::consts::ARCH.try_into()?;
         let otherwise = SeccompAction::Errno(libc::EPERM.unsigned_abs());
         SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()
@@ -158,7 +189,7 @@ fn restrict_calls(sockets: bool) -> Result<(), String> {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 fn restrict_calls(_sockets: bool) -> Result<(), String> {
-    Err("not on this processor".to_owned())
+    Err("there is no list for this processor".to_owned())
 }
 
 /// What it may call, beside `socket` for rtnetlink: memory, time, waiting, the descriptors that it has, its files, its end.
@@ -174,7 +205,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_fsync,
@@ -190,10 +220,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_shutdown,
-    libc::SYS_socketpair,
     // Waiting.
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -233,7 +260,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getegid,
-    libc::SYS_tgkill,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -278,7 +304,7 @@ const CALLS: &[u8] = &[];
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixStream;
     use std::process::Command;
 
@@ -306,6 +332,7 @@ mod tests {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             let other = UdpSocket::bind("127.0.0.1:0").unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let tcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
             let parent = getppid().unwrap();
 
             die_with_parent().unwrap();
@@ -318,7 +345,7 @@ mod tests {
                 return;
             }
 
-            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 22] = [
+            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 25] = [
                 ("read a file of the system", &|| fs::read("/etc/passwd").map(drop)),
                 ("read a file of its user", &|| fs::read(&outside).map(drop)),
                 ("read one by a link", &|| fs::read(state.join("link")).map(drop)),
@@ -336,6 +363,14 @@ mod tests {
                 ("listen", &|| TcpListener::bind("127.0.0.1:0").map(drop)),
                 ("make a socket for UDP", &|| UdpSocket::bind("0.0.0.0:0").map(drop)),
                 ("lead one that it has elsewhere", &|| udp.connect(("198.51.100.1", 53))),
+                ("connect by sending", &|| {
+                    let to = SocketAddr::from(([198, 51, 100, 1], 80)).into();
+                    tcp.send_to_with_flags(b"x", &to, libc::MSG_FASTOPEN).map(drop)
+                }),
+                ("make a pair of sockets", &|| UnixStream::pair().map(drop)),
+                ("type into a terminal", &|| {
+                    Ok(rustix::termios::tcflush(&udp, rustix::termios::QueueSelector::IFlush)?)
+                }),
                 ("make a raw socket", &|| {
                     Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).map(drop)
                 }),

@@ -206,11 +206,15 @@ impl Tables {
         }
     }
 
-    /// How many mappings an uplink's NAT has, and its firewall pinholes.
-    pub(crate) fn len(&self, place: usize) -> (usize, usize) {
-        let Some(uplink) = self.uplinks.get(place) else { return (0, 0) };
-        let mappings = uplink.nft.as_ref().map_or(0, Nft::len);
-        (mappings, uplink.pinholes.as_ref().map_or(0, Pinholes::len))
+    /// The NAT of an uplink, if it has one.
+    pub(crate) fn nat(&self, place: usize) -> Option<&Nft> {
+        self.uplinks.get(place)?.nft.as_ref()
+    }
+
+    /// How many pinholes an uplink's firewall has.
+    pub(crate) fn pinholes(&self, place: usize) -> usize {
+        let uplink = self.uplinks.get(place);
+        uplink.and_then(|uplink| uplink.pinholes.as_ref()).map_or(0, Pinholes::len)
     }
 
     /// The interface that an uplink uses.

@@ -3,6 +3,7 @@
 //! It must never read what came from the network, and never decide what a mapping is to be.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -10,23 +11,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
 
 use super::channel::{self, Channel};
-use super::check::Known;
-use super::message::{Answer, Asked, MAX_REQUEST, Request, Said, is_host_name};
+use super::check::{Held, Known};
+use super::message::{Answer, Asked, MAX_REQUEST, NatChange, Request, Said, is_host_name};
 use super::tables::Tables;
-use super::user::User;
-use super::{NETWORK_PROCESS, RESOLVE};
-use crate::config::{self, Config, is_interface_name};
+use super::user::{self, User};
+use super::{NETWORK_PROCESS, RESOLVE, sandbox};
+use crate::config::{self, Config, Integrate, is_interface_name};
 use crate::control;
 use crate::event_loop::Signal;
 use crate::exit::Failure;
 use crate::firewall::Keeper;
 use crate::hooks;
 use crate::netlink::Netlink;
+use crate::nft::{Nat1Rule, Nft, port_is_free};
 
 /// What both processes are given of the environment, beside what hooks get.
 const ENVIRONMENT: [&str; 5] = ["JOURNAL_STREAM", "RUST_BACKTRACE", "TZ", "LANG", "LC_ALL"];
@@ -36,6 +40,18 @@ const LOOKUPS: usize = 4;
 const LOOKUP_TIME: Duration = Duration::from_secs(5);
 /// How long the network process may take for its end, after it has said that all is taken back.
 const END: Duration = Duration::from_secs(5);
+/// How long for a stop in all: it waits for the provider (75 s) and for the program of `[hooks]` (10 s).
+const STOP: Duration = Duration::from_secs(87);
+/// How long it may leave its messages unread.
+const UNREAD: Duration = Duration::from_secs(5);
+/// What is read of the addresses of a name.
+const LOOKED_UP: u64 = 4096;
+/// When the kernel's news of interfaces fail, they are heard again after this.
+const RETRY: Duration = Duration::from_secs(5);
+/// What was seen so shortly ago need not be looked at again: news are told no sooner after a change.
+const FRESH: Duration = Duration::from_millis(40);
+/// A refusal is held against newer facts no more often than this.
+const STALE: Duration = Duration::from_secs(1);
 
 /// The privileged half of `portferry run`.
 ///
@@ -44,29 +60,32 @@ const END: Duration = Duration::from_secs(5);
 pub(crate) async fn supervise(config: Config, text: String, path: &Path) -> Result<(), Failure> {
     let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
     let user = User::of_network_process();
+    prepare_state(&config, path)?;
     if let Some(user) = &user {
-        hand_over(user, &config)?;
+        hand_over(user, &config);
     }
     let control = control::listen(&config.control.socket)?;
     let netlink = Netlink::open().map_err(|error| system("no netlink", error))?;
     let (ours, its) = channel::pair().map_err(|error| system("no socket pair", error))?;
     let mut child =
         start(its, path, user.as_ref()).map_err(|error| system("cannot start the network process", error))?;
-    keep_what_is_needed().map_err(|error| system("cannot give capabilities up", error))?;
+    let confined =
+        keep_what_is_needed(&config).map_err(|error| system("cannot give capabilities up", error))?;
     let channel = Channel::new(ours).map_err(|error| system("no socket pair", error))?;
     let (later, finished) = mpsc::channel(16);
     let mut worker = Worker::new(config, text, path, (netlink, control, channel), later);
-    worker.user = user;
+    (worker.user, worker.confined) = (user, confined);
     worker.complain_early();
     let ended = worker.serve(&mut child, finished).await?;
-    outcome(ended)
+    outcome(ended, worker.closed)
 }
 
 /// What the end of the network process means.
-fn outcome(ended: ExitStatus) -> Result<(), Failure> {
+fn outcome(ended: ExitStatus, closed: bool) -> Result<(), Failure> {
     use std::os::unix::process::ExitStatusExt;
     match (ended.code(), ended.signal()) {
-        (Some(0), _) => Ok(()),
+        (Some(0), _) if closed => Ok(()),
+        (Some(0), _) => Err(Failure::system("the network process has ended, and nobody had told it to")),
         (Some(code), _) => Err(Failure::said(u8::try_from(code).unwrap_or(70))),
         (None, signal) => Err(Failure::system(format!(
             "the network process was ended by signal {}; what it has promised is stored, and kept after the next start",
@@ -75,20 +94,27 @@ fn outcome(ended: ExitStatus) -> Result<(), Failure> {
     }
 }
 
-/// The state is the network process's to read and to write. Where it cannot be handed over, that process says what it lacks.
-fn hand_over(user: &User, config: &Config) -> Result<(), Failure> {
+/// A state directory, of portferry's own, for its user alone. `path` is the configuration's file.
+///
+/// # Errors
+/// There can be none.
+pub(crate) fn prepare_state(config: &Config, path: &Path) -> Result<(), Failure> {
     let directory = &config.state.directory;
-    match user.take_over(directory) {
-        Ok(()) => Ok(()),
-        // Of a file system that is read-only or full nothing is lost yet.
-        Err(error) if directory.exists() => {
-            tracing::warn!("the state directory {} is not all {}'s: {error}", directory.display(), user.name);
-            Ok(())
-        }
-        Err(error) => Err(Failure::cannot_create(format!(
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    user::make_directory(directory, &[&whole, &config.control.socket]).map_err(|error| {
+        Failure::cannot_create(format!(
             "cannot make the state directory {}: {error}; portferry has to be able to write there ([state] directory)",
             directory.display()
-        ))),
+        ))
+    })
+}
+
+/// The state is the network process's to read and to write. Where it cannot be handed over, that process says what it lacks: of a
+/// file system that is read-only or full nothing is lost yet.
+fn hand_over(user: &User, config: &Config) {
+    let directory = &config.state.directory;
+    if let Err(error) = user.take_over(directory) {
+        tracing::warn!("the state directory {} is not all {}'s: {error}", directory.display(), user.name);
     }
 }
 
@@ -110,21 +136,26 @@ fn start(socket: OwnedFd, path: &Path, user: Option<&User>) -> io::Result<Child>
     command.spawn()
 }
 
-/// Of root's rights those stay that the tables, sockets by interface, ports of DHCP clients, and processes of other users need.
-/// Programs of `[hooks]` and other firewalls' are root's all the same.
-fn keep_what_is_needed() -> io::Result<()> {
+/// Of root's rights those stay that the tables, sockets by interface, ports of DHCP clients, and processes of other users need. True
+/// where no program that it runs could get others back: not with `[hooks]` or another firewall, whose programs are root's.
+fn keep_what_is_needed(config: &Config) -> io::Result<bool> {
     let needed = CapabilitySet::NET_ADMIN
         | CapabilitySet::NET_RAW
         | CapabilitySet::NET_BIND_SERVICE
         | CapabilitySet::SETUID
         | CapabilitySet::SETGID
         | CapabilitySet::KILL;
-    let has = capabilities(None)?;
-    let kept = has.permitted & needed;
-    Ok(set_capabilities(
-        None,
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
-    )?)
+    let confined = config.hooks.on_change.0.is_empty() && config.firewall.integrate == Integrate::None;
+    if confined {
+        sandbox::keep_capabilities(needed)?;
+    } else {
+        let has = capabilities(None)?;
+        let kept = has.permitted & needed;
+        // What a supervisor gave for programs, too, they go on to have.
+        let inheritable = has.inheritable & needed;
+        set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
+    }
+    Ok(confined)
 }
 
 /// See the module's description.
@@ -144,6 +175,12 @@ struct Worker {
     later: mpsc::Sender<(u64, Answer)>,
     lookups: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
+    /// Programs cannot have more rights than this process.
+    confined: bool,
+    /// Everything is taken back.
+    closed: bool,
+    /// When the interfaces were last looked at.
+    looked: Option<Instant>,
 }
 
 impl Worker {
@@ -169,6 +206,9 @@ impl Worker {
             later,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             hooks: Arc::new(Semaphore::new(1)),
+            confined: false,
+            closed: false,
+            looked: None,
         }
     }
 
@@ -193,8 +233,14 @@ impl Worker {
         }
         self.look().await;
         let mut buffer = vec![0; MAX_REQUEST];
-        let mut talks = true;
+        let (mut talks, mut deadline, mut deaf_until) = (true, None, Instant::now());
         loop {
+            let overdue = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 ended = child.wait() => {
@@ -205,67 +251,116 @@ impl Worker {
                     }
                     return Ok(ended);
                 }
+                () = overdue => {
+                    tracing::warn!("the network process does not end: it is killed");
+                    deadline = None;
+                    let _ = child.start_kill();
+                    if !self.closed {
+                        super::close(&mut self.tables, self.keeper.take()).await;
+                    }
+                }
                 Some(signal) = signalled.recv() => {
                     let said = match signal {
                         Signal::Stop => Said::Stop,
                         Signal::Reload => Said::Reload,
                     };
-                    self.say(&said, None).await;
+                    if signal == Signal::Stop && deadline.is_none() {
+                        deadline = Some(Instant::now() + STOP);
+                    }
+                    if !self.say(&said, None).await {
+                        deadline = Some(Instant::now());
+                    }
                 }
-                Some((id, answer)) = finished.recv() => self.say(&Said::Answer { id, answer }, None).await,
-                changed = self.netlink.changed() => {
+                Some((id, answer)) = finished.recv() => {
+                    if !self.say(&Said::Answer { id, answer }, None).await {
+                        deadline = Some(Instant::now());
+                    }
+                }
+                changed = self.netlink.changed(), if Instant::now() >= deaf_until => {
                     if let Err(error) = changed {
                         tracing::debug!("the kernel's news of interfaces: {error}");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        deaf_until = Instant::now() + RETRY;
                     }
                     self.look().await;
                 }
                 received = self.channel.receive(&mut buffer), if talks => match received {
-                    Ok(Some(message)) => self.on_message(&buffer[..message.len]).await,
+                    Ok(Some(message)) => {
+                        if !self.on_message(&buffer[..message.len]).await {
+                            deadline = Some(Instant::now());
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                         tracing::warn!("a message of the network process is passed over: it is too long");
                     }
+                    // It ends by itself, or it never will.
                     Ok(None) | Err(_) => {
                         talks = false;
-                        // It ends by itself, or it never will.
-                        if tokio::time::timeout(END, child.wait()).await.is_err() {
-                            let _ = child.start_kill();
-                        }
+                        deadline = Some(Instant::now() + END);
                     }
                 },
             }
         }
     }
 
-    async fn say(&self, said: &Said, fd: Option<&OwnedFd>) {
+    /// False when the other side leaves it unread.
+    async fn say(&self, said: &Said, fd: Option<&OwnedFd>) -> bool {
         let octets = serde_json::to_vec(said).expect("plain values become JSON");
-        if let Err(error) = self.channel.send(&octets, fd.map(AsFd::as_fd)).await {
+        match tokio::time::timeout(UNREAD, self.channel.send(&octets, fd.map(AsFd::as_fd))).await {
+            Ok(Ok(())) => true,
             // Its end comes next.
-            tracing::debug!("to the network process: {error}");
+            Ok(Err(error)) => {
+                tracing::debug!("to the network process: {error}");
+                true
+            }
+            Err(_) => false,
         }
     }
 
     /// What the kernel says of interfaces now.
     async fn look(&mut self) {
         match self.netlink.snapshot().await {
-            Ok(snapshot) => self.known.look(snapshot),
+            Ok(snapshot) => {
+                self.known.look(snapshot);
+                self.looked = Some(Instant::now());
+            }
             Err(error) => tracing::debug!("the interfaces: {error}"),
         }
     }
 
-    async fn on_message(&mut self, octets: &[u8]) {
+    /// The same, unless that is known from so short a time ago; whether it was looked.
+    async fn look_after(&mut self, age: Duration) -> bool {
+        let is_old = self.looked.is_none_or(|then| then.elapsed() > age);
+        if is_old {
+            self.look().await;
+        }
+        is_old
+    }
+
+    /// False when its answer is left unread.
+    async fn on_message(&mut self, octets: &[u8]) -> bool {
         let Asked { id, request } = match serde_json::from_slice(octets) {
             Ok(asked) => asked,
             Err(error) => {
-                return tracing::warn!("a message of the network process is passed over: {error}");
+                tracing::warn!("a message of the network process is passed over: {error}");
+                return true;
             }
         };
-        // Those that have one, in the order in which they were asked; what takes long goes on beside.
+        // In the order in which they were asked, but for what takes long: that goes on beside.
+        let mut fd = None;
         let answer = match request {
-            Request::Resolve(name) => return self.resolve(id, name),
-            Request::Hook(line) => return self.hook(id, line),
+            Request::Resolve(name) => {
+                self.resolve(id, name);
+                return true;
+            }
+            Request::Hook(line) => match self.hook(id, line) {
+                Ok(()) => return true,
+                Err(why) => Answer::Refused(why),
+            },
             Request::Socket(spec) => match self.socket(&spec).await {
-                Ok(fd) => return self.say(&Said::Answer { id, answer: Answer::Done }, Some(&fd)).await,
+                Ok(opened) => {
+                    fd = Some(opened);
+                    Answer::Done
+                }
                 Err(answer) => answer,
             },
             Request::ControlSocket => {
@@ -276,7 +371,44 @@ impl Worker {
         if let Answer::Refused(why) = &answer {
             tracing::warn!("the network process is refused what it asks for: {why}");
         }
-        self.say(&Said::Answer { id, answer }, None).await;
+        self.say(&Said::Answer { id, answer }, fd.as_ref()).await
+    }
+
+    /// A change of the NAT, if it may be.
+    async fn change_nat(&mut self, place: usize, change: NatChange) -> Answer {
+        // What stands when it is made, and what it replaces.
+        let (rule, old) = match change {
+            NatChange::Reserve { .. } | NatChange::Remove(_) => (None, None),
+            NatChange::Install(rule) => (Some(rule), None),
+            NatChange::Replace { old, new } => (Some(new), Some(old)),
+            NatChange::Move { protocol, port, outermost } => {
+                let there = self.tables.nat(place).and_then(|nat| nat.at(protocol, port).next());
+                (there.map(|rule| Nat1Rule { outermost, ..rule }), there)
+            }
+        };
+        if let Some(rule) = rule {
+            let nat = self.tables.nat(place);
+            let freed = usize::from(old.is_some_and(|old| nat.is_some_and(|nat| nat.holds(&old))));
+            let of_host = nat.map_or(0, |nat| nat.held_by(*rule.internal.ip()));
+            let held = Held {
+                all: nat.map_or(0, Nft::len).saturating_sub(freed),
+                of_host: of_host.saturating_sub(freed),
+            };
+            let is_new = nat.is_some_and(|nat| nat.at(rule.protocol, rule.external_port).next().is_none());
+            if let Err(first) = self.known.rule(place, &rule, held) {
+                // An interface may have come a moment ago.
+                if !self.look_after(STALE).await || self.known.rule(place, &rule, held).is_err() {
+                    return Answer::Refused(first);
+                }
+            }
+            // A program of the router's own that waits there keeps its port.
+            let interface = self.tables.interface(place).unwrap_or_default();
+            let in_use = |addr: &Ipv4Addr| !port_is_free(rule.protocol, *addr, rule.external_port);
+            if is_new && self.known.addresses(interface).iter().any(in_use) {
+                return Answer::PortInUse;
+            }
+        }
+        self.tables.change_nat(place, change).await.into()
     }
 
     async fn do_at_once(&mut self, request: Request) -> Answer {
@@ -291,7 +423,7 @@ impl Worker {
             },
             Request::Follow { place, way } => {
                 // Its news may be newer than what is known here.
-                self.look().await;
+                self.look_after(FRESH).await;
                 let lines = self.config.lines();
                 let Some(chosen) = lines.get(place).and_then(|line| line.ways.get(way)) else {
                     return Answer::Refused(format!("there is no uplink {place} with {way} ways"));
@@ -299,22 +431,11 @@ impl Worker {
                 let addresses = self.known.addresses(&chosen.interface);
                 Answer::Yes(self.tables.follow(place, way, addresses).await)
             }
-            Request::Nat { place, change } => {
-                let held = self.tables.len(place).0;
-                if let Err(first) = self.known.nat(&change, held) {
-                    // An interface may have come a moment ago.
-                    self.look().await;
-                    if self.known.nat(&change, held).is_err() {
-                        return Answer::Refused(first);
-                    }
-                }
-                self.tables.change_nat(place, change).await.into()
-            }
+            Request::Nat { place, change } => self.change_nat(place, change).await,
             Request::Pinhole { place, open, rule } => {
-                let held = self.tables.len(place).1;
+                let held = self.tables.pinholes(place);
                 if open && let Err(first) = self.known.pinhole(&rule, held) {
-                    self.look().await;
-                    if self.known.pinhole(&rule, held).is_err() {
+                    if !self.look_after(STALE).await || self.known.pinhole(&rule, held).is_err() {
                         return Answer::Refused(first);
                     }
                 }
@@ -342,6 +463,7 @@ impl Worker {
             }
             Request::Close => {
                 super::close(&mut self.tables, self.keeper.take()).await;
+                self.closed = true;
                 Answer::Done
             }
             Request::Resolve(_) | Request::Hook(_) | Request::Socket(_) | Request::ControlSocket => {
@@ -376,13 +498,20 @@ impl Worker {
 
     fn complain_early(&self) {
         hooks::complain_early(&self.config.hooks);
+        if self.confined && !self.config.hooks.on_change.0.is_empty() {
+            tracing::warn!(
+                "the program of [hooks] is new: until the next start it has no other capabilities than this process ([hooks] on_change)"
+            );
+        }
     }
 
     async fn socket(&mut self, spec: &crate::sockets::Spec) -> Result<OwnedFd, Answer> {
         let index = match self.known.socket(spec) {
             Ok(index) => index,
             Err(first) => {
-                self.look().await;
+                if !self.look_after(STALE).await {
+                    return Err(Answer::Refused(first));
+                }
                 self.known.socket(spec).map_err(|_| Answer::Refused(first))?
             }
         };
@@ -403,17 +532,24 @@ impl Worker {
         });
     }
 
-    /// The program is the configuration's, one at a time.
-    fn hook(&self, id: u64, line: String) {
-        let (later, settings, turn) = (self.later.clone(), self.config.hooks.clone(), self.hooks.clone());
+    /// The program is the configuration's, one at a time; what it is told is one line of JSON.
+    fn hook(&self, id: u64, line: String) -> Result<(), String> {
+        let is_one = line.strip_suffix('\n').is_some_and(|text| !text.contains('\n'));
+        if !is_one || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&line).is_err() {
+            return Err("what the program of [hooks] is told is one line of JSON".to_owned());
+        }
+        let turn = self.hooks.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| "the program of [hooks] is still running".to_owned())?;
+        let (later, settings) = (self.later.clone(), self.config.hooks.clone());
         tokio::spawn(async move {
-            let _turn = turn.acquire_owned().await;
             let answer = match hooks::run(&settings, &line).await {
                 Ok(()) => Answer::Done,
                 Err(why) => Answer::System(None, why),
             };
+            drop(turn);
             let _ = later.send((id, answer)).await;
         });
+        Ok(())
     }
 }
 
@@ -426,27 +562,33 @@ async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true);
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
-    let output = match tokio::time::timeout(LOOKUP_TIME, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Answer::System(error.raw_os_error(), error.to_string()),
-        Err(_) => return Answer::Addresses(Vec::new()),
+    let read = async {
+        let mut child = command.spawn()?;
+        let mut text = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(LOOKED_UP).read_to_string(&mut text).await?;
+        }
+        io::Result::Ok(text)
     };
-    let text = String::from_utf8_lossy(&output.stdout);
-    Answer::Addresses(text.lines().take(64).filter_map(|line| line.parse().ok()).collect())
+    match tokio::time::timeout(LOOKUP_TIME, read).await {
+        Ok(Ok(text)) => Answer::Addresses(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Ok(Err(error)) => Answer::System(error.raw_os_error(), error.to_string()),
+        Err(_) => Answer::Addresses(Vec::new()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
     use std::process::Command;
 
     use super::*;
-    use crate::nft::Nat1Rule;
-    use crate::privileged::message::NatChange;
     use crate::scratch::{Directory, in_namespace};
     use crate::sockets::Spec;
 
@@ -473,7 +615,7 @@ mod tests {
                 ip route add default via 100.64.0.1 dev wan0");
             let socket = directory.join("control.sock");
             let text = format!(
-                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[policy]\nmappings = 2\n"
+                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[policy]\nmappings = 1\nmappings_per_host = 1\n"
             );
             let path = directory.join("portferry.toml");
             std::fs::write(&path, &text).unwrap();
@@ -581,6 +723,9 @@ mod tests {
                     server: "8.8.8.8:53".parse().unwrap(),
                     from: None,
                 }),
+                Request::Hook("{}".to_owned()),
+                Request::Hook("{}\n{}\n".to_owned()),
+                Request::Hook("$(reboot)\n".to_owned()),
                 Request::Socket(Spec::Router {
                     interface: "wan0".to_owned(),
                     to: "8.8.8.8:80".parse().unwrap(),
@@ -590,13 +735,27 @@ mod tests {
                 assert!(matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
             }
             // Where there is no program, and no such uplink, nothing happens.
-            assert_eq!(bench.ask(Request::Hook("{}".to_owned())).await, Answer::Done);
+            assert_eq!(bench.ask(Request::Hook("{}\n".to_owned())).await, Answer::Done);
             let nowhere =
                 Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
-            assert!(matches!(bench.ask(nowhere).await, Answer::System(None, _)));
+            assert!(matches!(bench.ask(nowhere).await, Answer::Refused(_)));
+            let move_to = |outermost: &str| {
+                let outermost = Some(outermost.parse().unwrap());
+                Request::Nat { place: 0, change: NatChange::Move { protocol: 6, port: 8080, outermost } }
+            };
+            assert_eq!(bench.ask(move_to("1.1.1.1:443")).await, Answer::Done, "nothing is there to be moved");
+            // A program of the router's has this one.
+            let vpn = UdpSocket::bind("100.64.0.2:51820").unwrap();
+            let taken = Nat1Rule { protocol: 17, ..rule("192.168.1.10:51820", 51820) };
+            assert_eq!(bench.ask(install(taken)).await, Answer::PortInUse);
+            drop(vpn);
             assert_eq!(sh("nft list ruleset"), tables, "none of that has changed anything");
             // What it can do.
             assert_eq!(bench.ask(install(rule("192.168.1.10:8080", 8080))).await, Answer::Done);
+            for hijack in ["1.1.1.1:443", "192.168.1.9:8080"] {
+                assert!(matches!(bench.ask(move_to(hijack)).await, Answer::Refused(_)), "{hijack}");
+            }
+            assert_eq!(bench.ask(move_to("203.0.113.7:8080")).await, Answer::Done);
             assert_eq!(bench.ask(install(rule("192.168.1.11:8081", 8081))).await, Answer::Done);
             let full = bench.ask(install(rule("192.168.1.12:8082", 8082))).await;
             assert!(matches!(full, Answer::Refused(_)), "{full:?}");
