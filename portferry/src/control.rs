@@ -12,8 +12,9 @@ use std::time::Duration;
 use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
 use engine::pinholes::Flows;
+use engine::policy::{Counted, Decided, Device, Verb as ConsentVerb, Wish};
 use engine::prefix::Prefix;
-use engine::status::{MappingStatus, PinholeStatus, Status};
+use engine::status::{ConsentStatus, MappingStatus, PinholeStatus, PolicyStatus, Status, WaitingStatus};
 use engine::table::Health;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -34,6 +35,10 @@ pub enum Question {
     Pinholes,
     /// A [`ReleaseReport`], after the mappings or pinholes of this LAN host are gone.
     Release(IpAddr),
+    /// A [`ConsentsReport`].
+    Consents,
+    /// A [`ConsentReport`], after the owner's decision about this device counts.
+    Consent(ConsentVerb, Device),
     /// An [`OfferReport`], after what hooks of DHCP clients have said is read again.
     DhcpServers,
 }
@@ -46,6 +51,8 @@ impl Question {
             Question::Mappings => "mappings".to_owned(),
             Question::Pinholes => "pinholes".to_owned(),
             Question::Release(host) => format!("release {host}"),
+            Question::Consents => "consents".to_owned(),
+            Question::Consent(verb, device) => format!("consent {} {device}", consent_word(verb)),
             Question::DhcpServers => "dhcp-servers".to_owned(),
         }
     }
@@ -55,10 +62,25 @@ impl Question {
             None if line == "status" => Some(Question::Status),
             None if line == "mappings" => Some(Question::Mappings),
             None if line == "pinholes" => Some(Question::Pinholes),
+            None if line == "consents" => Some(Question::Consents),
             None if line == "dhcp-servers" => Some(Question::DhcpServers),
             Some(("release", host)) => host.parse().ok().map(Question::Release),
+            Some(("consent", decision)) => {
+                let (word, device) = decision.split_once(' ')?;
+                let all = [ConsentVerb::Allow, ConsentVerb::Deny, ConsentVerb::Forget];
+                let verb = all.into_iter().find(|&verb| consent_word(verb) == word)?;
+                Some(Question::Consent(verb, device.parse().ok()?))
+            }
             _ => None,
         }
+    }
+}
+
+fn consent_word(verb: ConsentVerb) -> &'static str {
+    match verb {
+        ConsentVerb::Allow => "allow",
+        ConsentVerb::Deny => "deny",
+        ConsentVerb::Forget => "forget",
     }
 }
 
@@ -87,6 +109,12 @@ pub struct StatusReport {
     /// What LAN hosts have asked in PCP and NAT-PMP since the start.
     #[serde(default)]
     pub lan_requests: LanRequestsReport,
+    /// What policy has refused since the start, by reason and by rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedReport>,
+    /// How many devices wait for the owner's consent.
+    #[serde(default)]
+    pub awaiting_consent: usize,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
     /// Searches that LAN hosts have sent since the start.
@@ -108,6 +136,167 @@ pub struct LanRequestsReport {
     pub refused: u64,
     /// Datagrams without an answer: no requests, not from the LAN, too many.
     pub ignored: u64,
+}
+
+/// What one reason, or one rule, has refused.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RefusedReport {
+    /// Which, in one word: "other-host", "never-mapped", "off-lan", "low-port", "never-port", "rule", "default", "awaits-consent",
+    /// "no-consent", "host-quota", "table-full", "too-often".
+    pub reason: String,
+    /// The rule, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The same in words.
+    pub words: String,
+    /// How often.
+    pub times: u64,
+    /// Who asked last.
+    pub last_by: IpAddr,
+    /// How many seconds ago that was.
+    pub last: u64,
+}
+
+/// What `portferry consent --json` prints.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ConsentsReport {
+    /// Decisions count: `policy.default` is "ask".
+    pub asks: bool,
+    /// Who waits, the longest first.
+    pub waiting: Vec<WaitingReport>,
+    /// Decisions.
+    pub decided: Vec<DecidedReport>,
+}
+
+/// Somebody who waits for the owner.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WaitingReport {
+    /// By what it is known again: its hardware address, or an IP address where that is not known.
+    pub device: String,
+    /// Where it last spoke from.
+    pub address: IpAddr,
+    /// What it wanted first.
+    pub first: WishReport,
+    /// What it wanted last.
+    pub last: WishReport,
+    /// In which protocols: "UPnP", "PCP", "NAT-PMP".
+    pub asked_by: Vec<String>,
+    /// How many seconds it has waited.
+    pub since: u64,
+    /// How many seconds ago it asked last.
+    pub last_asked: u64,
+    /// How often it has asked.
+    pub times: u64,
+}
+
+/// What somebody wanted.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct WishReport {
+    /// "TCP" or "UDP".
+    pub protocol: String,
+    /// The external port; absent for any.
+    pub external_port: Option<u16>,
+    /// The LAN host and its port.
+    pub internal: SocketAddr,
+}
+
+/// A decision of the owner's.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DecidedReport {
+    /// As in [`WaitingReport`].
+    pub device: String,
+    /// Where it was at the time.
+    pub address: Option<IpAddr>,
+    /// Yes or no.
+    pub allowed: bool,
+}
+
+/// What `portferry consent allow`, `deny` and `forget` print with `--json`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ConsentReport {
+    /// As in [`WaitingReport`].
+    pub device: String,
+    /// "allow", "deny" or "forget".
+    pub decision: String,
+    /// Decisions count: `policy.default` is "ask".
+    pub asks: bool,
+    /// How many mappings and pinholes of it are gone.
+    pub released: usize,
+    /// That is stored; if not, a restart does not know of it.
+    pub stored: bool,
+}
+
+impl ConsentReport {
+    /// Of this decision.
+    pub fn new(verb: ConsentVerb, device: Device, asks: bool, released: usize, stored: bool) -> Self {
+        let (device, decision) = (device.to_string(), consent_word(verb).to_owned());
+        Self { device, decision, asks, released, stored }
+    }
+}
+
+impl ConsentsReport {
+    /// Of all uplinks: each has its own hosts that wait, and all have the same decisions.
+    pub fn new(all: impl Iterator<Item = ConsentStatus>) -> Self {
+        let mut report = Self { asks: false, waiting: Vec::new(), decided: Vec::new() };
+        for status in all {
+            report.asks |= status.asks;
+            report.waiting.extend(status.waiting.into_iter().map(WaitingReport::from));
+            for decided in status.decided.into_iter().map(DecidedReport::from) {
+                if !report.decided.contains(&decided) {
+                    report.decided.push(decided);
+                }
+            }
+        }
+        report
+    }
+}
+
+impl From<WaitingStatus> for WaitingReport {
+    fn from(waiting: WaitingStatus) -> Self {
+        let wish = |wish: Wish| WishReport {
+            protocol: if wish.protocol == wire::pcp::Protocol::UDP { "UDP" } else { "TCP" }.to_owned(),
+            external_port: wish.external_port,
+            internal: wish.internal,
+        };
+        Self {
+            device: waiting.of.device.to_string(),
+            address: waiting.of.address,
+            first: wish(waiting.of.first),
+            last: wish(waiting.of.last),
+            asked_by: names(waiting.of.asked_by),
+            since: waiting.since.as_secs(),
+            last_asked: waiting.last.as_secs(),
+            times: waiting.of.times,
+        }
+    }
+}
+
+impl From<Decided> for DecidedReport {
+    fn from(decided: Decided) -> Self {
+        let Decided { device, address, allowed } = decided;
+        Self { device: device.to_string(), address, allowed }
+    }
+}
+
+/// The refusals of all uplinks, the same ones added up.
+fn refused(all: &mut Vec<RefusedReport>, of: &PolicyStatus) {
+    for one in &of.refused {
+        let rule = match &one.what {
+            Counted::Rule(rule) => Some(rule.clone()),
+            _ => None,
+        };
+        let (reason, words) = (one.what.name().to_owned(), one.what.to_string());
+        let (times, last_by, last) = (one.times, one.last_by, one.last.as_secs());
+        match all.iter_mut().find(|other| other.words == words) {
+            Some(other) => {
+                other.times = other.times.saturating_add(times);
+                if last < other.last {
+                    (other.last, other.last_by) = (last, last_by);
+                }
+            }
+            None => all.push(RefusedReport { reason, rule, words, times, last_by, last }),
+        }
+    }
 }
 
 /// An uplink of a [`StatusReport`].
@@ -299,8 +488,14 @@ impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
     pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
         let mut served = LanRequestsReport::default();
-        served.add(usual.lan_served);
-        let extra: Vec<_> = extra.inspect(|(_, status)| served.add(status.lan_served)).collect();
+        let (mut denied, mut awaiting_consent) = (Vec::new(), 0);
+        let mut add = |status: &Status| {
+            served.add(status.lan_served);
+            refused(&mut denied, &status.policy);
+            awaiting_consent += status.policy.waiting;
+        };
+        add(&usual);
+        let extra: Vec<_> = extra.inspect(|(_, status)| add(status)).collect();
         let extra = extra.into_iter();
         let extra = extra.map(|(hosts, status)| ExtraReport {
             hosts: hosts.iter().map(hosts_text).collect(),
@@ -314,6 +509,8 @@ impl StatusReport {
                 .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
             lan_requests: served,
+            refused: denied,
+            awaiting_consent,
             ignored_ssdp: usual.ignored_ssdp,
             searches: usual.searches.hosts,
             own_searches: usual.searches.own,
@@ -510,6 +707,38 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is asked is what is heard, and whatever fits into the octets that are read; nothing else is a question.
+    #[test]
+    fn questions_as_they_are_written() {
+        let hardware: Device = "02:00:5e:10:00:01".parse().unwrap();
+        let long: Device = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
+        for question in [
+            Question::Status,
+            Question::Mappings,
+            Question::Pinholes,
+            Question::DhcpServers,
+            Question::Consents,
+            Question::Release("192.168.1.10".parse().unwrap()),
+            Question::Consent(ConsentVerb::Allow, hardware),
+            Question::Consent(ConsentVerb::Deny, "192.168.1.10".parse().unwrap()),
+            Question::Consent(ConsentVerb::Forget, long),
+        ] {
+            let line = question.line();
+            assert_eq!(Question::parse(&line), Some(question), "{line}");
+            assert!(line.len() < 64, "{line}");
+        }
+        for line in [
+            "",
+            "consent",
+            "consent allow",
+            "consent allow laptop",
+            "consent permit 192.168.1.10",
+            "status x",
+        ] {
+            assert_eq!(Question::parse(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn what_is_no_socket_stays() {
