@@ -435,6 +435,32 @@ mod tests {
         }
     }
 
+    /// What the owner has decided comes back, over a start that gives up all mappings, too; what he has forgotten does not.
+    #[test]
+    fn decisions_come_back() {
+        let directory = Directory::new();
+        let decided = |device: &str, allowed| Decided {
+            device: device.parse().unwrap(),
+            address: Some(Ipv4Addr::new(192, 168, 1, 10).into()),
+            allowed,
+        };
+        let (card, other) = (decided("02:00:5e:10:00:0a", true), decided("2001:db8::10", false));
+        let denied = Decided { allowed: false, ..card };
+        let forgotten = Decided { address: None, ..decided("192.168.1.11", true) };
+        let (mut store, loaded) = Store::open(directory.path()).unwrap();
+        assert_eq!(loaded.consents, []);
+        for one in [card, forgotten, other, denied] {
+            store.append(&Record::Consent(one)).unwrap();
+        }
+        store.append(&Record::NoConsent(forgotten.device)).unwrap();
+        store.append(&Record::NoConsent(forgotten.device)).unwrap();
+        store.append(&Record::Clear).unwrap();
+        for _ in 0..2 {
+            let (_, loaded) = Store::open(directory.path()).unwrap();
+            assert_eq!((loaded.consents, loaded.damaged), (vec![denied, other], 0));
+        }
+    }
+
     /// Who counts on a mapping comes back, each with what is left; a lease without an end stays one, and what was written before there were
     /// others than UPnP is UPnP's.
     #[test]

@@ -20,6 +20,7 @@ mod one_host;
 mod orphans;
 mod peer;
 mod pinholes;
+mod policy;
 mod restart;
 mod servers;
 mod specific;
