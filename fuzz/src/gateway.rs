@@ -226,12 +226,15 @@ impl Run<'_> {
                 let (pcp, nat_pmp) = (shape & 0x40 == 0, shape & 0x80 == 0);
                 let rules: &[&str] = match shape & 0x10 {
                     0 => &[],
-                    _ => &["allow 80 192.168.1.10 8080", "deny 8081 0.0.0.0/0 0-65535 tcp", "deny 0-65535 192.168.1.12 9090"],
+                    _ => &[
+                        "allow 80 192.168.1.10 8080",
+                        "deny 8081 0.0.0.0/0 0-65535 tcp",
+                        "deny 0-65535 192.168.1.12 9090",
+                    ],
                 };
                 let rules = rules.iter().map(|rule| rule.parse().expect("they are rules")).collect();
                 let default = if shape & 0x20 == 0 { ByDefault::Allow } else { ByDefault::Ask };
-                let policy =
-                    Policy { mappings_per_host: most, rules, default, ..self.config.policy.clone() };
+                let policy = Policy { mappings_per_host: most, rules, default, ..self.config.policy.clone() };
                 self.config = Config { policy, pcp, nat_pmp, ..self.config.clone() };
                 self.handle(Event::Reconfigure(Box::new(self.config.clone())));
             }

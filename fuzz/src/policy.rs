@@ -51,7 +51,9 @@ pub fn policy_rules(data: &[u8]) {
             Ok(rule) => {
                 assert_eq!(rule.to_string().parse(), Ok(rule.clone()), "{line:?}");
                 let ends = [rule.external.first(), rule.external.beyond().unwrap_or(u16::MAX)];
-                edges.extend(ends.into_iter().flat_map(|port| [port.saturating_sub(1), port, port.saturating_add(1)]));
+                edges.extend(
+                    ends.into_iter().flat_map(|port| [port.saturating_sub(1), port, port.saturating_add(1)]),
+                );
                 policy.rules.push(rule);
             }
             Err(why) => assert!(why.to_string().len() < 300),
@@ -61,7 +63,8 @@ pub fn policy_rules(data: &[u8]) {
     edges.extend(policy.never.iter().filter_map(|range| range.beyond()));
     policy.default = [ByDefault::Allow, ByDefault::Deny, ByDefault::Ask][data.len() % 3];
     let named = policy.rules.iter().map(|rule| rule.hosts.first());
-    let hosts: Vec<IpAddr> = named.chain([[192, 168, 1, 10].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()]).collect();
+    let hosts: Vec<IpAddr> =
+        named.chain([[192, 168, 1, 10].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()]).collect();
     for host in hosts {
         for internal in [80, 3389, 8080] {
             for external in [None, Some(80), Some(3389), Some(8080), edges.last().copied()] {

@@ -23,10 +23,12 @@ fn rule() -> impl Strategy<Value = String> {
         "2001:db8:1::10",
     ]);
     let protocol = prop::sample::select(vec!["", " tcp", " udp"]);
-    (any::<bool>(), range(), hosts, range(), protocol).prop_map(|(allows, external, hosts, internal, protocol)| {
-        let verb = if allows { "allow" } else { "deny" };
-        format!("{verb} {external} {hosts} {internal}{protocol}")
-    })
+    (any::<bool>(), range(), hosts, range(), protocol).prop_map(
+        |(allows, external, hosts, internal, protocol)| {
+            let verb = if allows { "allow" } else { "deny" };
+            format!("{verb} {external} {hosts} {internal}{protocol}")
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = Policy> {

@@ -438,7 +438,7 @@ mod tests {
     /// What the owner has decided comes back, over a start that gives up all mappings, too; what he has forgotten does not.
     #[test]
     fn decisions_come_back() {
-        let directory = Directory::new();
+        let directory = Directory::new("consents");
         let decided = |device: &str, allowed| Decided {
             device: device.parse().unwrap(),
             address: Some(Ipv4Addr::new(192, 168, 1, 10).into()),
@@ -447,7 +447,7 @@ mod tests {
         let (card, other) = (decided("02:00:5e:10:00:0a", true), decided("2001:db8::10", false));
         let denied = Decided { allowed: false, ..card };
         let forgotten = Decided { address: None, ..decided("192.168.1.11", true) };
-        let (mut store, loaded) = Store::open(directory.path()).unwrap();
+        let (mut store, loaded) = Store::open(&directory.0).unwrap();
         assert_eq!(loaded.consents, []);
         for one in [card, forgotten, other, denied] {
             store.append(&Record::Consent(one)).unwrap();
@@ -456,7 +456,7 @@ mod tests {
         store.append(&Record::NoConsent(forgotten.device)).unwrap();
         store.append(&Record::Clear).unwrap();
         for _ in 0..2 {
-            let (_, loaded) = Store::open(directory.path()).unwrap();
+            let (_, loaded) = Store::open(&directory.0).unwrap();
             assert_eq!((loaded.consents, loaded.damaged), (vec![denied, other], 0));
         }
     }

@@ -61,7 +61,12 @@ impl Lab {
 /// One list of rules for all protocols; what it denies costs the provider nothing, and is counted with its rule.
 #[test]
 fn one_policy_for_every_protocol() {
-    let rules = ["allow 8080 192.168.1.10 8080", "allow 443 192.168.1.10 443 tcp", "allow 22 2001:db8:1::10 22", DENY_ALL];
+    let rules = [
+        "allow 8080 192.168.1.10 8080",
+        "allow 443 192.168.1.10 443 tcp",
+        "allow 22 2001:db8:1::10 22",
+        DENY_ALL,
+    ];
     let mut lab = up(with_rules(&rules));
     assert_eq!(lab.add(BOB, 1, port(8080)), Err(718));
     assert_eq!(lab.add(BOB, 2, port(8080)), Err(606));
@@ -166,13 +171,19 @@ fn the_owner_is_asked() {
     assert_eq!(lab.waiting(), [alice, bob, Device::Hardware(card(0x10))]);
     let of_alice = lab.gateway.consents(lab.instant()).waiting[0];
     assert_eq!((of_alice.of.first.external_port, of_alice.of.last.external_port), (Some(8080), Some(8081)));
-    assert_eq!((of_alice.since, of_alice.last, of_alice.of.times), (Duration::from_secs(6), Duration::from_secs(1), 2));
+    assert_eq!(
+        (of_alice.since, of_alice.last, of_alice.of.times),
+        (Duration::from_secs(6), Duration::from_secs(1), 2)
+    );
     let lines = lab.notices().into_iter().filter(|notice| notice.level() > Level::Debug);
-    assert_eq!(lines.map(|notice| notice.to_string()).collect::<Vec<_>>(), [
-        "192.168.1.10 asks for a port and waits for you: `portferry consent allow 192.168.1.10`, or deny",
-        "192.168.1.11 asks for a port and waits for you: `portferry consent allow 192.168.1.11`, or deny",
-        "2001:db8:1::10 (02:00:00:00:00:10) asks for a port and waits for you: `portferry consent allow 02:00:00:00:00:10`, or deny",
-    ]);
+    assert_eq!(
+        lines.map(|notice| notice.to_string()).collect::<Vec<_>>(),
+        [
+            "192.168.1.10 asks for a port and waits for you: `portferry consent allow 192.168.1.10`, or deny",
+            "192.168.1.11 asks for a port and waits for you: `portferry consent allow 192.168.1.11`, or deny",
+            "2001:db8:1::10 (02:00:00:00:00:10) asks for a port and waits for you: `portferry consent allow 02:00:00:00:00:10`, or deny",
+        ]
+    );
     assert_eq!(lab.status().policy.waiting, 3);
     // What is refused anyway is no reason to ask.
     assert_eq!(lab.add(Ipv4Addr::new(192, 168, 1, 12), 2, port(80)), Err(606));
@@ -208,7 +219,10 @@ fn the_owner_says_no() {
     assert_eq!(lab.mapped(), [(9090, at(BOB, 9090))]);
     assert_eq!((lab.upstream(), lab.rules.len(), lab.store.len()), (vec![(9090, at(W, 9090))], 1, 1));
     assert!(lab.pinholes.open.is_empty() && lab.pinholes.stored.is_empty());
-    let gone = lab.notices().into_iter().filter(|notice| notice.to_string().contains("policy does not allow it any more"));
+    let gone = lab
+        .notices()
+        .into_iter()
+        .filter(|notice| notice.to_string().contains("policy does not allow it any more"));
     assert_eq!(gone.count(), 3, "a line each");
     assert_eq!(lab.add(ALICE, 2, port(8080)), Err(606));
     assert_eq!(lab.open(CAROL, &hole(8080)), Err(606));
@@ -281,7 +295,11 @@ fn exchanges_of_a_host_by_every_protocol() {
         assert!(lab.call(ALICE, 1, "GetExternalIPAddress", &[]).is_ok());
         assert_eq!(lab.add(ALICE, 2, port(80)), Err(606));
     }
-    assert_eq!(lab.call(ALICE, 2, "GetSpecificPortMappingEntry", &borrowed(&key(9001))), Err(714), "from the table");
+    assert_eq!(
+        lab.call(ALICE, 2, "GetSpecificPortMappingEntry", &borrowed(&key(9001))),
+        Err(714),
+        "from the table"
+    );
     assert_eq!(lab.delete(ALICE, 1, 8084), done(), "nobody is kept from giving back");
     // Another host is another's.
     assert_eq!(lab.add(BOB, 1, port(9000)), done());
@@ -345,7 +363,9 @@ fn a_new_rule_counts_for_what_stands() {
         assert_eq!((lab.rules.len(), lab.pinholes.open.len()), (usize::from(nat == NatMode::Own), 1));
         let gone = |lab: &Lab| {
             let all = lab.notices();
-            all.iter().filter(|notice| notice.to_string().contains("policy does not allow it any more")).count()
+            all.iter()
+                .filter(|notice| notice.to_string().contains("policy does not allow it any more"))
+                .count()
         };
         assert_eq!(gone(&lab), 1);
         assert_eq!(lab.add(BOB, 2, port(9090)), Err(606));
