@@ -124,6 +124,17 @@ pub struct AskedBy {
     pub nat_pmp: bool,
 }
 
+impl AskedBy {
+    /// And in this protocol.
+    pub fn add(&mut self, asker: Asker) {
+        match asker {
+            Asker::Igd => self.igd = true,
+            Asker::Pcp(_) | Asker::Peer(_) => self.pcp = true,
+            Asker::NatPmp => self.nat_pmp = true,
+        }
+    }
+}
+
 impl<T> Claims<T> {
     /// By whom it was asked for and not let go. What ends by time alone stays in it until somebody next asks for the mapping, or lets
     /// it go: that is when who follows the mappings is told.

@@ -10,6 +10,7 @@ use wire::gena::Subscribe;
 use wire::pcp::{self, PcpOption, Request};
 
 use crate::gateway::{Change, Effect, Event, Gateway, LanInterface};
+use crate::policy::{Device, Known};
 use crate::prefix::Prefix;
 use crate::time::Instant;
 
@@ -183,6 +184,19 @@ impl Gateways {
         {
             bound.gateway.handle(now, Event::Rebound(strangers));
         }
+    }
+
+    /// What the neighbour table shows of a host, as [`Gateway::know`].
+    pub fn know(&mut self, host: IpAddr, known: &Known) {
+        for bound in &mut self.all {
+            bound.gateway.know(host, known.clone());
+        }
+    }
+
+    /// As [`Gateway::resolve_device`]: whichever of them knows better than who asks.
+    pub fn resolve_device(&self, named: Device) -> Device {
+        let better = self.iter().map(|(_, gateway)| gateway.resolve_device(named)).find(|&one| one != named);
+        better.unwrap_or(named)
     }
 
     /// The next thing to do, and for which uplink; call until `None`. [`Effect::Stopped`] comes when all have stopped.

@@ -8,6 +8,7 @@ use wire::pcp::{Nonce, Protocol};
 
 use crate::claims::Claims;
 use crate::pinholes::Flows;
+use crate::policy::{Decided, Device};
 use crate::time::Duration;
 use crate::uplink::Filtered;
 
@@ -77,6 +78,10 @@ pub enum Record {
     PutPinhole(StoredPinhole),
     /// That pinhole is no more.
     RemovePinhole(u16),
+    /// The owner of the router has decided about a device; an older decision is replaced.
+    Consent(Decided),
+    /// Nothing is decided about this device any more.
+    NoConsent(Device),
     /// The nonce of the router's own mapping that tells the external address.
     Probe(StoredNonce),
     /// The server may have filters for this mapping; true for as long as a server keeps a mapping without a renewal.

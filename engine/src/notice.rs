@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use wire::pcp::{OptionCode, Protocol, ResultCode};
 
-use crate::policy::Denied;
+use crate::policy::{Denied, Device};
 use crate::request::Refusal;
 use crate::table::Mapping;
 use crate::time::Duration;
@@ -50,6 +50,8 @@ pub enum Cause {
     Rebound,
     /// The protocol that it was asked for by is served no more.
     ProtocolOff,
+    /// Policy does not allow it any more, or not where the provider has put it.
+    Policy,
     /// The gateway is stopping.
     Stopping,
 }
@@ -92,6 +94,8 @@ pub enum Notice {
     DeleteRefused(Mapping, ResultCode),
     /// Policy refused a request.
     Denied(IpAddr, Protocol, Option<u16>, SocketAddrV4, Denied),
+    /// A host asks for the first time, and the owner of the router has to say whether it may have mappings.
+    AwaitsConsent(Device, IpAddr),
     /// A PCP client asks for this port of another host (THIRD_PARTY).
     ForThirdParty(IpAddr, Protocol, SocketAddr),
     /// A request failed for another reason.
@@ -210,6 +214,7 @@ fn why(refusal: Refusal) -> String {
         Refusal::Conflict => "another host has it".to_owned(),
         Refusal::NotAuthorized => "policy does not allow it".to_owned(),
         Refusal::Quota => "there are too many mappings".to_owned(),
+        Refusal::TooOften => "the host asks too often".to_owned(),
         Refusal::OtherPeer => "there is a mapping of that port for another remote host".to_owned(),
         Refusal::NoSuchEntry => "there is no such mapping".to_owned(),
         Refusal::Upstream(ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
@@ -233,7 +238,11 @@ impl Notice {
     /// How loud the line is.
     pub fn level(&self) -> Level {
         match self {
-            Notice::Renewed(_) => Level::Debug,
+            // Who asks again and again is in the status, and fills no log.
+            Notice::Renewed(_)
+            | Notice::Denied(.., Denied::AwaitsConsent | Denied::NoConsent | Denied::TooOften) => {
+                Level::Debug
+            }
             Notice::Granted(_)
             | Notice::Changed(_)
             | Notice::MappedLocally(_)
@@ -246,6 +255,7 @@ impl Notice {
                 | Cause::Released
                 | Cause::Rebound
                 | Cause::ProtocolOff
+                | Cause::Policy
                 | Cause::Stopping,
             )
             | Notice::Moved(..)
@@ -303,6 +313,7 @@ impl fmt::Display for Notice {
                     Cause::Released => write!(f, "its host's address was released"),
                     Cause::Rebound => write!(f, "its host has another uplink now ([[uplink.extra]] hosts)"),
                     Cause::ProtocolOff => write!(f, "its protocol is switched off ([lan] pcp, nat_pmp)"),
+                    Cause::Policy => write!(f, "policy does not allow it any more ([policy], or `portferry consent deny`)"),
                     Cause::Stopping => write!(f, "portferry is stopping"),
                 }
             }
@@ -326,6 +337,13 @@ impl fmt::Display for Notice {
             }
             Notice::ForThirdParty(from, protocol, internal) => {
                 write!(f, "{from} asks for another host: {} {internal}", name(*protocol))
+            }
+            Notice::AwaitsConsent(device, from) => {
+                write!(f, "{from}")?;
+                if let Device::Hardware(hardware) = device {
+                    write!(f, " ({hardware})")?;
+                }
+                write!(f, " asks for a port and waits for you: `portferry consent allow {device}`, or deny")
             }
             Notice::Denied(from, protocol, port, internal, denied) => {
                 write!(f, "refused {from}: {}: {denied}", Wanted(*protocol, *port, *internal))

@@ -11,6 +11,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use wire::pcp::Protocol;
 
 use crate::claims::Claims;
+use crate::policy::HardwareAddress;
 use crate::time::Instant;
 use crate::uplink::RemotePeer;
 
@@ -96,6 +97,8 @@ pub struct Pinhole {
     pub flows: Flows,
     /// The client's own words, where its protocol has any.
     pub description: String,
+    /// The network card of the host that asked for it, if that is known: it is one host by all of its addresses.
+    pub hardware: Option<HardwareAddress>,
     /// Who counts on it.
     pub claims: Claims<Instant>,
     /// When it was asked for.
@@ -232,6 +235,7 @@ mod tests {
             id,
             flows,
             description: String::new(),
+            hardware: None,
             claims: Claims::of(Asker::Igd, Some(Instant::from_secs(ends))),
             created: Instant::default(),
             asked_at: Instant::default(),

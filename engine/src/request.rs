@@ -49,6 +49,8 @@ pub enum Refusal {
     NotAuthorized,
     /// Policy: this host, or the gateway, has as many mappings as it may.
     Quota,
+    /// Policy: this host asks more often than it may.
+    TooOften,
     /// The mapping lets another remote host in, or more of them than can be told apart.
     OtherPeer,
     /// There is no such mapping.

@@ -7,6 +7,7 @@ use wire::pcp::Protocol;
 use crate::claims::AskedBy;
 use crate::gateway::LanCounters;
 use crate::pinholes::Flows;
+use crate::policy::{Counted, Decided, Waiting};
 use crate::table::Health;
 use crate::time::Duration;
 use crate::uplink::UplinkProtocol;
@@ -60,8 +61,54 @@ pub struct Status {
     pub pinholes: usize,
     /// The PCP server of the provider's IPv6 firewall, if there is one.
     pub firewall: Option<SocketAddr>,
+    /// What policy has refused.
+    pub policy: PolicyStatus,
     /// WANIPConnection:2's SystemUpdateID.
     pub system_update_id: u32,
+}
+
+/// What policy has refused since the start, and who waits for the owner.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PolicyStatus {
+    /// By reason and by rule; only what there is.
+    pub refused: Vec<RefusedStatus>,
+    /// How many devices wait for the owner.
+    pub waiting: usize,
+}
+
+/// What one reason, or one rule, has refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RefusedStatus {
+    /// Which.
+    pub what: Counted,
+    /// How often.
+    pub times: u64,
+    /// Who asked last.
+    pub last_by: IpAddr,
+    /// How long ago that was.
+    pub last: Duration,
+}
+
+/// Whom the owner has to decide on, and has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConsentStatus {
+    /// Decisions count: `policy.default` is to ask.
+    pub asks: bool,
+    /// Who waits, the longest first.
+    pub waiting: Vec<WaitingStatus>,
+    /// Decisions.
+    pub decided: Vec<Decided>,
+}
+
+/// Somebody who waits, at one moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WaitingStatus {
+    /// Who, and what for.
+    pub of: Waiting,
+    /// For how long.
+    pub since: Duration,
+    /// How long ago it asked last.
+    pub last: Duration,
 }
 
 /// One mapping at one moment.

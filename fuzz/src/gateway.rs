@@ -16,7 +16,9 @@ use engine::gateway::{
 };
 use engine::gena::Delivery;
 use engine::nat::{NatChange, NatFailure, NatRule};
-use engine::policy::{InterfaceAddress, Policy};
+use engine::policy::{
+    ByDefault, Consent, Device, HardwareAddress, InterfaceAddress, Known, MOST_WAITING, Policy, Ports, Verb,
+};
 use engine::prefix::{Prefix, ThirdParty};
 use engine::ssdp::Outgoing;
 use engine::table::Health;
@@ -27,6 +29,8 @@ use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
 use wire::services::{Face, Service};
 use wire::{natpmp, soap, ssdp};
+
+use crate::policy::may_have;
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(3500);
 /// So many timeouts may be due at one moment.
@@ -220,7 +224,17 @@ impl Run<'_> {
                 let shape = self.octets.next();
                 let most = usize::from(shape % 12);
                 let (pcp, nat_pmp) = (shape & 0x40 == 0, shape & 0x80 == 0);
-                let policy = Policy { mappings_per_host: most, ..self.config.policy.clone() };
+                let rules: &[&str] = match shape & 0x10 {
+                    0 => &[],
+                    _ => &[
+                        "allow 80 192.168.1.10 8080",
+                        "deny 8081 0.0.0.0/0 0-65535 tcp",
+                        "deny 0-65535 192.168.1.12 9090",
+                    ],
+                };
+                let rules = rules.iter().map(|rule| rule.parse().expect("they are rules")).collect();
+                let default = if shape & 0x20 == 0 { ByDefault::Allow } else { ByDefault::Ask };
+                let policy = Policy { mappings_per_host: most, rules, default, ..self.config.policy.clone() };
                 self.config = Config { policy, pcp, nat_pmp, ..self.config.clone() };
                 self.handle(Event::Reconfigure(Box::new(self.config.clone())));
             }
@@ -230,6 +244,7 @@ impl Run<'_> {
                     self.handle(Event::Stop);
                 }
                 number @ 230..=254 => self.step_v6(number),
+                number @ 220..=229 => self.decide(number),
                 number if !self.lookups.is_empty() => {
                     let addresses = match number & 3 {
                         0 => vec![],
@@ -245,6 +260,23 @@ impl Run<'_> {
                     self.handle(Event::Counters { request, counters: Some(Counters::default()) });
                 }
             },
+        }
+    }
+
+    /// The owner decides about a host, or the neighbour table shows its network card.
+    fn decide(&mut self, number: u8) {
+        let host = IpAddr::from([192, 168, 1, 10 + self.octets.next() % 3]);
+        if number == 229 {
+            let hardware = Some(HardwareAddress([2, 0, 0, 0, 0, self.octets.next() % 3]));
+            return self.gateway.know(host, Known { also: Vec::new(), hardware });
+        }
+        let verb = [Verb::Allow, Verb::Deny, Verb::Forget][usize::from(number % 3)];
+        let device = self.gateway.resolve_device(Device::Address(host));
+        self.handle(Event::Consent { device, verb, addresses: vec![host] });
+        let asks = self.config.policy.default == ByDefault::Ask;
+        if verb == Verb::Deny && asks {
+            let left = self.gateway.mappings(self.now).any(|one| IpAddr::V4(*one.internal.ip()) == host);
+            assert!(!left, "what a denied host has is given back");
         }
     }
 
@@ -699,7 +731,25 @@ impl Run<'_> {
         assert_eq!(mappings.len(), self.gateway.status(self.now).mappings);
         assert!(mappings.len() <= self.config.policy.mappings);
         assert!(mappings.iter().all(|mapping| mapping.external.port() != 0));
+        // What waits to be given back is no mapping any more.
+        for mapping in mappings.iter().filter(|mapping| mapping.health != Health::Deleting) {
+            let host = IpAddr::V4(*mapping.internal.ip());
+            self.check_allowed(mapping.protocol, host, mapping.internal.port(), mapping.external.port());
+        }
+        for pinhole in self.gateway.pinholes(self.now).iter().filter(|pinhole| pinhole.is_open) {
+            let to = pinhole.flows.to;
+            self.check_allowed(to.protocol, to.addr.into(), to.port, to.port);
+        }
+        let consents = self.gateway.consents(self.now);
+        assert!(consents.waiting.len() <= MOST_WAITING);
         self.check_v6();
+    }
+
+    /// Whoever made it and however the provider has moved it, policy allows what stands; who is asked about keeps what he has.
+    fn check_allowed(&self, protocol: Protocol, host: IpAddr, internal: u16, external: u16) {
+        let ports = Ports { protocol, host, internal, external: Some(external) };
+        let may = may_have(&self.config.policy, &ports, external, Consent::Given);
+        assert!(may, "{ports:?} stands against policy: {:?}", self.config.policy.rules);
     }
 
     /// Everybody has answered and time has passed: nothing is left over.

@@ -5,6 +5,7 @@
 //! `targets/` makes them programs for cargo-fuzz; `tests/` runs them on stable, briefly, with every `cargo test`.
 
 mod gateway;
+mod policy;
 mod server;
 
 use std::fmt::Display;
@@ -16,13 +17,14 @@ use wire::soap::{self, AnswerError, SoapError};
 use wire::{dhcp, foreign, gena, listing, natpmp, ssdp};
 
 pub use gateway::gateway_events;
+pub use policy::{check_verdict, may_have, policy_rules};
 pub use server::server_events;
 
 /// A target: its name, which is that of its binary and of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     ("pcp_request", pcp_request),
     ("pcp_response", pcp_response),
     ("pcp_version_refusal", pcp_version_refusal),
@@ -37,6 +39,7 @@ pub const TARGETS: [Target; 16] = [
     ("listing", listing),
     ("gena_headers", gena_headers),
     ("gena_property_set", gena_property_set),
+    ("policy_rules", policy_rules),
     ("gateway_events", gateway_events),
     ("server_events", server_events),
 ];

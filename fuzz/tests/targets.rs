@@ -152,6 +152,14 @@ fn random_markup() {
         "\u{85}",
         "65535",
         "-1",
+        "allow ",
+        "deny ",
+        "0-65535",
+        "192.168.1.0/24",
+        "0.0.0.0/0",
+        "::/0",
+        " tcp",
+        "\n",
     ]);
     let text = prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat().into_bytes());
     for target in targets() {

@@ -293,7 +293,11 @@ fn five_hundred_mappings_are_listed_used_recovered_and_taken_back() {
     let Some(subject) = interworking_subject() else { return };
     let network = Network::new(CASCADED);
     let mut provider = QuickProvider::start(&network, PCP_SERVER);
-    let mut daemon = subject.start(&network, NAT, "[policy]\nmappings_per_host = 300\n");
+    let mut daemon = subject.start(
+        &network,
+        NAT,
+        "[policy]\nmappings_per_host = 300\nexchanges_per_second = 1000\nexchanges_burst = 1000\n",
+    );
     let control_point = ready(&network, &mut daemon, Host::Lan1);
     let owners = [(Host::Lan1, 20_000), (Host::Lan2, 21_000), (Host::Lan1, 22_000), (Host::Lan2, 23_000)];
     let all: Vec<(Key, Host)> = owners

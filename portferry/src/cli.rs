@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use engine::policy::{Device, Verb};
 
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
-use crate::control::{MappingReport, PinholeReport, Question, ReleaseReport, StatusReport, query};
+use crate::control::{
+    ConsentReport, ConsentsReport, MappingReport, PinholeReport, Question, ReleaseReport, StatusReport, query,
+};
 use crate::exit::Failure;
 use crate::pcp_client::{self, EXAMPLES, PcpCommand};
 use crate::pcp_server::{self, report};
@@ -64,6 +67,14 @@ enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Show which LAN hosts wait for your consent, and on which you have decided (policy.default = "ask")
+    #[command(args_conflicts_with_subcommands = true)]
+    Consent {
+        #[command(flatten)]
+        ask: Ask,
+        #[command(subcommand)]
+        command: Option<ConsentCommand>,
+    },
     /// Hand in the PCP servers that a DHCP client was offered (RFC 7291); for its hook
     DhcpServers(dhcp::hook::DhcpServers),
     /// Ask a PCP or NAT-PMP server for this or that, and show what it says; for diagnosis
@@ -90,6 +101,25 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConsentCommand {
+    /// Let a host have mappings and pinholes
+    Allow(Decide),
+    /// Let it have none; what it has is given back
+    Deny(Decide),
+    /// Forget what was decided: it waits again when it asks again
+    Forget(Decide),
+}
+
+#[derive(Args, Debug)]
+struct Decide {
+    /// Its hardware address, or an IP address that it has now: its hardware address counts then, if that is known
+    #[arg(value_name = "HOST")]
+    host: Device,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +223,19 @@ fn other(command: Command) -> Result<(), Failure> {
                 format!("{what} of {} released: {}{stored}\n", report.host, report.released)
             })
         }),
+        Command::Consent { ask, command: None } => show(&ask, Question::Consents, |text| {
+            serde_json::from_str::<ConsentsReport>(text).map(|report| table::consents(&report))
+        }),
+        Command::Consent { command: Some(command), .. } => {
+            let (verb, Decide { host, ask }) = match command {
+                ConsentCommand::Allow(decide) => (Verb::Allow, decide),
+                ConsentCommand::Deny(decide) => (Verb::Deny, decide),
+                ConsentCommand::Forget(decide) => (Verb::Forget, decide),
+            };
+            show(&ask, Question::Consent(verb, host), |text| {
+                serde_json::from_str::<ConsentReport>(text).map(|report| table::consent(&report))
+            })
+        }
         Command::DhcpServers(command) => dhcp::hook::run(&command),
         Command::Pcp { command } => pcp_client::run(&command),
         Command::PcpServer { config, no_sandbox, command: None } => pcp_server::run(&config, !no_sandbox),

@@ -3,6 +3,7 @@
 
 mod file;
 mod lines;
+mod policy;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -14,10 +15,11 @@ use serde::Deserialize;
 
 pub use file::{ConfigError, Key, parse, read};
 pub use lines::{Line, WanWay};
+pub use policy::{Policy, PolicyDefault};
 pub(crate) use value::checked;
 pub use value::{
-    Argv, Count, Hosts, Interface, Interfaces, Mark, Port, Seconds, Server, TableName, ThirdPartyText,
-    Version, hosts_text, is_interface_name,
+    Argv, Count, Hosts, Interface, Interfaces, Mark, Port, PortsText, RuleText, Seconds, Server, TableName,
+    ThirdPartyText, Version, hosts_text, is_interface_name,
 };
 use value::{default_http_port, yes};
 
@@ -323,29 +325,6 @@ impl Default for Igd {
     }
 }
 
-/// `[policy]`
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Policy {
-    /// External and internal ports below this are refused.
-    pub lowest_port: Port,
-    /// Mappings of one host.
-    pub mappings_per_host: Count,
-    /// Mappings in all.
-    pub mappings: Count,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        let policy = engine::policy::Policy::default();
-        Self {
-            lowest_port: Port(policy.lowest_port),
-            mappings_per_host: Count(policy.mappings_per_host),
-            mappings: Count(policy.mappings),
-        }
-    }
-}
-
 /// `[state]`
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -533,18 +512,8 @@ impl Config {
             list_mappings: self.uplink.list_mappings,
             optimistic_delete: self.igd.optimistic_delete,
             keep_on_stop: self.state.keep_on_stop,
-            policy: self.policy(),
+            policy: self.policy.engine(),
             device,
-        }
-    }
-
-    /// Who may map what.
-    pub fn policy(&self) -> engine::policy::Policy {
-        engine::policy::Policy {
-            lowest_port: self.policy.lowest_port.0,
-            mappings_per_host: self.policy.mappings_per_host.0,
-            mappings: self.policy.mappings.0,
-            loopback_lan: false,
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
 use engine::pinholes::Flows;
+use engine::policy::{Device, Verb as ConsentVerb};
 use engine::prefix::Prefix;
 use engine::status::{MappingStatus, PinholeStatus, Status};
 use engine::table::Health;
@@ -23,6 +24,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::hosts_text;
 use crate::exit::Failure;
+
+mod policy;
+
+use policy::refused;
+pub use policy::{ConsentReport, ConsentsReport, DecidedReport, RefusedReport, WaitingReport, WishReport};
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +41,10 @@ pub enum Question {
     Pinholes,
     /// A [`ReleaseReport`], after the mappings or pinholes of this LAN host are gone.
     Release(IpAddr),
+    /// A [`ConsentsReport`].
+    Consents,
+    /// A [`ConsentReport`], after the owner's decision about this device counts.
+    Consent(ConsentVerb, Device),
     /// An [`OfferReport`], after what hooks of DHCP clients have said is read again.
     DhcpServers,
 }
@@ -47,6 +57,8 @@ impl Question {
             Question::Mappings => "mappings".to_owned(),
             Question::Pinholes => "pinholes".to_owned(),
             Question::Release(host) => format!("release {host}"),
+            Question::Consents => "consents".to_owned(),
+            Question::Consent(verb, device) => format!("consent {} {device}", consent_word(verb)),
             Question::DhcpServers => "dhcp-servers".to_owned(),
         }
     }
@@ -56,10 +68,25 @@ impl Question {
             None if line == "status" => Some(Question::Status),
             None if line == "mappings" => Some(Question::Mappings),
             None if line == "pinholes" => Some(Question::Pinholes),
+            None if line == "consents" => Some(Question::Consents),
             None if line == "dhcp-servers" => Some(Question::DhcpServers),
             Some(("release", host)) => host.parse().ok().map(Question::Release),
+            Some(("consent", decision)) => {
+                let (word, device) = decision.split_once(' ')?;
+                let all = [ConsentVerb::Allow, ConsentVerb::Deny, ConsentVerb::Forget];
+                let verb = all.into_iter().find(|&verb| consent_word(verb) == word)?;
+                Some(Question::Consent(verb, device.parse().ok()?))
+            }
             _ => None,
         }
+    }
+}
+
+fn consent_word(verb: ConsentVerb) -> &'static str {
+    match verb {
+        ConsentVerb::Allow => "allow",
+        ConsentVerb::Deny => "deny",
+        ConsentVerb::Forget => "forget",
     }
 }
 
@@ -88,6 +115,12 @@ pub struct StatusReport {
     /// What LAN hosts have asked in PCP and NAT-PMP since the start.
     #[serde(default)]
     pub lan_requests: LanRequestsReport,
+    /// What policy has refused since the start, by reason and by rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedReport>,
+    /// How many devices wait for the owner's consent.
+    #[serde(default)]
+    pub awaiting_consent: usize,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
     /// Searches that LAN hosts have sent since the start.
@@ -300,8 +333,14 @@ impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
     pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
         let mut served = LanRequestsReport::default();
-        served.add(usual.lan_served);
-        let extra: Vec<_> = extra.inspect(|(_, status)| served.add(status.lan_served)).collect();
+        let (mut denied, mut awaiting_consent) = (Vec::new(), 0);
+        let mut add = |status: &Status| {
+            served.add(status.lan_served);
+            refused(&mut denied, &status.policy);
+            awaiting_consent += status.policy.waiting;
+        };
+        add(&usual);
+        let extra: Vec<_> = extra.inspect(|(_, status)| add(status)).collect();
         let extra = extra.into_iter();
         let extra = extra.map(|(hosts, status)| ExtraReport {
             hosts: hosts.iter().map(hosts_text).collect(),
@@ -315,6 +354,8 @@ impl StatusReport {
                 .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
             lan_requests: served,
+            refused: denied,
+            awaiting_consent,
             ignored_ssdp: usual.ignored_ssdp,
             searches: usual.searches.hosts,
             own_searches: usual.searches.own,
@@ -539,6 +580,38 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is asked is what is heard, and whatever fits into the octets that are read; nothing else is a question.
+    #[test]
+    fn questions_as_they_are_written() {
+        let hardware: Device = "02:00:5e:10:00:01".parse().unwrap();
+        let long: Device = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
+        for question in [
+            Question::Status,
+            Question::Mappings,
+            Question::Pinholes,
+            Question::DhcpServers,
+            Question::Consents,
+            Question::Release("192.168.1.10".parse().unwrap()),
+            Question::Consent(ConsentVerb::Allow, hardware),
+            Question::Consent(ConsentVerb::Deny, "192.168.1.10".parse().unwrap()),
+            Question::Consent(ConsentVerb::Forget, long),
+        ] {
+            let line = question.line();
+            assert_eq!(Question::parse(&line), Some(question), "{line}");
+            assert!(line.len() < 64, "{line}");
+        }
+        for line in [
+            "",
+            "consent",
+            "consent allow",
+            "consent allow laptop",
+            "consent permit 192.168.1.10",
+            "status x",
+        ] {
+            assert_eq!(Question::parse(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn what_is_no_socket_stays() {

@@ -1,6 +1,7 @@
 //! The one loop: what happens becomes an event, every effect is carried out, and nothing is decided here.
 
 mod effects;
+mod identity;
 mod interfaces;
 mod pinholes;
 mod uplink;
@@ -8,6 +9,7 @@ mod uplink;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
@@ -17,17 +19,18 @@ use engine::gateway::{
 use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
+use engine::policy::Known;
 use engine::time::{Duration, Instant};
 use engine::uplink::{HttpId, HttpOutcome};
 use hyper::header::HeaderValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use wire::description::Uuid;
 use wire::error::UpnpError;
 
 use crate::clock::now;
-use crate::config::{Config, Line};
+use crate::config::{Config, Line, PolicyDefault};
 use crate::control::{
-    Asked, MappingReport, OfferReport, PinholeReport, Question, ReleaseReport, StatusReport,
+    Asked, ConsentsReport, MappingReport, OfferReport, PinholeReport, Question, ReleaseReport, StatusReport,
 };
 use crate::dhcp::{self, Dhcp};
 use crate::exit::Failure;
@@ -38,6 +41,7 @@ use crate::neighbours::Neighbours;
 use crate::privileged::Kernel;
 use crate::store::{Loaded, Store};
 
+use identity::Decision;
 use interfaces::LanSockets;
 pub use interfaces::Links;
 use uplink::Uplink;
@@ -55,15 +59,44 @@ pub enum Stop {
 /// What comes in by sockets.
 #[derive(Debug)]
 enum Datagram {
-    Ssdp { interface: u32, local: Option<IpAddr>, from: SocketAddr, bytes: Vec<u8> },
-    Uplink { from: SocketAddr, bytes: Vec<u8> },
+    Ssdp {
+        interface: u32,
+        local: Option<IpAddr>,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Uplink {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     UplinkUnreachable(SocketAddr),
-    Firewall { from: SocketAddr, bytes: Vec<u8> },
+    Firewall {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
     FirewallUnreachable(SocketAddr),
-    Scouted { from: SocketAddr, bytes: Vec<u8> },
-    Announcement { from: SocketAddr, bytes: Vec<u8> },
-    SearchAnswer { from: SocketAddr, bytes: Vec<u8> },
-    Lan5351 { arrival: LanArrival, bytes: Vec<u8> },
+    Scouted {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Announcement {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    SearchAnswer {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Lan5351 {
+        arrival: LanArrival,
+        bytes: Vec<u8>,
+    },
+    /// The same, once its client has been looked up.
+    Lan5351Known {
+        arrival: LanArrival,
+        bytes: Vec<u8>,
+        known: Known,
+    },
     Dhcp(dhcp::Datagram),
 }
 
@@ -123,6 +156,9 @@ pub struct Shell {
     resolved: Both<(Place, LookupId, Vec<Ipv4Addr>)>,
     exchanged: Both<(Place, HttpId, HttpOutcome)>,
     datagrams: Both<(Place, Datagram)>,
+    decisions: Both<Decision>,
+    /// Places for what waits for the neighbour table, beside the loop.
+    looking_up: Arc<Semaphore>,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
     signals: mpsc::Receiver<Signal>,
@@ -146,6 +182,7 @@ impl Shell {
             gateway,
             patience: config.uplink.answer_within.duration(),
             neighbours: Neighbours::default(),
+            asks_owner: AtomicBool::new(config.policy.default == PolicyDefault::Ask),
             connections: Mutex::default(),
         };
         Self {
@@ -170,6 +207,8 @@ impl Shell {
             resolved: mpsc::channel(64),
             exchanged: mpsc::channel(16),
             datagrams: mpsc::channel(1024),
+            decisions: mpsc::channel(16),
+            looking_up: Arc::new(Semaphore::new(identity::AT_ONCE)),
             asked,
             asked_sender,
             signals,
@@ -262,6 +301,8 @@ impl Shell {
     /// Tells the gateways what survived, before they hear that there is a way to the provider.
     async fn restore(&mut self, gateways: &mut Gateways) -> Result<(), Failure> {
         self.perform_all(gateways).await;
+        let mut all_consents = Vec::new();
+        let mut restored = Vec::new();
         for place in 0..self.uplinks.len() {
             let uplink = &mut self.uplinks[place];
             let (store, loaded) = open_store(&uplink.line)?;
@@ -275,7 +316,14 @@ impl Shell {
                     loaded.damaged
                 );
             }
+            all_consents.extend_from_slice(&loaded.consents);
+            restored.push(loaded);
+        }
+        for (place, loaded) in restored.into_iter().enumerate() {
             let Loaded { mappings, probe, filtered, pinholes, .. } = loaded;
+            // A device is one whichever uplink is its.
+            gateways.handle(now(), To::Uplink(place), Event::RestoreConsents(all_consents.clone()));
+            self.perform_all(gateways).await;
             gateways.handle(now(), To::Uplink(place), Event::Restore { mappings, probe, filtered });
             self.perform_all(gateways).await;
             gateways.handle(now(), To::Uplink(place), Event::RestorePinholes(pinholes));
@@ -339,6 +387,13 @@ impl Shell {
                     Question::Status => json(&self.status(gateways)),
                     Question::Mappings => json(&self.mappings(gateways)),
                     Question::Pinholes => json(&self.pinholes(gateways)),
+                    Question::Consents => {
+                        json(&ConsentsReport::new(gateways.iter().map(|(_, gateway)| gateway.consents(now()))))
+                    }
+                    Question::Consent(verb, named) => {
+                        self.look_up_device(gateways.resolve_device(named), verb, reply);
+                        return Ok(());
+                    }
                 };
                 // Whoever asked may have hung up.
                 let _ = reply.send(answer);
@@ -351,6 +406,7 @@ impl Shell {
                     self.retry = Some(now() + RETRY);
                 }
             },
+            Some(decision) = self.decisions.1.recv() => self.on_decision(gateways, decision).await,
             Some(incoming) = self.control.recv() => self.take_in(gateways, incoming),
             Some((place, sid, delivery)) = self.delivered.1.recv() => {
                 gateways.handle(now(), To::Uplink(place), Event::Delivered { sid, delivery });
@@ -377,6 +433,16 @@ impl Shell {
                     Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
+                    Datagram::Lan5351 { arrival, bytes } if self.is_to_look_up(arrival.from.ip()) => {
+                        self.look_up_client(*arrival, bytes);
+                        return Ok(());
+                    }
+                    Datagram::Lan5351Known { arrival, bytes, known } => {
+                        gateways.know(arrival.from.ip(), known);
+                        let event = Event::Lan5351 { arrival: *arrival, bytes };
+                        gateways.handle(now(), To::Host(arrival.from.ip()), event);
+                        return Ok(());
+                    }
                     Datagram::Lan5351 { arrival, bytes } => {
                         let event = Event::Lan5351 { arrival: *arrival, bytes };
                         gateways.handle(now(), To::Host(arrival.from.ip()), event);
@@ -478,22 +544,23 @@ impl Shell {
 
     /// Hands a request of a control point to the gateway.
     fn take_in(&mut self, gateways: &mut Gateways, incoming: http::Incoming) {
+        gateways.know(incoming.from, &incoming.known);
         self.next_request += 1;
         let id = RequestId(self.next_request);
         let from = incoming.from;
         let event = match incoming.what {
             What::Control(face, request, reply) => {
                 self.waiting.insert(id, reply);
-                Event::Control(ControlRequest { id, from, also: incoming.also, face, request })
+                Event::Control(ControlRequest { id, from, also: incoming.known.also, face, request })
             }
             What::Subscribe(of, subscribe, reply) => {
                 self.subscribing.insert(id, reply);
-                let (also, interface) = (incoming.also, incoming.interface);
+                let (also, interface) = (incoming.known.also, incoming.interface);
                 Event::Subscribe { request: id, from, also, interface, of, subscribe }
             }
             What::Unsubscribe(service, sid, reply) => {
                 self.subscribing.insert(id, reply);
-                Event::Unsubscribe { request: id, from, also: incoming.also, service, sid }
+                Event::Unsubscribe { request: id, from, also: incoming.known.also, service, sid }
             }
         };
         gateways.handle(now(), To::Host(from), event);
@@ -515,6 +582,7 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
+        self.context.asks_owner.store(self.config.policy.default == PolicyDefault::Ask, Ordering::Relaxed);
         let lines = self.config.lines();
         // Given back to the servers that they are at, before those are others.
         gateways.bind(now(), lines.iter().skip(1).map(|line| line.hosts.clone()).collect());

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engine::device::Devices;
 use engine::gena::SubscribeError;
+use engine::policy::Known;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -56,8 +58,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub struct Incoming {
     /// The control point.
     pub from: IpAddr,
-    /// Addresses that it has beside that.
-    pub also: Vec<IpAddr>,
+    /// What the neighbour table shows of it.
+    pub known: Known,
     /// The index of the interface that it is on.
     pub interface: u32,
     /// What it wants.
@@ -91,6 +93,8 @@ pub struct Context {
     pub patience: Duration,
     /// Which other addresses LAN hosts have.
     pub neighbours: Neighbours,
+    /// The owner is asked about hosts (`policy.default`), who are known by their network cards, so that each is looked up.
+    pub asks_owner: AtomicBool,
     /// Connections of each host.
     pub connections: Mutex<BTreeMap<IpAddr, usize>>,
 }
@@ -375,12 +379,13 @@ async fn ask<T>(
     service: Service,
     what: impl FnOnce(oneshot::Sender<T>) -> What,
 ) -> Option<T> {
-    let also = match needs_others(from, service) {
+    let asks = service == Service::WanIpConnection && context.asks_owner.load(Ordering::Relaxed);
+    let known = match asks || needs_others(from, service) {
         true => context.neighbours.of(interface, from).await,
-        false => Vec::new(),
+        false => Known::default(),
     };
     let (reply, waiting) = oneshot::channel();
-    context.gateway.send(Incoming { from, also, interface, what: what(reply) }).await.ok()?;
+    context.gateway.send(Incoming { from, known, interface, what: what(reply) }).await.ok()?;
     waiting.await.ok()
 }
 
@@ -602,6 +607,7 @@ mod tests {
             gateway,
             patience: Duration::ZERO,
             neighbours: Neighbours::default(),
+            asks_owner: AtomicBool::new(false),
             connections: Mutex::default(),
         })
     }

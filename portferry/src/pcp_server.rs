@@ -594,7 +594,11 @@ impl Shell {
         let json = match question {
             Question::Status => serde_json::to_string(&self.status().await),
             Question::Mappings => serde_json::to_string(&report::mappings(now(), &self.server)),
-            Question::Pinholes | Question::Release(_) | Question::DhcpServers => {
+            Question::Pinholes
+            | Question::Release(_)
+            | Question::Consents
+            | Question::Consent(..)
+            | Question::DhcpServers => {
                 Ok(r#"{"error":"the PCP server does not know that question; it is one to portferry run"}"#
                     .to_owned())
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use engine::claims::{Asker, Claims, PcpClaim};
 use engine::journal::{Record, StoredMapping, StoredNonce, StoredPinhole};
+use engine::policy::{Decided, Device};
 use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
@@ -55,6 +56,17 @@ enum Line {
     Pinhole(Pinhole),
     NoPinhole {
         id: u16,
+    },
+    Consent {
+        /// A hardware address, or an IP address.
+        device: String,
+        /// Where it was at the time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        allowed: bool,
+    },
+    NoConsent {
+        device: String,
     },
 }
 
@@ -126,6 +138,8 @@ struct Contents {
     /// Mappings at the server that may have filters, and when that was written.
     filtered: BTreeMap<Client, Stamp>,
     pinholes: BTreeMap<u16, Pinhole>,
+    /// What the owner has decided about devices.
+    consents: BTreeMap<Device, Decided>,
 }
 
 /// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
@@ -146,6 +160,8 @@ pub struct Loaded {
     pub filtered: Vec<Filtered>,
     /// The pinholes whose leases have not ended since, by their numbers.
     pub pinholes: Vec<StoredPinhole>,
+    /// What the owner has decided about devices.
+    pub consents: Vec<Decided>,
     /// Lines that made no sense.
     pub damaged: usize,
 }
@@ -167,6 +183,7 @@ impl Store {
             probe: contents.probe.clone(),
             filtered: contents.filtered.keys().map(filtered).collect(),
             pinholes: contents.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
+            consents: contents.consents.values().copied().collect(),
             damaged,
         };
         Ok((Self(file), loaded))
@@ -202,6 +219,8 @@ impl Store {
             }
             Record::PutPinhole(stored) => Line::Pinhole(Pinhole::new(stored, now)),
             Record::RemovePinhole(id) => Line::NoPinhole { id: *id },
+            Record::Consent(decided) => consent(decided),
+            Record::NoConsent(device) => Line::NoConsent { device: device.to_string() },
         })
     }
 
@@ -243,6 +262,13 @@ impl journal_file::Contents for Contents {
             }
             Line::Pinhole(pinhole) => drop(self.pinholes.insert(pinhole.id, pinhole.clone())),
             Line::NoPinhole { id } => drop(self.pinholes.remove(id)?),
+            Line::Consent { device, address, allowed } => {
+                let (device, address, allowed) = (device.parse().ok()?, *address, *allowed);
+                self.consents.insert(device, Decided { device, address, allowed });
+            }
+            Line::NoConsent { device } => {
+                self.consents.remove(&device.parse().ok()?)?;
+            }
             Line::Probe { nonce, wan } => {
                 self.probe = Some(StoredNonce { nonce: Nonce(*nonce), wan: wan.clone() });
             }
@@ -273,12 +299,19 @@ impl journal_file::Contents for Contents {
                 Line::Filtered { source, third_party, protocol, internal_port, written }
             });
         let pinholes = self.pinholes.values().cloned().map(Line::Pinhole);
-        mappings.chain(probe).chain(filtered).chain(pinholes).collect()
+        let consents = self.consents.values().map(consent);
+        mappings.chain(probe).chain(filtered).chain(pinholes).chain(consents).collect()
     }
 
     fn line_count(&self) -> usize {
-        self.mappings.len() + self.filtered.len() + self.pinholes.len() + usize::from(self.probe.is_some())
+        let probe = usize::from(self.probe.is_some());
+        self.mappings.len() + self.filtered.len() + self.pinholes.len() + self.consents.len() + probe
     }
+}
+
+fn consent(decided: &Decided) -> Line {
+    let Decided { device, address, allowed } = *decided;
+    Line::Consent { device: device.to_string(), address, allowed }
 }
 
 fn filtered(&(source, third_party, protocol, internal_port): &Client) -> Filtered {
@@ -399,6 +432,32 @@ mod tests {
             made: u64::from(port),
             claims: Claims::of(Asker::Igd, lease_left.map(Duration::from_secs)),
             nonce: nonce(9),
+        }
+    }
+
+    /// What the owner has decided comes back, over a start that gives up all mappings, too; what he has forgotten does not.
+    #[test]
+    fn decisions_come_back() {
+        let directory = Directory::new("consents");
+        let decided = |device: &str, allowed| Decided {
+            device: device.parse().unwrap(),
+            address: Some(Ipv4Addr::new(192, 168, 1, 10).into()),
+            allowed,
+        };
+        let (card, other) = (decided("02:00:5e:10:00:0a", true), decided("2001:db8::10", false));
+        let denied = Decided { allowed: false, ..card };
+        let forgotten = Decided { address: None, ..decided("192.168.1.11", true) };
+        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        assert_eq!(loaded.consents, []);
+        for one in [card, forgotten, other, denied] {
+            store.append(&Record::Consent(one)).unwrap();
+        }
+        store.append(&Record::NoConsent(forgotten.device)).unwrap();
+        store.append(&Record::NoConsent(forgotten.device)).unwrap();
+        store.append(&Record::Clear).unwrap();
+        for _ in 0..2 {
+            let (_, loaded) = Store::open(&directory.0).unwrap();
+            assert_eq!((loaded.consents, loaded.damaged), (vec![denied, other], 0));
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::control::{MappingReport, PinholeReport, StatusReport, UplinkReport};
+use crate::control::{
+    ConsentReport, ConsentsReport, MappingReport, PinholeReport, RefusedReport, StatusReport, UplinkReport,
+    WishReport,
+};
 
 /// The gateway in a few lines.
 pub fn status(report: &StatusReport) -> String {
@@ -22,7 +25,77 @@ pub fn status(report: &StatusReport) -> String {
         let _ = writeln!(out);
         out += &rows([("uplink", whose)].into_iter().chain(uplink(&extra.uplink, None, ignored)));
     }
+    out + &rows(policy(report))
+}
+
+/// What policy has refused, one line each, and who waits for the owner; nothing where there is nothing.
+fn policy(report: &StatusReport) -> impl Iterator<Item = (&'static str, String)> {
+    let waiting = (report.awaiting_consent > 0).then(|| {
+        let hosts = if report.awaiting_consent == 1 { "host waits" } else { "hosts wait" };
+        ("consent", format!("{} {hosts} for you: portferry consent", report.awaiting_consent))
+    });
+    let refused = report.refused.iter().map(|RefusedReport { words, times, last_by, last, .. }| {
+        ("refused", format!("{times} {words}, last {last_by} {} ago", duration(*last)))
+    });
+    waiting.into_iter().chain(refused)
+}
+
+/// Who waits for the owner, and on whom is decided.
+pub fn consents(report: &ConsentsReport) -> String {
+    let mut out = String::new();
+    if !report.asks {
+        out += "nobody is asked about (policy.default is not \"ask\"), so that decisions do not count\n";
+    }
+    if report.waiting.is_empty() && report.decided.is_empty() {
+        return out + "nobody waits, and nothing is decided\n";
+    }
+    let wish = |wish: &WishReport| match wish.external_port {
+        Some(port) => format!("{} {port} -> {}", wish.protocol, wish.internal),
+        None => format!("{} any -> {}", wish.protocol, wish.internal),
+    };
+    if !report.waiting.is_empty() {
+        let head = ["WAITING", "ADDRESS", "SINCE", "TIMES", "BY", "FIRST", "LAST"].map(str::to_owned);
+        let waiting = report.waiting.iter().map(|one| {
+            [
+                one.device.clone(),
+                one.address.to_string(),
+                duration(one.since),
+                one.times.to_string(),
+                one.asked_by.join("+"),
+                wish(&one.first),
+                wish(&one.last),
+            ]
+        });
+        out += &columns([head].into_iter().chain(waiting));
+    }
+    if !report.decided.is_empty() {
+        if !report.waiting.is_empty() {
+            out.push('\n');
+        }
+        let head = ["DECIDED", "ADDRESS THEN", "DECISION"].map(str::to_owned);
+        let decided = report.decided.iter().map(|one| {
+            let address = one.address.map_or("-".to_owned(), |addr| addr.to_string());
+            [one.device.clone(), address, if one.allowed { "allowed" } else { "denied" }.to_owned()]
+        });
+        out += &columns([head].into_iter().chain(decided));
+    }
     out
+}
+
+/// What has come of a decision.
+pub fn consent(report: &ConsentReport) -> String {
+    let mut out = match report.decision.as_str() {
+        "allow" => format!("{} may have mappings", report.device),
+        "deny" => format!("{} may have no mappings; given back: {}", report.device, report.released),
+        _ => format!("nothing is decided about {}", report.device),
+    };
+    if !report.asks {
+        out += ", which counts once policy.default is \"ask\"";
+    }
+    if !report.stored {
+        out += "; but that cannot be stored: after a restart nobody knows of it";
+    }
+    out + "\n"
 }
 
 fn rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
@@ -231,6 +304,80 @@ mod tests {
             lifetime_left: 100,
             state: "active".into(),
         }
+    }
+
+    #[test]
+    fn what_policy_refused_is_a_line_each() {
+        let one = |words: &str, times, last| RefusedReport {
+            reason: "rule".into(),
+            rule: None,
+            words: words.into(),
+            times,
+            last_by: "192.168.1.10".parse().unwrap(),
+            last,
+        };
+        let text = r#"{"version":"1","lan":[],"nat":"none","wan":{"name":"wan0","addresses":[]},"server":null,"uplink":"unknown","last_heard":null,
+            "epoch":null,"external_address":null,"uptime":null,"mappings":0,"held":0,"ignored_upstream":0,"system_update_id":0,"ignored_ssdp":0}"#;
+        let plain: StatusReport = serde_json::from_str(text).unwrap();
+        assert!(!status(&plain).contains("refused") && !status(&plain).contains("consent"));
+        let refused = vec![one("ports of policy.never", 3, 61), one("by the rule \"deny 80 ::/0 80\"", 1, 0)];
+        let all = status(&StatusReport { refused, awaiting_consent: 2, ..plain.clone() });
+        let lines: Vec<&str> = all.lines().rev().take(3).collect();
+        assert_eq!(
+            lines,
+            [
+                "refused           1 by the rule \"deny 80 ::/0 80\", last 192.168.1.10 0s ago",
+                "refused           3 ports of policy.never, last 192.168.1.10 1m 01s ago",
+                "consent           2 hosts wait for you: portferry consent",
+            ]
+        );
+        let one = status(&StatusReport { awaiting_consent: 1, ..plain });
+        assert!(one.ends_with("consent           1 host waits for you: portferry consent\n"), "{one}");
+    }
+
+    #[test]
+    fn who_waits_and_who_is_decided_on() {
+        use crate::control::{DecidedReport, WaitingReport};
+
+        let wish = |external_port| WishReport {
+            protocol: "TCP".into(),
+            external_port,
+            internal: "192.168.1.10:8080".parse().unwrap(),
+        };
+        let waiting = WaitingReport {
+            device: "02:00:5e:10:00:0a".into(),
+            address: "192.168.1.10".parse().unwrap(),
+            first: wish(Some(8080)),
+            last: wish(None),
+            asked_by: vec!["UPnP".into(), "PCP".into()],
+            since: 61,
+            last_asked: 3,
+            times: 4,
+        };
+        let decided = DecidedReport { device: "192.168.1.11".into(), address: None, allowed: false };
+        let report = ConsentsReport { asks: true, waiting: vec![waiting], decided: vec![decided] };
+        assert_eq!(
+            consents(&report),
+            "WAITING            ADDRESS       SINCE   TIMES  BY        FIRST                          LAST\n\
+             02:00:5e:10:00:0a  192.168.1.10  1m 01s  4      UPnP+PCP  TCP 8080 -> 192.168.1.10:8080  TCP any -> 192.168.1.10:8080\n\
+             \n\
+             DECIDED       ADDRESS THEN  DECISION\n\
+             192.168.1.11  -             denied\n"
+        );
+        let nobody = ConsentsReport { asks: false, waiting: vec![], decided: vec![] };
+        assert_eq!(
+            consents(&nobody),
+            "nobody is asked about (policy.default is not \"ask\"), so that decisions do not count\n\
+             nobody waits, and nothing is decided\n"
+        );
+        let report = |decision: &str, asks, stored| {
+            let (device, decision) = ("02:00:5e:10:00:0a".to_owned(), decision.to_owned());
+            consent(&ConsentReport { device, decision, asks, released: 2, stored })
+        };
+        assert_eq!(report("allow", true, true), "02:00:5e:10:00:0a may have mappings\n");
+        assert_eq!(report("deny", true, true), "02:00:5e:10:00:0a may have no mappings; given back: 2\n");
+        assert!(report("forget", true, false).contains("cannot be stored"));
+        assert!(report("allow", false, true).contains("once policy.default"));
     }
 
     #[test]

@@ -10,8 +10,7 @@ use super::pending::{Pending, Purpose, Stage};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::claims::Asker;
 use crate::nat::NatRule;
-use crate::notice::Notice;
-use crate::policy::{Denied, Facts, InterfaceAddress, Requester};
+use crate::policy::{Facts, InterfaceAddress, Requester};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::Instant;
@@ -20,7 +19,7 @@ use crate::uplink::{FlowId, Input};
 impl Gateway {
     /// Adds the mapping that a control point wants; the waiter is there under `id`.
     pub(super) fn add(&mut self, now: Instant, id: RequestId, who: &Requester, request: MappingRequest) {
-        if let Err(refusal) = self.admit(who, &request) {
+        if let Err(refusal) = self.admit(now, who, &request) {
             return self.refuse(id, refusal);
         }
         // By whichever of its addresses it asks: the host is the one that the mapping leads to.
@@ -46,6 +45,9 @@ impl Gateway {
         let probe = |pending: &Pending| pending.purpose == Purpose::Probe && same_internal(pending);
         if let (false, Some(probe)) = (own_nat, self.find_pending(probe)) {
             // What its control point has just asked about is of no use to it: that goes first.
+            if !self.may_exchange(now, id, &request) {
+                return;
+            }
             let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
             let flow = self.new_flow();
             self.pending.insert(flow, Pending { stage: Stage::Clearing(probe), ..wanted });
@@ -76,6 +78,9 @@ impl Gateway {
             || companion;
         if taken && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
+        }
+        if !self.may_exchange(now, id, &request) {
+            return;
         }
         // AddAnyPortMapping: when its wish is taken, any other port will do.
         let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
@@ -127,15 +132,15 @@ impl Gateway {
     }
 
     /// What can be said before anything is sent (decision 3, D-12).
-    pub(super) fn admit(&mut self, who: &Requester, request: &MappingRequest) -> Result<(), Refusal> {
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        who: &Requester,
+        request: &MappingRequest,
+    ) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
         if let Err(denied) = self.config.policy.check(who, request, self.facts(who, request, &lan)) {
-            let MappingRequest { protocol, external_port, internal, .. } = *request;
-            self.notice(Notice::Denied(who.source(), protocol, external_port, internal, denied));
-            return Err(match denied {
-                Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
-                _ => Refusal::NotAuthorized,
-            });
+            return Err(self.deny_mapping(now, who, request, denied));
         }
         if self.stopping {
             return Err(Refusal::Stopping);
@@ -168,6 +173,7 @@ impl Gateway {
             wan: &self.wan.addresses,
             held_by_host: held.saturating_sub(usize::from(replaces)),
             held: all.saturating_sub(usize::from(replaces)),
+            consent: self.consent_of(who),
         }
     }
 
@@ -225,6 +231,9 @@ impl Gateway {
             if self.config.nat == NatMode::None && existing.internal == request.internal {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
+            if !self.may_exchange(now, id, &request) {
+                return;
+            }
             // AddAnyPortMapping: any other port will do.
             let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
             return self.begin(now, Pending { any_port: true, ..wanted });
@@ -237,6 +246,7 @@ impl Gateway {
                 self.on_remote_host(now, existing.flow, peer.as_slice());
                 self.answer_added(id, existing.external);
             }
+            _ if !self.may_exchange(now, id, &request) => {}
             Some(old) => {
                 let new = NatRule { internal: request.internal, ..old };
                 let purpose = NatPurpose::Repoint { flow: existing.flow, old, request, id };

@@ -24,7 +24,7 @@ const UNKNOWN_SPEED: u64 = 100_000_000;
 impl Gateway {
     pub(super) fn on_control(&mut self, now: Instant, request: ControlRequest) {
         let ControlRequest { id, from, also, face, request } = request;
-        let who = Requester::new(from, &also);
+        let who = self.requester(from, &also);
         self.hasten_probe(now);
         match request {
             soap::Request::Query { variable, .. } if Counters::default().value(variable.name).is_some() => {

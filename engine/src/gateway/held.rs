@@ -319,7 +319,11 @@ impl Gateway {
         let mut pending = self.wanted(now, from, request.clone(), Purpose::Add, vec![id]);
         pending.nat_port = held.nat_port;
         pending.stage = Stage::Asking;
+        let external_port = held.grant.external_v4().port();
         self.pending.insert(flow, pending);
+        if self.refuses_grant(now, flow, external_port) {
+            return;
+        }
         let certain = self.uplink.as_ref().is_some_and(|client| client.holds(flow));
         if held.remote_peer != request.remote_peer || held.why == Why::Orphan {
             // An orphan's filters are unknown, so it is asked for again in any case.
@@ -340,6 +344,9 @@ impl Gateway {
         request: &MappingRequest,
         held: FlowId,
     ) {
+        if !self.may_exchange(now, id, request) {
+            return;
+        }
         let pending = Pending {
             stage: Stage::Clearing(held),
             ..self.wanted(now, from, request.clone(), Purpose::Add, vec![id])

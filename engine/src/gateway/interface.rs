@@ -14,7 +14,7 @@ use crate::journal::{Record, StoredMapping, StoredNonce, StoredPinhole};
 use crate::nat::{NatChange, NatFailure};
 use crate::notice::Notice;
 use crate::pinholes::FirewallChange;
-use crate::policy::InterfaceAddress;
+use crate::policy::{Decided, Device, InterfaceAddress, Verb};
 use crate::ssdp::Outgoing;
 use crate::time::Duration;
 use crate::uplink::{Filtered, HttpId, HttpOutcome, HttpRequest};
@@ -109,6 +109,17 @@ pub enum Event<'a> {
     },
     /// The pinholes that were stored, the rest of their leases as of now; before the first [`Event::Wan`].
     RestorePinholes(Vec<StoredPinhole>),
+    /// What the owner had decided about devices; before [`Event::Restore`].
+    RestoreConsents(Vec<Decided>),
+    /// The owner decides about a device (`policy.default = "ask"`).
+    Consent {
+        /// Which: as [`Gateway::resolve_device`](super::Gateway::resolve_device) knows it.
+        device: Device,
+        /// What.
+        verb: Verb,
+        /// The addresses that it is known to have: what they have goes when the answer is no.
+        addresses: Vec<IpAddr>,
+    },
     /// Storing failed, in the system's own words. It is the turn right after the one whose [`Effect::Store`] it was.
     StoreFailed(String),
     /// Everything that was to be stored meanwhile is, and storing works again.

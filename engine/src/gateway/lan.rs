@@ -16,7 +16,6 @@ use crate::announcements::Announcements;
 use crate::claims::{Asker, Claims};
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
-use crate::policy::Requester;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -36,8 +35,9 @@ use pcp_server::MapQuestion;
 use peer::{PeerQuestion, Peers};
 use unsolicited::Update;
 
-/// How often one host may ask (security policy).
-const RATE: Rate = Rate { per_second: 10, burst: 50 };
+/// So many datagrams of one host are looked at: what they cost without an exchange is little, and no reason for a host to be unheard
+/// (`policy.exchanges` has those with one).
+const RATE: Rate = Rate { per_second: 100, burst: 500 };
 /// Our numbers for requests; the caller's are below.
 const FIRST_REQUEST: u64 = 1 << 63;
 /// How long an error lasts that passes by itself, and one that does not, in seconds (RFC 6887 §7.4).
@@ -225,19 +225,28 @@ impl Gateway {
     fn make_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
-        let taken = key.is_some_and(|key| {
-            self.table.find(key).is_some()
-                || key.external_port < self.config.policy.lowest_port
-                || key.protocol == Protocol::UDP && [CLIENT_PORT, SERVER_PORT].contains(&key.external_port)
-        });
+        let denied = self.wants_denied_port(&request);
+        let taken = denied.is_some()
+            || key.is_some_and(|key| {
+                self.table.find(key).is_some()
+                    || key.protocol == Protocol::UDP
+                        && [CLIENT_PORT, SERVER_PORT].contains(&key.external_port)
+            });
         let only = self.find_own(&request).is_some();
         match (request.strict && taken) || only {
+            true if denied.is_some() => {
+                let who = self.itself(&request);
+                if let Some(denied) = denied {
+                    self.deny_mapping(now, &who, &request, denied);
+                }
+                self.refuse(id, Refusal::Conflict); // this port cannot be had: others may (RFC 6887 §13.2)
+            }
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
             // A wish that cannot be met is none.
             false if taken => {
-                self.add(now, id, &itself(&request), MappingRequest { external_port: None, ..request });
+                self.add(now, id, &self.itself(&request), MappingRequest { external_port: None, ..request });
             }
-            false => self.add(now, id, &itself(&request), request),
+            false => self.add(now, id, &self.itself(&request), request),
         }
     }
 
@@ -289,6 +298,20 @@ impl Gateway {
         }
         let asked = request.lease.unwrap_or_default();
         let (key, flow) = (mapping.key(), mapping.flow);
+        let left = mapping.lifetime_ends - now;
+        let grant = self.uplink.as_ref().and_then(|client| client.grant(flow));
+        let just_now = grant.is_some_and(|grant| now - grant.since < MIN_GAP);
+        let is_as_asked = mapping.remote_peer == request.remote_peer
+            && mapping.health == Health::Active
+            && (left * 4 >= asked * 3 || just_now);
+        // It may have it; what was promised is renewed by asking the provider, which counts.
+        let denied = self.deny_renewal(now, &request, mapping.external.port());
+        if let Some(refusal) = denied {
+            return self.refuse(id, refusal);
+        }
+        if !is_as_asked && !self.may_exchange(now, id, &request) {
+            return;
+        }
         self.describe(id, key);
         self.claim(now, key, request.by, now + asked);
         if mapping.remote_peer != request.remote_peer {
@@ -296,10 +319,7 @@ impl Gateway {
             self.lan_server.letting_in.insert(flow, mapping.remote_peer);
             return self.let_in(now, mapping, request.remote_peer);
         }
-        let left = mapping.lifetime_ends - now;
-        let grant = self.uplink.as_ref().and_then(|client| client.grant(flow));
-        let just_now = grant.is_some_and(|grant| now - grant.since < MIN_GAP);
-        if mapping.health == Health::Active && (left * 4 >= asked * 3 || just_now) {
+        if is_as_asked {
             return self.answer_added(id, mapping.external);
         }
         self.lan_server.confirming.entry(flow).or_default().push(id);
@@ -491,6 +511,10 @@ impl Gateway {
 
     /// What was asked for cannot be had.
     pub(super) fn refuse_question(&mut self, question: &Question, refusal: Refusal) {
+        if refusal == Refusal::TooOften {
+            self.lan_server.counters.ignored += 1;
+            return;
+        }
         match &question.what {
             What::Map(map) => {
                 let (result, lifetime) = pcp_result(refusal, map.is_strict());
@@ -513,11 +537,6 @@ impl Gateway {
         let bytes = pcp::error_response(payload, result, lifetime, self.lan_server.epoch());
         self.send_to_lan(arrival, bytes);
     }
-}
-
-/// The host that a request is for, which nobody else may ask for.
-fn itself(request: &MappingRequest) -> Requester {
-    Requester::new(IpAddr::V4(*request.internal.ip()), &[])
 }
 
 /// An IPv4 address is one, however the socket shows it; a link-local one keeps its zone.
@@ -552,7 +571,9 @@ fn pcp_result(refusal: Refusal, strict: bool) -> (ResultCode, u32) {
         | Refusal::Upstream(ResultCode::NO_RESOURCES | ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
             (ResultCode::NO_RESOURCES, SHORT)
         }
-        Refusal::NoSuchEntry
+        // It gets no answer: see Gateway::may_exchange.
+        Refusal::TooOften
+        | Refusal::NoSuchEntry
         | Refusal::Upstream(_)
         | Refusal::NoAnswer
         | Refusal::Unusable

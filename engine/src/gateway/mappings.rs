@@ -111,6 +111,9 @@ impl Gateway {
             // Decision 15: its owner counts on the port, or it was told one and hears of another by event.
             let other_port = grant.external_v4().port() != key.external_port;
             self.forget_held_at(now, Key { external_port: grant.external_v4().port(), ..key });
+            if other_port && self.judge_standing(mapping, grant.external_v4().port()).is_err() {
+                return self.on_unkept(now, mapping, Cause::Policy, true);
+            }
             if (mapping.strict && other_port) || !self.table.rekey(key, grant.external_v4()) {
                 return self.on_unkept(now, mapping, Cause::MovedUpstream(grant.external_v4()), true);
             }
@@ -537,10 +540,12 @@ impl Gateway {
                 self.give_back_in_turn(now, mapping.flow);
             }
             // After a start, before there is anybody to be told.
-            Cause::Released | Cause::Rebound | Cause::ProtocolOff if self.uplink.is_none() => {
+            Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy
+                if self.uplink.is_none() =>
+            {
                 self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
-            Cause::Released | Cause::Rebound | Cause::ProtocolOff => {
+            Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy => {
                 self.give_back_in_turn(now, mapping.flow);
             }
             _ => self.give_back(now, mapping.flow),

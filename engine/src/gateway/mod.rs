@@ -19,6 +19,7 @@ mod names;
 mod own_nat;
 mod pending;
 mod pinholes;
+mod policing;
 mod refusals;
 mod restore;
 mod servers;
@@ -43,7 +44,7 @@ use crate::gena::{SubscribeError, Subscriber, Subscriptions};
 use crate::journal::StoredNonce;
 use crate::nat::{NatPorts, NatRule};
 use crate::notice::{Cause, Notice, PinholeEnd};
-use crate::policy::{InterfaceAddress, Requester};
+use crate::policy::InterfaceAddress;
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
@@ -154,6 +155,7 @@ pub struct Gateway {
     probe_limits: specific::ProbeLimits,
     lan_server: lan::LanServer,
     pinholes: pinholes::Pinholes,
+    policing: policing::Policing,
     lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
@@ -228,6 +230,7 @@ impl Gateway {
             probe_limits: specific::ProbeLimits::default(),
             lan_server: lan::LanServer::default(),
             pinholes: pinholes::Pinholes::default(),
+            policing: policing::Policing::default(),
             lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
@@ -298,11 +301,15 @@ impl Gateway {
             Event::Restore { mappings, probe, filtered } => {
                 self.on_restore(now, mappings, probe, filtered);
                 self.let_go_switched_off(now);
+                self.give_back_denied(now);
             }
             Event::RestorePinholes(pinholes) => {
                 self.on_restore_pinholes(now, pinholes);
                 self.let_go_switched_off(now);
+                self.give_back_denied(now);
             }
+            Event::RestoreConsents(decided) => self.on_restore_consents(decided),
+            Event::Consent { device, verb, addresses } => self.on_consent(now, device, verb, &addresses),
             Event::StoreFailed(error) => {
                 self.on_store_failed(now, error, stood);
                 self.close_unstored(now, &pinholes_stood);
@@ -339,15 +346,16 @@ impl Gateway {
             Event::Counters { request, counters } => self.on_counters(request, counters),
             Event::Resolved { lookup, addresses } => self.on_resolved(now, lookup, &addresses),
             Event::Subscribe { request, from, also, interface, of, subscribe } => {
-                let subscriber = Subscriber { who: Requester::new(from, &also), interface };
+                let subscriber = Subscriber { who: self.requester(from, &also), interface };
                 self.on_subscribe(now, request, subscriber, of, subscribe);
             }
             Event::Unsubscribe { request, from, also, service, sid } => {
-                self.on_unsubscribe(request, &Requester::new(from, &also), service, sid);
+                let who = self.requester(from, &also);
+                self.on_unsubscribe(request, &who, service, sid);
             }
             Event::Delivered { sid, delivery } => self.subscriptions.delivered(now, sid, delivery),
             Event::Release(IpAddr::V4(host)) => self.on_release(now, host, Cause::Released),
-            Event::Release(IpAddr::V6(host)) => self.release_pinholes(now, host),
+            Event::Release(IpAddr::V6(host)) => self.release_pinholes(now, host, PinholeEnd::Released),
             Event::Rebound(hosts) => {
                 for host in hosts {
                     self.on_release(now, host, Cause::Rebound);
@@ -356,10 +364,12 @@ impl Gateway {
             }
             Event::Reconfigure(config) => {
                 self.on_reconfigure(now, *config);
+                self.policing.on_reconfigure(&self.config.policy);
                 if !self.allows_pinholes() {
                     self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
                 }
                 self.let_go_switched_off(now);
+                self.give_back_denied(now);
                 self.find_firewall(now);
             }
             Event::Stop => self.on_stop(now),
@@ -498,6 +508,7 @@ impl Gateway {
             lan_served: self.lan_server.counters(),
             pinholes: self.pinhole_count(),
             firewall: self.firewall_server(),
+            policy: self.policy_status(now),
             system_update_id: self.system_update_id,
         }
     }

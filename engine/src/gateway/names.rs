@@ -139,10 +139,8 @@ impl Gateway {
                 self.add_by_names(now, id, who, AddRequest { internal_name: None, ..add.to_host(host) });
             }
             (None, Some(&other)) => {
-                let MappingRequest { protocol, external_port, internal, .. } = add.to_host(other).request;
-                let denied = Denied::OtherHost;
-                self.notice(Notice::Denied(who.source(), protocol, external_port, internal, denied));
-                self.refuse(id, Refusal::NotAuthorized);
+                let refusal = self.deny_mapping(now, who, &add.to_host(other).request, Denied::OtherHost);
+                self.refuse(id, refusal);
             }
             (None, None) => self.answer_error(id, UpnpError::INVALID_ARGS),
         }

@@ -206,7 +206,14 @@ impl Gateway {
         if !is_usable_external(*grant.external_v4().ip()) || grant.external_v4().port() == 0 {
             return self.fail(now, flow, Refusal::Unusable);
         }
-        let taken = self.table.find(key).is_some();
+        // A conflict is one, whatever policy says of the port that is not wanted.
+        let is_other = request.strict && request.external_port.is_some_and(|port| port != key.external_port);
+        let is_wanted = !is_other && pending.purpose != Purpose::Spare;
+        if is_wanted && self.refuses_grant(now, flow, key.external_port) {
+            return;
+        }
+        let (pending, taken) = (&self.pending[&flow], self.table.find(key).is_some());
+        let request = &pending.request;
         if let (true, Some(wanted)) = (request.strict, request.external_port)
             && wanted != key.external_port
         {
@@ -331,6 +338,9 @@ impl Gateway {
         let pending = &self.pending[&flow];
         let key = Key { protocol: pending.request.protocol, external_port: grant.external_v4().port() };
         self.forget_held_at(now, key);
+        if self.refuses_grant(now, flow, key.external_port) {
+            return;
+        }
         if self.table.find(key).is_some() {
             // The server has forgotten this grant, and given the port to another host since.
             return self.fail(now, flow, Refusal::Conflict);

@@ -17,12 +17,12 @@ use super::unreachable::KERNEL;
 use super::waiting::BACKGROUND;
 use super::{Alarm, Effect, Gateway, NatTicket, RequestId, WhenUnreachable};
 use crate::claims::{Asker, Claims, PcpClaim};
-use crate::igd::{Asked, PinholeAction};
+use crate::igd::{Asked, PinholeAction, upnp_error};
 use crate::journal::{Record, StoredPinhole};
 use crate::nat::NatFailure;
 use crate::notice::{Notice, PinholeEnd, PinholeNews};
 use crate::pinholes::{Endpoint, FirewallChange, Flows, Pinhole, PinholeTable, Stage};
-use crate::policy::{Denied, PinholeFacts, Requester};
+use crate::policy::{Consent, Denied, PinholeFacts, Ports, Requester, Wish};
 use crate::request::Refusal;
 use crate::status::PinholeStatus;
 use crate::time::{Duration, Instant};
@@ -186,11 +186,17 @@ impl Gateway {
                 let wanted = Wanted { flows, by: Asker::Igd, lease, description: None };
                 return self.want_pinhole(now, id, who, wanted);
             }
-            Ok(PinholeAction::Update(pinhole, lease)) => self.own_pinhole(now, who, pinhole).map(|_| {
-                self.renew_pinhole(now, pinhole, Asker::Igd, lease);
-                self.pinhole_extended(now, pinhole);
-                Vec::new()
-            }),
+            Ok(PinholeAction::Update(pinhole, lease)) => {
+                self.own_pinhole(now, who, pinhole).and_then(|flows| {
+                    let denied = |denied| Notice::Pinhole(PinholeNews::Denied(who.source(), flows, denied));
+                    let told = (wish(&flows, Asker::Igd), denied);
+                    self.deny_pinhole_renewal(now, who, &Ports::of_pinhole(flows.to), told)
+                        .map_err(|refusal| upnp_error(refusal, Asked::Pinhole, call.version))?;
+                    self.renew_pinhole(now, pinhole, Asker::Igd, lease);
+                    self.pinhole_extended(now, pinhole);
+                    Ok(Vec::new())
+                })
+            }
             Ok(PinholeAction::Delete(pinhole)) => self.own_pinhole(now, who, pinhole).map(|_| {
                 self.let_pinhole_go(now, pinhole, Asker::Igd, PinholeEnd::Deleted);
                 Vec::new()
@@ -274,12 +280,20 @@ impl Gateway {
     /// A pinhole is wanted; the waiter is there under `id`.
     pub(super) fn want_pinhole(&mut self, now: Instant, id: RequestId, who: &Requester, wanted: Wanted) {
         let Wanted { flows, by, lease, description } = wanted;
-        if let Err(refusal) = self.admit_pinhole(who, &flows) {
+        if let Err(refusal) = self.admit_pinhole(now, who, &flows, by) {
             return self.refuse(id, refusal);
+        }
+        let stands = self.pinholes.table.at(&flows).filter(|pinhole| pinhole.stage == Stage::Open);
+        let costs = stands.is_none() || self.must_ask_again(now, flows.to, by, lease);
+        let denied = PinholeNews::Denied(who.source(), flows, Denied::TooOften);
+        let told = (wish(&flows, by), Notice::Pinhole(denied));
+        if costs && !self.may_exchange_for_pinhole(now, id, who, told) {
+            return;
         }
         if let Some(found) = self.pinholes.table.at(&flows).map(|pinhole| pinhole.id) {
             self.renew_pinhole(now, found, by, lease);
             let pinhole = self.pinholes.table.find_mut(found).expect("it was just found");
+            pinhole.hardware = who.hardware().or(pinhole.hardware);
             if let Some(description) = description {
                 pinhole.description = description;
             }
@@ -301,6 +315,7 @@ impl Gateway {
             id: new,
             flows,
             description: description.unwrap_or_default(),
+            hardware: who.hardware(),
             claims: Claims::of(by, Some(now + lease)),
             created: now,
             asked_at: now,
@@ -317,22 +332,32 @@ impl Gateway {
         self.carry(now, flows.to);
     }
 
-    fn admit_pinhole(&mut self, who: &Requester, flows: &Flows) -> Result<(), Refusal> {
+    fn admit_pinhole(
+        &mut self,
+        now: Instant,
+        who: &Requester,
+        flows: &Flows,
+        by: Asker,
+    ) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
         let replaces = usize::from(self.pinholes.table.at(flows).is_some());
+        // A host has as many addresses as it wants; by its network card it is one.
+        let elsewhere = self.pinholes.table.iter().filter(|pinhole| {
+            who.hardware().is_some_and(|own| pinhole.hardware == Some(own))
+                && !who.has(IpAddr::V6(pinhole.flows.to.addr))
+        });
         let held = who.v6_addresses().map(|addr| self.pinholes.table.held_by(addr)).sum::<usize>();
+        let held = held + elsewhere.count();
         let facts = PinholeFacts {
             lan: &lan,
             wan: &self.wan.addresses_v6,
             held_by_host: held.saturating_sub(replaces),
             held: self.pinholes.table.len() - replaces,
+            consent: self.consent_of(who),
         };
-        if let Err(denied) = self.config.policy.check_pinhole(who, flows.to.addr, flows.to.port, facts) {
-            self.notice(Notice::Pinhole(PinholeNews::Denied(who.source(), *flows, denied)));
-            return Err(match denied {
-                Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
-                _ => Refusal::NotAuthorized,
-            });
+        if let Err(denied) = self.config.policy.check_pinhole(who, flows.to, facts) {
+            let notice = Notice::Pinhole(PinholeNews::Denied(who.source(), *flows, denied));
+            return Err(self.deny(now, who, wish(flows, by), denied, notice));
         }
         if self.stopping { Err(Refusal::Stopping) } else { Ok(()) }
     }
@@ -515,7 +540,7 @@ impl Gateway {
         }
     }
 
-    fn close_pinholes(&mut self, now: Instant, ids: &[u16], end: PinholeEnd) {
+    pub(super) fn close_pinholes(&mut self, now: Instant, ids: &[u16], end: PinholeEnd) {
         let mut ports = BTreeSet::new();
         for &id in ids {
             for (waiter, _) in self.pinholes.waiters.remove(&id).unwrap_or_default() {
@@ -619,7 +644,8 @@ impl Gateway {
             let claims = one.claims.from_now(now);
             let (flows, description) = (one.flows, one.description);
             let (created, asked_at, stage, stored) = (now, now, Stage::Asking, true);
-            let pinhole = Pinhole { id, flows, description, claims, created, asked_at, stage, stored };
+            let pinhole =
+                Pinhole { id, flows, description, hardware: None, claims, created, asked_at, stage, stored };
             match claims.end().filter(|_| self.allows_pinholes()) {
                 Some(end) if self.pinholes.table.insert(pinhole) => {
                     self.pinholes.table.begin_after(id);
@@ -647,18 +673,18 @@ impl Gateway {
 
     pub(super) fn close_strangers(&mut self, now: Instant) {
         let (lan, wan) = (self.lan_addresses(), self.wan.addresses_v6.clone());
-        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: 0 };
+        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: 0, consent: Consent::Given };
         let strange =
             |pinhole: &&Pinhole| self.config.policy.check_address(pinhole.flows.to.addr, facts).is_err();
         let ids: Vec<u16> = self.pinholes.table.iter().filter(strange).map(|pinhole| pinhole.id).collect();
         self.close_pinholes(now, &ids, PinholeEnd::OffLan);
     }
 
-    /// The host with this address is gone.
-    pub(super) fn release_pinholes(&mut self, now: Instant, host: Ipv6Addr) {
+    /// The host with this address is gone, or may have none any more.
+    pub(super) fn release_pinholes(&mut self, now: Instant, host: Ipv6Addr, end: PinholeEnd) {
         let of_host = |pinhole: &&Pinhole| pinhole.flows.to.addr == host;
         let ids: Vec<u16> = self.pinholes.table.iter().filter(of_host).map(|pinhole| pinhole.id).collect();
-        self.close_pinholes(now, &ids, PinholeEnd::Released);
+        self.close_pinholes(now, &ids, end);
     }
 
     /// All of them end.
@@ -685,6 +711,12 @@ impl Gateway {
             self.close_all_pinholes(now, PinholeEnd::Stopping);
         }
     }
+}
+
+/// What is wanted, as it is shown to the owner.
+fn wish(flows: &Flows, by: Asker) -> Wish {
+    let Endpoint { protocol, port, .. } = flows.to;
+    Wish { protocol, internal: own(flows.to), external_port: Some(port), by }
 }
 
 fn stored(now: Instant, pinhole: &Pinhole) -> StoredPinhole {

@@ -85,7 +85,9 @@ impl Gateway {
             // D-6: the table is the answer while nobody else answers.
             Known::Nothing(_) if self.is_unreachable() => self.refuse(id, Refusal::NoSuchEntry),
             Known::Nothing(_) if !self.uplink_open => self.refuse(id, Refusal::NoAnswer),
-            Known::Nothing(request) if self.probe_limits.take(now, *request.internal.ip()) => {
+            Known::Nothing(request)
+                if self.probe_limits.take(now, *request.internal.ip()) && self.takes_exchange(now, who) =>
+            {
                 let from = IpAddr::V4(*request.internal.ip());
                 let probe = self.wanted(now, from, request, Purpose::Probe, vec![id]);
                 self.begin(now, probe);

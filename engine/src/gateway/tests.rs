@@ -20,6 +20,7 @@ mod one_host;
 mod orphans;
 mod peer;
 mod pinholes;
+mod policy;
 mod restart;
 mod servers;
 mod specific;
@@ -42,7 +43,7 @@ use crate::entropy::SeededEntropy;
 use crate::gena::{Delivery, Notification};
 use crate::journal::{Record, StoredMapping, StoredNonce};
 use crate::nat::{NatChange, NatFailure};
-use crate::policy::Policy;
+use crate::policy::{Decided, Device, Policy};
 use crate::provider::{Provider, ProviderConfig, ProviderMapping, Speaks};
 use crate::time::Duration;
 use crate::uplink::igd_model::IgdModel;
@@ -179,6 +180,8 @@ struct Lab {
     /// When each of them was stored.
     stored_at: BTreeMap<(Protocol, u16), u64>,
     probe_nonce: Option<StoredNonce>,
+    /// What the owner has decided.
+    decided: BTreeMap<Device, Decided>,
     filtered: Vec<Filtered>,
     /// Names that the gateway wants looked up.
     lookups: Vec<(LookupId, String)>,
@@ -234,6 +237,7 @@ impl Lab {
             store: BTreeMap::new(),
             stored_at: BTreeMap::new(),
             probe_nonce: None,
+            decided: BTreeMap::new(),
             filtered: Vec::new(),
             lookups: Vec::new(),
             subscribed: BTreeMap::new(),
@@ -465,6 +469,8 @@ impl Lab {
             Record::Filtered(filtered) => self.filtered.push(filtered),
             Record::PutPinhole(pinhole) => drop(self.pinholes.stored.insert(pinhole.id, pinhole)),
             Record::RemovePinhole(id) => drop(self.pinholes.stored.remove(&id)),
+            Record::Consent(decided) => drop(self.decided.insert(decided.device, decided)),
+            Record::NoConsent(device) => drop(self.decided.remove(&device)),
         }
     }
 

@@ -60,6 +60,7 @@ pub(super) fn pinhole_error(refusal: Refusal) -> E {
             E::PINHOLE_SPACE_EXHAUSTED
         }
         Refusal::Conflict
+        | Refusal::TooOften
         | Refusal::Upstream(_)
         | Refusal::NoAnswer
         | Refusal::Unusable

@@ -57,7 +57,13 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
             .find(|row| row.0 == result)
             .map_or(E::ACTION_FAILED, |&(_, one, two)| by_version(one, two)),
         (
-            Refusal::NoAnswer | Refusal::Unusable | Refusal::LocalNat | Refusal::Released | Refusal::Stopping,
+            // It passes by itself, which the codes for quotas do not say.
+            Refusal::TooOften
+            | Refusal::NoAnswer
+            | Refusal::Unusable
+            | Refusal::LocalNat
+            | Refusal::Released
+            | Refusal::Stopping,
             _,
         ) => E::ACTION_FAILED,
     }
@@ -113,6 +119,8 @@ mod tests {
             (Refusal::NotAuthorized, Asked::Delete, 714, 606),
             (Refusal::NotAuthorized, Asked::Range, 730, 730),
             (Refusal::Quota, Asked::Add, 501, 728),
+            (Refusal::TooOften, Asked::Add, 501, 501),
+            (Refusal::TooOften, Asked::Pinhole, 501, 501),
             (Refusal::Conflict, Asked::Add, 718, 718),
             (Refusal::NoSuchEntry, Asked::Delete, 714, 714),
             (Refusal::NoSuchEntry, Asked::Range, 730, 730),
@@ -131,6 +139,7 @@ mod tests {
         let mut refusals: Vec<Refusal> = (0..=255).map(|code| Refusal::Upstream(Rc(code))).collect();
         refusals.extend([Refusal::Conflict, Refusal::NotAuthorized, Refusal::Quota, Refusal::NoSuchEntry]);
         refusals.extend([
+            Refusal::TooOften,
             Refusal::NoAnswer,
             Refusal::Unusable,
             Refusal::LocalNat,

@@ -29,6 +29,8 @@ pub enum PinholeEnd {
     SwitchedOff,
     /// The protocol that it was asked for by is served no more.
     ProtocolOff,
+    /// Policy does not allow it any more.
+    Policy,
     /// The gateway is stopping.
     Stopping,
 }
@@ -81,6 +83,8 @@ impl fmt::Display for Port {
 impl PinholeNews {
     pub(super) fn level(&self) -> Level {
         match self {
+            // Who asks again and again is in the status, and fills no log.
+            Self::Denied(.., Denied::AwaitsConsent | Denied::NoConsent | Denied::TooOften) => Level::Debug,
             Self::Opened(..)
             | Self::Closed(..)
             | Self::Refused(..)
@@ -114,6 +118,9 @@ impl fmt::Display for PinholeNews {
                     PinholeEnd::OffLan => "its address is none of the LAN's any more",
                     PinholeEnd::SwitchedOff => "pinholes are switched off ([lan] ipv6_pinholes)",
                     PinholeEnd::ProtocolOff => "its protocol is switched off ([lan] pcp)",
+                    PinholeEnd::Policy => {
+                        "policy does not allow it any more ([policy], or `portferry consent deny`)"
+                    }
                     PinholeEnd::Stopping => "portferry is stopping",
                 })
             }

@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Seed> {
     soap(&mut seeds);
     documents(&mut seeds);
     gena(&mut seeds);
+    rules(&mut seeds);
     gateway(&mut seeds);
     server(&mut seeds);
     seeds
@@ -35,6 +36,17 @@ fn map() -> MapData {
         internal_port: 8080,
         external_port: 8081,
         external_addr: pcp::mapped(Ipv4Addr::new(198, 51, 100, 1)),
+    }
+}
+
+fn rules(seeds: &mut Vec<Seed>) {
+    let miniupnpd = "allow 1024-65535 192.168.0.0/24 1024-65535\nallow 1024-65535 192.168.1.0/255.255.255.0 1024-65535\n\
+        allow 12345 192.168.7.113/32 54321\ndeny 0-65535 0.0.0.0/0 0-65535\n";
+    let ours = "allow 443 192.168.1.10 443 tcp\ndeny 8080 192.168.1.0/24 8080 udp\nallow 22 2001:db8:1::10 22\n\
+        deny 0-65535 ::/0 0-65535\n";
+    let none = "allow 80 192.168.1.1 80 \"^game .*\"\nallow 80-70 192.168.1.1 80\npermit 80 192.168.1.1 80\n";
+    for (name, text) in [("miniupnpd", miniupnpd), ("ours", ours), ("none", none)] {
+        seeds.push(("policy_rules", name.to_owned(), text.as_bytes().to_vec()));
     }
 }
 

@@ -46,6 +46,5 @@ pub(super) const REASONS: &[Reason] = &[
     part("decision 20", "UPnP routers upstream."),
     part("decision 25", "without a NAT of its own the router leaves it to the provider."),
     part("decision 24", "the hook for foreign drop policies, and `doctor`."),
-    part("decision 27", "rate limits, and `allow` and `deny` rules."),
     part("decision 29", "`private_listings`."),
 ];

@@ -120,7 +120,7 @@ impl Contents {
             Record::Probe(nonce) => self.probe = Some(nonce),
             Record::Filtered(filtered) => drop(self.filtered.insert(filtered)),
             // There is no IPv6 in these networks.
-            Record::PutPinhole(_) | Record::RemovePinhole(_) => {}
+            Record::PutPinhole(_) | Record::RemovePinhole(_) | Record::Consent(_) | Record::NoConsent(_) => {}
         }
     }
 

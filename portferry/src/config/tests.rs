@@ -88,6 +88,22 @@ fn errors_name_file_line_key_and_what_was_expected() {
             "[firewall]\nintegrate = \"pf\"\n",
             "pf.toml, line 6, firewall.integrate: unknown variant `pf`, expected one of `none`, `auto`, `fw4`, `firewalld`, `ufw`",
         ),
+        (
+            "[policy]\nrules = [\"allow 80 192.168.1.10 80 \\\"^game\\\"\"]\n",
+            "pf.toml, line 6, policy.rules: expected a rule such as \"allow 1024-65535 192.168.1.0/24 1024-65535\", got \"allow 80 192.168.1.10 80 \\\"^game\\\"\": a regular expression for descriptions is not taken: the description is the application's own word, and whoever wants to get past the rule says what it wants to read",
+        ),
+        (
+            "[policy]\nrules = [\"allow 80\"]\n",
+            "pf.toml, line 6, policy.rules: expected a rule such as \"allow 1024-65535 192.168.1.0/24 1024-65535\", got \"allow 80\": a word is missing: external ports, address, or internal ports",
+        ),
+        (
+            "[policy]\nnever = [\"137-135\"]\n",
+            "pf.toml, line 6, policy.never: expected a port or ports such as \"137-139\", got \"137-135\"",
+        ),
+        (
+            "[policy]\ndefault = \"no\"\n",
+            "pf.toml, line 6, policy.default: unknown variant `no`, expected one of `allow`, `deny`, `ask`",
+        ),
         ("[igd]\nversion = 3\n", "pf.toml, line 6, igd.version: expected \"auto\", 1 or 2, got 3"),
     ] {
         assert_eq!(with(more), wanted);
@@ -298,7 +314,12 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
         "add_port_mapping",
         "get_specific",
         "optimistic_delete",
+        "rules",
+        "default",
         "lowest_port",
+        "never",
+        "exchanges_per_second",
+        "exchanges_burst",
         "mappings_per_host",
         "mappings",
         "directory",

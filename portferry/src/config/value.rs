@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use engine::device::IgdVersion;
+use engine::policy::{NotARule, PortRange, Rule};
 use engine::prefix::{Prefix, ThirdParty};
 use serde::{Deserialize, Deserializer};
 
@@ -59,6 +60,22 @@ checked!(
         Ok(mark) if mark.count_ones() < 2 => Ok(mark),
         _ => Err(format!("expected one bit of 32 such as 0x20000000, or 0, got {n:#x}")),
     }
+);
+
+checked!(
+    /// Ports: one, or from one to another.
+    PortsText(PortRange) from String, |text| {
+        text.parse().map_err(|_| format!("expected a port or ports such as \"137-139\", got {text:?}"))
+    }
+);
+
+checked!(
+    /// A rule of `policy.rules`.
+    RuleText(Rule) from String, |text| text.parse().map_err(|why: NotARule| {
+        format!(
+            "expected a rule such as \"allow 1024-65535 192.168.1.0/24 1024-65535\", got {text:?}: {why}"
+        )
+    })
 );
 
 checked!(

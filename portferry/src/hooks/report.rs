@@ -137,6 +137,7 @@ fn word(cause: Cause) -> &'static str {
         Cause::Released => "released",
         Cause::Rebound => "other-uplink",
         Cause::ProtocolOff => "protocol-off",
+        Cause::Policy => "policy",
         Cause::Stopping => "stopping",
     }
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use engine::claims::Asker;
-use engine::pinholes::is_of_the_internet;
-use engine::policy::{Facts, InterfaceAddress, PinholeFacts, Policy, Requester};
+use engine::pinholes::{Endpoint, is_of_the_internet};
+use engine::policy::{Consent, Facts, InterfaceAddress, PinholeFacts, Policy, Requester};
 use engine::prefix::Prefix;
 use engine::request::MappingRequest;
 use wire::pcp::{CLIENT_PORT, Protocol, SERVER_PORT};
@@ -79,7 +79,7 @@ impl Known {
 
     /// The configuration is this now.
     pub(super) fn configure(&mut self, config: &Config) {
-        self.policy = config.policy();
+        self.policy = config.policy.engine();
         self.lan_interfaces = config.lan.interfaces.0.iter().map(|name| name.0.clone()).collect();
         let lines = config.lines();
         let ways = || lines.iter().flat_map(|line| &line.ways);
@@ -159,7 +159,9 @@ impl Known {
             lan.push(InterfaceAddress { addr: Ipv4Addr::UNSPECIFIED.into(), prefix_len: 0 });
         }
         let wan: Vec<Ipv4Addr> = self.wan_interfaces.iter().flat_map(|name| self.addresses(name)).collect();
-        let facts = Facts { lan: &lan, wan: &wan, held_by_host: 0, held: held.all / SLACK };
+        // Whom the owner lets in, the network process knows.
+        let consent = Consent::Given;
+        let facts = Facts { lan: &lan, wan: &wan, held_by_host: 0, held: held.all / SLACK, consent };
         let who = Requester::new(host.into(), &[]);
         // The port on the WAN address is ours to choose, but for those of the router's own programs.
         let own = Some(rule.external_port).filter(|port| *port < FIRST_FREE_PORT);
@@ -211,10 +213,12 @@ impl Known {
             v6.collect::<Vec<Ipv6Addr>>()
         };
         let wan: Vec<Ipv6Addr> = self.wan_interfaces.iter().flat_map(v6).collect();
-        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: held / SLACK };
+        let consent = Consent::Given;
+        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: held / SLACK, consent };
         let who = Requester::new(rule.internal.into(), &[]);
+        let to = Endpoint { addr: rule.internal, protocol: Protocol(rule.protocol), port: rule.internal_port };
         self.policy
-            .check_pinhole(&who, rule.internal, rule.internal_port, facts)
+            .check_pinhole(&who, to, facts)
             .map_err(|denied| format!("{} port {}: {denied}", rule.internal, rule.internal_port))
     }
 

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::pcp::Protocol;
 
-use super::itself;
 use crate::claims::Asker;
 use crate::gateway::pending::{Pending, Purpose};
 use crate::gateway::{Gateway, RequestId};
@@ -53,7 +52,7 @@ impl Gateway {
         let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
         match request.by {
-            Asker::Igd => self.add(now, id, &itself(&request), request),
+            Asker::Igd => self.add(now, id, &self.itself(&request), request),
             Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
             Asker::Peer(_) => self.peer_by_mapping(now, id, request),
         }

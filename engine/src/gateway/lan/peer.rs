@@ -15,12 +15,11 @@ use wire::pcp::{
 };
 
 use super::pcp_server::Refused;
-use super::{LONG, LONGEST, LanArrival, MIN_GAP, SHORT, SHORTEST, What, itself, pcp_result, whole_seconds};
+use super::{LONG, LONGEST, LanArrival, MIN_GAP, SHORT, SHORTEST, What, pcp_result, whole_seconds};
 use crate::claims::Asker;
 use crate::gateway::waiting::{Form, Waiter};
 use crate::gateway::{Effect, Gateway, NatMode, RequestId};
 use crate::nat::NatRule;
-use crate::notice::Notice;
 use crate::policy::{Facts, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
@@ -333,7 +332,7 @@ impl Gateway {
         };
         let wish = Wish { tuple, nonce: data.nonce, suggested, lifetime, words };
         let is_new = before.is_none() && !self.lan_server.peers.wishes().any(|wish| wish.tuple == tuple);
-        self.admit_peer(&wish)?;
+        self.admit_peer(now, &wish)?;
         if is_new {
             self.note_third_party(arrival.from.ip(), tuple.protocol, internal.into());
         }
@@ -377,14 +376,20 @@ impl Gateway {
 
     /// What can be said before anybody is asked. A flow that is only told of takes nothing from others, so that it does not count as a
     /// mapping; but there is an end to how many are remembered.
-    fn admit_peer(&mut self, wish: &Wish) -> Result<(), Refused> {
+    fn admit_peer(&mut self, now: Instant, wish: &Wish) -> Result<(), Refused> {
         let host = *wish.tuple.internal.ip();
-        let lan = self.lan_addresses();
-        let facts = Facts { lan: &lan, wan: &self.wan.addresses, held_by_host: 0, held: 0 };
         // Which external port it has is nobody's choice.
         let wanted = MappingRequest { external_port: None, ..wish.mapping() };
-        if let Err(denied) = self.config.policy.check(&itself(&wanted), &wanted, facts) {
-            self.notice(Notice::Denied(host.into(), wanted.protocol, None, wanted.internal, denied));
+        let (lan, who) = (self.lan_addresses(), self.itself(&wanted));
+        let facts = Facts {
+            lan: &lan,
+            wan: &self.wan.addresses,
+            held_by_host: 0,
+            held: 0,
+            consent: self.consent_of(&who),
+        };
+        if let Err(denied) = self.config.policy.check(&who, &wanted, facts) {
+            self.deny_mapping(now, &who, &wanted, denied);
             return Err(Refused(ResultCode::NOT_AUTHORIZED, LONG));
         }
         let peers = &self.lan_server.peers;

@@ -12,7 +12,6 @@ use super::peer::PeerQuestion;
 use super::{LONG, LONGEST, LanArrival, SHORT, SHORTEST, What, whole_seconds};
 use crate::claims::Asker;
 use crate::pinholes::{Endpoint, Flows, is_of_the_internet};
-use crate::policy::Requester;
 use crate::time::{Duration, Instant};
 use crate::uplink::Grant;
 
@@ -87,7 +86,7 @@ impl Gateway {
         let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
         let lease = Duration::from_secs(u64::from(lifetime));
         let flows = Flows { to, remote, remote_port };
-        let who = Requester::new(IpAddr::V6(addr), &[]);
+        let who = self.requester(IpAddr::V6(addr), &[]);
         self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
         Ok(())
     }
@@ -134,7 +133,7 @@ impl Gateway {
         }
         let lease = Duration::from_secs(u64::from(question.lifetime()));
         let id = self.ask_for_lan(now, arrival, payload, What::Peer(question));
-        let who = Requester::new(IpAddr::V6(addr), &[]);
+        let who = self.requester(IpAddr::V6(addr), &[]);
         let by = Asker::Peer(data.nonce);
         self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
         Ok(())

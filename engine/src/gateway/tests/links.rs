@@ -560,6 +560,7 @@ fn status() {
         searches: crate::ssdp::Heard::default(),
         pinholes: 0,
         firewall: None,
+        policy: crate::status::PolicyStatus::default(),
         system_update_id: 1,
     };
     assert_eq!(lab.status(), expected);

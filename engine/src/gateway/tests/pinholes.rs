@@ -22,7 +22,7 @@ const MINE: Nonce = Nonce([1; 12]);
 const OTHERS: Nonce = Nonce([2; 12]);
 /// On the LAN.
 pub(super) const CAROL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
-const DAVE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
+pub(super) const DAVE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
 const LAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// The router's WAN side, and who asks from outside.
 const W6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
@@ -157,13 +157,13 @@ impl Model {
     }
 }
 
-fn wan6() -> Wan {
+pub(super) fn wan6() -> Wan {
     let router = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), 5351);
     let SocketAddr::V6(router) = router else { unreachable!() };
     Wan { addresses_v6: vec![W6], router_v6: Some(router), ..wan(&[W]) }
 }
 
-fn lan6() -> Vec<LanInterface> {
+pub(super) fn lan6() -> Vec<LanInterface> {
     let mut lan = lan();
     for addr in ["2001:db8:1::1", "fe80::1"] {
         lan[0].addresses.push(InterfaceAddress { addr: addr.parse().unwrap(), prefix_len: 64 });
@@ -203,11 +203,11 @@ impl Lab {
         self.heard(id).unwrap_or_else(|| panic!("{action} is not answered yet"))
     }
 
-    fn open(&mut self, host: Ipv6Addr, pinhole: &Hole) -> Heard {
+    pub(super) fn open(&mut self, host: Ipv6Addr, pinhole: &Hole) -> Heard {
         self.hole(host, "AddPinhole", &pinhole.args(host))
     }
 
-    fn of_id(&mut self, from: Ipv6Addr, action: &str, id: &str) -> Heard {
+    pub(super) fn of_id(&mut self, from: Ipv6Addr, action: &str, id: &str) -> Heard {
         self.hole(from, action, &[("UniqueID", id.to_owned())])
     }
 
@@ -256,7 +256,7 @@ impl Lab {
 
 /// The arguments of AddPinhole.
 #[derive(Clone, Debug)]
-struct Hole {
+pub(super) struct Hole {
     remote: &'static str,
     remote_port: u16,
     client: Option<&'static str>,
@@ -265,7 +265,7 @@ struct Hole {
     lease: u32,
 }
 
-fn hole(port: u16) -> Hole {
+pub(super) fn hole(port: u16) -> Hole {
     Hole { remote: "", remote_port: 0, client: None, port, protocol: 6, lease: 3600 }
 }
 
@@ -305,7 +305,7 @@ impl Map6 {
         Self { options: options.to_vec(), ..self }
     }
 
-    fn request(&self, host: Ipv6Addr) -> Request {
+    pub(super) fn request(&self, host: Ipv6Addr) -> Request {
         let body = Body::Map(MapData {
             nonce: self.nonce,
             protocol: self.protocol,

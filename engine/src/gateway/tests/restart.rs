@@ -21,6 +21,7 @@ impl Lab {
         };
         let mappings = self.store.iter().filter_map(left).collect();
         let filtered = self.filtered.clone();
+        self.event(Event::RestoreConsents(self.decided.values().copied().collect()));
         self.event(Event::Restore { mappings, probe: self.probe_nonce.clone(), filtered });
     }
 }

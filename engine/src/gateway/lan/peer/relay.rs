@@ -4,6 +4,7 @@ use super::*;
 use crate::gateway::own_nat::NatPurpose;
 use crate::gateway::waiting::BACKGROUND;
 use crate::nat::{NatChange, NatFailure};
+use crate::policy::Ports;
 use crate::table::Key;
 use crate::uplink::{Input, PeerWant};
 
@@ -46,6 +47,10 @@ impl Gateway {
         }
         if let Some((result, _)) = self.lan_server.peers.not_served.filter(|&(_, until)| now < until) {
             return self.refuse(id, Refusal::Upstream(result));
+        }
+        let request = MappingRequest { external_port: None, ..wish.mapping() };
+        if !self.may_exchange(now, id, &request) {
+            return;
         }
         let flow = self.new_flow();
         self.lan_server.peers.relaying.insert(flow, Relay { wish, port, waiters: vec![id] });
@@ -301,6 +306,21 @@ impl Gateway {
         if any {
             self.lan_server.begin_epoch();
             self.lan_server.announcements.begin(now);
+        }
+    }
+
+    /// What policy denies by now is promised no longer.
+    pub(in super::super::super) fn end_denied_peers(&mut self, is_denied: impl Fn(&Self, &Ports) -> bool) {
+        let ports = |tuple: &Tuple| Ports {
+            protocol: tuple.protocol,
+            host: IpAddr::V4(*tuple.internal.ip()),
+            internal: tuple.internal.port(),
+            external: None,
+        };
+        let standing = self.lan_server.peers.standing.keys().copied();
+        let denied: Vec<Tuple> = standing.filter(|tuple| is_denied(self, &ports(tuple))).collect();
+        for tuple in denied {
+            self.end_standing(&tuple);
         }
     }
 
