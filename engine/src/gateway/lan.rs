@@ -234,7 +234,7 @@ impl Gateway {
             });
         let only = self.find_own(&request).is_some();
         match (request.strict && taken) || only {
-            true if denied.is_some() => {
+            true if request.strict && denied.is_some() => {
                 let who = self.itself(&request);
                 if let Some(denied) = denied {
                     self.deny_mapping(now, &who, &request, denied);

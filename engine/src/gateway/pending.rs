@@ -415,7 +415,8 @@ impl Gateway {
             Purpose::Restore => true,
             Purpose::Probe | Purpose::Spare => false,
         };
-        if told {
+        // What policy refuses has a line of its own.
+        if told && refusal != Refusal::NotAuthorized {
             self.notice_refusal(pending.from, &pending.request, refusal);
         }
         for &id in &pending.waiters {

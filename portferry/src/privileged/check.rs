@@ -216,7 +216,8 @@ impl Known {
         let consent = Consent::Given;
         let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: held / SLACK, consent };
         let who = Requester::new(rule.internal.into(), &[]);
-        let to = Endpoint { addr: rule.internal, protocol: Protocol(rule.protocol), port: rule.internal_port };
+        let to =
+            Endpoint { addr: rule.internal, protocol: Protocol(rule.protocol), port: rule.internal_port };
         self.policy
             .check_pinhole(&who, to, facts)
             .map_err(|denied| format!("{} port {}: {denied}", rule.internal, rule.internal_port))

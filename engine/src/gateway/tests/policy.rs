@@ -82,6 +82,7 @@ fn one_policy_for_every_protocol() {
     let last = lab.status().policy.refused.remove(0);
     assert_eq!((last.last_by, last.last), (IpAddr::V6(DAVE), Duration::ZERO));
     // What is allowed is, also below 1024.
+    lab.script.push_back(Reaction::Grant(E, 443)); // by itself it gives none below 1024
     assert_eq!(lab.add(ALICE, 1, port(443)), done());
     assert_eq!(lab.map(ALICE, &map(8080)), (OK, 3600, 8080));
     assert_eq!(lab.map6(CAROL, &map6(22)).0, OK);
@@ -136,8 +137,9 @@ fn a_granted_port_that_policy_denies_goes_back() {
     }
     // Nor does one come by being moved there later.
     let mut lab = Lab::up_with(with_rules(&no_such));
+    lab.script.push_back(Reaction::GrantFor(600, E, 8080));
     assert_eq!(lab.add(ALICE, 2, any(8080)), Ok(vec!["8080".into()]));
-    lab.script.extend([Reaction::Grant(E, 6500); 4]);
+    lab.script.extend([Reaction::GrantFor(600, E, 6500); 4]);
     lab.pass(3500);
     assert!(lab.mapped().iter().all(|(external, _)| *external != 6500), "{:?}", lab.mapped());
     assert!(lab.notices().iter().any(|notice| matches!(notice, Notice::Removed(_, Cause::Policy))));

@@ -328,7 +328,9 @@ fn r_31_a_range_answered_at_once() {
 /// It waits on as long as they are confirmed, and what is stored is cleared at the end, in one go.
 #[test]
 fn a_stop_takes_its_turns() {
-    let mut lab = Lab::up(NatMode::Own);
+    let exchanges = crate::limits::Rate { per_second: 100, burst: 100 };
+    let policy = Policy { exchanges, ..Policy::default() };
+    let mut lab = Lab::up_with(Config { policy, ..config(NatMode::Own) });
     for n in 0..100 {
         assert_eq!(lab.add(ALICE, 2, port(5000 + n)), done());
     }
