@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::hosts_text;
 use crate::exit::Failure;
+use crate::http::Counted;
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,6 +88,9 @@ pub struct StatusReport {
     /// What LAN hosts have asked in PCP and NAT-PMP since the start.
     #[serde(default)]
     pub lan_requests: LanRequestsReport,
+    /// What LAN hosts have sent over HTTP since the start.
+    #[serde(default)]
+    pub http: HttpReport,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
     /// Searches that LAN hosts have sent since the start.
@@ -108,6 +112,28 @@ pub struct LanRequestsReport {
     pub refused: u64,
     /// Datagrams without an answer: no requests, not from the LAN, too many.
     pub ignored: u64,
+}
+
+/// What has become of HTTP connections and requests of LAN hosts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct HttpReport {
+    /// Requests that were answered as they wished.
+    pub answered: u64,
+    /// Actions that were answered with a UPnP error.
+    pub faults: u64,
+    /// Requests that were refused by HTTP's own statuses, and what was no request.
+    pub refused: u64,
+    /// Connections that were closed at once: too many, or not from the LAN.
+    pub turned_away: u64,
+    /// Connections that were given up: too slow, cut off, or another host needed the place.
+    pub dropped: u64,
+}
+
+impl From<Counted> for HttpReport {
+    fn from(counted: Counted) -> Self {
+        let Counted { answered, faults, refused, turned_away, dropped } = counted;
+        Self { answered, faults, refused, turned_away, dropped }
+    }
 }
 
 /// An uplink of a [`StatusReport`].
@@ -297,7 +323,7 @@ impl From<PinholeStatus> for PinholeReport {
 
 impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
-    pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
+    pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>, http: Counted) -> Self {
         let mut served = LanRequestsReport::default();
         served.add(usual.lan_served);
         let extra: Vec<_> = extra.inspect(|(_, status)| served.add(status.lan_served)).collect();
@@ -314,6 +340,7 @@ impl StatusReport {
                 .map(|(name, addresses)| InterfaceReport { name: name.clone(), addresses: addresses.clone() })
                 .collect(),
             lan_requests: served,
+            http: http.into(),
             ignored_ssdp: usual.ignored_ssdp,
             searches: usual.searches.hosts,
             own_searches: usual.searches.own,

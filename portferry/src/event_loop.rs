@@ -9,7 +9,7 @@ mod uplink;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use engine::device::{DeviceConfig, Devices};
 use engine::gateway::{
@@ -149,7 +149,8 @@ impl Shell {
             gateway,
             patience: config.uplink.answer_within.duration(),
             neighbours: Neighbours::default(),
-            connections: Mutex::default(),
+            connections: Arc::default(),
+            counters: http::Counters::default(),
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
@@ -442,7 +443,7 @@ impl Shell {
         let mut all = gateways.iter().zip(&self.uplinks);
         let ((_, first), _) = all.next().expect("there is one at least");
         let others = all.map(|((_, gateway), uplink)| (uplink.line.hosts.clone(), gateway.status(now())));
-        StatusReport::new(first.status(now()), others)
+        StatusReport::new(first.status(now()), others, self.context.counters.read())
     }
 
     fn mappings(&self, gateways: &Gateways) -> Vec<MappingReport> {
