@@ -4,6 +4,8 @@
 //! number of datagrams to one source: SSDP is an amplifier. What it says of where it is holds of the address that it says
 //! it from.
 
+mod budget;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,6 +21,7 @@ use crate::entropy::Entropy;
 use crate::gateway::LanInterface;
 use crate::policy::InterfaceAddress;
 use crate::time::{Duration, Instant};
+use budget::Budget;
 
 /// How long announcements and answers hold, in seconds.
 const MAX_AGE: u32 = 1800;
@@ -34,13 +37,9 @@ const REFRESH_TO: Duration = Duration::from_secs(900);
 const FIRST_ANSWER: Duration = Duration::from_millis(100);
 /// Answers are spread over this time at most: a common client stops listening when its MX is over.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Datagrams to one source within a second: five complete sets.
-const ANSWERS_PER_SOURCE: usize = 50;
-/// Sources that are remembered for the limit, and answers that wait to be sent; beyond, searches are dropped.
-const MAX_SOURCES: usize = 512;
+/// Answers that wait to be sent; beyond, searches are dropped.
 const MAX_QUEUED: usize = 2048;
-/// Of both, those over IPv6, where a host has as many addresses as it wants: they never take all places.
-const SOURCES_OVER_IPV6: usize = MAX_SOURCES / 2;
+/// Of those, the ones over IPv6, where a host has as many addresses as it wants: they never take all places.
 const QUEUED_OVER_IPV6: usize = MAX_QUEUED / 2;
 
 /// The groups that are announced to.
@@ -113,14 +112,6 @@ impl Interface {
     }
 }
 
-/// What one source was answered within the running second.
-#[derive(Debug)]
-struct Answered {
-    since: Instant,
-    datagrams: usize,
-    searches: Vec<(u16, Target)>,
-}
-
 /// A datagram to be sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Outgoing {
@@ -148,8 +139,7 @@ pub struct SsdpServer {
     queue: BTreeMap<(Instant, u64), Outgoing>,
     next: u64,
     refresh: Option<Instant>,
-    /// By interface, too: a link-local address says nothing without.
-    sources: BTreeMap<(u32, IpAddr), Answered>,
+    budget: Budget,
     ignored: u64,
     heard: Heard,
     ready: std::collections::VecDeque<Outgoing>,
@@ -179,7 +169,7 @@ impl SsdpServer {
             queue: BTreeMap::new(),
             next: 0,
             refresh: None,
-            sources: BTreeMap::new(),
+            budget: Budget::default(),
             ignored: 0,
             heard: Heard::default(),
             ready: std::collections::VecDeque::new(),
@@ -281,7 +271,8 @@ impl SsdpServer {
                 } else {
                     self.heard.hosts += 1;
                 }
-                if self.answer(now, (interface, local), from, &search, entropy).is_none() {
+                let search = (&search, bytes.len());
+                if self.answer(now, (interface, local), from, search, entropy).is_none() {
                     self.ignored += 1;
                 }
             }
@@ -303,7 +294,7 @@ impl SsdpServer {
         now: Instant,
         (index, local): (u32, Option<IpAddr>),
         from: SocketAddr,
-        search: &Search,
+        (search, octets): (&Search, usize),
         entropy: &mut dyn Entropy,
     ) -> Option<()> {
         let interface = self.interfaces.iter().find(|interface| interface.index == index)?;
@@ -333,19 +324,26 @@ impl SsdpServer {
             return Some(()); // somebody else's device is sought
         }
         let v6 = self.queue.values().filter(|waits| from.is_ipv6() && waits.to.is_ipv6()).count();
-        if self.queue.len() + matches.len() > MAX_QUEUED
-            || v6 + matches.len() > QUEUED_OVER_IPV6
-            || !self.within_limit(now, (index, from), search, matches.len())
-        {
+        if self.queue.len() + matches.len() > MAX_QUEUED || v6 + matches.len() > QUEUED_OVER_IPV6 {
             return None;
         }
+        let datagrams = matches.len();
+        let mut budget = std::mem::take(&mut self.budget);
+        let answers =
+            budget.spend(now, (index, from.ip()), (from.port(), &search.target, octets), datagrams, || {
+                let answer = |(face, st, usn): (Face, Target, String)| {
+                    let location = self.location(own, face);
+                    ssdp::search_response(&self.sender(&location), &st, &usn, None).into_bytes()
+                };
+                matches.into_iter().map(answer).collect()
+            });
+        self.budget = budget;
+        let answers = answers?;
         let spread = search.mx.map_or(FIRST_ANSWER, |mx| Duration::from_secs(u64::from(mx)).min(SPREAD));
         let first = entropy.up_to(FIRST_ANSWER.min(spread));
-        let gap = spread.saturating_sub(first) / u32::try_from(matches.len()).unwrap_or(1);
-        for (nth, (face, st, usn)) in (0_u32..).zip(matches) {
-            let location = self.location(own, face);
-            let text = ssdp::search_response(&self.sender(&location), &st, &usn, None);
-            let outgoing = Outgoing { interface: index, local: own, to: from, bytes: text.into_bytes() };
+        let gap = spread.saturating_sub(first) / u32::try_from(datagrams).unwrap_or(1);
+        for (nth, bytes) in (0_u32..).zip(answers) {
+            let outgoing = Outgoing { interface: index, local: own, to: from, bytes };
             self.enqueue(now + first + gap * nth, outgoing);
         }
         Some(())
@@ -361,40 +359,6 @@ impl SsdpServer {
             let wanted = if asks_for_two && version.shows(Face::V2) { Face::V2 } else { version.usual() };
             version.shows(face) && (by_name || face == wanted)
         })
-    }
-
-    /// One source hears each search once a second, and a bounded number of datagrams in all.
-    fn within_limit(
-        &mut self,
-        now: Instant,
-        (index, from): (u32, SocketAddr),
-        search: &Search,
-        datagrams: usize,
-    ) -> bool {
-        let second = Duration::from_secs(1);
-        let source = (index, from.ip());
-        let full = |sources: &BTreeMap<(u32, IpAddr), Answered>| {
-            let v6 = || sources.keys().filter(|(_, source)| source.is_ipv6()).count();
-            sources.len() >= MAX_SOURCES || from.is_ipv6() && v6() >= SOURCES_OVER_IPV6
-        };
-        if !self.sources.contains_key(&source) && full(&self.sources) {
-            self.sources.retain(|_, answered| now - answered.since < second);
-            if full(&self.sources) {
-                return false;
-            }
-        }
-        let fresh = || Answered { since: now, datagrams: 0, searches: Vec::new() };
-        let answered = self.sources.entry(source).or_insert_with(fresh);
-        if now - answered.since >= second {
-            *answered = fresh();
-        }
-        let key = (from.port(), search.target.clone());
-        if answered.datagrams + datagrams > ANSWERS_PER_SOURCE || answered.searches.contains(&key) {
-            return false;
-        }
-        answered.datagrams += datagrams;
-        answered.searches.push(key);
-        true
     }
 
     /// Queues the whole set on every interface, for every group: alive, or byebye.

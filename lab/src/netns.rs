@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::wait;
 
 mod carrier;
+mod inside;
 mod two_lines;
 mod vps;
 

@@ -149,6 +149,8 @@ fn hostile_answers() {
         (Host::Other, &neighbour, &by_neighbour, "neighbour", false),
         (Host::Provider, &router, &by_neighbour, "location", false),
         (Host::Provider, &router, &by_router, "endless", true),
+        (Host::Provider, &router, &by_router, "deep", true),
+        (Host::Provider, &router, &by_router, "entities", true),
         (Host::Provider, &router, &by_router, "redirect", true),
         (Host::Provider, &router, &by_router, "elsewhere", true),
     ] {

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::hosts_text;
 use crate::exit::Failure;
+use crate::http::Counted;
 
 mod policy;
 
@@ -121,6 +122,9 @@ pub struct StatusReport {
     /// How many devices wait for the owner's consent.
     #[serde(default)]
     pub awaiting_consent: usize,
+    /// What LAN hosts have sent over HTTP since the start.
+    #[serde(default)]
+    pub http: HttpReport,
     /// SSDP datagrams that were not answered.
     pub ignored_ssdp: u64,
     /// Searches that LAN hosts have sent since the start.
@@ -142,6 +146,28 @@ pub struct LanRequestsReport {
     pub refused: u64,
     /// Datagrams without an answer: no requests, not from the LAN, too many.
     pub ignored: u64,
+}
+
+/// What has become of HTTP connections and requests of LAN hosts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct HttpReport {
+    /// Requests that were answered as they wished.
+    pub answered: u64,
+    /// Actions that were answered with a UPnP error.
+    pub faults: u64,
+    /// Requests that were refused by HTTP's own statuses, and what was no request.
+    pub refused: u64,
+    /// Connections that were closed at once: too many, or not from the LAN.
+    pub turned_away: u64,
+    /// Connections that were given up: too slow, cut off, or another host needed the place.
+    pub dropped: u64,
+}
+
+impl From<Counted> for HttpReport {
+    fn from(counted: Counted) -> Self {
+        let Counted { answered, faults, refused, turned_away, dropped } = counted;
+        Self { answered, faults, refused, turned_away, dropped }
+    }
 }
 
 /// An uplink of a [`StatusReport`].
@@ -331,7 +357,7 @@ impl From<PinholeStatus> for PinholeReport {
 
 impl StatusReport {
     /// Of the usual uplink, and of those that hosts are bound to.
-    pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>) -> Self {
+    pub fn new(usual: Status, extra: impl Iterator<Item = (Vec<Prefix>, Status)>, http: Counted) -> Self {
         let mut served = LanRequestsReport::default();
         let (mut denied, mut awaiting_consent) = (Vec::new(), 0);
         let mut add = |status: &Status| {
@@ -356,6 +382,7 @@ impl StatusReport {
             lan_requests: served,
             refused: denied,
             awaiting_consent,
+            http: http.into(),
             ignored_ssdp: usual.ignored_ssdp,
             searches: usual.searches.hosts,
             own_searches: usual.searches.own,

@@ -9,8 +9,8 @@ mod uplink;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use engine::device::{DeviceConfig, Devices};
 use engine::gateway::{
@@ -183,7 +183,8 @@ impl Shell {
             patience: config.uplink.answer_within.duration(),
             neighbours: Neighbours::default(),
             asks_owner: AtomicBool::new(config.policy.default == PolicyDefault::Ask),
-            connections: Mutex::default(),
+            connections: Arc::default(),
+            counters: http::Counters::default(),
         };
         Self {
             hooks: Hooks::new(config.hooks.clone()),
@@ -490,7 +491,7 @@ impl Shell {
         let mut all = gateways.iter().zip(&self.uplinks);
         let ((_, first), _) = all.next().expect("there is one at least");
         let others = all.map(|((_, gateway), uplink)| (uplink.line.hosts.clone(), gateway.status(now())));
-        StatusReport::new(first.status(now()), others)
+        StatusReport::new(first.status(now()), others, self.context.counters.read())
     }
 
     fn mappings(&self, gateways: &Gateways) -> Vec<MappingReport> {

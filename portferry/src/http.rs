@@ -4,22 +4,25 @@
 //! The connection is hyper's; here are the limits, the guards against web pages (DNS rebinding, cross-site requests), and
 //! the way of a control request to the gateway and back.
 
-use std::collections::BTreeMap;
+mod counters;
+mod patience;
+mod places;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::device::Devices;
 use engine::gena::SubscribeError;
 use engine::policy::Known;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use wire::description::Uuid;
 use wire::error::UpnpError;
@@ -28,6 +31,11 @@ use wire::services::{Face, Resource, Service};
 use wire::soap::{self, SoapError};
 
 use crate::neighbours::Neighbours;
+use patience::{Patient, WRITE_TIME};
+use places::Place;
+
+pub use counters::{Counted, Counters};
+pub use places::Places;
 
 /// Limits of the security policy.
 const MAX_BODY: usize = 64 * 1024;
@@ -35,14 +43,9 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// A connection takes no new request after this, whatever it does …
+/// A connection takes no new request after this, whatever it does; then it has [`WRITE_TIME`] for the last answer, beside what the
+/// gateway takes for that.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// … and then has this long for the last answer, beside what the gateway takes for it: a slow reader holds nothing for ever.
-const WRITE_TIME: Duration = Duration::from_secs(10);
-const CONNECTIONS_PER_HOST: usize = 32;
-const CONNECTIONS: usize = 256;
-/// A host has as many IPv6 addresses as it wants: those that speak over IPv6 never take all places.
-const CONNECTIONS_OVER_IPV6: usize = 128;
 
 const XML: HeaderValue = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
 const EXT: HeaderName = HeaderName::from_static("ext");
@@ -96,7 +99,9 @@ pub struct Context {
     /// The owner is asked about hosts (`policy.default`), who are known by their network cards, so that each is looked up.
     pub asks_owner: AtomicBool,
     /// Connections of each host.
-    pub connections: Mutex<BTreeMap<IpAddr, usize>>,
+    pub connections: Arc<Mutex<Places>>,
+    /// What has become of them.
+    pub counters: Counters,
 }
 
 /// Where a connection comes in.
@@ -117,12 +122,16 @@ pub async fn serve(
 ) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) if on_link(peer.ip()) => {
-                if let Some(place) = Place::take(&context, peer.ip()) {
-                    tokio::spawn(connection(stream, door, peer.ip(), place));
-                }
+            Ok((stream, peer)) => {
+                let place = on_link(peer.ip()).then(|| Place::take(&context.connections, peer.ip()));
+                let Some(place) = place.flatten() else {
+                    context.counters.turned_away();
+                    continue;
+                };
+                // Answers are small and complete: waiting for more to send only delays them.
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(connection(TokioIo::new(stream), door, peer.ip(), place, context.clone()));
             }
-            Ok(_) => {}
             // Too many open files, a peer that hung up early: transient, whatever it is (spec: `accept` ends nothing).
             Err(error) => {
                 tracing::debug!("accept: {error}");
@@ -132,47 +141,22 @@ pub async fn serve(
     }
 }
 
-/// One of the connections that a host may have, given back on drop.
-struct Place {
+async fn connection(
+    stream: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+    door: Door,
+    peer: IpAddr,
+    place: Place,
     context: Arc<Context>,
-    host: IpAddr,
-}
-
-impl Place {
-    fn take(context: &Arc<Context>, host: IpAddr) -> Option<Self> {
-        let mut connections = context.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = connections.get(&host).copied().unwrap_or_default();
-        let over_v6: usize =
-            connections.iter().filter(|(host, _)| host.is_ipv6()).map(|(_, count)| count).sum();
-        if own >= CONNECTIONS_PER_HOST
-            || connections.values().sum::<usize>() >= CONNECTIONS
-            || host.is_ipv6() && over_v6 >= CONNECTIONS_OVER_IPV6
-        {
-            return None;
-        }
-        connections.insert(host, own + 1);
-        Some(Self { context: context.clone(), host })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut connections = self.context.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = connections.get_mut(&self.host) {
-            *own -= 1;
-            if *own == 0 {
-                connections.remove(&self.host);
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, door: Door, peer: IpAddr, place: Place) {
-    // Answers are small and complete: waiting for more to send only delays them.
-    let _ = stream.set_nodelay(true);
-    let context = &place.context;
+) {
+    let context = &*context;
+    let busy = Arc::new(AtomicBool::new(false));
+    let stream = Patient::new(stream, busy.clone());
+    let busy = &busy;
     let service = hyper::service::service_fn(|request| async move {
+        busy.store(true, Ordering::Relaxed);
         let mut response = answer(request, door, peer, context).await;
+        busy.store(false, Ordering::Relaxed);
+        context.counters.answer(response.status());
         response.headers_mut().insert(header::SERVER, context.server.clone());
         Ok::<_, Infallible>(response)
     });
@@ -184,19 +168,35 @@ async fn connection(stream: TcpStream, door: Door, peer: IpAddr, place: Place) {
         .title_case_headers(true)
         // Some control points close their sending side once the request is out.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
-    let ended = match tokio::time::timeout(CONNECTION_TIME, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            // The answer under way is finished, if the peer reads it.
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(context.patience + WRITE_TIME, connection).await.unwrap_or(Ok(()))
+    let served = async {
+        match tokio::time::timeout(CONNECTION_TIME, connection.as_mut()).await {
+            Ok(ended) => Some(ended),
+            Err(_) => {
+                // The answer under way is finished, if the peer reads it.
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(context.patience + WRITE_TIME, connection).await.ok()
+            }
         }
     };
-    // An error is the peer's: it went away, sent what is no HTTP (hyper has answered 400), or was too slow.
-    if let Err(error) = ended {
-        tracing::debug!("connection of {peer}: {error}");
+    let ended = tokio::select! {
+        ended = served => ended,
+        () = place.lost() => None,
+    };
+    match ended {
+        Some(Ok(())) => {}
+        // An error is the peer's: it sent what is no HTTP (hyper has answered 400), …
+        Some(Err(error)) if error.is_parse() => {
+            context.counters.malformed();
+            tracing::debug!("connection of {peer}: {error}");
+        }
+        // … went away, or was too slow.
+        Some(Err(error)) => {
+            context.counters.dropped();
+            tracing::debug!("connection of {peer}: {error}");
+        }
+        None => context.counters.dropped(),
     }
 }
 
@@ -348,10 +348,9 @@ async fn control(
         Ok(action) => action,
         Err(code) => return status(code),
     };
-    let body = match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return status(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => return status(StatusCode::BAD_REQUEST),
+    let body = match tokio::time::timeout(BODY_TIME, whole(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(code)) => return status(code),
         Err(_) => return status(StatusCode::REQUEST_TIMEOUT),
     };
     let request = match soap::decode(service, face, soap_action.as_deref(), &body) {
@@ -363,6 +362,26 @@ async fn control(
         Some(answer) => envelope(answer),
         None => status(StatusCode::SERVICE_UNAVAILABLE),
     }
+}
+
+/// The body, [`MAX_BODY`] octets at most. It is copied piece by piece: a piece that were kept as it is would keep the whole buffer that it
+/// was read into, which is 8 KiB for an octet that comes alone.
+async fn whole(mut body: hyper::body::Incoming) -> Result<Vec<u8>, StatusCode> {
+    const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(TOO_LARGE);
+    }
+    let mut whole = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
+        // Trailers say nothing that matters here.
+        let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+        if whole.len() + data.len() > MAX_BODY {
+            return Err(TOO_LARGE);
+        }
+        whole.extend_from_slice(data);
+    }
+    Ok(whole)
 }
 
 /// Whether a host's other addresses count for what it wants of this service (K-3), so that they are looked up: for who speaks over IPv6 always,
@@ -608,34 +627,16 @@ mod tests {
             patience: Duration::ZERO,
             neighbours: Neighbours::default(),
             asks_owner: AtomicBool::new(false),
-            connections: Mutex::default(),
+            connections: Arc::default(),
+            counters: Counters::default(),
         })
-    }
-
-    #[test]
-    fn a_host_that_is_turned_away_is_not_remembered() {
-        let context = context();
-        let host = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
-        let places: Vec<Place> =
-            (0..CONNECTIONS).filter_map(|n| Place::take(&context, host(n / CONNECTIONS_PER_HOST))).collect();
-        assert_eq!(places.len(), CONNECTIONS);
-        assert!(Place::take(&context, host(200)).is_none(), "all places are taken");
-        assert_eq!(context.connections.lock().unwrap().len(), CONNECTIONS / CONNECTIONS_PER_HOST);
-        drop(places);
-        assert!(context.connections.lock().unwrap().is_empty());
-        let own: Vec<Place> = (0..CONNECTIONS).filter_map(|_| Place::take(&context, host(1))).collect();
-        assert_eq!(own.len(), CONNECTIONS_PER_HOST);
-        assert!(Place::take(&context, host(2)).is_some(), "another host is served");
-        let v6 = |n: u16| IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, n]);
-        let flood: Vec<Place> = (0..1000).filter_map(|n| Place::take(&context, v6(n))).collect();
-        assert_eq!(flood.len(), CONNECTIONS_OVER_IPV6);
-        assert!(Place::take(&context, host(2)).is_some(), "also beside a flood from very many addresses");
     }
 
     /// H-1, H-3, H-5, H-6, C-9, on a real connection: one row a request.
     #[tokio::test]
     async fn statuses_of_requests_as_they_come() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio::net::TcpStream;
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
@@ -697,5 +698,103 @@ mod tests {
             assert_eq!(code, Some(status), "{line}");
         }
         server.abort();
+        let counted = context.counters.read();
+        assert_eq!((counted.answered, counted.faults, counted.turned_away), (3, 0, 0));
+        // hyper answers before it tells that the connection is over.
+        assert!(counted.refused >= 13, "{counted:?}");
+    }
+
+    /// A connection of a peer at the other end of a pipe that holds `room` octets.
+    fn served(context: &Arc<Context>, room: usize) -> tokio::io::DuplexStream {
+        let (peer, ours) = tokio::io::duplex(room);
+        let host = IpAddr::from([192, 168, 1, 10]);
+        let place = Place::take(&context.connections, host).expect("there is room");
+        let door = Door { own: "192.168.1.1:5431".parse().unwrap(), interface: 1 };
+        tokio::spawn(connection(TokioIo::new(ours), door, host, place, context.clone()));
+        peer
+    }
+
+    /// How long it takes until the connection is over, reading what comes by `pause`s of so many octets.
+    async fn lasts(mut peer: tokio::io::DuplexStream, reads: Option<Duration>) -> (Duration, Vec<u8>) {
+        use tokio::io::AsyncReadExt;
+
+        let began = tokio::time::Instant::now();
+        let mut said = Vec::new();
+        if let Some(pause) = reads {
+            let mut octet = [0];
+            while matches!(peer.read(&mut octet).await, Ok(1)) {
+                said.push(octet[0]);
+                tokio::time::sleep(pause).await;
+            }
+        }
+        // A pipe whose other end is gone takes nothing more.
+        while tokio::io::AsyncWriteExt::write_all(&mut peer, b"\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        (began.elapsed(), said)
+    }
+
+    fn seconds(range: std::ops::Range<u64>, took: Duration) -> bool {
+        range.contains(&took.as_secs())
+    }
+
+    const GET: &str = "GET /v1/igd.xml HTTP/1.1\r\nHost: 192.168.1.1:5431\r\n\r\n";
+
+    /// The security policy's times of HTTP: 5 s between requests, 10 s for a head, 10 s for a body, 10 s for who does not read.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_holds_a_connection_for_longer_than_its_time() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let context = context();
+        let gone = || context.counters.read().dropped;
+
+        // Silence from the start, and after an answer.
+        for request in ["", GET] {
+            let mut peer = served(&context, 1 << 20);
+            peer.write_all(request.as_bytes()).await.unwrap();
+            let began = tokio::time::Instant::now();
+            let mut said = Vec::new();
+            peer.read_to_end(&mut said).await.unwrap();
+            assert!(seconds(5..6, began.elapsed()), "{:?} {}", began.elapsed(), said.len());
+            assert_eq!(said.is_empty(), request.is_empty());
+        }
+        assert_eq!(gone(), 0, "that is nobody's fault");
+
+        // A head, an octet a second.
+        let mut peer = served(&context, 1 << 20);
+        let began = tokio::time::Instant::now();
+        for octet in GET.as_bytes().iter().cycle() {
+            if peer.write_all(&[*octet]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(seconds(9..12, began.elapsed()), "{:?}", began.elapsed());
+
+        // A body that stops: 408, and the connection with it.
+        let identity = context.devices.identity();
+        let control = Service::WanIpConnection.control_path(Face::V1, &identity.url_token);
+        let mut peer = served(&context, 1 << 20);
+        let head = format!(
+            "POST {control} HTTP/1.1\r\nHost: 192.168.1.1:5431\r\nSOAPACTION: a#b\r\nContent-Length: 60000\r\n\r\n<"
+        );
+        peer.write_all(head.as_bytes()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut said = String::new();
+        peer.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+        assert!(seconds(10..12, began.elapsed()), "{:?}", began.elapsed());
+
+        // Answers that nobody reads, and one that is read an octet a second: 10 s from the first that has no room.
+        for reads in [None, Some(Duration::from_secs(1))] {
+            let before = gone();
+            let mut peer = served(&context, 256);
+            peer.write_all(GET.as_bytes()).await.unwrap();
+            let (took, said) = lasts(peer, reads).await;
+            assert!(reads.is_some() || seconds(10..12, took), "{took:?}");
+            assert!(said.len() < 300, "{}", said.len());
+            assert_eq!(gone(), before + 1);
+        }
+        assert!(context.connections.lock().unwrap().is_empty());
     }
 }

@@ -14,9 +14,13 @@ pub fn status(report: &StatusReport) -> String {
     let lan = if lan.is_empty() { "no interface yet".to_owned() } else { lan.join("; ") };
     let usual = &report.usual;
     let asked = report.lan_requests;
+    let http = report.http;
     let ignored = format!(
-        "{} from upstream, {} searches, {} to port 5351",
-        usual.ignored_upstream, report.ignored_ssdp, asked.ignored
+        "{} from upstream, {} searches, {} to port 5351, {} over HTTP",
+        usual.ignored_upstream,
+        report.ignored_ssdp,
+        asked.ignored,
+        http.refused + http.turned_away + http.dropped
     );
     let mut out = rows(uplink(usual, Some(lan), ignored));
     for extra in &report.extra {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use wire::description::{Identity, Uuid};
 use wire::ssdp::{Notify, Nts, Response};
 
+use super::budget::{MAX_SOURCES, SOURCES_OVER_IPV6};
 use super::*;
 use crate::entropy::SeededEntropy;
 
@@ -491,10 +492,42 @@ fn floods_are_not_answered() {
         let host = Ipv4Addr::from(0x0a01_0000 + n);
         rig.receive(3, &format!("{host}:5000"), ssdp::search(HOST_V4, &Target::All, Some(1)).as_bytes());
     }
-    assert!(rig.server.queue.len() <= MAX_QUEUED && rig.server.sources.len() <= MAX_SOURCES);
+    assert!(rig.server.queue.len() <= MAX_QUEUED && rig.server.budget.len() <= MAX_SOURCES);
     assert!(rig.run(12_000).len() <= MAX_QUEUED);
     rig.receive(3, "10.9.9.9:5000", ssdp::search(HOST_V4, &device(1), Some(1)).as_bytes());
     assert_eq!(rig.run(14_000).len(), 1, "a second later it is over");
+}
+
+/// Security policy: for a while a source hears five complete sets each second; who goes on hears three times what it has sent, and little
+/// more, whatever it searches for.
+#[test]
+fn in_the_long_run_nobody_hears_more_than_three_times_what_it_sends() {
+    for (searches_a_second, seconds) in [(1, 200), (5, 100), (20, 30), (200, 10)] {
+        let mut rig = Rig::at_home(IgdVersion::Auto);
+        let (mut octets_in, mut octets_out) = (0, 0);
+        for n in 0..searches_a_second * seconds {
+            let search = ssdp::search(HOST_V4, &Target::All, Some(1));
+            octets_in += search.len();
+            let from = format!("192.168.1.66:{}", 1024 + n % 60_000);
+            rig.receive(3, &from, search.as_bytes());
+            rig.now += (1000 / searches_a_second) as u64;
+            for outgoing in due(&mut rig) {
+                octets_out += outgoing.bytes.len();
+            }
+        }
+        let steady = seconds * 1000 + 50 * ssdp::MAX_SENT;
+        assert!(octets_out <= 3 * octets_in + steady, "{octets_out} out, {octets_in} in");
+        let sets = octets_out / (10 * ssdp::MAX_SENT);
+        assert!(sets >= seconds / 10, "{sets} complete sets in {seconds} s, for who searches now and then");
+    }
+}
+
+/// What is sent up to now.
+fn due(rig: &mut Rig) -> Vec<Outgoing> {
+    let now = Instant::from_millis(rig.now);
+    rig.server.on_timeout(now, &mut rig.entropy);
+    let sent = std::iter::from_fn(|| rig.server.poll_transmit());
+    sent.filter(|outgoing| !outgoing.to.ip().is_multicast()).collect()
 }
 
 /// S-8 and the security policy: silence for who is not a host of this link, for ourselves, for privileged ports other
@@ -642,7 +675,7 @@ fn floods_over_ipv6_are_not_everybodys() {
         rig.receive(3, &link_local(n, 3), ssdp::search(HOST_V6_LINK, &Target::All, Some(1)).as_bytes());
         rig.receive(3, &link_local(n, 3), ssdp::search(HOST_V6_LINK, &device(7), Some(1)).as_bytes());
     }
-    assert!(rig.server.queue.len() <= QUEUED_OVER_IPV6 && rig.server.sources.len() <= SOURCES_OVER_IPV6);
+    assert!(rig.server.queue.len() <= QUEUED_OVER_IPV6 && rig.server.budget.len() <= SOURCES_OVER_IPV6);
     rig.receive(3, HOST, ssdp::search(HOST_V4, &Target::All, Some(1)).as_bytes());
     let out = rig.run(12_000);
     assert_eq!(out.iter().filter(|(_, _, to, _)| to.is_ipv4()).count(), 10);

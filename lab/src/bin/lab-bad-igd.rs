@@ -2,6 +2,8 @@
 //! HTTP at port 5000 of its address, where it logs each request and answers as MODE says:
 //!
 //! * `endless`: XML that never ends;
+//! * `deep`: XML of ten thousand levels;
+//! * `entities`: XML whose entities would make gigabytes of it;
 //! * `redirect`: to the same path at LOCATION's next port;
 //! * `elsewhere`: a description whose control URL is on another host;
 //! * `private`: a router with an external address of another NAT, which says yes to everything;
@@ -64,6 +66,17 @@ fn serve(mut stream: TcpStream, mode: &str) -> io::Result<()> {
             loop {
                 stream.write_all(b"<device>")?;
             }
+        }
+        "deep" => {
+            let body = format!("<root>{}{}</root>", "<device>".repeat(10_000), "</device>".repeat(10_000));
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        }
+        "entities" => {
+            let entities: String = (1..10)
+                .map(|n| format!("<!ENTITY e{n} \"{}\">", format!("&e{};", n - 1).repeat(10)))
+                .collect();
+            let body = format!("<!DOCTYPE root [<!ENTITY e0 \"x\">{entities}]><root>&e9;</root>");
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         }
         "redirect" => {
             write!(
