@@ -39,7 +39,7 @@ use crate::log::Notices;
 use crate::neighbours::Neighbours;
 use crate::nft::Nft;
 use crate::nft::pinholes::Pinholes;
-use crate::store::{Loaded, Store};
+use crate::store::{self, Loaded, Store};
 
 use interfaces::LanSockets;
 pub use interfaces::Links;
@@ -287,12 +287,9 @@ impl Shell {
             // The file was read; it can be written, or says why not, in a moment.
             uplink.store_retry = store.is_behind().then(now);
             uplink.store = Some(store);
-            if loaded.damaged > 0 {
-                let place = uplink.line.directory.display();
-                tracing::warn!(
-                    "{} damaged lines of mappings that were stored in {place} were passed over",
-                    loaded.damaged
-                );
+            let file = uplink.line.directory.join(store::FILE);
+            if let Some(line) = loaded.damage.report(&file, "mappings and pinholes") {
+                tracing::warn!("{line}");
             }
             let Loaded { mappings, probe, filtered, pinholes, .. } = loaded;
             gateways.handle(now(), To::Uplink(place), Event::Restore { mappings, probe, filtered });

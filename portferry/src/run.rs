@@ -103,7 +103,10 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 async fn run_gateway(config: Config, path: &Path) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
-    let identity = Identity::next_start(&config.state.directory)?;
+    let (identity, unwritten) = Identity::next_start(&config.state.directory)?;
+    if let Some(unwritten) = unwritten {
+        tokio::spawn(unwritten.write_once_there_is_room());
+    }
     let device = device(&config, &identity);
     let mut gateways = gateways(&config, &device, identity.nonce_key);
     let (signals, received) = mpsc::channel(4);
