@@ -4,6 +4,7 @@ mod effects;
 mod interfaces;
 mod nat1;
 mod pinholes;
+mod tables;
 mod uplink;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,7 @@ use crate::log::Notices;
 use crate::neighbours::Neighbours;
 use crate::nft::Nft;
 use crate::nft::pinholes::Pinholes;
+use crate::nft::watch::Guard;
 use crate::store::{self, Loaded, Store};
 
 use interfaces::LanSockets;
@@ -48,6 +50,9 @@ use uplink::Uplink;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// It is looked this often whether something is due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// How a run ends, apart from failing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -120,6 +125,8 @@ pub struct Shell {
     notices: Notices,
     hooks: Hooks,
     firewalls: Option<Keeper>,
+    /// What hears when others change our tables of nftables.
+    guard: Guard,
     context: Arc<http::Context>,
     control: mpsc::Receiver<http::Incoming>,
     delivered: Both<(Place, Uuid, Delivery)>,
@@ -154,6 +161,7 @@ impl Shell {
         Self {
             hooks: Hooks::new(config.hooks.clone()),
             firewalls: None,
+            guard: Guard::default(),
             uplinks: config.lines().into_iter().map(Uplink::new).collect(),
             config,
             device,
@@ -204,6 +212,9 @@ impl Shell {
         self.refresh(gateways, true).await?;
         // After the sockets: a gateway that is started twice must find them taken before it empties the table of the
         // one that is running.
+        if let Links::Kernel(_) = self.links {
+            self.watch_tables().await;
+        }
         for place in 0..self.uplinks.len() {
             // First, so that what an older version's table of the NAT has filtered is never open.
             self.open_pinholes(place).await?;
@@ -333,8 +344,11 @@ impl Shell {
         }
         let sleep = async {
             match [timeout, self.retry, store_retry, dhcp_due].into_iter().flatten().min() {
-                // A millisecond more, for the clock counts whole ones.
-                Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
+                // A millisecond more, for the clock counts whole ones. Not for long, for that sleep stands still while the machine
+                // does, and ours does not.
+                Some(at) => {
+                    tokio::time::sleep(LONGEST_SLEEP.min((at - now()) + Duration::from_millis(1))).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -367,6 +381,7 @@ impl Shell {
                     self.retry = Some(now() + RETRY);
                 }
             },
+            by = self.guard.touched() => self.restore_tables(by).await,
             Some(incoming) = self.control.recv() => self.take_in(gateways, incoming),
             Some((place, sid, delivery)) = self.delivered.1.recv() => {
                 gateways.handle(now(), To::Uplink(place), Event::Delivered { sid, delivery });
