@@ -130,6 +130,8 @@ pub enum Notice {
     Silent(SocketAddr, bool),
     /// It has lost its state.
     StateLost(SocketAddr, usize),
+    /// Nothing was looked after for so long, as after a suspend; so many mappings stand.
+    Woke(Duration, usize),
     /// It speaks another version.
     VersionRefused(SocketAddr, u8),
     /// The first does not answer, or is less preferred than the second, which does.
@@ -267,6 +269,7 @@ impl Notice {
             | Notice::Orphans(..)
             | Notice::NotListed(..)
             | Notice::Restored(_)
+            | Notice::Woke(..)
             | Notice::ExternalAddress(_)
             | Notice::Speaks(..)
             | Notice::IspRouter(_, IspRouterNews::Answers)
@@ -409,6 +412,11 @@ impl fmt::Display for Notice {
                 f,
                 "PCP server {server} does not answer; new mappings are {} until it does. Does the provider offer PCP there ([uplink] servers)?",
                 if *local { "of this router only" } else { "refused" }
+            ),
+            Notice::Woke(slept, mappings) => write!(
+                f,
+                "nothing ran for {} s (a suspend?): {mappings} mappings are asked for again, in turn",
+                slept.as_secs()
             ),
             Notice::StateLost(server, mappings) => {
                 write!(f, "PCP server {server} has lost its state; asking again for {mappings} mappings")

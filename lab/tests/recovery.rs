@@ -752,6 +752,11 @@ fn tear(network: &Network, dice: &mut SeededEntropy, journals: &[Journal]) {
     let last = content.lines().last().unwrap_or_default();
     assert!(last.len() > 10, "the daemon's journal ends with a line: {content:?}");
     let cut = 1 + below(dice, last.len() - 2);
+    if below(dice, 2) == 0 {
+        // The power went while the file was written anew: a part of that lies beside it, and counts for nothing.
+        let beside = file.with_file_name("mappings.journal.new");
+        fs::write(beside, &content.as_bytes()[..below(dice, content.len())]).expect("the disk has room");
+    }
     if journals.iter().any(|journal| journal.is_unanswered(last)) {
         // Nobody was told of it, so it need not have reached the disk.
         let end = content.len() - 1 - cut;

@@ -39,7 +39,7 @@ use crate::http::{self, What};
 use crate::log::Notices;
 use crate::neighbours::Neighbours;
 use crate::privileged::Kernel;
-use crate::store::{Loaded, Store};
+use crate::store::{self, Loaded, Store};
 
 use identity::Decision;
 use interfaces::LanSockets;
@@ -48,6 +48,9 @@ use uplink::Uplink;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// It is looked this often whether something is due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// How a run ends, apart from failing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -310,12 +313,9 @@ impl Shell {
             // The file was read; it can be written, or says why not, in a moment.
             uplink.store_retry = store.is_behind().then(now);
             uplink.store = Some(store);
-            if loaded.damaged > 0 {
-                let place = uplink.line.directory.display();
-                tracing::warn!(
-                    "{} damaged lines of mappings that were stored in {place} were passed over",
-                    loaded.damaged
-                );
+            let file = uplink.line.directory.join(store::FILE);
+            if let Some(line) = loaded.damage.report(&file, "mappings and pinholes") {
+                tracing::warn!("{line}");
             }
             all_consents.extend_from_slice(&loaded.consents);
             restored.push(loaded);
@@ -366,8 +366,11 @@ impl Shell {
         }
         let sleep = async {
             match [timeout, self.retry, store_retry, dhcp_due].into_iter().flatten().min() {
-                // A millisecond more, for the clock counts whole ones.
-                Some(at) => tokio::time::sleep((at - now()) + Duration::from_millis(1)).await,
+                // A millisecond more, for the clock counts whole ones. Not for long, for that sleep stands still while the machine
+                // does, and ours does not.
+                Some(at) => {
+                    tokio::time::sleep(LONGEST_SLEEP.min((at - now()) + Duration::from_millis(1))).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -408,6 +411,7 @@ impl Shell {
                 }
             },
             Some(decision) = self.decisions.1.recv() => self.on_decision(gateways, decision).await,
+            by = self.kernel.touched() => self.kernel.restore(by).await,
             Some(incoming) = self.control.recv() => self.take_in(gateways, incoming),
             Some((place, sid, delivery)) = self.delivered.1.recv() => {
                 gateways.handle(now(), To::Uplink(place), Event::Delivered { sid, delivery });

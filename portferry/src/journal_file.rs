@@ -1,12 +1,12 @@
 //! A file of what survives a crash: one line for each change, appended and synced before whatever counts on it.
 //!
 //! A line is a CRC-32 in eight hexadecimal digits, a blank, and JSON. A line that was torn by a power cut has a wrong CRC
-//! and is passed over. When most lines are history, the file is written anew beside the old one and renamed. So it is after
+//! and is passed over; so is any other that makes no sense, but then the file is kept under another name. When most lines are history, the file is written anew beside the old one and renamed. So it is after
 //! anything could not be written: until then the file is as it was before, and nothing that happens since is in it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, BufRead, BufReader, Read as _, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,10 +14,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::set_aside::{self, Old};
+
 /// Lines of history that are kept before the file is written anew.
 pub const HISTORY: usize = 512;
 /// While the file is behind, a change tries to write everything only so often.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// No line is longer; what is comes from somebody else.
+const MAX_LINE: usize = 64 * 1024;
 
 /// What a file says, or is to say.
 pub trait Contents: Default {
@@ -55,26 +59,32 @@ pub struct JournalFile<C> {
 }
 
 impl<C: Contents> JournalFile<C> {
-    /// Reads the file called `name` in `directory`, if there is one, and writes it anew without its history. Beside it, how
-    /// many lines made no sense.
+    /// Reads the file called `name` in `directory`, if there is one, and writes it anew without its history. Beside it, what
+    /// was wrong with it: a file that made no sense, as a whole or in part, is kept under another name. However long it is, little of
+    /// it is in memory at a time.
     ///
     /// # Errors
-    /// Those of reading, and of writing unless the file system is full or read-only: then what is there is used, and
+    /// Those of writing unless the file system is full or read-only: then what is there is used, and
     /// [`is_behind`](Self::is_behind).
-    pub fn open(directory: &Path, name: &'static str) -> io::Result<(Self, usize)> {
-        let bytes = match std::fs::read(directory.join(name)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let (mut contents, mut number, mut damaged) = (C::default(), 0, 0);
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            number += 1;
-            match parse(line) {
-                Some(line) => drop(contents.apply(number, line)),
-                None => damaged += 1,
-            }
+    pub fn open(directory: &Path, name: &'static str) -> io::Result<(Self, Damage)> {
+        let (mut contents, mut number, mut damage) = (C::default(), 0, Damage::default());
+        let read = set_aside::open(&directory.join(name)).and_then(|file| {
+            let Some(file) = file else { return Ok(()) };
+            each_line(BufReader::new(file), |line, is_whole| {
+                number += 1;
+                match line.map_or(Parsed::Nonsense, parse) {
+                    Parsed::Known(line) => drop(contents.apply(number, line)),
+                    Parsed::Nonsense if !is_whole && line.is_some_and(may_be_torn) => damage.torn = true,
+                    Parsed::Nonsense => damage.lines += 1,
+                    Parsed::Unknown => damage.unknown += 1,
+                }
+            })
+        });
+        damage.unread = read.err().map(|error| error.to_string());
+        if damage.is_grave() {
+            damage.kept = Some(set_aside::set_aside(directory, name, Old::Stays).map_err(|e| e.to_string()));
         }
+        set_aside::make_way(directory, &beside(name));
         contents.forget_what_is_over(Stamp::now());
         let directory = directory.to_owned();
         let mut journal = Self {
@@ -92,7 +102,7 @@ impl<C: Contents> JournalFile<C> {
             Err(error) if is_lack_of_room(&error) => {}
             other => other?,
         }
-        Ok((journal, damaged))
+        Ok((journal, damage))
     }
 
     /// What the file says, or is to say.
@@ -234,6 +244,56 @@ impl<C: Contents> JournalFile<C> {
     }
 }
 
+/// What was wrong with a file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Damage {
+    /// Lines that made no sense.
+    pub lines: usize,
+    /// Lines that are as they were written, by a version that knows more than this one.
+    pub unknown: usize,
+    /// The last line was not written to its end.
+    pub torn: bool,
+    /// Why it could not be read to its end, or at all.
+    pub unread: Option<String>,
+    /// Under which name it was kept, or why it was not.
+    pub kept: Option<Result<String, String>>,
+}
+
+impl Damage {
+    /// Lines that were passed over.
+    pub fn count(&self) -> usize {
+        self.lines + self.unknown + usize::from(self.torn)
+    }
+
+    /// More than what a power cut does, which loses nothing that anybody was told of.
+    fn is_grave(&self) -> bool {
+        self.lines > 0 || self.unknown > 0 || self.unread.is_some()
+    }
+
+    /// One line for the log; `file` is what was damaged, `what` is what it has told of.
+    pub fn report(&self, file: &Path, what: &str) -> Option<String> {
+        let file = file.display();
+        if !self.is_grave() {
+            return self.torn.then(|| {
+                format!("the last line of {file} was not written to its end (a power cut?): it is passed over, and nobody was told of it")
+            });
+        }
+        let lines = |count, are: &str| (count > 0).then(|| format!("{count} of its lines {are}"));
+        let cannot = self.unread.as_ref().map(|why| format!("it cannot be read: {why}"));
+        let all = [cannot, lines(self.lines, "make no sense"), lines(self.unknown, "are of another version")];
+        let why: Vec<String> = all.into_iter().flatten().collect();
+        let kept = match &self.kept {
+            Some(Ok(name)) => format!("the file is kept as {name}"),
+            Some(Err(error)) => format!("the file could not be kept: {error}"),
+            None => "it is gone".to_owned(),
+        };
+        Some(format!(
+            "{file} is damaged ({}): what they said of {what} is lost, the rest stands; {kept}",
+            why.join(", ")
+        ))
+    }
+}
+
 /// Puts a file with these octets in the place of the one called `name`, so that a power cut leaves the old or the new
 /// one; only this user can read it.
 pub fn write_anew(directory: &Path, name: &str, octets: &[u8]) -> io::Result<()> {
@@ -251,9 +311,11 @@ struct NewFile<'a> {
 impl<'a> NewFile<'a> {
     /// The old one is as it was, also after an error.
     fn write(directory: &'a Path, name: &'a str, octets: &[u8]) -> io::Result<Self> {
-        let path = directory.join(format!("{name}.new"));
+        let path = directory.join(beside(name));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        let written = file.write_all(octets).and_then(|()| file.sync_all());
+        // One that was there already may have been anybody's to read.
+        let private = file.set_permissions(Permissions::from_mode(0o600));
+        let written = private.and_then(|()| file.write_all(octets)).and_then(|()| file.sync_all());
         if let Err(error) = written {
             // What room it has taken is needed elsewhere.
             let _ = std::fs::remove_file(&path);
@@ -268,6 +330,11 @@ impl<'a> NewFile<'a> {
         File::open(self.directory)?.sync_all()?;
         Ok(self.file)
     }
+}
+
+/// What a file is called until it takes another one's place.
+fn beside(name: &str) -> String {
+    format!("{name}.new")
 }
 
 /// What passes: no room, or a file system that went read-only.
@@ -332,14 +399,77 @@ fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes())
 }
 
-fn parse<L: DeserializeOwned>(line: &[u8]) -> Option<L> {
-    let (crc, json) = line.split_at_checked(9)?;
-    let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?.strip_suffix(' ')?, 16).ok()?;
-    (crc == crc32(json)).then(|| serde_json::from_slice(json).ok())?
+/// Calls `take` with each line but empty ones, and whether it was written to its end; a line that is too long is not there.
+fn each_line(mut reader: impl BufRead, mut take: impl FnMut(Option<&[u8]>, bool)) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let most = u64::try_from(MAX_LINE).unwrap_or(u64::MAX) + 1;
+        reader.by_ref().take(most).read_until(b'\n', &mut line)?;
+        let mut is_whole = line.ends_with(b"\n");
+        let is_long = !is_whole && line.len() > MAX_LINE;
+        if is_long {
+            is_whole = skip_line(&mut reader)?;
+        }
+        match line.strip_suffix(b"\n").unwrap_or(&line) {
+            [] if is_whole => {}
+            [] => return Ok(()),
+            _ if is_long => take(None, is_whole),
+            line => take(Some(line), is_whole),
+        }
+    }
+}
+
+/// Goes on to the next line; false if there is none.
+fn skip_line(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let some = reader.fill_buf()?;
+        if some.is_empty() {
+            return Ok(false);
+        }
+        let end = some.iter().position(|octet| *octet == b'\n');
+        let len = end.map_or(some.len(), |end| end + 1);
+        reader.consume(len);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+/// Whether a line that was not written to its end looks like the beginning of one of ours: what a power cut leaves, and zeros where the
+/// disk did not get the rest.
+fn may_be_torn(line: &[u8]) -> bool {
+    let written = line.split(|octet| *octet == 0).next().unwrap_or_default();
+    written.iter().take(10).enumerate().all(|(place, octet)| match place {
+        ..8 => octet.is_ascii_hexdigit(),
+        8 => *octet == b' ',
+        _ => *octet == b'{',
+    })
+}
+
+/// What a line is.
+enum Parsed<L> {
+    Known(L),
+    /// As it was written, by a version that knows more.
+    Unknown,
+    Nonsense,
+}
+
+fn parse<L: DeserializeOwned>(line: &[u8]) -> Parsed<L> {
+    let json = || {
+        let (crc, json) = line.split_at_checked(9)?;
+        let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?.strip_suffix(' ')?, 16).ok()?;
+        (crc == crc32(json)).then_some(json)
+    };
+    match json().map(serde_json::from_slice) {
+        Some(Ok(line)) => Parsed::Known(line),
+        Some(Err(_)) => Parsed::Unknown,
+        None => Parsed::Nonsense,
+    }
 }
 
 /// CRC-32 as in Ethernet and zip: polynomial 0xedb88320, reflected.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0_u32; 256];
         let mut n = 0;
@@ -380,6 +510,50 @@ mod tests {
         }
         let now = Stamp::now();
         assert!(now.boot != 0 && now.since(now) == 0);
+    }
+
+    /// A file of somebody else's is as long as it likes; of a line that is too long nothing is remembered.
+    #[test]
+    fn lines_are_bounded() {
+        let long = vec![b'x'; MAX_LINE + 1];
+        let at_most = vec![b'y'; MAX_LINE];
+        let file = [b"a\n\nb\n", &long[..], b"\n", &at_most, b"\nc\n", &long, &long, b"\nd"].concat();
+        let mut seen = Vec::new();
+        each_line(BufReader::with_capacity(100, &file[..]), |line, is_whole| {
+            seen.push((line.map(|line| (line[0], line.len())), is_whole));
+        })
+        .unwrap();
+        assert_eq!(
+            seen,
+            [
+                (Some((b'a', 1)), true),
+                (Some((b'b', 1)), true),
+                (None, true),
+                (Some((b'y', MAX_LINE)), true),
+                (Some((b'c', 1)), true),
+                (None, true),
+                (Some((b'd', 1)), false),
+            ]
+        );
+        let mut endless = 0;
+        each_line(&long[..], |line, is_whole| {
+            assert_eq!((line, is_whole), (None, false));
+            endless += 1;
+        })
+        .unwrap();
+        assert_eq!(endless, 1);
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves() {
+        let line = b"5fd924d6 {\"put\":{}}";
+        for cut in 1..line.len() {
+            assert!(may_be_torn(&line[..cut]), "{cut}");
+            assert!(may_be_torn(&[&line[..cut], &[0; 512]].concat()), "{cut} and zeros");
+        }
+        for other in [&b"x"[..], b"5fd924d6x", b"5fd924d6 x", b"[mappings]"] {
+            assert!(!may_be_torn(other), "{other:?}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod resolve;
 pub mod run;
 #[cfg(test)]
 mod scratch;
+pub mod set_aside;
 pub mod sockets;
 pub mod state;
 pub mod store;

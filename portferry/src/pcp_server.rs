@@ -204,9 +204,9 @@ impl Shell {
                 directory.display()
             ))
         })?;
-        let Loaded { mappings, holds, epoch, damaged } = loaded;
-        if damaged > 0 {
-            tracing::warn!("{damaged} damaged lines of stored mappings were passed over");
+        let Loaded { mappings, holds, epoch, damage } = loaded;
+        if let Some(line) = damage.report(&directory.join(store::FILE), "subscribers' mappings") {
+            tracing::warn!("{line}");
         }
         let mut moves = false;
         if config.outside.public.is_empty() {

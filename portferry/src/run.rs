@@ -131,7 +131,10 @@ pub(crate) async fn gateway(
     control: OwnedFd,
 ) -> Result<(), Failure> {
     let netlink = Netlink::open().map_err(|error| Failure::system(format!("no netlink: {error}")))?;
-    let identity = Identity::next_start(&config.state.directory)?;
+    let (identity, unwritten) = Identity::next_start(&config.state.directory)?;
+    if let Some(unwritten) = unwritten {
+        tokio::spawn(unwritten.write_once_there_is_room());
+    }
     let device = device(&config, &identity);
     let mut gateways = gateways(&config, &device, identity.nonce_key);
     let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));

@@ -1,15 +1,16 @@
 //! What is kept over restarts: who this installation is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 use crate::journal_file::{is_lack_of_room, write_anew};
+use crate::set_aside::{self, Old};
 
 /// Random once, then kept.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Identity {
     /// Device names come from it.
     pub seed: [u8; 16],
@@ -23,6 +24,10 @@ pub struct Identity {
 }
 
 const FILE: &str = "identity.json";
+/// It never has as many octets.
+const MAX_LEN: u64 = 16_384;
+/// When it is tried again to write what could not be written.
+const RETRY: Duration = Duration::from_secs(5);
 
 impl Identity {
     /// A new one.
@@ -30,8 +35,12 @@ impl Identity {
         Self { seed: random(), token: random(), nonce_key: random(), boot_id: 1 }
     }
 
-    /// Reads the one in `directory`, counts the start, and writes it back; makes a new one where there is none.
-    pub fn next_start(directory: &Path) -> Result<Self, Failure> {
+    /// Reads the one in `directory`, counts the start, and writes it back; makes a new one where there is none, or none that makes
+    /// sense. Beside it whether it could be written: see [`Unwritten`].
+    ///
+    /// # Errors
+    /// The directory cannot be made, or not be written for another reason than want of room.
+    pub fn next_start(directory: &Path) -> Result<(Self, Option<Unwritten>), Failure> {
         let failed = |what: &str, error: std::io::Error| {
             Failure::cannot_create(format!(
                 "{what} {}: {error}; portferry has to be able to write there ([state] directory)",
@@ -41,30 +50,39 @@ impl Identity {
         std::fs::create_dir_all(directory)
             .map_err(|error| failed("cannot make the state directory", error))?;
         let path = directory.join(FILE);
-        let mut known = false;
-        let identity = match std::fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
-                Ok(old) => {
-                    known = true;
-                    Self { boot_id: (old.boot_id + 1) & 0x7fff_ffff, ..old }
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        "{} cannot be understood ({error}); making a new identity: control points will see a new gateway",
-                        path.display()
-                    );
-                    Self::random()
-                }
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::random(),
-            Err(error) => return Err(failed("cannot read the state in", error)),
+        let read = set_aside::read(&path, MAX_LEN).map_err(|error| error.to_string());
+        let parsed = read.and_then(|octets| match octets {
+            Some(octets) => {
+                serde_json::from_slice::<Identity>(&octets).map(Some).map_err(|error| error.to_string())
+            }
+            None => Ok(None),
+        });
+        let identity = match parsed {
+            Ok(Some(old)) => Self { boot_id: old.boot_id.wrapping_add(1) & 0x7fff_ffff, ..old },
+            Ok(None) => Self::random(),
+            Err(why) => {
+                let kept = match set_aside::set_aside(directory, FILE, Old::Goes) {
+                    Ok(name) => format!("kept as {name}"),
+                    Err(error) => format!("not kept: {error}"),
+                };
+                tracing::warn!(
+                    "{} is damaged ({why}); it is {kept}. A new identity is made: control points will see a new gateway; mappings stay",
+                    path.display()
+                );
+                Self::random()
+            }
         };
+        set_aside::make_way(directory, &format!("{FILE}.new"));
         match identity.write(directory) {
-            Ok(()) => Ok(identity),
-            // What is known is enough to serve with; control points may miss that the next start is another one.
-            Err(error) if known && is_lack_of_room(&error) => {
-                tracing::warn!("the state cannot be written in {}: {error}", directory.display());
-                Ok(identity)
+            Ok(()) => Ok((identity, None)),
+            // It is enough to serve with.
+            Err(error) if is_lack_of_room(&error) => {
+                tracing::warn!(
+                    "the state cannot be written in {}: {error}; trying again. A start before that works is another gateway to control points, or looks like this one",
+                    directory.display()
+                );
+                let unwritten = Unwritten { identity: identity.clone(), directory: directory.to_owned() };
+                Ok((identity, Some(unwritten)))
             }
             Err(error) => Err(failed("cannot write the state in", error)),
         }
@@ -73,6 +91,26 @@ impl Identity {
     /// The paths of control come from the seed: no other user has to know it.
     fn write(&self, directory: &Path) -> std::io::Result<()> {
         write_anew(directory, FILE, &serde_json::to_vec(self)?)
+    }
+}
+
+/// An identity for which there was no room.
+#[derive(Debug)]
+pub struct Unwritten {
+    identity: Identity,
+    directory: PathBuf,
+}
+
+impl Unwritten {
+    /// Tries until there is room.
+    pub async fn write_once_there_is_room(self) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            match self.identity.write(&self.directory) {
+                Ok(()) => return tracing::info!("the state is written in {} now", self.directory.display()),
+                Err(error) => tracing::debug!("the state in {}: {error}", self.directory.display()),
+            }
+        }
     }
 }
 
@@ -86,15 +124,53 @@ fn random() -> [u8; 16] {
 mod tests {
     use super::*;
 
+    use crate::scratch::Directory;
+
+    fn start(directory: &Directory) -> Identity {
+        let (identity, unwritten) = Identity::next_start(&directory.0).unwrap();
+        assert!(unwritten.is_none());
+        identity
+    }
+
     #[test]
     fn the_seed_stays_and_the_boot_id_rises() {
-        let dir = std::env::temp_dir().join(format!("portferry-state-{}", std::process::id()));
-        let first = Identity::next_start(&dir).unwrap();
-        let second = Identity::next_start(&dir).unwrap();
-        assert_eq!((second.seed, second.boot_id), (first.seed, first.boot_id + 1));
-        std::fs::write(dir.join(FILE), b"{").unwrap();
-        let third = Identity::next_start(&dir).unwrap();
-        assert_ne!(third.seed, first.seed);
-        std::fs::remove_dir_all(&dir).unwrap();
+        let directory = Directory::new("state");
+        let first = start(&directory);
+        let second = start(&directory);
+        assert_eq!(second, Identity { boot_id: first.boot_id + 1, ..first });
+        // The highest number is followed by the lowest (UDA §1.1.2: 31 bits).
+        for (boot_id, next) in [(0x7fff_ffff, 0), (u32::MAX, 0), (u32::MAX - 1, 0x7fff_ffff)] {
+            let last = Identity { boot_id, ..second.clone() };
+            last.write(&directory.0).unwrap();
+            assert_eq!(start(&directory), Identity { boot_id: next, ..last });
+        }
+    }
+
+    #[test]
+    fn a_damaged_identity_is_kept_and_replaced() {
+        let directory = Directory::new("state-damaged");
+        let path = directory.0.join(FILE);
+        let first = start(&directory);
+        let whole = std::fs::read(&path).unwrap();
+        let mut damages: Vec<Vec<u8>> =
+            (0..whole.len()).step_by(7).map(|len| whole[..len].to_vec()).collect();
+        damages.extend([vec![0; 100], vec![b'['; 10_000], vec![b' '; 100_000], b"{\"seed\":[]}".to_vec()]);
+        for damage in damages {
+            std::fs::write(&path, &damage).unwrap();
+            let new = start(&directory);
+            assert_ne!(new.seed, first.seed);
+            assert_eq!(std::fs::read(directory.0.join("identity.json.damaged-1")).unwrap(), damage);
+            assert_eq!(start(&directory).seed, new.seed, "once");
+        }
+        for name in [FILE, "identity.json.new"] {
+            let _ = std::fs::remove_file(directory.0.join(name));
+            std::fs::create_dir(directory.0.join(name)).unwrap();
+        }
+        let new = start(&directory);
+        assert_eq!(start(&directory).seed, new.seed);
+        // What a later version adds is no damage.
+        let later = [&whole[..whole.len() - 1], b",\"more\":[1,2]}"].concat();
+        std::fs::write(&path, later).unwrap();
+        assert_eq!(start(&directory).seed, first.seed);
     }
 }

@@ -15,10 +15,11 @@ use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
-use crate::journal_file::{self, JournalFile, Stamp};
+use crate::journal_file::{self, Damage, JournalFile, Stamp};
 use pinholes::Pinhole;
 
-const FILE: &str = "mappings.journal";
+/// What it is called.
+pub const FILE: &str = "mappings.journal";
 /// Mappings at the server that may have filters, at most; no more are remembered by whoever uses them.
 const MOST_FILTERED: usize = 4096;
 /// Seconds after which there is no such mapping any more: it was asked for at most half a day later (the engine says so anew
@@ -162,8 +163,8 @@ pub struct Loaded {
     pub pinholes: Vec<StoredPinhole>,
     /// What the owner has decided about devices.
     pub consents: Vec<Decided>,
-    /// Lines that made no sense.
-    pub damaged: usize,
+    /// What was wrong with the file.
+    pub damage: Damage,
 }
 
 impl Store {
@@ -172,7 +173,7 @@ impl Store {
     /// # Errors
     /// As [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
-        let (file, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
+        let (file, damage) = JournalFile::<Contents>::open(directory, FILE)?;
         let (now, contents) = (Stamp::now(), file.contents());
         let loaded = Loaded {
             mappings: in_order(&contents.mappings)
@@ -184,7 +185,7 @@ impl Store {
             filtered: contents.filtered.keys().map(filtered).collect(),
             pinholes: contents.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
             consents: contents.consents.values().copied().collect(),
-            damaged,
+            damage,
         };
         Ok((Self(file), loaded))
     }
@@ -516,7 +517,7 @@ mod tests {
             assert_eq!(loaded.mappings[0].external.port(), 3, "the newest first");
             let left = loaded.mappings[0].claims.end().unwrap().as_secs();
             assert!((990..=1000).contains(&left), "{left}");
-            assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damaged), (2, Some(nonce(4)), 0));
+            assert_eq!((loaded.mappings.len(), loaded.probe, loaded.damage.count()), (2, Some(nonce(4)), 0));
         }
     }
 
@@ -544,7 +545,82 @@ mod tests {
         damaged[20] ^= 1;
         std::fs::write(&path, &damaged).unwrap();
         let loaded = load(&directory);
-        assert_eq!((loaded.mappings.len(), loaded.damaged), (4, 1));
+        assert_eq!((loaded.mappings.len(), loaded.damage.count()), (4, 1));
+    }
+
+    /// Whatever a file is instead, the program starts, what can be read of it stands, and it is kept under another name.
+    #[test]
+    fn what_is_damaged_is_kept() {
+        let directory = Directory::new("store-damaged");
+        let (mut store, _) = Store::open(&directory.0).unwrap();
+        for port in 1..=3 {
+            store.append(&Record::Put(mapping(port, None))).unwrap();
+        }
+        let path = directory.0.join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[20] ^= 1;
+        let later = br#"{"from_the_future":{"answer":42}}"#;
+        let later = [format!("{:08x} ", journal_file::crc32(later)).as_bytes(), later, b"\n"].concat();
+        let garbage: Vec<u8> =
+            (0..300_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
+        let cases: [(&str, Vec<u8>, &[u16]); 5] = [
+            ("an octet is another", flipped, &[2, 3]),
+            ("a later version's", [&later[..], &whole].concat(), &[1, 2, 3]),
+            ("garbage", [&garbage[..], b"\n"].concat(), &[]),
+            ("garbage first", [&garbage[..], b"\n", &whole].concat(), &[1, 2, 3]),
+            ("another program's", b"[mappings]\n1 = 2\n".to_vec(), &[]),
+        ];
+        for (what, octets, left) in &cases {
+            std::fs::write(&path, octets).unwrap();
+            let loaded = load(&directory);
+            assert_eq!((&ports(&loaded)[..], loaded.damage.count() > 0), (*left, true), "{what}");
+            assert_eq!(loaded.damage.unknown, usize::from(*what == "a later version's"));
+            assert_eq!(loaded.damage.kept, Some(Ok(format!("{FILE}.damaged-1"))), "{what}");
+            assert_eq!(
+                &std::fs::read(directory.0.join(format!("{FILE}.damaged-1"))).unwrap(),
+                octets,
+                "{what}"
+            );
+            let report = loaded.damage.report(&path, "mappings").unwrap();
+            assert!(
+                report.contains(FILE) && report.contains("damaged-1") && !report.contains('\n'),
+                "{report}"
+            );
+            // It is written anew, and whole.
+            assert_eq!(
+                (load(&directory).damage, ports(&load(&directory))),
+                (Damage::default(), left.to_vec()),
+                "{what}"
+            );
+        }
+        // What a power cut leaves is no reason to keep anything.
+        std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+        let loaded = load(&directory);
+        assert_eq!((ports(&loaded), loaded.damage), (vec![1, 2], Damage { torn: true, ..Damage::default() }));
+        assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1 + 3, "no more than three are kept");
+    }
+
+    #[test]
+    fn what_is_no_file_makes_way() {
+        let directory = Directory::new("store-no-file");
+        for name in [FILE, "mappings.journal.new"] {
+            std::fs::create_dir(directory.0.join(name)).unwrap();
+        }
+        let (mut store, loaded) = Store::open(&directory.0).unwrap();
+        assert!(loaded.damage.unread.is_some() && !store.is_behind());
+        store.append(&Record::Put(mapping(1, None))).unwrap();
+        assert_eq!(ports(&load(&directory)), [1]);
+        // A link leads to a file that is read, and is replaced by one of our own.
+        let elsewhere = directory.0.join("elsewhere");
+        std::fs::rename(directory.0.join(FILE), &elsewhere).unwrap();
+        let before = std::fs::read(&elsewhere).unwrap();
+        for name in [FILE, "mappings.journal.new"] {
+            std::os::unix::fs::symlink(&elsewhere, directory.0.join(name)).unwrap();
+        }
+        assert_eq!(ports(&load(&directory)), [1]);
+        assert!(!directory.0.join(FILE).is_symlink());
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), before, "nothing is written where a link leads");
     }
 
     fn ports(loaded: &Loaded) -> Vec<u16> {
@@ -587,7 +663,7 @@ mod tests {
             assert!(!store.is_behind());
             store.append(&Record::Put(mapping(5, None))).unwrap();
             let loaded = load(&directory);
-            assert_eq!((ports(&loaded), loaded.damaged), (vec![2, 3, 4, 5], 0));
+            assert_eq!((ports(&loaded), loaded.damage.count()), (vec![2, 3, 4, 5], 0));
         }
     }
 

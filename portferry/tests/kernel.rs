@@ -833,6 +833,80 @@ fn an_error_leaves_everything_as_it_was() {
     });
 }
 
+/// Decision 24: whatever another program does to the table is undone, and nothing else is.
+#[test]
+fn what_others_do_to_the_table_is_undone() {
+    in_router("what_others_do_to_the_table_is_undone", async |_| {
+        // Enough for several transactions.
+        const MANY: u16 = 600;
+        let config =
+            TableConfig { forward_filter: true, masquerade: true, hairpin: true, mark: Some(1), ..config() };
+        let mut nft = Nft::open(config.clone()).await.unwrap();
+        let outermost = |n| Some(SocketAddrV4::new(EXTERNAL, n));
+        let all: Vec<_> = (0..MANY)
+            .map(|n| Nat1Rule {
+                outermost: outermost(n + 1),
+                ..rule([TCP, UDP][usize::from(n % 2)], 2000 + n, HOST, 3000 + n / 3)
+            })
+            .chain([Nat1Rule { remote_peer: Some(REMOTE), ..rule(TCP, 80, OTHER_HOST, 81) }])
+            .map(Change::Add)
+            .collect();
+        for some in all.chunks(nft::MAX_CHANGES) {
+            nft.apply(some).await.unwrap();
+        }
+        let Change::Add(first) = all[0] else { panic!("they are added") };
+        nft.apply(&[Change::Remove(first)]).await.unwrap();
+        nft.readdress(vec![WAN, WAN_AGAIN]).await.unwrap();
+        assert!(!nft.restore().await.unwrap(), "what is done by us is no damage");
+        let listing = || run("nft", &["list table inet portferry"]);
+        let before = listing();
+        let rules: Vec<_> = nft.rules().collect();
+        let handle = |chain: &str| {
+            let listing = run("nft", &["-a", "list", "chain", "inet", "portferry", chain]);
+            let rule = listing.lines().nth(4).unwrap().to_owned();
+            rule.rsplit_once("# handle ").unwrap().1.to_owned()
+        };
+        for damage in [
+            "flush ruleset".to_owned(),
+            "delete table inet portferry".to_owned(),
+            "flush table inet portferry".to_owned(),
+            "flush chain inet portferry prerouting".to_owned(),
+            format!("delete rule inet portferry forward handle {}", handle("forward")),
+            "insert rule inet portferry forward accept".to_owned(),
+            "chain inet portferry forward { policy drop; }".to_owned(),
+            "add table inet portferry { flags dormant; }".to_owned(),
+            "delete element inet portferry ports { tcp . 2002 }".to_owned(),
+            "add element inet portferry ports { tcp . 4000 : 192.168.77.2 . 22 }".to_owned(),
+            "delete element inet portferry lan { lan0 }".to_owned(),
+            "flush map inet portferry hairpin".to_owned(),
+            "flush set inet portferry wan_addresses".to_owned(),
+            "add chain inet portferry another".to_owned(),
+        ] {
+            run("nft", &[&damage]);
+            assert!(nft.restore().await.unwrap(), "{damage}");
+            // Which elements come first is the kernel's, by chance.
+            let sorted = |listing: &str| {
+                let mut words: Vec<String> = listing
+                    .split([',', '\n'])
+                    .map(|word| {
+                        word.trim().trim_start_matches("elements = {").trim_end_matches('}').trim().to_owned()
+                    })
+                    .collect();
+                words.sort_unstable();
+                words
+            };
+            assert_eq!(sorted(&listing()), sorted(&before), "{damage}");
+            assert!(!nft.restore().await.unwrap(), "{damage}: once");
+            assert_eq!(nft.rules().collect::<Vec<_>>(), rules);
+        }
+        // What others have beside it is theirs.
+        run("nft", &["add table inet another"]);
+        assert!(!nft.restore().await.unwrap());
+        nft.apply(&[Change::Add(first)]).await.unwrap();
+        assert!(!nft.restore().await.unwrap());
+    });
+}
+
 #[test]
 fn without_privilege_reading_works_and_changing_says_why_not() {
     const NAME: &str = "without_privilege_reading_works_and_changing_says_why_not";

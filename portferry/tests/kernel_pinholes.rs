@@ -459,6 +459,21 @@ fn the_table_is_replaced_made_anew_listed_and_cleared() {
         pinholes.reconfigure(pinholes.config().clone()).await.unwrap();
         assert_eq!(listed(), sorted(RULESET));
 
+        // Or by itself, when there is something to do.
+        assert!(!pinholes.restore().await.unwrap());
+        for damage in [
+            "flush ruleset",
+            "flush chain ip6 portferry forward",
+            "flush set ip6 portferry pinholes",
+            "flush set ip6 portferry wan",
+            "add element ip6 portferry pinholes { tcp . 2001:db8:77::2 . 22 }",
+        ] {
+            run("nft", &[damage]);
+            assert!(pinholes.restore().await.unwrap(), "{damage}");
+            assert_eq!(listed(), sorted(RULESET), "{damage}");
+            assert!(!pinholes.restore().await.unwrap(), "{damage}: once");
+        }
+
         run("nft", &["add table ip6 other"]);
         pinholes.clear().await.unwrap();
         assert_eq!(run("nft", &["list", "tables"]).trim(), "table ip6 other");

@@ -300,8 +300,7 @@ impl Gateway {
                 job.confirmed.push(flow);
             }
             self.finish_deletes(flow, None);
-        } else if self.table.find_flow(flow).is_some_and(|mapping| self.keeps(mapping) && !mapping.confirmed)
-        {
+        } else if self.table.find_flow(flow).is_some_and(|mapping| self.waits_to_be_given_again(mapping)) {
             // What is left of one that has ended (see `on_unkept`) is away, and the next request cannot be taken for it.
             self.ask_again_to_keep(now, flow);
         } else {
@@ -324,7 +323,7 @@ impl Gateway {
             self.fail(now, next, Refusal::Upstream(result));
         }
         let Some(mapping) = self.table.find_flow(flow).cloned() else { return self.stop_if_done(now) };
-        if self.waits_for_usual_line(&mapping) {
+        if self.waits_to_be_given_again(&mapping) {
             return self.stop_if_done(now); // nobody here wanted it gone; its flow ends by itself
         }
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
@@ -416,9 +415,13 @@ impl Gateway {
 
     /// The server does not give what stands. That is its end (decision 15), unless the server is that of a spare line: then it stays,
     /// shown as degraded, for the usual one, which has it or gives it again. Should that be given meanwhile which is not wanted, it ends by
-    /// itself. What was not `refused`, but has ended without an answer, is there again as soon as there is one.
+    /// itself. What was not `refused`, but has ended without an answer, is there again as soon as there is one. So is what has ended while
+    /// the machine slept, and nobody could ask.
     fn on_unkept(&mut self, now: Instant, mapping: &Mapping, cause: Cause, refused: bool) {
-        if !self.keeps(mapping) {
+        let is_spare = self.keeps(mapping);
+        let is_wanted = mapping.health != Health::Deleting && !self.stopping;
+        let overslept = self.woke == Some(now) && !refused && is_wanted;
+        if !is_spare && !overslept {
             return self.drop_mapping(now, mapping.key(), cause);
         }
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
@@ -432,7 +435,9 @@ impl Gateway {
         } else {
             self.ask_again_to_keep(now, mapping.flow);
         }
-        self.notice(Notice::NotAtSpare(mapping.clone(), self.wan.name.clone()));
+        if is_spare {
+            self.notice(Notice::NotAtSpare(mapping.clone(), self.wan.name.clone()));
+        }
     }
 
     /// Whether the mapping stands also without the server that is in use.
@@ -440,9 +445,9 @@ impl Gateway {
         self.wan.is_spare && mapping.health != Health::Deleting && !self.stopping
     }
 
-    /// Whether that is so, and the server has not given it, or not again.
-    fn waits_for_usual_line(&self, mapping: &Mapping) -> bool {
-        self.keeps(mapping) && !mapping.confirmed
+    /// Whether the server has not given it, or not again, and is to.
+    fn waits_to_be_given_again(&self, mapping: &Mapping) -> bool {
+        mapping.health != Health::Deleting && !self.stopping && !mapping.confirmed
     }
 
     /// The server has lost its state, or is another one: until it answers for a mapping, that is in doubt.
@@ -545,7 +550,8 @@ impl Gateway {
             {
                 self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
-            Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy => {
+            // Many leases may end at once, after a sleep for instance.
+            Cause::LeaseEnded | Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy => {
                 self.give_back_in_turn(now, mapping.flow);
             }
             _ => self.give_back(now, mapping.flow),

@@ -48,7 +48,7 @@ use crate::policy::InterfaceAddress;
 use crate::ssdp::SsdpServer;
 use crate::status::{MappingStatus, Status};
 use crate::table::{Key, Mapping, MappingTable};
-use crate::time::{Instant, Timers};
+use crate::time::{Duration, Instant, Timers};
 use crate::uplink::{FlowId, Input, Uplink, Want};
 
 pub use changes::{Change, What};
@@ -64,6 +64,9 @@ use mappings::DeleteJob;
 use own_nat::NatPurpose;
 use pending::Pending;
 use waiting::Waiter;
+
+/// Who looks so much too late has not been running: the machine slept.
+const SLEPT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Alarm {
@@ -181,6 +184,10 @@ pub struct Gateway {
     next_ticket: u64,
     stopping: bool,
     stopped: bool,
+    /// When an event was last taken in.
+    last_turn: Instant,
+    /// When it last turned out that the machine had slept.
+    woke: Option<Instant>,
     /// [`Effect::Stopped`] is out.
     said_stopped: bool,
     /// The gateway stops then, whatever is unconfirmed.
@@ -249,6 +256,8 @@ impl Gateway {
             next_ticket: 0,
             stopping: false,
             stopped: false,
+            last_turn: Instant::default(),
+            woke: None,
             said_stopped: false,
             stop_by: Instant::default(),
             given_back: BTreeMap::new(),
@@ -374,6 +383,7 @@ impl Gateway {
             }
             Event::Stop => self.on_stop(now),
         }
+        self.last_turn = now;
         self.drain_uplink(now);
         while self.tend_probe(now) || self.tend_isp_router(now) {
             self.drain_uplink(now);
@@ -433,6 +443,8 @@ impl Gateway {
     }
 
     fn on_timeout(&mut self, now: Instant) {
+        // What was due when it was last this gateway's turn would have been done then.
+        let overdue = self.next_timeout().map_or(Duration::ZERO, |due| now - due.max(self.last_turn));
         while let Some(alarm) = self.timers.pop_due(now) {
             match alarm {
                 Alarm::Patience(request) => self.on_patience_over(now, request),
@@ -462,6 +474,13 @@ impl Gateway {
         }
         self.ssdp.on_timeout(now, &mut *self.entropy);
         self.subscriptions.on_timeout(now);
+        // After the leases: what has ended is not asked for again.
+        if overdue >= SLEPT {
+            self.woke = Some(now);
+            self.notice(Notice::Woke(overdue, self.table.len()));
+            self.input(now, Input::Woke);
+            self.firewall_input(now, Input::Woke);
+        }
         self.input(now, Input::Timeout);
         self.firewall_input(now, Input::Timeout);
     }

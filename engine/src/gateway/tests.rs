@@ -25,6 +25,7 @@ mod restart;
 mod servers;
 mod specific;
 mod strategies;
+mod suspend;
 mod trouble;
 mod unreachable;
 mod wans;

@@ -468,6 +468,7 @@ impl Uplink for IgdClient {
                 self.knock(now);
                 self.poll(now);
             }
+            Input::Woke => self.recover(now, now, None, entropy),
             Input::Timeout => {
                 while let Some(alarm) = self.timers.pop_due(now) {
                     match alarm {

@@ -81,6 +81,8 @@ pub enum Input<'a> {
     Closed,
     /// What became of an exchange of HTTP.
     Http(HttpId, &'a HttpOutcome),
+    /// The machine has slept: much that was due is overdue. Every mapping is asked for again, in turn; what has ended is lost.
+    Woke,
     /// An alarm is due.
     Timeout,
 }

@@ -120,6 +120,7 @@ impl Uplink for LocalNat {
             | Input::Unreachable
             | Input::Http(..)
             | Input::Closed
+            | Input::Woke
             | Input::Timeout => {}
         }
     }

@@ -569,6 +569,7 @@ impl Uplink for NatPmpClient {
                     self.recover(now, now, None, entropy);
                 }
             }
+            Input::Woke => self.recover(now, now, None, entropy),
             Input::Timeout => {
                 while let Some(id) = self.timers.pop_due(now) {
                     self.on_alarm(now, id, entropy);

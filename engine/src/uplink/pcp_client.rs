@@ -198,6 +198,7 @@ impl Uplink for PcpClient {
                     self.sound(now, entropy);
                 }
             }
+            Input::Woke => self.recover(now, now, None, entropy),
             Input::Timeout => {
                 while let Some(id) = self.timers.pop_due(now) {
                     self.on_timer(now, id, entropy);

@@ -12,6 +12,7 @@
 //! | `get ADDRESS PATH` | HTTP GET; prints the whole answer |
 //! | `control ADDRESS PATH TYPE` | calls the action in each line of standard input, `ACTION` and `NAME=VALUE`s with tabs between; prints `done` and the out arguments likewise (line ends become blanks), a UPnP error code, or `nothing` and why |
 //! | `subscribe ADDRESS PATH [CALLBACK]` | SUBSCRIBE at the event URL of WANIPConnection in that description, with a callback at that address of its own, or the one that it speaks from; prints each event's SEQ, names and values |
+//! | `hold ADDRESS PATH COUNT OCTETS` | opens so many connections, begins a control request on each with so many octets of its body, prints how many were taken, and keeps them |
 //! | `udp-blast FROM TO` | sends each line of standard input (hexadecimal) as a datagram |
 //! | `tcp-blast ADDRESS` | sends each line of standard input (hexadecimal) on a connection of its own, ends its half and prints the first line that comes back |
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ["control", address, path, service_type] => control(address, path, service_type),
         ["subscribe", address, path] => subscribe(address, path, None),
         ["subscribe", address, path, callback] => subscribe(address, path, callback.parse().ok()),
+        ["hold", address, path, count, octets] => hold(address, path, (number(count), number(octets))),
         ["udp-blast", from, to] => udp_blast(from, to),
         ["tcp-blast", address] => tcp_blast(address),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "see the first lines of lab-probe.rs")),
@@ -56,6 +58,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number")
 }
 
 fn millis(text: &str) -> Duration {
@@ -331,6 +337,28 @@ fn subscribe(address: &str, path: &str, callback: Option<IpAddr>) -> io::Result<
         let properties: Vec<String> =
             properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
         println!("event {seq}: {}", properties.join(" "));
+    }
+}
+
+fn hold(address: &str, path: &str, (count, octets): (usize, usize)) -> io::Result<()> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nSOAPAction: \"urn:schemas-upnp-org:service:WANIPConnection:1#AddPortMapping\"\r\n\
+         Content-Type: text/xml; charset=\"utf-8\"\r\nContent-Length: {}\r\n\r\n",
+        octets + 1
+    );
+    let request = [head.as_bytes(), &vec![b' '; octets]].concat();
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect_timeout(&parse(address)?, PATIENCE)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        // Whoever does not take it all has taken the connection.
+        if stream.write_all(&request).is_ok() {
+            held.push(stream);
+        }
+    }
+    println!("held {}", held.len());
+    loop {
+        thread::park();
     }
 }
 

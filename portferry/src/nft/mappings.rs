@@ -103,6 +103,15 @@ impl Table {
         self.mappings.values().filter(|held| *held.internal.ip() == host).count()
     }
 
+    /// All elements that the kernel is to have, of [`SETS`].
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let addresses = self.wan_addresses.iter().filter(|_| self.hairpin);
+        let own = addresses.clone().map(|addr| Slot::Address(*addr));
+        let slots: BTreeSet<Slot> = self.shares.iter().map(|(slot, ..)| *slot).chain(own).collect();
+        let shared = slots.into_iter().filter_map(|slot| self.entry(slot));
+        shared.chain(addresses.map(|addr| ruleset::wan_address(*addr))).collect()
+    }
+
     /// The mappings of a port of the WAN address, one for each remote peer.
     pub(super) fn at(&self, protocol: u8, external_port: u16) -> impl Iterator<Item = Nat1Rule> {
         let (first, last) = ((protocol, external_port, None), (protocol, external_port, LAST_KEY.2));

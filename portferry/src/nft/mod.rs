@@ -55,8 +55,9 @@
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
 //! rules must let `ct status dnat` pass, or what has our mark (`crate::firewall`). And our `drop` stands whatever they accept; port forwardings that
 //! the administrator made elsewhere pass, because they are DNAT too. The filter is for IPv4; that for IPv6 is [`pinholes`], where
-//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it; the next
-//! [`Nft::apply`] then fails with [`ErrorKind::NotFound`], and [`Nft::open`] builds it again.
+//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it: [`watch`] notices
+//! that, and whatever else another program does to it, and [`Nft::restore`] makes it anew; an [`Nft::apply`] before that fails with
+//! [`ErrorKind::NotFound`].
 //!
 //! **Kernel.** Linux 5.7 or later (`iifname` in postrouting), with nf_tables and its nat, masq, fib and reject modules.
 //! Ending flows needs nf_conntrack_netlink (a package of its own on OpenWrt): without it mappings work, but a removed
@@ -73,6 +74,8 @@ pub mod provider;
 pub(crate) mod reading;
 mod rule;
 mod ruleset;
+mod shape;
+pub(crate) mod watch;
 
 use std::{
     io::{self, ErrorKind},
@@ -82,9 +85,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
+use batch::{Batch, NFPROTO_INET};
 use conntrack::FlowFrom;
 use link::Link;
 use mappings::{Plan, Table};
+use shape::Shape;
 
 /// Priority of our `prerouting` chain: one after `dstnat` (-100), so that the port forwardings an administrator made
 /// by hand win over what a control point asked for.
@@ -163,6 +168,8 @@ pub struct Nft {
     table: Table,
     link: Link,
     kernel_filters: bool,
+    /// What the kernel made of it when it was created.
+    shape: Option<Shape>,
 }
 
 impl Nft {
@@ -178,8 +185,8 @@ impl Nft {
     pub async fn open(config: TableConfig) -> io::Result<Self> {
         config.check()?;
         let table = Table::new(&config);
-        let mut nft = Self { config, table, link: Link::default(), kernel_filters: true };
-        nft.recreate().await?;
+        let mut nft = Self { config, table, link: Link::default(), kernel_filters: true, shape: None };
+        nft.rebuild().await?;
         Ok(nft)
     }
 
@@ -225,13 +232,17 @@ impl Nft {
             self.table.undo(&plan);
             return Err(error);
         }
+        self.end_flows(&plan).await;
+        Ok(())
+    }
+
+    async fn end_flows(&mut self, plan: &Plan) {
         if !plan.flows.is_empty() {
             let kernel_filters = &mut self.kernel_filters;
             self.link
                 .end_flows(async |socket| conntrack::end(socket, &plan.flows, kernel_filters).await)
                 .await;
         }
-        Ok(())
     }
 
     /// By which port of the WAN's addresses a flow leaves that a LAN host has begun; `None`: there is none, or it is not translated.
@@ -307,9 +318,61 @@ impl Nft {
         self.table.holds(rule)
     }
 
-    async fn recreate(&mut self) -> io::Result<()> {
-        let config = self.config.clone();
-        self.link.transact("creating the table", |batch| ruleset::recreate(batch, &config)).await
+    /// Looks whether the table is as it ought to be, and makes it anew if it is not, with everything that is mapped; whether it had to.
+    ///
+    /// # Errors
+    /// As [`Nft::open`]. What is mapped is still known then, and this may be called again.
+    pub async fn restore(&mut self) -> io::Result<bool> {
+        if self.is_whole().await? {
+            return Ok(false);
+        }
+        self.rebuild().await?;
+        Ok(true)
+    }
+
+    async fn is_whole(&mut self) -> io::Result<bool> {
+        let Some(shape) = &self.shape else { return Ok(false) };
+        let entries = self.table.entries();
+        let wanted =
+            shape::wanted(shape, &ruleset::SETS, entries.into_iter().map(|entry| (entry.set, entry.element)));
+        let now = look(&mut self.link, (NFPROTO_INET, &self.config.name)).await?;
+        Ok(now.is_some_and(|now| shape.is_still(&now, wanted)))
+    }
+
+    /// Creates the table with what is mapped: as much as one transaction holds at once, the rest in more. Flows that began while
+    /// it was not there, and ought to have been translated, end as after an [`Nft::apply`].
+    async fn rebuild(&mut self) -> io::Result<()> {
+        // Beside the table itself there is room for this much.
+        const FIRST: usize = MAX_CHANGES / 2;
+        let rules: Vec<Change> = self.table.rules().map(Change::Add).collect();
+        let (first, rest) = rules.split_at(rules.len().min(FIRST));
+        let (config, mut table) = (self.config.clone(), Table::new(&self.config));
+        let mut plan = table.change(first)?;
+        let create = |batch: &mut Batch| {
+            ruleset::recreate(batch, &config);
+            plan.write(batch, &config.name);
+        };
+        self.link.transact("creating the table", create).await?;
+        for some in rest.chunks(MAX_CHANGES) {
+            let more = table.change(some)?;
+            self.link.transact("filling the table", |batch| more.write(batch, &config.name)).await?;
+            plan.flows.extend(more.flows);
+        }
+        // Not before: should it fail half way, what belongs into it is still known.
+        self.table = table;
+        self.end_flows(&plan).await;
+        // Without an answer it is made anew once more when somebody touches it.
+        self.shape = look(&mut self.link, (NFPROTO_INET, &config.name)).await.ok().flatten();
+        Ok(())
+    }
+}
+
+/// What that table is like; `None`: it is not there, or was taken away meanwhile.
+async fn look(link: &mut Link, table: (u8, &str)) -> io::Result<Option<Shape>> {
+    let looked = link.ask("looking at our table", async |socket| Shape::read(socket, table).await).await;
+    match looked {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other,
     }
 }
 

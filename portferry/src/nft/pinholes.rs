@@ -46,7 +46,8 @@ use super::batch::{Batch, Element, Kind};
 use super::conntrack::{Flow, Towards, cannot_select, end_each};
 use super::link::Link;
 use super::rule::{self, NFPROTO_IPV6};
-use super::{FORWARD_PRIORITY, MAX_CHANGES, TCP, UDP, counter, invalid, plain_name};
+use super::shape::{self, Shape};
+use super::{FORWARD_PRIORITY, MAX_CHANGES, TCP, UDP, counter, invalid, look, plain_name};
 
 /// Priority of the `forward` chain: just before that of the NAT's table.
 pub const PRIORITY: i32 = FORWARD_PRIORITY - 1;
@@ -105,6 +106,8 @@ pub struct Pinholes {
     held: BTreeMap<PinholeRule, u64>,
     link: Link,
     kernel_filters: bool,
+    /// What the kernel made of it when it was created.
+    shape: Option<Shape>,
 }
 
 /// The difference that some changes make.
@@ -126,7 +129,7 @@ impl Pinholes {
     pub async fn open(config: PinholesConfig) -> io::Result<Self> {
         config.check()?;
         let link = Link::of(NFPROTO_IPV6);
-        let mut pinholes = Self { config, held: BTreeMap::new(), link, kernel_filters: true };
+        let mut pinholes = Self { config, held: BTreeMap::new(), link, kernel_filters: true, shape: None };
         pinholes.rebuild(None).await?;
         Ok(pinholes)
     }
@@ -177,6 +180,18 @@ impl Pinholes {
             *before = before.saturating_add(packets);
         }
         Ok(())
+    }
+
+    /// Looks whether the table is as it ought to be, and makes it anew if it is not, with everything that is open; whether it had to.
+    ///
+    /// # Errors
+    /// As [`Pinholes::reconfigure`].
+    pub async fn restore(&mut self) -> io::Result<bool> {
+        if self.is_whole().await? {
+            return Ok(false);
+        }
+        self.reconfigure(self.config.clone()).await?;
+        Ok(true)
     }
 
     /// Deletes the table with all pinholes; flows that came in by them go on. Succeeds if it is gone already. Afterwards only
@@ -275,7 +290,18 @@ impl Pinholes {
             let fill = |batch: &mut Batch| write(batch, &config.name, Kind::NewElement, part);
             self.link.transact("filling the table", fill).await?;
         }
+        // Without an answer it is made anew once more when somebody touches it.
+        self.shape = look(&mut self.link, (NFPROTO_IPV6, &self.config.name)).await.ok().flatten();
         Ok(())
+    }
+
+    async fn is_whole(&mut self) -> io::Result<bool> {
+        let Some(shape) = &self.shape else { return Ok(false) };
+        let entries = self.held.keys().map(ruleset::entry);
+        let elements = entries.map(|(set, key)| (set, Element { key, value: Vec::new() }));
+        let wanted = shape::wanted(shape, &ruleset::SETS, elements);
+        let now = look(&mut self.link, (NFPROTO_IPV6, &self.config.name)).await?;
+        Ok(now.is_some_and(|now| shape.is_still(&now, wanted)))
     }
 }
 

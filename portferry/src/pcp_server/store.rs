@@ -15,10 +15,14 @@ use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
 
 use super::config::LONGEST_HOLD;
-use crate::journal_file::{self, JournalFile, Stamp, write_anew};
+use crate::journal_file::{self, Damage, JournalFile, Stamp, write_anew};
+use crate::set_aside::{self, Old};
 
-const FILE: &str = "provider.journal";
+/// What the journal is called.
+pub const FILE: &str = "provider.journal";
 const EPOCH: &str = "epoch.json";
+/// It never has as many octets.
+const MAX_EPOCH: u64 = 16_384;
 
 /// One line.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -118,8 +122,8 @@ pub struct Loaded {
     pub holds: Vec<StoredHold>,
     /// The age of the epoch, if nothing was lost since it began.
     pub epoch: Option<Duration>,
-    /// Lines that made no sense.
-    pub damaged: usize,
+    /// What was wrong with the file.
+    pub damage: Damage,
 }
 
 impl Store {
@@ -129,27 +133,36 @@ impl Store {
     /// Those of making the directory and of [`JournalFile::open`].
     pub fn open(directory: &Path, hold: Duration) -> io::Result<(Self, Loaded)> {
         std::fs::create_dir_all(directory)?;
-        let epoch = match std::fs::read(directory.join(EPOCH)) {
-            Ok(octets) => serde_json::from_slice::<Epoch>(&octets).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+        // One that makes no sense is as one that is lost: the epoch begins anew.
+        let epoch = match set_aside::read(&directory.join(EPOCH), MAX_EPOCH) {
+            Ok(octets) => octets.and_then(|octets| serde_json::from_slice::<Epoch>(&octets).ok()),
+            Err(error) => {
+                let kept = set_aside::set_aside(directory, EPOCH, Old::Goes);
+                let kept =
+                    kept.map_or_else(|error| format!("not kept: {error}"), |name| format!("kept as {name}"));
+                tracing::warn!(
+                    "{} is damaged ({error}); it is {kept}. The epoch begins anew",
+                    directory.join(EPOCH).display()
+                );
+                None
+            }
         };
         // What the journal has lost is not to be seen any more once it is written anew.
         let whole = directory.join(FILE).exists();
         take_away(directory)?;
-        let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
+        let (journal, damage) = JournalFile::<Contents>::open(directory, FILE)?;
         let now = Stamp::now();
         let Contents { mappings, holds } = journal.contents();
         // A clock that does not know how long ago that was does not tell how old the epoch is.
         let known = |epoch: &Epoch| {
             now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
         };
-        let epoch = epoch.filter(|epoch| whole && damaged == 0 && known(epoch));
+        let epoch = epoch.filter(|epoch| whole && damage == Damage::default() && known(epoch));
         let loaded = Loaded {
             mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
             holds: holds.values().map(|held| held.stored(now, hold)).collect(),
             epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
-            damaged,
+            damage,
         };
         let mut store = Self { directory: directory.to_owned(), journal, epoch, unwritten: true };
         if !store.journal.is_behind() {
@@ -504,7 +517,7 @@ mod tests {
         damaged[20] ^= 1;
         std::fs::write(&path, &damaged).unwrap();
         let loaded = load(&directory);
-        assert_eq!((loaded.mappings.len(), loaded.epoch, loaded.damaged), (1, None, 1));
+        assert_eq!((loaded.mappings.len(), loaded.epoch, loaded.damage.count()), (1, None, 1));
         assert_eq!(load(&directory).epoch, None, "it is not forgotten with the line");
         std::fs::write(directory.0.join(EPOCH), r#"{"began":{"at":1800000000}}"#).unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -140,6 +140,21 @@ impl Kernel {
         }
     }
 
+    /// See [`Tables::touched`]. Of tables that are not this process's it never resolves.
+    pub(crate) async fn touched(&mut self) -> Option<String> {
+        match &mut self.0 {
+            Kind::Here { tables, .. } => tables.touched().await,
+            Kind::Apart(_) => std::future::pending().await,
+        }
+    }
+
+    /// See [`Tables::restore`].
+    pub(crate) async fn restore(&mut self, by: Option<String>) {
+        if let Kind::Here { tables, .. } = &mut self.0 {
+            tables.restore(by).await;
+        }
+    }
+
     /// See [`Tables::forget`].
     pub(crate) async fn forget(&self, name: &str) {
         match &self.0 {

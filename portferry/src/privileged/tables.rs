@@ -10,6 +10,7 @@ use super::message::NatChange;
 use crate::config::{Config, Line, NatMode};
 use crate::exit::Failure;
 use crate::nft::pinholes::{Change as PinholeChange, PinholeRule, Pinholes, PinholesConfig};
+use crate::nft::watch::{Guard, Say};
 use crate::nft::{Change, MAX_CHANGES, Nat1Rule, Nft, TableConfig, port_is_free};
 
 /// What there is of one uplink.
@@ -28,13 +29,16 @@ struct Uplink {
 pub(crate) struct Tables {
     config: Config,
     uplinks: Vec<Uplink>,
+    /// What hears when others change them.
+    guard: Guard,
 }
 
 impl Tables {
     /// Nothing is open yet.
     pub(crate) fn new(config: &Config) -> Self {
         let uplink = |line| Uplink { line, way: 0, addresses: Vec::new(), nft: None, pinholes: None };
-        Self { config: config.clone(), uplinks: config.lines().into_iter().map(uplink).collect() }
+        let uplinks = config.lines().into_iter().map(uplink).collect();
+        Self { config: config.clone(), uplinks, guard: Guard::default() }
     }
 
     /// What the tables are made from.
@@ -55,6 +59,8 @@ impl Tables {
     /// # Errors
     /// A table that is needed cannot be made.
     pub(crate) async fn open(&mut self) -> Result<(), Failure> {
+        // Before them, that nothing goes by.
+        self.guard = Guard::new(self.uplinks.iter().map(|uplink| uplink.line.table.as_str())).await;
         for uplink in &mut self.uplinks {
             // First, so that what an older version's table of the NAT has filtered is never open.
             if let Some(table) = pinholes_config(&self.config, uplink) {
@@ -209,6 +215,52 @@ impl Tables {
     /// The NAT of an uplink, if it has one.
     pub(crate) fn nat(&self, place: usize) -> Option<&Nft> {
         self.uplinks.get(place)?.nft.as_ref()
+    }
+
+    /// Resolves when another program may have changed a table, with its name, if it is known: [`Tables::restore`] comes next. Cancel-safe.
+    pub(crate) async fn touched(&mut self) -> Option<String> {
+        self.guard.touched().await
+    }
+
+    /// Has the tables be as they were; `by` is the name of the program that has changed one, if it is known.
+    pub(crate) async fn restore(&mut self, by: Option<String>) {
+        let mut restored = Vec::new();
+        for uplink in &mut self.uplinks {
+            let table = uplink.line.table.clone();
+            // The filter of one is no reason to leave the other away.
+            let pinholes = match &mut uplink.pinholes {
+                Some(pinholes) => (format!("ip6 {table}"), pinholes.restore().await),
+                None => (String::new(), Ok(false)),
+            };
+            let nat = match &mut uplink.nft {
+                Some(nft) => (format!("inet {table}"), nft.restore().await),
+                None => (String::new(), Ok(false)),
+            };
+            for (table, outcome) in [pinholes, nat] {
+                match outcome {
+                    Ok(true) => restored.push(table),
+                    Ok(false) => {}
+                    Err(error) if self.guard.failed() => tracing::warn!(
+                        "nftables: {table}: changed by another program, and cannot be made anew: {error}; trying again"
+                    ),
+                    Err(error) => tracing::debug!("nftables: {table}: {error}"),
+                }
+            }
+        }
+        if restored.is_empty() {
+            return;
+        }
+        let by = by.map_or("another program".to_owned(), |name| {
+            format!("another program ({})", name.escape_default())
+        });
+        let tables = restored.join(", ");
+        match self.guard.restored() {
+            Say::Restored => tracing::warn!("nftables: {tables}: changed by {by}, made anew"),
+            Say::LastWord => tracing::warn!(
+                "nftables: {tables}: changed by {by}, again and again: made anew every ten seconds at most, and not said any more until nobody has changed it for a minute"
+            ),
+            Say::Nothing => tracing::debug!("nftables: {tables}: changed by {by}, made anew"),
+        }
     }
 
     /// How many pinholes an uplink's firewall has.

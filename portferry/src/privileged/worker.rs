@@ -283,6 +283,7 @@ impl Worker {
                     }
                     self.look().await;
                 }
+                by = self.tables.touched() => self.tables.restore(by).await,
                 received = self.channel.receive(&mut buffer), if talks => match received {
                     Ok(Some(message)) => {
                         if !self.on_message(&buffer[..message.len]).await {

@@ -124,7 +124,7 @@ mod tests {
             assert_eq!(all, [(1, about(both)), (2, about(pcp)), (3, about(both))]);
             let again = |one: &StoredPinhole| StoredPinhole { claims: one.claims, ..pinhole(one.id, both) };
             assert!(loaded.pinholes.iter().all(|one| *one == again(one)));
-            assert_eq!(loaded.damaged, 0);
+            assert_eq!(loaded.damage.count(), 0);
         }
     }
 

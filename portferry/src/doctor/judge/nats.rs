@@ -96,7 +96,7 @@ fn own_table(facts: &Facts, uplink: &UplinkSetup) -> Option<Finding> {
             "the nftables table inet {table} is gone, so that no mapping leads to the LAN: somebody flushed the ruleset"
         );
         Finding::new("own-nat-missing", seen).todo(
-            "restart portferry, which makes it anew; and have the firewall's start not say `flush ruleset`, or start before portferry",
+            "ask again in ten seconds, for portferry makes it anew by itself: its log says who deleted it, or why it cannot be made",
         )
     };
     Some(finding.at(&uplink.interface))
