@@ -57,7 +57,8 @@ impl State {
     fn answer(&mut self, from: SocketAddr, request: &[u8]) -> Vec<Said> {
         self.asked += 1;
         self.port = from.port();
-        let right = self.server.handle_datagram(self.now(), from, request).unwrap_or_default();
+        let now = self.now();
+        let right = self.server.handle_datagram(now, from, request).unwrap_or_default();
         let Some(lies) = &mut self.lies else { return vec![itself(right)] };
         let said = lies(request, &right);
         let says_no = |octets: &[u8]| octets.len() >= 24 && (octets[3] != 0 || octets[4..8] == [0; 4]);
