@@ -458,7 +458,7 @@ mod tests {
         store.append(&Record::Clear).unwrap();
         for _ in 0..2 {
             let (_, loaded) = Store::open(&directory.0).unwrap();
-            assert_eq!((loaded.consents, loaded.damaged), (vec![denied, other], 0));
+            assert_eq!((loaded.consents, loaded.damage.count()), (vec![denied, other], 0));
         }
     }
 
