@@ -94,10 +94,10 @@ fn malformed() -> Vec<Row> {
         }),
         changed("PCP: an unknown opcode", "opcode 95", "PCP, result 4", |map| map[1] = 95),
         changed("PCP: an unknown mandatory option", "option 100", "PCP, result 5", |map| {
-            map.extend(option(100, &[]))
+            map.extend(option(100, &[]));
         }),
         changed("PCP: an option that goes beyond the end", "it says 1000 octets", "PCP, result 6", |map| {
-            map.extend([3, 0, 3, 232])
+            map.extend([3, 0, 3, 232]);
         }),
         changed(
             "PCP: an option cut within its header",
@@ -108,7 +108,7 @@ fn malformed() -> Vec<Row> {
             },
         ),
         changed("PCP: PREFER_FAILURE with data", "4 octets of it", "PCP, result 6", |map| {
-            map.extend(option(2, &[0; 4]))
+            map.extend(option(2, &[0; 4]));
         }),
         changed("PCP: PREFER_FAILURE twice", "the same option again", "PCP, result 6", |map| {
             map.extend(option(2, &[]));
@@ -127,10 +127,10 @@ fn malformed() -> Vec<Row> {
         asked("PCP: THIRD_PARTY for the router", "192.168.77.1", "PCP, result 5", third_party(ROUTER_LAN)),
         changed("PCP: a port of no protocol", "protocol 0, port 4444", "PCP, result 3", |map| map[36] = 0),
         changed("PCP: a low port", "internal port 22", "PCP, result 2", |map| {
-            map[40..42].copy_from_slice(&[0, 22])
+            map[40..42].copy_from_slice(&[0, 22]);
         }),
         changed("PCP: all ports", "internal port 0", "PCP, result 9", |map| {
-            map[40..42].copy_from_slice(&[0, 0])
+            map[40..42].copy_from_slice(&[0, 0]);
         }),
         changed("PCP: another protocol", "SCTP", "PCP, result 9", |map| map[36] = 132),
         row(

@@ -33,7 +33,7 @@ impl Places {
     fn make_room(&mut self, host: IpAddr) -> bool {
         let over_ipv6 = |host: &IpAddr| host.is_ipv6();
         let all_taken = self.count(|_| true) >= CONNECTIONS;
-        if !all_taken && !(host.is_ipv6() && self.count(over_ipv6) >= CONNECTIONS_OVER_IPV6) {
+        if !(all_taken || host.is_ipv6() && self.count(over_ipv6) >= CONNECTIONS_OVER_IPV6) {
             return true;
         }
         let own = self.hosts.get(&host).map_or(0, VecDeque::len);

@@ -60,7 +60,7 @@ pub(crate) fn part_of_run() -> Option<Result<(), Failure>> {
 pub(crate) struct Kernel(Kind);
 
 enum Kind {
-    Here { tables: Tables, keeper: Option<Keeper>, changes_kernel: bool },
+    Here { tables: Box<Tables>, keeper: Option<Keeper>, changes_kernel: bool },
     Apart(Client),
 }
 
@@ -76,7 +76,7 @@ pub(crate) enum Sockets {
 impl Kernel {
     /// This process does it all; `changes_kernel` unless it is a demonstration.
     pub(crate) fn here(config: &Config, changes_kernel: bool) -> Self {
-        Self(Kind::Here { tables: Tables::new(config), keeper: None, changes_kernel })
+        Self(Kind::Here { tables: Box::new(Tables::new(config)), keeper: None, changes_kernel })
     }
 
     /// The privileged process does it.

@@ -138,6 +138,10 @@ fn restrict_calls(sockets: bool) -> Result<(), String> {
         SeccompRule,
     };
 
+    // The same on all of these processors (asm-generic/ioctls.h); of another type in each C library.
+    const FIONBIO: u64 = 0x5421;
+    const FIOCLEX: u64 = 0x5451;
+
     let make = || -> Result<BpfProgram, seccompiler::BackendError> {
         let is = |argument, value: i32| {
             let value = u64::from(value.unsigned_abs());
@@ -170,9 +174,8 @@ fn restrict_calls(sockets: bool) -> Result<(), String> {
             rules.insert(libc::SYS_sendmsg, vec![plain(2)?]);
         }
         // Of what a terminal or a device can be told nothing; how a descriptor waits, and whether a program inherits it.
-        let settings = [libc::FIONBIO, libc::FIOCLEX].map(|request| {
-            let value = u64::try_from(request).unwrap_or_default();
-            let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+        let settings = [FIONBIO, FIOCLEX].map(|request| {
+            let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
             SeccompRule::new(vec![condition])
         });
         rules.insert(libc::SYS_ioctl, settings.into_iter().collect::<Result<_, _>>()?);

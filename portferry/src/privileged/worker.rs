@@ -396,11 +396,11 @@ impl Worker {
                 of_host: of_host.saturating_sub(freed),
             };
             let is_new = nat.is_some_and(|nat| nat.at(rule.protocol, rule.external_port).next().is_none());
-            if let Err(first) = self.known.rule(place, &rule, held) {
-                // An interface may have come a moment ago.
-                if !self.look_after(STALE).await || self.known.rule(place, &rule, held).is_err() {
-                    return Answer::Refused(first);
-                }
+            // An interface may have come a moment ago.
+            if let Err(first) = self.known.rule(place, &rule, held)
+                && (!self.look_after(STALE).await || self.known.rule(place, &rule, held).is_err())
+            {
+                return Answer::Refused(first);
             }
             // A program of the router's own that waits there keeps its port.
             let interface = self.tables.interface(place).unwrap_or_default();
@@ -435,10 +435,11 @@ impl Worker {
             Request::Nat { place, change } => self.change_nat(place, change).await,
             Request::Pinhole { place, open, rule } => {
                 let held = self.tables.pinholes(place);
-                if open && let Err(first) = self.known.pinhole(&rule, held) {
-                    if !self.look_after(STALE).await || self.known.pinhole(&rule, held).is_err() {
-                        return Answer::Refused(first);
-                    }
+                if open
+                    && let Err(first) = self.known.pinhole(&rule, held)
+                    && (!self.look_after(STALE).await || self.known.pinhole(&rule, held).is_err())
+                {
+                    return Answer::Refused(first);
                 }
                 self.tables.change_pinhole(place, open, rule).await.into()
             }
