@@ -11,18 +11,16 @@ use lab::subject::HTTP_PORT;
 use lab::wait::{eventually, poll};
 
 use crate::common::{
-    CASCADED, ControlPoint, PROBE, SECOND, TCP, Told, interworking_subject, listener, reaches, ready, say,
-    skipped,
+    CASCADED, PROBE, SECOND, TCP, Told, interworking_subject, listener, reaches, ready, say, skipped,
 };
 use crate::{LONG, PCP_SERVER, add, adds_soon, caller, lines_with, ports, start, start_by, took};
 
 /// Both LAN hosts hold so many connections each, as many as one host may have, with so much of a request.
-fn hold(control_point: &ControlPoint<'_>, each: usize, octets: usize) -> [Process; 2] {
-    let path = control_point.control_path("WANIPConnection");
+fn hold(network: &Network, path: &str, each: usize, octets: usize) -> [Process; 2] {
     let address = format!("{ROUTER_LAN}:{HTTP_PORT}");
     [Host::Lan1, Host::Lan2].map(|host| {
-        let arguments = ["hold", &address, &path, &each.to_string(), &octets.to_string()];
-        control_point.network.spawn(host, &format!("hold-{host}"), PROBE, arguments)
+        let arguments = ["hold", &address, path, &each.to_string(), &octets.to_string()];
+        network.spawn(host, &format!("hold-{host}"), PROBE, arguments)
     })
 }
 
@@ -41,7 +39,8 @@ fn more_connections_than_files() {
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.id())).expect("it lives").count();
     let before = descriptors();
 
-    let mut holding = hold(&control_point, 32, 10);
+    let path = control_point.control_path("WANIPConnection");
+    let mut holding = hold(&network, &path, 32, 10);
     let sockets: Vec<_> = (0..FILES)
         .filter_map(|_| UnixStream::connect(network.directory().join("control.sock")).ok())
         .collect();
@@ -128,10 +127,10 @@ fn killed_for_want_of_memory() {
         assert_eq!(add(&mut caller, port), Told::done());
         acknowledged.push(port);
     }
-    let used = group.used();
+    let (used, path) = (group.used(), control_point.control_path("WANIPConnection"));
     group.limit(used + (256 << 10));
     // 64 connections of 64 KiB, each within what a host may have.
-    let holding = hold(&control_point, 32, 60_000);
+    let holding = hold(&network, &path, 32, 60_000);
     let mut more = 7100..7180;
     let status = poll(LONG, || {
         if let Some(port) = more.next()
