@@ -4,7 +4,9 @@
 //!
 //! `targets/` makes them programs for cargo-fuzz; `tests/` runs them on stable, briefly, with every `cargo test`.
 
+mod daemon;
 mod gateway;
+mod inquiry;
 mod server;
 
 use std::fmt::Display;
@@ -15,14 +17,16 @@ use wire::services::{Face, Service};
 use wire::soap::{self, AnswerError, SoapError};
 use wire::{dhcp, foreign, gena, listing, natpmp, ssdp};
 
-pub use gateway::gateway_events;
+pub use daemon::{control_question, dhcp_hook, dhcp_offer, gateway_journal, http_head, server_journal};
+pub use gateway::{gateway_events, isp_router_events};
+pub use inquiry::dhcp_events;
 pub use server::server_events;
 
 /// A target: its name, which is that of its binary and of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 24] = [
     ("pcp_request", pcp_request),
     ("pcp_response", pcp_response),
     ("pcp_version_refusal", pcp_version_refusal),
@@ -37,6 +41,14 @@ pub const TARGETS: [Target; 16] = [
     ("listing", listing),
     ("gena_headers", gena_headers),
     ("gena_property_set", gena_property_set),
+    ("dhcp_hook", dhcp_hook),
+    ("dhcp_offer", dhcp_offer),
+    ("control_question", control_question),
+    ("http_head", http_head),
+    ("gateway_journal", gateway_journal),
+    ("server_journal", server_journal),
+    ("dhcp_events", dhcp_events),
+    ("isp_router_events", isp_router_events),
     ("gateway_events", gateway_events),
     ("server_events", server_events),
 ];
@@ -223,11 +235,17 @@ pub fn ssdp(data: &[u8]) {
     }
 }
 
-/// `soap::decode`, for every service and both faces. The first line of `data` is SOAPACTION.
+/// `soap::decode`, for the service that the header names and the one that the length picks, and both faces. The first line of `data` is
+/// SOAPACTION.
 pub fn soap_request(data: &[u8]) {
     let (header, body) = data.split_at(data.iter().position(|&octet| octet == b'\n').unwrap_or(0));
     let header = String::from_utf8_lossy(header);
-    for service in Service::ALL {
+    let picked = Service::ALL[data.len() % Service::ALL.len()];
+    let is_named = |service: Service| {
+        let of_type = service.service_type(1);
+        header.contains(of_type.trim_end_matches('1'))
+    };
+    for service in Service::ALL.into_iter().filter(|&service| service == picked || is_named(service)) {
         for face in Face::ALL {
             match soap::decode(service, face, Some(&header), body) {
                 Ok(soap::Request::Call(call)) => {
@@ -291,6 +309,13 @@ pub fn soap_answer(data: &[u8]) {
             for (name, value) in &answer.values {
                 assert!(answer.value(name).is_some(), "{name}={value}");
             }
+            // What a provider's router says, as it is read where it was asked.
+            if let Ok(entry) = foreign::Entry::read(&answer) {
+                assert!(entry.internal_port != 0 && !entry.internal_client.trim().is_empty());
+            }
+            assert!(!matches!(foreign::read_external(&answer), Ok(Some(addr)) if addr.is_unspecified()));
+            assert!(foreign::read_reserved(&answer) != Ok(0));
+            let _ = foreign::read_uptime(&answer);
         }
         Err(AnswerError::Fault { description, .. }) => assert!(description.len() <= data.len()),
         Err(AnswerError::Malformed) => {}

@@ -67,14 +67,7 @@ impl<C: Contents> JournalFile<C> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let (mut contents, mut number, mut damaged) = (C::default(), 0, 0);
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            number += 1;
-            match parse(line) {
-                Some(line) => drop(contents.apply(number, line)),
-                None => damaged += 1,
-            }
-        }
+        let Read { mut contents, number, damaged } = read::<C>(&bytes);
         contents.forget_what_is_over(Stamp::now());
         let directory = directory.to_owned();
         let mut journal = Self {
@@ -327,9 +320,36 @@ fn boot() -> u64 {
     })
 }
 
-fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_string(line)?;
-    Ok(format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes())
+/// What a file says.
+pub(crate) struct Read<C> {
+    pub(crate) contents: C,
+    /// Lines that there are.
+    pub(crate) number: usize,
+    /// Those that made no sense.
+    pub(crate) damaged: usize,
+}
+
+/// Takes in all lines of a file.
+pub(crate) fn read<C: Contents>(bytes: &[u8]) -> Read<C> {
+    let mut read = Read { contents: C::default(), number: 0, damaged: 0 };
+    for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        read.number += 1;
+        match parse(line) {
+            Some(line) => drop(read.contents.apply(read.number, line)),
+            None => read.damaged += 1,
+        }
+    }
+    read
+}
+
+/// A line of the file with this JSON.
+pub(crate) fn line(json: &[u8]) -> Vec<u8> {
+    let crc = format!("{:08x} ", crc32(json));
+    [crc.as_bytes(), json, b"\n"].concat()
+}
+
+pub(crate) fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
+    Ok(self::line(&serde_json::to_vec(line)?))
 }
 
 fn parse<L: DeserializeOwned>(line: &[u8]) -> Option<L> {

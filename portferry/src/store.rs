@@ -14,7 +14,7 @@ use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
-use crate::journal_file::{self, JournalFile, Stamp};
+use crate::journal_file::{self, Contents as _, JournalFile, Stamp};
 use pinholes::Pinhole;
 
 const FILE: &str = "mappings.journal";
@@ -128,6 +128,26 @@ struct Contents {
     pinholes: BTreeMap<u16, Pinhole>,
 }
 
+impl Contents {
+    fn loaded(&self, now: Stamp, damaged: usize) -> Loaded {
+        let mappings = in_order(&self.mappings).into_iter().rev();
+        Loaded {
+            mappings: mappings.map(|mapping| mapping.stored(now)).collect(),
+            probe: self.probe.clone(),
+            filtered: self.filtered.keys().map(filtered).collect(),
+            pinholes: self.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
+            damaged,
+        }
+    }
+}
+
+/// What a start would load from a file of these lines.
+pub(crate) fn load(file: &[u8], now: Stamp) -> Loaded {
+    let mut read = crate::fuzzing::journal::<Contents>(file);
+    read.contents.forget_what_is_over(now);
+    read.contents.loaded(now, read.damaged)
+}
+
 /// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
 type Client = (Option<IpAddr>, Option<IpAddr>, u8, u16);
 
@@ -157,18 +177,7 @@ impl Store {
     /// As [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         let (file, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
-        let (now, contents) = (Stamp::now(), file.contents());
-        let loaded = Loaded {
-            mappings: in_order(&contents.mappings)
-                .into_iter()
-                .rev()
-                .map(|mapping| mapping.stored(now))
-                .collect(),
-            probe: contents.probe.clone(),
-            filtered: contents.filtered.keys().map(filtered).collect(),
-            pinholes: contents.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
-            damaged,
-        };
+        let loaded = file.contents().loaded(Stamp::now(), damaged);
         Ok((Self(file), loaded))
     }
 
@@ -383,7 +392,7 @@ fn key(mapping: &Mapping) -> (u8, u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal_file::{Contents as _, HISTORY};
+    use crate::journal_file::HISTORY;
     use crate::scratch::Directory;
 
     fn mapping(port: u16, lease_left: Option<u64>) -> StoredMapping {

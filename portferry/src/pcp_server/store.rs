@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
 
 use super::config::LONGEST_HOLD;
-use crate::journal_file::{self, JournalFile, Stamp, write_anew};
+use crate::journal_file::{self, Contents as _, JournalFile, Stamp, write_anew};
 
 const FILE: &str = "provider.journal";
 const EPOCH: &str = "epoch.json";
@@ -139,18 +139,14 @@ impl Store {
         take_away(directory)?;
         let (journal, damaged) = JournalFile::<Contents>::open(directory, FILE)?;
         let now = Stamp::now();
-        let Contents { mappings, holds } = journal.contents();
+        let Contents { mappings, .. } = journal.contents();
         // A clock that does not know how long ago that was does not tell how old the epoch is.
         let known = |epoch: &Epoch| {
             now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
         };
         let epoch = epoch.filter(|epoch| whole && damaged == 0 && known(epoch));
-        let loaded = Loaded {
-            mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
-            holds: holds.values().map(|held| held.stored(now, hold)).collect(),
-            epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
-            damaged,
-        };
+        let epoch_age = epoch.map(|epoch| Duration::from_secs(now.since(epoch.began)));
+        let loaded = Loaded { epoch: epoch_age, ..journal.contents().loaded(now, hold, damaged) };
         let mut store = Self { directory: directory.to_owned(), journal, epoch, unwritten: true };
         if !store.journal.is_behind() {
             store.write_epoch()?;
@@ -231,6 +227,24 @@ impl Store {
         }
         Ok(())
     }
+}
+
+impl Contents {
+    fn loaded(&self, now: Stamp, hold: Duration, damaged: usize) -> Loaded {
+        Loaded {
+            mappings: self.mappings.values().map(|mapping| mapping.stored(now)).collect(),
+            holds: self.holds.values().map(|held| held.stored(now, hold)).collect(),
+            epoch: None,
+            damaged,
+        }
+    }
+}
+
+/// What a start would load from a journal of these lines.
+pub(crate) fn load(file: &[u8], now: Stamp, hold: Duration) -> Loaded {
+    let mut read = crate::fuzzing::journal::<Contents>(file);
+    read.contents.forget_what_is_over(now);
+    read.contents.loaded(now, hold, read.damaged)
 }
 
 /// The epoch's file is not there any more, also after a power cut.
