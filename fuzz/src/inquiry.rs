@@ -84,7 +84,11 @@ impl<'a> Run<'a> {
                 }
                 self.now = self.now.max(until.min(self.inquiry.next_timeout().unwrap_or(until)));
             }
-            2 => self.inquiry.handle_unopened(self.now, version, "no".to_owned()),
+            // It was asked for, and could not be made.
+            2 if std::mem::take(&mut self.open[nth(version)]) => {
+                self.inquiry.handle_unopened(self.now, version, "no".to_owned());
+            }
+            2 => {}
             3 => {
                 let bytes = self.take();
                 self.inquiry.handle_datagram(self.now, version, bytes);

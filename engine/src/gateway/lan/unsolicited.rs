@@ -65,7 +65,7 @@ impl Gateway {
                 self.lan_server.begin_epoch();
                 self.lan_server.announcements.begin(now);
             }
-            if !after.is_some_and(|after| after.claims.at(now).pcp.is_some()) {
+            if after.is_none_or(|after| after.claims.at(now).pcp.is_none()) {
                 // What was to be said again is not so any more.
                 self.lan_server.updates.remove(&flow);
             }
