@@ -6,7 +6,7 @@ use lab::siege::{run, run_with_trace};
 use lab::simulation::sweep;
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 50;
 /// What has to happen in that many at least once.
 const EVERYTHING: [&str; 33] = [
     "ANNOUNCE",

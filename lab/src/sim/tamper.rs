@@ -149,7 +149,7 @@ impl World {
                 0 => response.lifetime = self.one_of(&[0, 1, 3, 30, 86_400, u32::MAX]),
                 1 => {
                     response.epoch =
-                        self.one_of(&[0, 1, u32::MAX, response.epoch / 2, response.epoch.wrapping_add(9000)])
+                        self.one_of(&[0, 1, u32::MAX, response.epoch / 2, response.epoch.wrapping_add(9000)]);
                 }
                 2 => {
                     let result = u8::try_from(self.roll(30)).unwrap_or_default();

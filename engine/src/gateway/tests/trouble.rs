@@ -221,7 +221,8 @@ fn an_external_port_that_nobody_may_have() {
         assert!(lab.add(ALICE, 2, Add { lease: 0, ..any(8080) }).is_ok());
         assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
         lab.script = [Reaction::Grant(E, 80)].into();
-        lab.pass(4000);
+        lab.provider_forgets();
+        lab.pass(20);
         assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
         assert!(!lab.upstream().iter().any(|(port, _)| *port == 80));
     }
