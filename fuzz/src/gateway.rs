@@ -3,6 +3,7 @@
 //! The world here is hostile and cheap: a few hosts and ports, a PCP server and a kernel that answer what the octets
 //! say, or not at all. What must hold whatever they do is asserted along the way.
 
+mod isp_router;
 mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,7 +24,7 @@ use engine::prefix::{Prefix, ThirdParty};
 use engine::ssdp::Outgoing;
 use engine::table::Health;
 use engine::time::{Duration, Instant};
-use engine::uplink::{HttpId, HttpOutcome};
+use engine::uplink::{HttpOutcome, HttpRequest};
 use wire::description::Uuid;
 use wire::gena::{CallbackUrl, Subscribe};
 use wire::pcp::{self, Body, MapData, Protocol, ResultCode};
@@ -31,6 +32,8 @@ use wire::services::{Face, Service};
 use wire::{natpmp, soap, ssdp};
 
 use crate::policy::may_have;
+use isp_router::Router;
+pub use isp_router::isp_router_events;
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(3500);
 /// So many timeouts may be due at one moment.
@@ -81,7 +84,11 @@ struct Run<'a> {
     /// Names that are being looked up.
     lookups: Vec<LookupId>,
     /// Exchanges of HTTP on their way.
-    exchanges: Vec<HttpId>,
+    exchanges: Vec<HttpRequest>,
+    /// Searches that were sent since somebody last answered.
+    searched: bool,
+    /// The provider's router speaks UPnP, and nobody there anything else.
+    router: Option<Router>,
     subscribing: Option<RequestId>,
     sids: Vec<Uuid>,
     /// Events on their way.
@@ -104,6 +111,10 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Octets as a sequence of events into a gateway.
 pub fn gateway_events(data: &[u8]) {
+    gateway_with(data, None);
+}
+
+fn gateway_with(data: &[u8], router: Option<Router>) {
     let mut octets = Octets { left: data };
     let mode = octets.next();
     let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
@@ -145,6 +156,8 @@ pub fn gateway_events(data: &[u8]) {
         counting: BTreeSet::new(),
         lookups: Vec::new(),
         exchanges: Vec::new(),
+        searched: false,
+        router,
         subscribing: None,
         sids: Vec::new(),
         notified: BTreeSet::new(),
@@ -162,6 +175,10 @@ pub fn gateway_events(data: &[u8]) {
     let addresses = vec![link, v6, pinholes::link()];
     run.handle(Event::Lan(vec![LanInterface { index: 2, name: "lan0".to_owned(), addresses }]));
     run.wan(Some(2));
+    if run.router.is_some() {
+        // Until it has been looked for, and found if it answers.
+        run.advance(Duration::from_secs(40));
+    }
     while !run.octets.left.is_empty() && !run.stopped {
         run.step();
         run.check();
@@ -183,6 +200,10 @@ impl Run<'_> {
             }
             2..=4 => self.ask_for_mapping(),
             5 => self.ask_anything(),
+            6 if self.router.is_some() => {
+                let shape = self.octets.next();
+                self.router_answers(shape);
+            }
             6 => self.answer(),
             7 => self.subscribe(),
             8 => {
@@ -196,9 +217,9 @@ impl Run<'_> {
                 // So does the provider's router, where it is looked for or asked.
                 let from = SocketAddr::new(self.server.ip(), ssdp::PORT);
                 self.handle(Event::SearchAnswer { from, bytes });
-                if let Some(id) = self.exchanges.pop() {
+                if let Some(request) = self.exchanges.pop() {
                     let outcome = HttpOutcome::Answer { status: 200, body: bytes.to_vec() };
-                    self.handle(Event::Http { id, outcome });
+                    self.handle(Event::Http { id: request.id, outcome });
                 }
             }
             9 => {
@@ -602,7 +623,13 @@ impl Run<'_> {
                 effect => to_answer.extend(self.perform(effect)),
             }
         }
+        if self.router.is_some() && std::mem::take(&mut self.searched) {
+            self.router_is_searched();
+        }
         if self.helpful {
+            if self.router.is_some() {
+                self.router_answers(0);
+            }
             while !(self.outcomes.is_empty() && self.flows.is_empty()) {
                 self.kernel_answers();
             }
@@ -612,7 +639,9 @@ impl Run<'_> {
                 self.firewall_answers(&request, 0);
             }
             for request in to_answer {
-                self.answer_with(&request, 0, ResultCode::SUCCESS);
+                if self.router.is_none() {
+                    self.answer_with(&request, 0, ResultCode::SUCCESS);
+                }
             }
         }
     }
@@ -658,12 +687,12 @@ impl Run<'_> {
                 self.requests.truncate(REMEMBERED);
                 return self.open.then_some(request);
             }
-            Effect::Search { bytes, .. } => assert!(ssdp::parse(&bytes).is_ok()),
-            Effect::EndSearch => {}
-            Effect::Http(request) => {
-                assert_eq!(IpAddr::V4(*request.to.ip()), self.server.ip());
-                self.exchanges.push(request.id);
+            Effect::Search { bytes, .. } => {
+                assert!(ssdp::parse(&bytes).is_ok());
+                self.searched = true;
             }
+            Effect::EndSearch => {}
+            Effect::Http(request) => self.router_is_asked(request),
             Effect::Scout { bytes, .. } => assert!(bytes.len() <= pcp::HEADER_LEN),
             Effect::Ssdp(Outgoing { local, to, bytes, .. }) => {
                 assert_eq!(local.is_ipv4(), to.is_ipv4());

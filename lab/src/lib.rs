@@ -15,6 +15,7 @@ pub mod pcp_load;
 pub mod pcp_server;
 pub mod provider;
 pub mod scenario;
+pub mod siege;
 pub mod sim;
 pub mod simulation;
 pub mod subject;

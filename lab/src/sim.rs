@@ -4,11 +4,14 @@
 //! No socket, thread or clock is used, and nothing sleeps. What a shell must never see of a gateway (two answers to one
 //! request, a rule installed twice, a timer that never moves on) is collected in [`World::violations`].
 
+mod clients;
 mod disk;
 mod follower;
 mod hosts;
+mod ipv6;
 mod nat;
 mod subscribers;
+mod tamper;
 mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,12 +33,16 @@ use wire::natpmp;
 use wire::pcp::{self, Nonce, Protocol};
 use wire::ssdp;
 
+pub use clients::{Flow, LanAnswer};
 use disk::{Disk, Installation};
 use follower::Follower;
 pub use hosts::{Heard, Reply};
+use ipv6::Ipv6;
+pub use ipv6::{GATEWAY_V6, WAN_V6};
 pub use nat::Nat;
 use nat::{described, outcome_words};
 pub use subscribers::{Callback, Subscription, Told};
+use tamper::Tamper;
 pub use upstream::{Answered, Dropped, Link, Sent, Server};
 
 /// The gateway's address on the LAN, a /24.
@@ -87,6 +94,8 @@ pub struct Setup {
     pub names: BTreeMap<String, Vec<Ipv4Addr>>,
     /// How long it takes to say so.
     pub resolver_takes: Duration,
+    /// There is IPv6; and a firewall of the provider's that speaks PCP.
+    pub ipv6: (bool, bool),
     /// The same seed is the same run.
     pub seed: u64,
 }
@@ -115,6 +124,7 @@ impl Default for Setup {
             ports_in_use: BTreeSet::new(),
             names: BTreeMap::new(),
             resolver_takes: KERNEL,
+            ipv6: (false, false),
             seed: 1,
         }
     }
@@ -132,6 +142,10 @@ enum Parcel {
     Counters(RequestId),
     StoreRetry,
     Event { sid: Uuid, seq: u32, values: Vec<(String, String)>, delivery: Delivery },
+    Scouted { from: SocketAddr, bytes: Vec<u8> },
+    FirewallOpened(SocketAddr),
+    ToFirewall(Vec<u8>),
+    PinholeRead { request: RequestId, value: Option<u32> },
 }
 
 /// What the gateway says to the world, in its order.
@@ -205,8 +219,14 @@ pub struct World {
     nat_told: Instant,
     /// Those that failed, to be told before anything else happens.
     nat_refusals: VecDeque<(NatTicket, Result<(), NatFailure>)>,
-    /// Nobody knows where flows go out here.
-    unknown_flows: VecDeque<RequestId>,
+    /// Flows that hosts have begun, the ports by which they leave, and what is to be told of them.
+    flows: BTreeMap<Flow, u16>,
+    found_flows: VecDeque<(RequestId, Option<u16>)>,
+    lan_answers: Vec<LanAnswer>,
+    v6: Ipv6,
+    tamper: Tamper,
+    /// The most effects that one event has had.
+    most_effects: usize,
     subscriptions: BTreeMap<Uuid, Subscription>,
     gena_answers: BTreeMap<RequestId, Result<Option<(Uuid, Duration)>, SubscribeError>>,
     /// Who knows nothing but what the gateway tells of changes.
@@ -221,8 +241,10 @@ impl World {
     /// A world at time 0 whose gateway has just been told of its interfaces; nothing has been delivered yet.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, provider, server, link, second_line, ports_in_use, names, resolver_takes, seed } =
-            setup;
+        let Setup {
+            config, provider, server, link, second_line, ports_in_use, names, resolver_takes, ..
+        } = setup;
+        let ((is_there, firewall), seed) = (setup.ipv6, setup.seed);
         let now = Instant::default();
         let mut world = Self {
             now,
@@ -268,7 +290,12 @@ impl World {
             tickets: BTreeSet::new(),
             nat_told: now,
             nat_refusals: VecDeque::new(),
-            unknown_flows: VecDeque::new(),
+            flows: BTreeMap::new(),
+            found_flows: VecDeque::new(),
+            lan_answers: Vec::new(),
+            v6: Ipv6::new(is_there, firewall),
+            tamper: Tamper::default(),
+            most_effects: 0,
             subscriptions: BTreeMap::new(),
             gena_answers: BTreeMap::new(),
             follower: Follower::default(),
@@ -358,6 +385,27 @@ impl World {
     /// Writes a line into the trace.
     pub fn note(&mut self, line: impl Display) {
         self.trace.push((self.now, line.to_string()));
+    }
+
+    /// The most effects that one event has had so far.
+    #[must_use]
+    pub fn most_effects(&self) -> usize {
+        self.most_effects
+    }
+
+    /// One thing that is due until then happens, and time moves on to it; false when there is none, and it is `until`.
+    pub fn turn_until(&mut self, until: Instant) -> bool {
+        match self.next_due().filter(|&next| next <= until) {
+            Some(next) => {
+                self.now = self.now.max(next);
+                self.turn();
+                true
+            }
+            None => {
+                self.now = self.now.max(until);
+                false
+            }
+        }
     }
 
     /// Lets `span` pass.
@@ -481,6 +529,10 @@ impl World {
             Parcel::Counters(request) => {
                 self.handle(Event::Counters { request, counters: Some(Counters::default()) });
             }
+            Parcel::Scouted { .. }
+            | Parcel::FirewallOpened(_)
+            | Parcel::ToFirewall(_)
+            | Parcel::PinholeRead { .. } => self.deliver_v6(parcel),
         }
     }
 
@@ -489,7 +541,10 @@ impl World {
             return;
         }
         self.gateway.handle(self.now, event);
+        let mut effects = 0;
         while let Some(effect) = self.gateway.poll_effect() {
+            effects += 1;
+            self.most_effects = self.most_effects.max(effects);
             match &mut self.fuse {
                 Some(0) => return self.kill(),
                 Some(left) => *left -= 1,
@@ -506,8 +561,8 @@ impl World {
         if std::mem::take(&mut self.storing_works) {
             return self.handle(Event::StoreWorks);
         }
-        if let Some(request) = self.unknown_flows.pop_front() {
-            return self.handle(Event::FlowFound { request, port: None });
+        if let Some((request, port)) = self.found_flows.pop_front() {
+            return self.handle(Event::FlowFound { request, port });
         }
         if let Some((ticket, outcome)) = self.nat_refusals.pop_front() {
             self.handle(Event::Nat { ticket, outcome });
@@ -539,14 +594,16 @@ impl World {
             }
             Effect::Send { to, bytes } => self.on_send(to, bytes),
             // No router of these networks speaks UPnP.
-            Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) | Effect::LanSend { .. } => {}
-            // Nor does any of their hosts ask by PEER.
-            Effect::FindFlow { request, .. } => self.unknown_flows.push_back(request),
-            Effect::FirewallUplink(_) | Effect::Firewall { .. } | Effect::ReadPinhole { .. } => {
-                self.violation("there is no IPv6 in these networks".to_owned());
+            Effect::Search { .. } | Effect::EndSearch | Effect::Http(_) => {}
+            Effect::LanSend { to, bytes, .. } => self.on_lan_send(to, bytes),
+            Effect::FindFlow { request, protocol, internal, remote } => {
+                let port = self.flows.get(&(protocol, internal, remote)).copied();
+                self.found_flows.push_back((request, port));
             }
-            // There is one server.
-            Effect::Scout { to, .. } => self.note(format!("looks at {to}, where nobody is")),
+            Effect::FirewallUplink(effect) => self.on_firewall_uplink(effect),
+            Effect::Firewall { ticket, change } => self.change_firewall(ticket, change),
+            Effect::ReadPinhole { request, what } => self.read_pinhole(request, what),
+            Effect::Scout { to, bytes } => self.on_scout(to, &bytes),
             // Announcements come all day long, and are for the engine's own tests to read.
             Effect::Ssdp(Outgoing { to, bytes, .. })
                 if to.ip().is_multicast() && bytes.len() <= ssdp::MAX_SENT => {}
@@ -612,12 +669,18 @@ impl World {
     fn wan_with(&self, addr: Ipv4Addr) -> Wan {
         let router = Some(IpAddr::V4(*SERVER.ip()));
         let is_second = addr != WAN && self.second_line != SecondLine::None;
+        let has_firewall = self.v6.is_there.then_some(ipv6::firewall());
         Wan {
             name: self.line_of(addr).to_owned(),
             up: true,
             addresses: vec![addr],
             router,
             is_spare: is_second && self.second_line == SecondLine::Spare,
+            addresses_v6: self.v6.is_there.then_some(WAN_V6).into_iter().collect(),
+            router_v6: has_firewall.and_then(|at| match at {
+                SocketAddr::V6(at) => Some(at),
+                SocketAddr::V4(_) => None,
+            }),
             ..self.wan.clone()
         }
     }
@@ -649,7 +712,7 @@ impl World {
     }
 
     /// The DHCP server says that this host is gone.
-    pub fn release(&mut self, host: Ipv4Addr) {
+    pub fn release(&mut self, host: impl Into<IpAddr>) {
         self.handle(Event::Release(host.into()));
     }
 

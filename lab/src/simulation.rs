@@ -13,6 +13,7 @@ mod promises;
 mod settings;
 mod shadow;
 mod storm;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,7 @@ use wire::pcp::{OptionCode, Protocol};
 use crate::sim::{Callback, EXTERNAL, Happening, Server, WAN, World};
 use ledger::Ledger;
 use shadow::{Asked, Shadow};
+pub use sweep::sweep;
 
 /// The control points.
 const HOSTS: [Ipv4Addr; 3] =
@@ -56,6 +58,8 @@ pub type Trace = Vec<(Instant, String)>;
 /// Why a seed failed.
 #[derive(Debug)]
 pub struct Failure {
+    /// The test that runs it.
+    pub test: &'static str,
     /// The seed.
     pub seed: u64,
     /// What did not hold.
@@ -66,9 +70,9 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, trace } = self;
+        let Self { test, seed, what, trace } = self;
         writeln!(f, "seed {seed}: {what}")?;
-        writeln!(f, "  again: PF_SEED={seed} cargo test -p lab --test simulation")?;
+        writeln!(f, "  again: PF_SEED={seed} cargo test -p lab --test {test}")?;
         let first = trace.len().saturating_sub(TAIL);
         writeln!(f, "  the last {} of {} lines:", trace.len() - first, trace.len())?;
         for (at, line) in &trace[first..] {
@@ -89,7 +93,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
@@ -116,24 +120,26 @@ pub fn run_with_trace(seed: u64) -> (Result<Tally, Box<Failure>>, Trace) {
     let what = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(Broken(what))) => Some(what),
-        Err(panic) => {
-            let words = panic.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-            Some(format!("a panic: {}", words.unwrap_or_default()))
-        }
+        Err(panic) => Some(format!("a panic: {}", words_of(&*panic))),
     };
     let trace = simulation.world.trace().to_vec();
     let result = match what {
         None => Ok(simulation.tally),
-        Some(what) => Err(Box::new(Failure { seed, what, trace: trace.clone() })),
+        Some(what) => Err(Box::new(Failure { test: "simulation", seed, what, trace: trace.clone() })),
     };
     (result, trace)
 }
 
-/// An invariant that does not hold, in words.
-struct Broken(String);
+/// What a panic says.
+pub(crate) fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().cloned();
+    words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned())).unwrap_or_default()
+}
 
-fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
+/// An invariant that does not hold, in words.
+pub(crate) struct Broken(pub(crate) String);
+
+pub(crate) fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
     Err(Broken(what.into()))
 }
 
@@ -141,21 +147,21 @@ fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
 type Key = (Protocol, u16);
 
 /// A random choice, the same for the same seed.
-struct Dice(SeededEntropy);
+pub(crate) struct Dice(pub(crate) SeededEntropy);
 
 impl Dice {
     /// Uniform in `0..n`.
-    fn roll(&mut self, n: u16) -> u16 {
+    pub(crate) fn roll(&mut self, n: u16) -> u16 {
         let mut bytes = [0; 2];
         self.0.fill(&mut bytes);
         u16::from_be_bytes(bytes) % n
     }
 
-    fn one_in(&mut self, n: u16) -> bool {
+    pub(crate) fn one_in(&mut self, n: u16) -> bool {
         self.roll(n) == 0
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::from(self.roll(u16::try_from(of.len()).expect("short lists")))]
     }
 }

@@ -3,10 +3,7 @@
 //! `PF_SEED=7` runs that seed only and prints everything that happened, `PF_SEEDS=100000` so many of them, from
 //! `PF_FIRST_SEED` on.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use lab::simulation::{Failure, Tally, run, run_with_trace};
+use lab::simulation::{run, run_with_trace, sweep};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
@@ -44,42 +41,9 @@ const EVERYTHING: [&str; 31] = [
     "the provider restarts",
     "views of subscribers compared",
 ];
-/// More failing seeds than this tell nothing new.
-const ENOUGH: usize = 20;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
-}
-
-/// Runs the seeds on as many threads as there are processors; those that failed come in their order.
-fn sweep(first: u64, count: u64) -> (Tally, Vec<Failure>) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, failed) = (AtomicU64::new(first), AtomicUsize::new(0));
-    let results = Mutex::new((Tally::default(), Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut tally = Tally::default();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count || failed.load(Ordering::Relaxed) >= ENOUGH {
-                        break;
-                    }
-                    match run(seed) {
-                        Ok(more) => tally.add(&more),
-                        Err(failure) => {
-                            failed.fetch_add(1, Ordering::Relaxed);
-                            results.lock().expect("no thread panics").1.push(*failure);
-                        }
-                    }
-                }
-                results.lock().expect("no thread panics").0.add(&tally);
-            });
-        }
-    });
-    let (tally, mut failures) = results.into_inner().expect("no thread panics");
-    failures.sort_by_key(|failure| failure.seed);
-    (tally, failures)
 }
 
 /// table, NAT rules and the provider's table agree, whatever happens, in both deployments; decisions
@@ -97,7 +61,7 @@ fn everybody_agrees_whatever_happens() {
         }
     }
     let count = number("PF_SEEDS").unwrap_or(SEEDS);
-    let (tally, failures) = sweep(number("PF_FIRST_SEED").unwrap_or(1), count);
+    let (tally, failures) = sweep(number("PF_FIRST_SEED").unwrap_or(1), count, run);
     println!("{count} seeds: {tally:?}");
     for what in EVERYTHING {
         let enough = count < SEEDS || !failures.is_empty() || tally.counts.contains_key(what);

@@ -52,7 +52,7 @@ pub enum Question {
 
 impl Question {
     /// The line that asks it.
-    fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         match self {
             Question::Status => "status".to_owned(),
             Question::Mappings => "mappings".to_owned(),
@@ -64,7 +64,7 @@ impl Question {
         }
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         match line.split_once(' ') {
             None if line == "status" => Some(Question::Status),
             None if line == "mappings" => Some(Question::Mappings),

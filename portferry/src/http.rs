@@ -290,7 +290,7 @@ fn description(headers: &HeaderMap, text: &str) -> Answer {
 
 /// Keeps web pages out: a browser that was led here by a name (DNS rebinding), or by another site's page, is refused
 /// before anything is looked at.
-fn guard(headers: &HeaderMap, version: Version, own: SocketAddr) -> Result<(), StatusCode> {
+pub(crate) fn guard(headers: &HeaderMap, version: Version, own: SocketAddr) -> Result<(), StatusCode> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if host.to_str().is_ok_and(|host| is_own(host, own)) => {}

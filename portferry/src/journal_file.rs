@@ -67,20 +67,14 @@ impl<C: Contents> JournalFile<C> {
     /// Those of writing unless the file system is full or read-only: then what is there is used, and
     /// [`is_behind`](Self::is_behind).
     pub fn open(directory: &Path, name: &'static str) -> io::Result<(Self, Damage)> {
-        let (mut contents, mut number, mut damage) = (C::default(), 0, Damage::default());
-        let read = set_aside::open(&directory.join(name)).and_then(|file| {
-            let Some(file) = file else { return Ok(()) };
-            each_line(BufReader::new(file), |line, is_whole| {
-                number += 1;
-                match line.map_or(Parsed::Nonsense, parse) {
-                    Parsed::Known(line) => drop(contents.apply(number, line)),
-                    Parsed::Nonsense if !is_whole && line.is_some_and(may_be_torn) => damage.torn = true,
-                    Parsed::Nonsense => damage.lines += 1,
-                    Parsed::Unknown => damage.unknown += 1,
-                }
-            })
-        });
-        damage.unread = read.err().map(|error| error.to_string());
+        let Read { mut contents, number, mut damage } = match set_aside::open(&directory.join(name)) {
+            Ok(Some(file)) => read::<C>(BufReader::new(file)),
+            Ok(None) => Read::default(),
+            Err(error) => Read {
+                damage: Damage { unread: Some(error.to_string()), ..Damage::default() },
+                ..Read::default()
+            },
+        };
         if damage.is_grave() {
             damage.kept = Some(set_aside::set_aside(directory, name, Old::Stays).map_err(|e| e.to_string()));
         }
@@ -394,9 +388,40 @@ fn boot() -> u64 {
     })
 }
 
-fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_string(line)?;
-    Ok(format!("{:08x} {json}\n", crc32(json.as_bytes())).into_bytes())
+/// What a file says.
+#[derive(Default)]
+pub(crate) struct Read<C> {
+    pub(crate) contents: C,
+    /// Lines that there are.
+    pub(crate) number: usize,
+    /// What was wrong with it.
+    pub(crate) damage: Damage,
+}
+
+/// Takes in all lines of a file.
+pub(crate) fn read<C: Contents>(reader: impl BufRead) -> Read<C> {
+    let Read { mut contents, mut number, mut damage } = Read::<C>::default();
+    let read = each_line(reader, |line, is_whole| {
+        number += 1;
+        match line.map_or(Parsed::Nonsense, parse) {
+            Parsed::Known(line) => drop(contents.apply(number, line)),
+            Parsed::Nonsense if !is_whole && line.is_some_and(may_be_torn) => damage.torn = true,
+            Parsed::Nonsense => damage.lines += 1,
+            Parsed::Unknown => damage.unknown += 1,
+        }
+    });
+    damage.unread = read.err().map(|error| error.to_string());
+    Read { contents, number, damage }
+}
+
+/// A line of the file with this JSON.
+pub(crate) fn line(json: &[u8]) -> Vec<u8> {
+    let crc = format!("{:08x} ", crc32(json));
+    [crc.as_bytes(), json, b"\n"].concat()
+}
+
+pub(crate) fn encode(line: &impl Serialize) -> io::Result<Vec<u8>> {
+    Ok(self::line(&serde_json::to_vec(line)?))
 }
 
 /// Calls `take` with each line but empty ones, and whether it was written to its end; a line that is too long is not there.

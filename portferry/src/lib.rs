@@ -12,6 +12,8 @@ pub mod entropy;
 pub mod event_loop;
 pub mod exit;
 mod firewall;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 pub mod http;
 pub mod isp_router;

@@ -15,7 +15,7 @@ use engine::uplink::Filtered;
 use serde::{Deserialize, Serialize};
 use wire::pcp::{Nonce, Protocol};
 
-use crate::journal_file::{self, Damage, JournalFile, Stamp};
+use crate::journal_file::{self, Contents as _, Damage, JournalFile, Stamp};
 use pinholes::Pinhole;
 
 /// What it is called.
@@ -143,6 +143,27 @@ struct Contents {
     consents: BTreeMap<Device, Decided>,
 }
 
+impl Contents {
+    fn loaded(&self, now: Stamp, damage: Damage) -> Loaded {
+        let mappings = in_order(&self.mappings).into_iter().rev();
+        Loaded {
+            mappings: mappings.map(|mapping| mapping.stored(now)).collect(),
+            probe: self.probe.clone(),
+            filtered: self.filtered.keys().map(filtered).collect(),
+            pinholes: self.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
+            consents: self.consents.values().copied().collect(),
+            damage,
+        }
+    }
+}
+
+/// What a start would load from a file of these lines.
+pub(crate) fn load(file: &[u8], now: Stamp) -> Loaded {
+    let mut read = crate::fuzzing::journal::<Contents>(file);
+    read.contents.forget_what_is_over(now);
+    read.contents.loaded(now, read.damage)
+}
+
 /// By what the server knows a mapping: its requests' source, a third party, protocol, internal port.
 type Client = (Option<IpAddr>, Option<IpAddr>, u8, u16);
 
@@ -174,19 +195,7 @@ impl Store {
     /// As [`JournalFile::open`].
     pub fn open(directory: &Path) -> io::Result<(Self, Loaded)> {
         let (file, damage) = JournalFile::<Contents>::open(directory, FILE)?;
-        let (now, contents) = (Stamp::now(), file.contents());
-        let loaded = Loaded {
-            mappings: in_order(&contents.mappings)
-                .into_iter()
-                .rev()
-                .map(|mapping| mapping.stored(now))
-                .collect(),
-            probe: contents.probe.clone(),
-            filtered: contents.filtered.keys().map(filtered).collect(),
-            pinholes: contents.pinholes.values().map(|pinhole| pinhole.stored(now)).collect(),
-            consents: contents.consents.values().copied().collect(),
-            damage,
-        };
+        let loaded = file.contents().loaded(Stamp::now(), damage);
         Ok((Self(file), loaded))
     }
 
@@ -417,7 +426,7 @@ fn key(mapping: &Mapping) -> (u8, u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal_file::{Contents as _, HISTORY};
+    use crate::journal_file::HISTORY;
     use crate::scratch::Directory;
 
     fn mapping(port: u16, lease_left: Option<u64>) -> StoredMapping {

@@ -596,6 +596,18 @@ pub(crate) mod tests {
         }
 
         #[test]
+        fn every_prefix_is_refused(at in any::<prop::sample::Index>()) {
+            let text = root_description(Face::V2, &identity());
+            let text = text.trim_end();
+            prop_assert_eq!(parse(&text.as_bytes()[..at.index(text.len())]), Err(Malformed));
+        }
+
+        #[test]
+        fn uuids_come_back(octets: [u8; 16]) {
+            prop_assert_eq!(Uuid(octets).to_string().parse::<Uuid>(), Ok(Uuid(octets)));
+        }
+
+        #[test]
         fn any_uuid_text_is_survived(text in any::<String>()) {
             let _ = text.parse::<Uuid>();
         }

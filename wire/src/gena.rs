@@ -420,6 +420,13 @@ mod tests {
         }
 
         #[test]
+        fn every_prefix_of_a_body_is_refused(value in "\\PC{0,40}", at in any::<prop::sample::Index>()) {
+            let body = property_set(&[("A", &value), ("B", &1)]);
+            let body = body.trim_end();
+            prop_assert!(parse_property_set(&body.as_bytes()[..at.index(body.len())]).is_err());
+        }
+
+        #[test]
         fn printable_values_come_back(value in "\\PC{0,40}") {
             let body = property_set(&[("A", &value), ("B", &1)]);
             let expected = vec![("A".to_owned(), value), ("B".to_owned(), "1".to_owned())];

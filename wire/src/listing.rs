@@ -136,6 +136,14 @@ mod tests {
         }
 
         #[test]
+        fn every_prefix_is_refused(at in any::<prop::sample::Index>(), description in "\\PC{0,40}") {
+            let text = encode(&[entry(&description)]);
+            let text = text.trim_end();
+            let cut = text.floor_char_boundary(at.index(text.len()));
+            prop_assert_eq!(decode(&text[..cut]), Err(Malformed));
+        }
+
+        #[test]
         fn printable_descriptions_come_back(description in "\\PC{0,40}") {
             prop_assert_eq!(decode(&encode(&[entry(&description)])), Ok(vec![entry(&description)]));
         }

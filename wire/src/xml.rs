@@ -151,6 +151,10 @@ impl<'a> Parser<'a> {
         }
         self.declarations(attributes)?;
         let (prefix, name) = qualified.split_once(':').unwrap_or(("", qualified));
+        // Namespaces in XML, §4: what is behind the prefix is a name of its own.
+        if !is_name(name) || name.contains(':') {
+            return Err(Malformed);
+        }
         let namespace =
             self.bindings.iter().rev().find(|binding| binding.1 == prefix).map(|binding| binding.2);
         let index = self.document.nodes.len();
@@ -447,6 +451,9 @@ mod tests {
             "<r><a></r></a>",
             "<r></s>",
             "<r></R>",
+            "<a:8r/>",
+            "<a:/>",
+            "<a:b:c/>",
             "</r>",
             "<r/></r>",
             "<r/><r/>",

@@ -1,5 +1,7 @@
 //! Valid inputs for every target: what fuzzing begins with.
 
+mod daemon;
+
 use std::net::Ipv4Addr;
 
 use wire::description::{self, Identity, Udns, Uuid};
@@ -26,6 +28,7 @@ pub(crate) fn all() -> Vec<Seed> {
     rules(&mut seeds);
     gateway(&mut seeds);
     server(&mut seeds);
+    daemon::seeds(&mut seeds);
     seeds
 }
 

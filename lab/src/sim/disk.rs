@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use engine::claims::Claims;
 use engine::entropy::{Entropy, SeededEntropy};
 use engine::gateway::{Event, Gateway, LanInterface, RequestId};
-use engine::journal::{Record, StoredMapping, StoredNonce};
+use engine::journal::{Record, StoredMapping, StoredNonce, StoredPinhole};
 use engine::policy::InterfaceAddress;
 use engine::time::{Duration, Instant};
 use engine::uplink::Filtered;
 use wire::pcp::Protocol;
 
 use super::follower::Follower;
-use super::{GATEWAY, LAN_INDEX, Parcel, World};
+use super::{GATEWAY, GATEWAY_V6, LAN_INDEX, Parcel, World};
 
 /// When the shell tries again to write what it could not.
 const RETRY: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ struct Contents {
     mappings: BTreeMap<(Protocol, u16), Line>,
     probe: Option<StoredNonce>,
     filtered: BTreeSet<Filtered>,
+    /// With the second in which each was written.
+    pinholes: BTreeMap<u16, (u64, StoredPinhole)>,
     next: u64,
 }
 
@@ -119,9 +121,23 @@ impl Contents {
             Record::Clear => self.mappings.clear(),
             Record::Probe(nonce) => self.probe = Some(nonce),
             Record::Filtered(filtered) => drop(self.filtered.insert(filtered)),
-            // There is no IPv6 in these networks.
-            Record::PutPinhole(_) | Record::RemovePinhole(_) | Record::Consent(_) | Record::NoConsent(_) => {}
+            Record::PutPinhole(pinhole) => {
+                let claims = pinhole.claims.map(|left| Some(Duration::from_secs(left.as_secs().max(1))));
+                let pinhole = StoredPinhole { claims, ..pinhole };
+                self.pinholes.insert(pinhole.id, (now.as_secs(), pinhole));
+            }
+            Record::RemovePinhole(id) => drop(self.pinholes.remove(&id)),
+            Record::Consent(_) | Record::NoConsent(_) => {}
         }
+    }
+
+    /// The pinholes whose leases have not ended.
+    fn pinholes(&self, now: Instant) -> Vec<StoredPinhole> {
+        let stored = self.pinholes.values().map(|(at, pinhole)| {
+            let passed = Duration::from_secs(now.as_secs() - at);
+            StoredPinhole { claims: pinhole.claims.after(passed), ..pinhole.clone() }
+        });
+        stored.filter(|pinhole| pinhole.claims != Claims::default()).collect()
     }
 
     fn load(&mut self, now: Instant) -> (Vec<StoredMapping>, Option<StoredNonce>, Vec<Filtered>) {
@@ -231,9 +247,10 @@ impl World {
         self.troubled = self.now;
         // What is on its way to the server arrives.
         self.parcels.retain(|_, parcel| matches!(parcel, Parcel::ToServer { .. }));
+        self.lan_answers.clear();
         self.tickets.clear();
         self.nat_refusals.clear();
-        self.unknown_flows.clear();
+        self.found_flows.clear();
         self.asked.clear();
         self.end_subscriptions();
     }
@@ -251,16 +268,23 @@ impl World {
         let entropy = Box::new(Installation::new(self.installation, u64::from_be_bytes(seed)));
         self.gateway = Gateway::new(self.config.clone(), entropy);
         self.follower = Follower::default();
-        self.tell_interfaces();
-        // The router's own NAT is a table of ours alone, created empty.
+        // The router's own tables are ours alone, and created empty.
         self.nat.flush();
+        self.v6.open.clear();
         let (mappings, probe, filtered) = self.disk.load(self.now);
+        if self.v6.is_there {
+            let pinholes = self.disk.wanted.pinholes(self.now);
+            self.handle(Event::RestorePinholes(pinholes));
+        }
+        self.tell_interfaces();
         self.handle(Event::Restore { mappings, probe, filtered });
     }
 
     pub(super) fn tell_interfaces(&mut self) {
         let link = InterfaceAddress { addr: IpAddr::V4(GATEWAY), prefix_len: 24 };
-        let lan = LanInterface { index: LAN_INDEX, name: "lan0".to_owned(), addresses: vec![link] };
+        let v6 = InterfaceAddress { addr: IpAddr::V6(GATEWAY_V6), prefix_len: 64 };
+        let addresses = if self.v6.is_there { vec![link, v6] } else { vec![link] };
+        let lan = LanInterface { index: LAN_INDEX, name: "lan0".to_owned(), addresses };
         self.handle(Event::Lan(vec![lan]));
         self.handle(Event::Wan(self.wan.clone()));
     }

@@ -1,6 +1,6 @@
 //! LAN hosts of a [`World`]: what they ask by SOAP and SSDP, and what they hear.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use engine::gateway::{ControlRequest, Event, RequestId};
 use engine::time::Instant;
@@ -78,12 +78,13 @@ impl World {
     /// A control point calls an action of `service`, speaking `version` of it.
     pub fn call(
         &mut self,
-        from: Ipv4Addr,
+        from: impl Into<IpAddr>,
         service: Service,
         version: u8,
         action: &str,
         args: &[(&str, &str)],
     ) -> RequestId {
+        let from = from.into();
         let id = self.new_request();
         let service_type = service.service_type(version);
         let body = soap::encode_call(&service_type, action, args);
@@ -92,13 +93,7 @@ impl World {
         self.asked.insert(id, (self.now, from.to_string()));
         match soap::decode(service, face, Some(&header), body.as_bytes()) {
             Ok(request) => {
-                self.handle(Event::Control(ControlRequest {
-                    id,
-                    from: IpAddr::V4(from),
-                    also: Vec::new(),
-                    face,
-                    request,
-                }));
+                self.handle(Event::Control(ControlRequest { id, from, also: Vec::new(), face, request }));
             }
             Err(SoapError::Upnp(error)) => self.on_reply(id, Err(error)),
             Err(SoapError::BadRequest) => {

@@ -75,9 +75,23 @@ impl World {
         timeout: u32,
         callback: Callback,
     ) -> Result<Uuid, u16> {
-        let url = format!("<http://{host}:4004/event>");
+        self.subscribe_at(host, of, timeout, callback, &format!("<http://{host}:4004/event>"))
+    }
+
+    /// The same with another CALLBACK header than the usual one.
+    ///
+    /// # Errors
+    /// 412, 503.
+    pub fn subscribe_at(
+        &mut self,
+        host: Ipv4Addr,
+        of: (Face, Service),
+        timeout: u32,
+        callback: Callback,
+        url: &str,
+    ) -> Result<Uuid, u16> {
         let timeout = format!("Second-{timeout}");
-        let subscribe = gena::Subscribe::parse(Some(&url), Some("upnp:event"), None, Some(&timeout));
+        let subscribe = gena::Subscribe::parse(Some(url), Some("upnp:event"), None, Some(&timeout));
         self.note(format!("{host} subscribes to {}", of.1.service_type(of.1.version(of.0))));
         let (sid, granted) = self.ask_to_subscribe(host, of, subscribe)?;
         let ends = self.now + granted;
@@ -118,6 +132,19 @@ impl World {
         }
         self.subscriptions.get_mut(&sid).expect("it was there above").ends = ends;
         Ok(())
+    }
+
+    /// Another host renews a subscription, and ends it; whether it may.
+    pub fn take_over_subscription(&mut self, thief: Ipv4Addr, sid: Uuid) -> bool {
+        let Some(Subscription { of, .. }) = self.subscriptions.get(&sid).cloned() else { return false };
+        self.note(format!("{thief} wants {sid}"));
+        let uuid = format!("uuid:{sid}");
+        let renewal = gena::Subscribe::parse(None, None, Some(&uuid), Some("Second-300"));
+        let renewed = self.ask_to_subscribe(thief, of, renewal).is_ok();
+        let request = self.new_request();
+        let from = IpAddr::V4(thief);
+        self.handle(Event::Unsubscribe { request, from, also: Vec::new(), service: of.1, sid });
+        renewed || self.subscribed(request).is_ok()
     }
 
     /// A subscription ends.

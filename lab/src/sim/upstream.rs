@@ -115,6 +115,12 @@ impl World {
                 self.troubled = self.now;
                 self.note("nobody hears the answer");
             }
+            answer if self.tampers() => {
+                self.troubled = self.now;
+                for (after, bytes) in self.on_the_way_back(answer) {
+                    self.post(after, Parcel::ToGateway { issued: self.now, socket, bytes });
+                }
+            }
             Some(bytes) => {
                 let parcel = Parcel::ToGateway { issued: self.now, socket, bytes };
                 self.post_by_link(parcel);
@@ -194,6 +200,7 @@ impl World {
     /// The PCP server restarts without its mappings, and says so by multicast if `announced`.
     pub fn lose_state(&mut self, announced: bool) {
         self.note("the provider loses its state");
+        self.firewall_forgets();
         self.server_started = self.now;
         let announcement = self.provider.lose_state(self.now);
         let heard = matches!(self.server, Server::Serves | Server::Refuses(..));

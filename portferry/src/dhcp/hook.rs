@@ -163,6 +163,51 @@ fn said(by: &By, variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, S
     Ok((interface, said))
 }
 
+/// What a hook leaves behind.
+pub(crate) struct Heard {
+    pub(crate) interface: String,
+    pub(crate) offered: Option<(Version, Vec<ServerAddresses>)>,
+    pub(crate) wrong: Vec<String>,
+}
+
+/// What is made of a call by this client; `None` where it is refused, or says nothing of PCP servers.
+pub(crate) fn heard(
+    client: &str,
+    happened: &str,
+    interface: &str,
+    variables: &[(&str, &str)],
+) -> Option<Heard> {
+    let (interface_text, happened_text) = (interface.to_owned(), happened.to_owned());
+    let by = match client {
+        "dhclient" => By::Dhclient,
+        "dhcpcd" => By::Dhcpcd,
+        "udhcpc" => By::Udhcpc { happened: happened_text },
+        "odhcp6c" => By::Odhcp6c { interface: interface_text, happened: happened_text },
+        "set4" | "set6" => {
+            let dhcp = if client == "set4" { Dhcp::Dhcpv4 } else { Dhcp::Dhcpv6 };
+            let of = |wanted: &str| {
+                let named = variables.iter().filter(move |(name, _)| *name == wanted);
+                named.map(|(_, value)| (*value).to_owned()).collect()
+            };
+            By::Set { interface: interface_text, dhcp, servers: of("server"), octets: of("octets") }
+        }
+        _ => return None,
+    };
+    let variable = |name: &str| match name {
+        "interface" => Some(interface.to_owned()),
+        "reason" => Some(happened.to_owned()),
+        _ => variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned()),
+    };
+    let (interface, said) = said(&by, &variable).ok()?;
+    match said {
+        Said::Offered(version, servers, wrong) => {
+            Some(Heard { interface, offered: Some((version, servers)), wrong })
+        }
+        Said::Over(_) => Some(Heard { interface, offered: None, wrong: Vec::new() }),
+        Said::Nothing => None,
+    }
+}
+
 /// dhclient-script(8). Octets of an option without a type come without leading zeros, `4:c0:0:2:1`; IPv6 addresses as text.
 fn dhclient(reason: &str, variable: &dyn Fn(&str) -> Option<String>) -> Said {
     match reason {

@@ -44,13 +44,25 @@ pub fn read(directory: &Path, interface: &str, version: Version) -> io::Result<O
     if text.len() as u64 > MAX_LEN {
         return Err(invalid("it is too long"));
     }
+    parse(&text).map(Some).ok_or_else(|| invalid("it has a line that is not of addresses"))
+}
+
+/// What such a file says; `None` where something else stands in it than comments and addresses.
+pub(crate) fn parse(text: &str) -> Option<Vec<ServerAddresses>> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    let server = |line: &str| {
-        let addresses: Result<ServerAddresses, _> =
-            line.split_whitespace().map(str::parse::<IpAddr>).collect();
-        addresses.map_err(|_| invalid("it has a line that is not of addresses"))
-    };
-    Ok(Some(bounded(lines.map(server).collect::<Result<Vec<_>, _>>()?)))
+    let server = |line: &str| line.split_whitespace().map(|addr| addr.parse::<IpAddr>().ok()).collect();
+    Some(bounded(lines.map(server).collect::<Option<Vec<ServerAddresses>>>()?))
+}
+
+/// What stands in the file of these servers.
+pub(crate) fn to_text(interface: &str, version: Version, servers: &[ServerAddresses]) -> String {
+    let mut text = format!("# PCP servers that {version} offers on {interface}, by portferry dhcp-servers\n");
+    for addresses in bounded(servers.iter().cloned()) {
+        let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        text += &addresses.join(" ");
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes one, whole or not at all; the directory is made if it has to be. Everybody may read it.
@@ -64,12 +76,7 @@ pub fn write(
     servers: &[ServerAddresses],
 ) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let mut text = format!("# PCP servers that {version} offers on {interface}, by portferry dhcp-servers\n");
-    for addresses in bounded(servers.iter().cloned()) {
-        let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-        text += &addresses.join(" ");
-        text.push('\n');
-    }
+    let text = to_text(interface, version, servers);
     let path = path(directory, interface, version);
     let new = path.with_file_name(format!(".{version}-{interface}-{}", std::process::id()));
     // Never through a link that somebody put there.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use wire::pcp::{Filter, Nonce, Protocol};
 
 use super::config::LONGEST_HOLD;
-use crate::journal_file::{self, Damage, JournalFile, Stamp, write_anew};
+use crate::journal_file::{self, Contents as _, Damage, JournalFile, Stamp, write_anew};
 use crate::set_aside::{self, Old};
 
 /// What the journal is called.
@@ -152,18 +152,14 @@ impl Store {
         take_away(directory)?;
         let (journal, damage) = JournalFile::<Contents>::open(directory, FILE)?;
         let now = Stamp::now();
-        let Contents { mappings, holds } = journal.contents();
+        let Contents { mappings, .. } = journal.contents();
         // A clock that does not know how long ago that was does not tell how old the epoch is.
         let known = |epoch: &Epoch| {
             now.knows(epoch.began) && mappings.values().all(|mapping| now.knows(mapping.written))
         };
         let epoch = epoch.filter(|epoch| whole && damage == Damage::default() && known(epoch));
-        let loaded = Loaded {
-            mappings: mappings.values().map(|mapping| mapping.stored(now)).collect(),
-            holds: holds.values().map(|held| held.stored(now, hold)).collect(),
-            epoch: epoch.map(|epoch| Duration::from_secs(now.since(epoch.began))),
-            damage,
-        };
+        let epoch_age = epoch.map(|epoch| Duration::from_secs(now.since(epoch.began)));
+        let loaded = Loaded { epoch: epoch_age, ..journal.contents().loaded(now, hold, damage) };
         let mut store = Self { directory: directory.to_owned(), journal, epoch, unwritten: true };
         if !store.journal.is_behind() {
             store.write_epoch()?;
@@ -244,6 +240,24 @@ impl Store {
         }
         Ok(())
     }
+}
+
+impl Contents {
+    fn loaded(&self, now: Stamp, hold: Duration, damage: Damage) -> Loaded {
+        Loaded {
+            mappings: self.mappings.values().map(|mapping| mapping.stored(now)).collect(),
+            holds: self.holds.values().map(|held| held.stored(now, hold)).collect(),
+            epoch: None,
+            damage,
+        }
+    }
+}
+
+/// What a start would load from a journal of these lines.
+pub(crate) fn load(file: &[u8], now: Stamp, hold: Duration) -> Loaded {
+    let mut read = crate::fuzzing::journal::<Contents>(file);
+    read.contents.forget_what_is_over(now);
+    read.contents.loaded(now, hold, read.damage)
 }
 
 /// The epoch's file is not there any more, also after a power cut.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use proptest::prelude::*;
+
 use super::v4::{Ack, Inform};
 use super::v6::{InformationRequest, Reply};
 use super::*;
@@ -258,5 +260,86 @@ fn who_can_be_a_server() {
         ("ff0e::1", false),
     ] {
         assert_eq!(is_usable(addr.parse::<IpAddr>().unwrap()), usable, "{addr}");
+    }
+}
+
+fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 1..most)
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let first = (any::<[u8; 3]>(), proptest::option::of(octets(20)), octets(20));
+    let numbers = (any::<Option<u16>>(), any::<Option<u32>>(), any::<Option<u32>>());
+    let servers = proptest::collection::vec(octets(70), 0..4);
+    (first, numbers, servers).prop_map(|((transaction, client, server), numbers, pcp_servers)| {
+        let (status, refresh, max_timeout) = numbers;
+        Reply { transaction, client, server, status, refresh, max_timeout, pcp_servers }
+    })
+}
+
+proptest! {
+    #[test]
+    fn acks_round_trip_and_their_prefixes_are_refused(
+        xid: u32,
+        client: Ipv4Addr,
+        server: Ipv4Addr,
+        pcp_servers in proptest::option::of(octets(600)),
+    ) {
+        let ack = Ack { xid, client, server, pcp_servers };
+        let bytes = ack.to_bytes();
+        prop_assert_eq!(Ack::parse(&bytes), Ok(ack));
+        for len in 0..bytes.len() {
+            prop_assert_eq!(Ack::parse(&bytes[..len]), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn informs_round_trip(xid: u32, secs: u16, client: Ipv4Addr, hardware: Option<[u8; 6]>) {
+        let inform = Inform { xid, secs, client, hardware };
+        let bytes = inform.to_bytes();
+        prop_assert_eq!(Inform::parse(&bytes), Ok(inform));
+        for len in 0..240 {
+            prop_assert_eq!(Inform::parse(&bytes[..len]), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn information_requests_round_trip_and_their_prefixes_are_refused(
+        transaction: [u8; 3],
+        client in octets(30),
+        elapsed_time: u16,
+    ) {
+        let request = InformationRequest { transaction, client, elapsed_time };
+        let bytes = request.to_bytes();
+        prop_assert_eq!(InformationRequest::parse(&bytes), Ok(request));
+        for len in 0..bytes.len() {
+            prop_assert_eq!(InformationRequest::parse(&bytes[..len]), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn replies_round_trip_and_no_prefix_is_taken_for_the_whole(reply in reply()) {
+        let bytes = reply.to_bytes();
+        prop_assert_eq!(Reply::parse(&bytes), Ok(reply.clone()));
+        for len in 0..bytes.len() {
+            prop_assert_ne!(Reply::parse(&bytes[..len]), Ok(reply.clone()));
+        }
+    }
+
+    #[test]
+    fn no_octets_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let _ = (Ack::parse(&bytes), Reply::parse(&bytes), Inform::parse(&bytes));
+        let _ = InformationRequest::parse(&bytes);
+        for servers in [decode_option_158(&bytes), decode_option_86(&bytes).map(|one| vec![one])].into_iter().flatten() {
+            prop_assert!(servers.iter().flatten().all(|addr| is_usable(*addr)));
+        }
+    }
+
+    #[test]
+    fn no_options_behind_a_good_header_panic(options in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let ack = Ack { xid: 7, client: Ipv4Addr::LOCALHOST, server: Ipv4Addr::LOCALHOST, pcp_servers: None };
+        let head = ack.to_bytes();
+        let _ = Ack::parse(&[&head[..240], options.as_slice()].concat());
+        let _ = Reply::parse(&[&[7, 1, 2, 3][..], options.as_slice()].concat());
     }
 }

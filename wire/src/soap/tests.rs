@@ -442,6 +442,14 @@ proptest! {
     }
 
     #[test]
+    fn every_prefix_of_an_answer_is_refused(at in any::<prop::sample::Index>()) {
+        for golden in [GOLDEN_RESPONSE, GOLDEN_FAULT] {
+            let cut = &golden.trim_end().as_bytes()[..at.index(golden.trim_end().len())];
+            prop_assert_eq!(decode_answer(cut), Err(AnswerError::Malformed));
+        }
+    }
+
+    #[test]
     fn any_description_makes_the_round_trip(text in any::<String>()) {
         let call = add_with("NewPortMappingDescription", Some(&text)).unwrap();
         let read = call.text("NewPortMappingDescription");

@@ -65,6 +65,10 @@ impl Gateway {
                 self.lan_server.begin_epoch();
                 self.lan_server.announcements.begin(now);
             }
+            if after.is_none_or(|after| after.claims.at(now).pcp.is_none()) {
+                // What was to be said again is not so any more.
+                self.lan_server.updates.remove(&flow);
+            }
             let client = self.lan_server.asked_from.get(&flow).copied();
             if after.is_none() {
                 self.lan_server.asked_from.remove(&flow);
@@ -81,14 +85,14 @@ impl Gateway {
                     self.lan_server.updates.insert(flow, update);
                 }
                 (None, Some(_)) => {}
-                (None, None) => {
-                    self.lan_server.updates.remove(&flow);
-                    if !matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced)) {
-                        let mapping = before.clone();
-                        let update = Update { client, mapping, external: None, told: 0, due: now };
-                        self.lan_server.updates.insert(flow, update);
-                    }
+                (None, None)
+                    if !matches!(cause, Some(Cause::Deleted | Cause::LeaseEnded | Cause::Replaced)) =>
+                {
+                    let mapping = before.clone();
+                    let update = Update { client, mapping, external: None, told: 0, due: now };
+                    self.lan_server.updates.insert(flow, update);
                 }
+                (None, None) => {}
             }
         }
         self.tell_updates();

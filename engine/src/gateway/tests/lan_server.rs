@@ -915,6 +915,33 @@ fn a_client_hears_what_becomes_of_its_mapping() {
     }
 }
 
+/// It is told three times, and not of what has ended meanwhile.
+#[test]
+fn a_client_hears_nothing_of_what_has_ended_since() {
+    for nat in BOTH {
+        let mut lab = Lab::up_with(Config { recovery_wait: Duration::ZERO, ..config(nat) });
+        assert_eq!(lab.map(ALICE, &Map { lifetime: 120, ..map(8080) }), (OK, 120, 8080));
+        let ends = lab.now + 120_000;
+        lab.run(ends - 300);
+        let before = lab.effects.len();
+        lab.script = [Reaction::Grant(E, 9999)].into();
+        lab.provider_forgets();
+        lab.pass(5);
+        assert_eq!(lab.mapped(), [], "its lifetime is over");
+        let told: Vec<u64> = lab.effects[before..]
+            .iter()
+            .filter(
+                |(_, effect)| matches!(effect, Effect::LanSend { to, .. } if to.ip() == IpAddr::V4(ALICE)),
+            )
+            .map(|(at, _)| *at)
+            .collect();
+        assert!(
+            !told.is_empty() && told.iter().all(|at| *at < ends),
+            "{nat:?}: {told:?}, and it ends at {ends}"
+        );
+    }
+}
+
 /// RFC 7648 §3.2: nor does it hear of more than the provider has given it at its new place.
 #[test]
 fn a_moved_mapping_may_have_less_time() {

@@ -206,6 +206,28 @@ fn an_unusable_external_address() {
     }
 }
 
+/// Security policy: an external port that nobody may ask for is given back, by whatever wish it came; and so is a mapping that the server moves
+/// there.
+#[test]
+fn an_external_port_that_nobody_may_have() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        lab.script = [Reaction::Grant(E, 80)].into();
+        assert_eq!(lab.add(ALICE, 2, any(8080)), Err(501));
+        let sent = lab.sent();
+        assert_eq!((sent.len(), sent[1].1.lifetime), (2, 0));
+        assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
+        lab.pass(60);
+        assert!(lab.add(ALICE, 2, Add { lease: 0, ..any(8080) }).is_ok());
+        assert_eq!(lab.mapped(), [(8080, at(ALICE, 8080))]);
+        lab.script = [Reaction::Grant(E, 80)].into();
+        lab.provider_forgets();
+        lab.pass(20);
+        assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));
+        assert!(!lab.upstream().iter().any(|(port, _)| *port == 80));
+    }
+}
+
 /// The server gives a port that another mapping of ours has, as one that lost its state may do.
 #[test]
 fn a_port_that_is_ours_already() {
