@@ -74,6 +74,8 @@ struct Siege {
     silenced: BTreeSet<std::net::IpAddr>,
     silent_until: Option<Instant>,
     calm: bool,
+    /// So many notices have been looked at.
+    noticed: usize,
     /// The last port that was asked for to see whether somebody is served.
     fresh: u16,
     tally: Tally,
@@ -142,6 +144,7 @@ impl Siege {
             silenced: BTreeSet::new(),
             silent_until: None,
             calm: false,
+            noticed: 0,
             fresh: 10_000,
             tally: Tally::default(),
         }

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use engine::gateway::{NatMode, RequestId};
 use engine::nat::NatRule;
+use engine::notice::{Cause, Notice};
 use engine::status::MappingStatus;
+use engine::table::Mapping;
 use engine::time::{Duration, Instant};
 use wire::natpmp::{self, Transport};
 use wire::pcp::{self, Body, Filter, MapData, Nonce, PcpOption, PeerData, Protocol, ResultCode};
@@ -413,6 +415,32 @@ impl Siege {
             }
         }
         Ok(())
+    }
+
+    /// A server that forgets, over a link that loses, may take a mapping away or move it, and who has it is told (decision 15).
+    pub(super) fn excuse_what_the_server_took(&mut self) {
+        let notices = self.world.notices();
+        let new: Vec<Notice> = notices[self.noticed..].iter().map(|(_, notice)| notice.clone()).collect();
+        self.noticed = notices.len();
+        for notice in new.into_iter().filter(|_| self.mood == Mood::Troubled) {
+            let of = |mapping: &Mapping, who: &Who, promise: &Promise| {
+                (who.protocol, SocketAddrV4::new(who.host, promise.internal))
+                    == (mapping.protocol, mapping.internal)
+            };
+            match notice {
+                Notice::Removed(mapping, Cause::LostUpstream | Cause::MovedUpstream(_)) => {
+                    self.promises.retain(|who, promise| !of(&mapping, who, promise));
+                }
+                Notice::Moved(mapping, _) => {
+                    for (who, promise) in &mut self.promises {
+                        if of(&mapping, who, promise) {
+                            promise.external = None;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// What an application was told stands, as told.

@@ -54,6 +54,7 @@ impl Siege {
         self.fail_if(late, "nobody answers this control point")?;
         let table = self.mappings();
         self.check_policy(&table)?;
+        self.excuse_what_the_server_took();
         self.check_promises(&table)?;
         if self.ipv6 {
             self.check_pinholes()?;
