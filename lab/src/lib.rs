@@ -17,6 +17,7 @@ pub mod provider;
 pub mod scenario;
 pub mod sim;
 pub mod simulation;
+pub mod soak;
 pub mod subject;
 pub mod tun;
 pub mod wait;
