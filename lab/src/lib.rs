@@ -18,6 +18,7 @@ pub mod scenario;
 pub mod siege;
 pub mod sim;
 pub mod simulation;
+pub mod soak;
 pub mod subject;
 pub mod tun;
 pub mod wait;

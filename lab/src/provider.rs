@@ -211,6 +211,8 @@ impl<'a> Provider<'a> {
 pub struct QuickProvider<'a> {
     network: &'a Network,
     program: &'a str,
+    /// The longest that it grants, in seconds.
+    lifetime: Option<u32>,
     runs: u32,
     process: Process,
 }
@@ -220,14 +222,26 @@ impl<'a> QuickProvider<'a> {
     #[track_caller]
     #[must_use]
     pub fn start(network: &'a Network, program: &'a str) -> Self {
-        Self { network, program, runs: 1, process: Self::run(network, program, 0) }
+        Self::begin(network, program, None)
+    }
+
+    /// The same, with lifetimes of so many seconds at most.
+    #[track_caller]
+    #[must_use]
+    pub fn granting(network: &'a Network, program: &'a str, lifetime: u32) -> Self {
+        Self::begin(network, program, Some(lifetime))
+    }
+
+    #[track_caller]
+    fn begin(network: &'a Network, program: &'a str, lifetime: Option<u32>) -> Self {
+        Self { network, program, lifetime, runs: 1, process: Self::run(network, program, lifetime, 0) }
     }
 
     /// It dies and comes back without any mapping; announces that, too.
     #[track_caller]
     pub fn lose_state(&mut self) {
         self.process.terminate(Duration::from_secs(5));
-        self.process = Self::run(self.network, self.program, self.runs);
+        self.process = Self::run(self.network, self.program, self.lifetime, self.runs);
         self.runs += 1;
     }
 
@@ -241,8 +255,9 @@ impl<'a> QuickProvider<'a> {
     }
 
     #[track_caller]
-    fn run(network: &Network, program: &str, run: u32) -> Process {
-        let arguments = [PROVIDER, EXTERNAL].map(|address| address.to_string());
+    fn run(network: &Network, program: &str, lifetime: Option<u32>, run: u32) -> Process {
+        let addresses = [PROVIDER, EXTERNAL].map(|address| address.to_string());
+        let arguments = addresses.into_iter().chain(lifetime.map(|lifetime| lifetime.to_string()));
         let mut process = network.spawn(Host::Provider, &format!("quick-provider-{run}"), program, arguments);
         process.await_log("listening", Duration::from_secs(10));
         process

@@ -1,6 +1,7 @@
-//! `lab-pcp-server ADDRESS EXTERNAL`: the engine's PCP server on a real socket and a real NAT, for what Debian's miniupnpd
-//! is too slow for, and too lenient. It has nothing to begin with, says so to 224.0.0.1 (RFC 6887 §14.1.3), and keeps its
-//! mappings in the map `ports` of the nftables table `inet labpcp` of the namespace it runs in.
+//! `lab-pcp-server ADDRESS EXTERNAL [LIFETIME]`: the engine's PCP server on a real socket and a real NAT, for what Debian's
+//! miniupnpd is too slow for, and too lenient. It grants no lifetime above LIFETIME, in seconds. It has nothing to begin with,
+//! says so to 224.0.0.1 (RFC 6887 §14.1.3), and keeps its mappings in the map `ports` of the nftables table `inet labpcp` of the
+//! namespace it runs in.
 //!
 //! It serves one datagram after the other, as a server does that is no wonder: the next is not looked at before the
 //! kernel's NAT has been changed for this one, and who floods it loses datagrams.
@@ -16,12 +17,13 @@ use engine::time::Instant;
 const SERVER_PORT: u16 = 5351;
 
 fn main() -> ExitCode {
-    let arguments: Vec<Ipv4Addr> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let [address, external] = arguments[..] else {
+    let addresses: Vec<Ipv4Addr> = std::env::args().skip(1).take(2).filter_map(|a| a.parse().ok()).collect();
+    let lifetime = std::env::args().nth(3).map(|seconds| seconds.parse()).transpose();
+    let ([address, external], Ok(lifetime)) = (&addresses[..], lifetime) else {
         eprintln!("see the first lines of lab-pcp-server.rs");
         return ExitCode::FAILURE;
     };
-    match serve(address, external) {
+    match serve(*address, *external, lifetime) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -30,12 +32,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(address: Ipv4Addr, external: Ipv4Addr) -> io::Result<()> {
+fn serve(address: Ipv4Addr, external: Ipv4Addr, lifetime: Option<u32>) -> io::Result<()> {
     let began = time::Instant::now();
     let now = || Instant::from_millis(began.elapsed().as_millis().try_into().expect("not that many years"));
     // What floods it is to lose datagrams at the socket, and it begins anew but once.
-    let config =
+    let mut config =
         ServerConfig { rate: None, announcements: 1, natpmp: false, ..ServerConfig::new(vec![external]) };
+    if let Some(lifetime) = lifetime {
+        (config.shortest, config.longest) = (config.shortest.min(lifetime), lifetime);
+    }
     let mut server = Server::new(now(), config, now());
     nft(&format!(
         "table inet labpcp\ndelete table inet labpcp\ntable inet labpcp {{\n map ports {{\n  \
