@@ -427,19 +427,25 @@ fn a_gateway_in_trouble() {
     ]);
     obey(&network, examined.find("lan-multicast-off"), &[], "");
 
-    // What somebody deletes is there again, so that there is nothing to find.
+    // Elements, and then the whole table, are deleted again and again: they are made anew at intervals that grow, so that one look falls
+    // into one of them.
     let control_point = ready(&network, &mut daemon, Host::Lan1);
     let listener = listener(&network, Host::Lan1, TCP, 8080);
     control_point.adds(8080, 9090, "TCP", 3600);
     let before = subject::elements(&network);
-    for damage in
-        [&["flush", "map", "inet", "portferry", "ports"][..], &["delete", "table", "inet", "portferry"]]
-    {
-        network.run(Host::Router, "nft", damage);
-        eventually("the table as it was", 20 * SECOND, || {
-            (subject::elements(&network) == before).then_some(())
+    for (id, damage) in [
+        ("mapping-nat-missing", &["flush", "map", "inet", "portferry", "ports"][..]),
+        ("own-nat-missing", &["delete", "table", "inet", "portferry"]),
+    ] {
+        let examined = eventually(id, 120 * SECOND, || {
+            // Not when it is not there.
+            let _ = network.command(Host::Router, "nft").args(damage).output();
+            let examined = examine(&network, &subject, FILE);
+            examined.bad().contains(id).then_some(examined)
         });
+        examined.has_exactly(&[id]);
     }
+    eventually("the table as it was", 20 * SECOND, || (subject::elements(&network) == before).then_some(()));
     examine(&network, &subject, FILE).has_exactly(&[]);
 
     // The application goes, and then its host.

@@ -12,7 +12,7 @@ use lab::netns::{Host, Network, Process};
 use lab::provider::QuickProvider;
 use lab::wait::eventually;
 
-use crate::common::{CASCADED, SECOND, Small, TCP, Told, interworking_subject, reaches, ready, say};
+use crate::common::{CASCADED, Small, TCP, Told, interworking_subject, reaches, ready, say};
 use crate::{
     LONG, PCP_SERVER, add, adds_soon, caller, lines_with, ports, runs, start, state_directory, took,
 };
@@ -220,7 +220,7 @@ impl Damage {
                 fs::create_dir(path).and_then(|()| fs::write(path.join("something"), "in it"))
             }
             Self::Unreadable => fs::write(path, &whole)
-                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0))),
+                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o0))),
             Self::DanglingLink => {
                 remove();
                 symlink("/nonexistent/of portferry's lab", path)
