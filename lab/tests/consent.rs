@@ -108,7 +108,7 @@ fn a_new_host_waits_for_the_owner() {
         provider.forwarding(TCP, 9093).is_none().then_some(())
     });
     assert!(listed(&network).expect("the daemon answers").is_empty());
-    assert_eq!(daemon.log().matches("policy does not allow it any more").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("policy does not allow it any more").count(), 2, "{}", daemon.log());
     assert_eq!(add(&control_point, 2, 9093), Told::Refused(606));
     let status = asks(&network, "status");
     let refused = status["refused"].as_array().expect("there are some");

@@ -98,18 +98,13 @@ impl Gateway {
         }
     }
 
-    /// Whether policy leaves the external port to anybody. A server that is asked for any port may give one that nobody could ask for.
-    pub(super) fn may_be_granted(&self, grant: Grant) -> bool {
-        grant.external_v4().port() >= self.config.policy.lowest_port.max(1)
-    }
-
     /// The table follows the answer; no control point hears of it.
     pub(super) fn on_renewed(&mut self, now: Instant, mapping: &Mapping, grant: Grant) {
         let key = mapping.key();
         if mapping.health == Health::Deleting {
             return;
         }
-        if !is_usable_external(*grant.external_v4().ip()) || !self.may_be_granted(grant) {
+        if !is_usable_external(*grant.external_v4().ip()) || grant.external_v4().port() == 0 {
             return self.on_unkept(now, mapping, Cause::LostUpstream, true);
         }
         if grant.external_v4() != mapping.external {

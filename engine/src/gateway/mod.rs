@@ -478,7 +478,10 @@ impl Gateway {
         if overdue >= SLEPT {
             self.woke = Some(now);
             self.notice(Notice::Woke(overdue, self.table.len()));
-            self.input(now, Input::Woke);
+            // Without a socket there is nothing to ask with; what opens the next one asks for everything.
+            if self.uplink_open {
+                self.input(now, Input::Woke);
+            }
             self.firewall_input(now, Input::Woke);
         }
         self.input(now, Input::Timeout);

@@ -220,9 +220,6 @@ impl Gateway {
             let hold = self.strategy() != AddPortMapping::PreferFailure && !taken && !self.stopping;
             return self.on_other_port(now, flow, wanted, grant, hold);
         }
-        if !self.may_be_granted(grant) {
-            return self.fail(now, flow, Refusal::Unusable);
-        }
         if !request.takes_address(*grant.external_v4().ip()) {
             return self.fail(now, flow, Refusal::Conflict);
         }

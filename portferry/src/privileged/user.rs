@@ -121,7 +121,7 @@ fn is_ours(name: &str) -> bool {
 /// It is one that others have things in: who writes there could write what root reads. Or what the system says.
 pub(super) fn make_directory(directory: &Path, others: &[&Path]) -> io::Result<()> {
     /// Which everybody shares, wherever they are.
-    const SHARED: [&str; 14] = [
+    const SHARED: [&str; 15] = [
         "/",
         "/dev/shm",
         "/etc",
@@ -136,6 +136,7 @@ pub(super) fn make_directory(directory: &Path, others: &[&Path]) -> io::Result<(
         "/usr",
         "/var",
         "/var/lib",
+        "/var/tmp",
     ];
     if !directory.exists() {
         if let Some(above) = directory.parent() {
@@ -149,7 +150,7 @@ pub(super) fn make_directory(directory: &Path, others: &[&Path]) -> io::Result<(
         let other = fs::canonicalize(other).unwrap_or_else(|_| other.to_path_buf());
         other.starts_with(&whole)
     });
-    if shared || has_others || fs::metadata(&whole)?.mode() & 0o1000 != 0 {
+    if shared || has_others {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "others have files in it; choose one that is portferry's alone",

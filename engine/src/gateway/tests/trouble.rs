@@ -213,7 +213,7 @@ fn an_external_port_that_nobody_may_have() {
     for nat in BOTH {
         let mut lab = Lab::up(nat);
         lab.script = [Reaction::Grant(E, 80)].into();
-        assert_eq!(lab.add(ALICE, 2, any(8080)), Err(501));
+        assert_eq!(lab.add(ALICE, 2, any(8080)), Err(606));
         let sent = lab.sent();
         assert_eq!((sent.len(), sent[1].1.lifetime), (2, 0));
         assert_eq!((lab.mapped(), lab.rules.len()), (vec![], 0));

@@ -58,7 +58,7 @@ fn not_in_nat(facts: &Facts, uplink: &UplinkSetup, mappings: &[MappingReport]) -
     }
     let seen = format!("the router's own NAT lacks {}: {}", count(missing.len()), list(&missing));
     Some(Finding::new("mapping-nat-missing", seen).at(&uplink.interface).todo(format!(
-        "restart portferry, which makes table inet {} anew; and see who changes it",
+        "ask again in ten seconds, for portferry makes table inet {} anew by itself: its log says who changes it",
         table.name
     )))
 }
