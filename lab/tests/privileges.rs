@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{CASCADED, NAT, SECOND, interworking_subject, ready};
-use lab::netns::{Host, Network, Process};
+use common::{CASCADED, NAT, SECOND, children, interworking_subject, network_process, ready};
+use lab::netns::{Host, Network};
 use lab::provider::{Options, Provider};
 use lab::subject::{Subject, elements, listed};
 use lab::wait::eventually;
@@ -20,21 +20,6 @@ fn status(process: u32, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
     line.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
-}
-
-/// The processes that this one has started.
-fn children(process: u32) -> Vec<u32> {
-    let output = Command::new("pgrep").args(["-P", &process.to_string()]).output().expect("procps is there");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-/// The one that reads what the network sends.
-fn network_process(daemon: &Process) -> u32 {
-    eventually("the network process", 10 * SECOND, || match children(daemon.id())[..] {
-        [only] => Some(only),
-        _ => None,
-    })
 }
 
 fn is_alive(process: u32) -> bool {

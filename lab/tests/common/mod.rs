@@ -452,6 +452,24 @@ pub(crate) fn answers(wire: &Capture, protocol: u8) -> Vec<(Packet, MapMessage)>
     wire.maps().into_iter().filter(|(_, map)| map.response && map.protocol == protocol).collect()
 }
 
+/// The processes that this one has started.
+pub(crate) fn children(process: u32) -> Vec<u32> {
+    let output = std::process::Command::new("pgrep")
+        .args(["-P", &process.to_string()])
+        .output()
+        .expect("procps is there");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// The one that reads what the network sends.
+pub(crate) fn network_process(daemon: &Process) -> u32 {
+    eventually("the network process", 10 * SECOND, || match children(daemon.id())[..] {
+        [only] => Some(only),
+        _ => None,
+    })
+}
+
 /// A file system of 64 KiB.
 pub(crate) struct Small(PathBuf);
 

@@ -18,6 +18,7 @@ use super::sandbox::{self, Needs};
 use crate::config::Config;
 use crate::dhcp::offer;
 use crate::exit::Failure;
+use crate::journal_file::Stamp;
 use crate::run;
 
 /// The whole life of it. Its standard input is the socket to the privileged process; `path` is where the configuration is, for
@@ -50,6 +51,8 @@ async fn serve(socket: OwnedFd, path: PathBuf) -> Result<(), Failure> {
     let text = client.configuration().await.map_err(Failure::config)?;
     let config = Config::parse(&path, &text).map_err(|error| Failure::config(error.to_string()))?;
     crate::log::start(config.log.level);
+    // While it can be read: how long ago something was stored is told by which start of the machine that was in.
+    let _ = Stamp::now();
     enter_sandbox(&config);
     let control = client.control_socket().await;
     let control = control.map_err(|error| Failure::cannot_create(format!("no control socket: {error}")))?;

@@ -98,8 +98,10 @@ impl User {
         if found.is_dir() != is_directory || !found.is_dir() && (!found.is_file() || found.nlink() != 1) {
             return Ok(());
         }
-        if is_directory && found.mode() & 0o077 != 0 {
-            file.set_permissions(fs::Permissions::from_mode(0o700))?;
+        // For him alone, and for him to read and to write.
+        let mode = if is_directory { 0o700 } else { 0o600 };
+        if found.mode() & 0o777 != mode {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         // That of nobody was this process's before there was a user of its own.
         let is_given = found.uid() == 0 || found.uid() == 65534;
@@ -213,9 +215,10 @@ mod tests {
         symlink(&elsewhere, state.join("mappings.journal.link")).unwrap();
         fs::hard_link(&elsewhere, state.join("mappings.journal.second")).unwrap();
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&inside[0], fs::Permissions::from_mode(0)).unwrap();
         user.take_over(&state).unwrap();
         for path in &inside {
-            assert_eq!(of(path).0, 4242, "{}", path.display());
+            assert_eq!(of(path), (4242, 0o600), "{}", path.display());
         }
         assert_eq!(of(&elsewhere).0, 0);
         assert_eq!((of(&others).0, of(&foreign).0), (77, 0));
