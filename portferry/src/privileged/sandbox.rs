@@ -114,6 +114,9 @@ fn restrict_files(needs: &Needs<'_>) -> Result<RulesetStatus, landlock::RulesetE
         | AccessFs::Truncate
         | AccessFs::MakeReg
         | AccessFs::MakeDir
+        // To give them another name: those that it could not make itself have no system call.
+        | AccessFs::MakeSym
+        | AccessFs::MakeFifo
         | AccessFs::RemoveFile
         | AccessFs::RemoveDir;
     let mut ruleset = Ruleset::default()
@@ -245,6 +248,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_getdents64,
     libc::SYS_mkdirat,
     libc::SYS_renameat2,
+    libc::SYS_linkat,
     libc::SYS_unlinkat,
     libc::SYS_readlinkat,
     // Memory.
@@ -348,7 +352,7 @@ mod tests {
                 return;
             }
 
-            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 25] = [
+            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 26] = [
                 ("read a file of the system", &|| fs::read("/etc/passwd").map(drop)),
                 ("read a file of its user", &|| fs::read(&outside).map(drop)),
                 ("read one by a link", &|| fs::read(state.join("link")).map(drop)),
@@ -356,6 +360,7 @@ mod tests {
                 ("write elsewhere", &|| fs::write(scratch.0.join("new"), "x")),
                 ("write where hooks write", &|| fs::write(offers.join("dhcp4-wan0"), "x")),
                 ("move a file out", &|| fs::rename(state.join("link"), scratch.0.join("new"))),
+                ("make a link to a file", &|| std::os::unix::fs::symlink(&outside, state.join("another"))),
                 ("read another's memory", &|| {
                     fs::read(format!("/proc/{}/mem", parent.as_raw_nonzero())).map(drop)
                 }),
@@ -404,6 +409,9 @@ mod tests {
             fs::write(state.join("journal.new"), "x").unwrap();
             fs::rename(state.join("journal.new"), state.join("journal")).unwrap();
             fs::File::open(state.join("journal")).unwrap().sync_all().unwrap();
+            // What makes no sense is kept aside, also where it is no file.
+            fs::hard_link(state.join("journal"), state.join("journal.damaged-1")).unwrap();
+            fs::rename(state.join("link"), state.join("link.damaged-1")).unwrap();
             fs::create_dir(state.join("uplink-wan1")).unwrap();
             fs::remove_dir_all(state.join("uplink-wan1")).unwrap();
             assert_eq!(fs::read_to_string(offers.join("dhcp4-wan0")).unwrap(), "192.0.2.1");
