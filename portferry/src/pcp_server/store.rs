@@ -349,7 +349,7 @@ impl Hold {
     }
 
     fn left_at(&self, now: Stamp, usual: Duration) -> u64 {
-        left_at(self.freed_after + self.held.unwrap_or(usual.as_secs()), self.written, now)
+        left_at(self.freed_after.saturating_add(self.held.unwrap_or(usual.as_secs())), self.written, now)
     }
 
     fn stored(&self, now: Stamp, usual: Duration) -> StoredHold {

@@ -215,7 +215,7 @@ mod tests {
         symlink(&elsewhere, state.join("mappings.journal.link")).unwrap();
         fs::hard_link(&elsewhere, state.join("mappings.journal.second")).unwrap();
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::set_permissions(&inside[0], fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&inside[0], fs::Permissions::from_mode(0o0)).unwrap();
         user.take_over(&state).unwrap();
         for path in &inside {
             assert_eq!(of(path), (4242, 0o600), "{}", path.display());
