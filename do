@@ -67,7 +67,8 @@ tests() {
     fi
     # The lab runs the daemon as it is shipped, so the binary has to be there first.
     cargo build --locked -p portferry
-    cargo test --locked --workspace "$@"
+    # All of it, so that one run tells all that fails.
+    cargo test --locked --workspace --no-fail-fast "$@"
 }
 
 check() {

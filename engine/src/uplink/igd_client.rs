@@ -318,8 +318,11 @@ impl IgdClient {
         self.timers.set(Alarm::Flow(id), wake);
     }
 
-    /// Does it speak PCP now?
+    /// Does it speak PCP now? While there is no socket, that waits for one.
     fn knock(&mut self, now: Instant) {
+        if !self.open {
+            return;
+        }
         self.knocked = now;
         let client_addr = pcp::ip_to_wire(self.source.into());
         let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };

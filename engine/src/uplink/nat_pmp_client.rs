@@ -425,6 +425,9 @@ impl NatPmpClient {
 
     /// Does it speak PCP now?
     fn knock(&mut self, now: Instant) {
+        if !self.open {
+            return;
+        }
         (self.knocked, self.knocking) = (now, true);
         let client_addr = pcp::ip_to_wire(self.source);
         let announce = pcp::Request { lifetime: 0, client_addr, body: Body::Announce, options: Vec::new() };

@@ -55,7 +55,7 @@
 //! **Limits of an own table.** `accept` in our chain does not undo a `drop` in another one (fw4, firewalld, ufw): their
 //! rules must let `ct status dnat` pass, or what has our mark (`crate::firewall`). And our `drop` stands whatever they accept; port forwardings that
 //! the administrator made elsewhere pass, because they are DNAT too. The filter is for IPv4; that for IPv6 is [`pinholes`], where
-//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it: [`watch`] notices
+//! what is let in elsewhere does not pass, which is one reason why [`TableConfig::forward_filter`] is a choice. `nft flush ruleset` takes our table with it: `watch` notices
 //! that, and whatever else another program does to it, and [`Nft::restore`] makes it anew; an [`Nft::apply`] before that fails with
 //! [`ErrorKind::NotFound`].
 //!

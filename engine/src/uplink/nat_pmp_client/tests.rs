@@ -610,6 +610,33 @@ fn what_stands_outlives_a_lost_address() {
     assert!(rig.requests().iter().all(|(_, request)| ![map(8080, 0, 0), map(8081, 0, 0)].contains(request)));
 }
 
+/// Without a socket nothing is sent, whatever is heard from the group; with a new one it is asked.
+#[test]
+fn a_closed_socket() {
+    let mut rig = Rig::told();
+    rig.input(Input::Ask(FLOW, endless(8080)));
+    rig.grants(8080, 8080, 7200);
+    rig.run(100_000);
+    rig.input(Input::Closed);
+    rig.took();
+    let (result, epoch) = (natpmp::ResultCode::SUCCESS, 0);
+    let lost = Response::ExternalAddress { result, epoch, addr: EXTERNAL };
+    rig.input(Input::Multicast(server(), &lost.to_bytes()));
+    let pcp = pcp::Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch: 1,
+        body: pcp::Body::Announce,
+        options: Vec::new(),
+    };
+    rig.run(200_000);
+    rig.input(Input::Multicast(server(), &pcp.to_bytes()));
+    rig.run(3000_000);
+    assert_eq!(rig.sent, []);
+    rig.input(Input::Source(SOURCE.into()));
+    assert!(rig.sent.iter().any(|(_, bytes)| pcp::Request::parse(bytes).is_ok()));
+}
+
 /// A new socket, from another address: the gateway knows us by that, and no mapping is ours any more.
 #[test]
 fn another_address_of_ours() {

@@ -199,3 +199,24 @@ fn better_protocols_are_noticed() {
     rig.input(Input::Datagram(server(), b"\x00\x80\x00\x01\x00\x00\x00\x07"));
     assert_eq!(rig.take(), [Output::Speaks(UplinkProtocol::NatPmp)]);
 }
+
+/// Without a socket nothing is sent there; it is asked when there is one again.
+#[test]
+fn a_closed_socket_is_not_asked_for_better_protocols() {
+    let is_knock = |output: &Output| matches!(output, Output::Transmit(_));
+    let mut rig = Rig::new(1);
+    rig.model.never_counts = true; // nothing else asks for it
+    let announce = pcp::Response {
+        result: ResultCode::SUCCESS,
+        lifetime: 0,
+        epoch: 1,
+        body: Body::Announce,
+        options: Vec::new(),
+    };
+    rig.input(Input::Closed);
+    rig.run(2_000_000);
+    rig.input(Input::Multicast(server(), &announce.to_bytes()));
+    assert!(!rig.outputs.iter().any(is_knock), "{:?}", rig.outputs);
+    rig.input(Input::Source(IpAddr::V4(HERE)));
+    assert_eq!(rig.outputs.iter().filter(|output| is_knock(output)).count(), 1);
+}
