@@ -631,7 +631,7 @@ fn a_closed_socket() {
     };
     rig.run(200_000);
     rig.input(Input::Multicast(server(), &pcp.to_bytes()));
-    rig.run(3000_000);
+    rig.run(3_000_000);
     assert_eq!(rig.sent, []);
     rig.input(Input::Source(SOURCE.into()));
     assert!(rig.sent.iter().any(|(_, bytes)| pcp::Request::parse(bytes).is_ok()));
