@@ -19,7 +19,7 @@ use common::{
 use lab::netns::{Host, Network, PROVIDER, Process, ROUTER_WAN, WAN_INTERFACE};
 use lab::pcp_server::PcpServer;
 use lab::subject::{self, Subject};
-use lab::wait::eventually;
+use lab::wait::{eventually, poll};
 use serde_json::{Value, json};
 
 /// What is called, and the Debian package that has it.
@@ -117,7 +117,7 @@ fn offered(network: &Network) -> Option<Value> {
 #[track_caller]
 fn await_offer(network: &Network, expected: &Value) {
     let mut last = Value::Null;
-    let found = lab::wait::poll(20 * SECOND, || {
+    let found = poll(20 * SECOND, || {
         last = offered(network).unwrap_or_default();
         (last == *expected).then_some(())
     });
@@ -199,7 +199,12 @@ fn dhcpcd_hands_in_what_it_was_offered() {
     {
         let mut client = dhcpcd(&network, version, more);
         await_offer(&network, &expected);
-        assert!(client.terminate(10 * SECOND).success());
+        // One that is told to stop while it still starts its helpers may miss it.
+        let ended = (0..10).find_map(|_| {
+            client.signal("TERM");
+            poll(3 * SECOND, || client.ended())
+        });
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
         await_offer(&network, &json!([]));
     }
     assert!(daemon.terminate(30 * SECOND).success());
