@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use engine::device::{DeviceConfig, IgdVersion};
 use engine::entropy::SeededEntropy;
 use engine::gateway::{Config, Event, Gateway, LanInterface, NatMode, Wan};
 use engine::policy::InterfaceAddress;
@@ -23,18 +22,8 @@ pub fn gateway_journal(data: &[u8]) {
     if loaded.mappings.is_empty() && loaded.pinholes.is_empty() {
         return;
     }
-    let device = DeviceConfig {
-        seed: [7; 16],
-        token: [7; 16],
-        boot_id: 1,
-        friendly_name: "Router".to_owned(),
-        http_port: 5000,
-        igd_version: IgdVersion::Auto,
-        server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
-        version: "0".to_owned(),
-    };
     let nat = if data.len().is_multiple_of(2) { NatMode::Own } else { NatMode::None };
-    let config = Config { nat, ..Config::new(device) };
+    let config = Config { nat, ..Config::new(crate::gateway::device()) };
     let (most, count) = (config.policy.mappings, loaded.mappings.len());
     let mut now = Instant::from_secs(100);
     let mut gateway = Gateway::new(config, Box::new(SeededEntropy::new(1)));

@@ -114,6 +114,20 @@ pub fn gateway_events(data: &[u8]) {
     gateway_with(data, None);
 }
 
+/// What a gateway says of itself.
+pub(crate) fn device() -> DeviceConfig {
+    DeviceConfig {
+        seed: [7; 16],
+        token: [7; 16],
+        boot_id: 1,
+        friendly_name: "Router".to_owned(),
+        http_port: 5000,
+        igd_version: IgdVersion::Auto,
+        server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
+        version: "0".to_owned(),
+    }
+}
+
 fn gateway_with(data: &[u8], router: Option<Router>) {
     let mut octets = Octets { left: data };
     let mode = octets.next();
@@ -132,14 +146,8 @@ fn gateway_with(data: &[u8], router: Option<Router>) {
         firewall_servers: vec![pinholes::server()],
         third_party: vec![third_party],
         ..Config::new(DeviceConfig {
-            seed: [7; 16],
-            token: [7; 16],
-            boot_id: 1,
-            friendly_name: "Router".to_owned(),
-            http_port: 5000,
             igd_version: [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2][usize::from(mode >> 6) % 3],
-            server: "Linux/6 UPnP/1.1 portferry/0".to_owned(),
-            version: "0".to_owned(),
+            ..device()
         })
     };
     let mut run = Run {

@@ -30,7 +30,7 @@ use wire::pcp::{OptionCode, Protocol};
 use crate::sim::{Callback, EXTERNAL, Happening, Server, WAN, World};
 use ledger::Ledger;
 use shadow::{Asked, Shadow};
-pub use sweep::sweep;
+pub use sweep::test_seeds;
 
 /// The control points.
 const HOSTS: [Ipv4Addr; 3] =

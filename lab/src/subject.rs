@@ -5,7 +5,7 @@
 //! * anything else: the path of a program that understands `run --config FILE` as portferry does.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddrV4;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -187,4 +187,19 @@ socket = "{directory}/control.sock"
 servers = ["{server}"]
 {more}"#
     )
+}
+
+/// The child of `parent` that runs as portferry's network process.
+///
+/// # Errors
+///
+/// If there is none.
+pub fn network_process(parent: u32) -> io::Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let is_it = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split(|octet| *octet == 0).any(|word| word == b"network-process"))
+    };
+    let found = children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_it);
+    found.ok_or_else(|| io::Error::other("the daemon has no network process"))
 }

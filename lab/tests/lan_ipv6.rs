@@ -12,7 +12,7 @@ use std::process::Stdio;
 
 use common::pcp::Pcp;
 use common::{
-    CASCADED, NAT, PROBE, SECOND, UDP, add_ipv6, interworking_subject, link_local, pings, ready, tagged, zone,
+    CASCADED, NAT, PROBE, SECOND, UDP, interworking_subject, link_local, pings, ready, tagged, zone,
 };
 use lab::netns::{self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
@@ -74,7 +74,7 @@ fn describes(network: &Network, host: Host, own: IpAddr, path: &str) -> bool {
 #[test]
 fn a_gateway_is_found_over_ipv6() {
     let Some((network, subject)) = laboratory() else { return };
-    add_ipv6(&network);
+    network.add_ipv6();
     let (link, zone) = (link_local(&network, Host::Router, LAN_INTERFACE), zone(&network, Host::Lan1));
     let groups = [("ff02::c", IpAddr::V6(link)), ("ff05::c", ROUTER_LAN_V6.into())];
     let mut hearing = groups.map(|(group, own)| {
@@ -141,7 +141,7 @@ fn ipv6_comes_later_and_goes_again() {
     assert_eq!(searches(&network, Host::Lan1, "239.255.255.250:1900", [DEVICE_2])[0].len(), 1);
     assert!(!daemon.log().contains("IPv6"), "nothing is amiss: {}", daemon.log());
 
-    add_ipv6(&network);
+    network.add_ipv6();
     let zone = zone(&network, Host::Lan1);
     let group = format!("[ff05::c%{zone}]:1900");
     let found = |own: Ipv6Addr| {
@@ -182,7 +182,7 @@ fn ipv6_comes_later_and_goes_again() {
 #[test]
 fn a_taken_port_over_ipv6_is_no_end() {
     let Some((network, subject)) = laboratory() else { return };
-    add_ipv6(&network);
+    network.add_ipv6();
     let zone = zone(&network, Host::Lan1);
     let [link, site] = ["ff02::c", "ff05::c"].map(|group| format!("[{group}%{zone}]:1900"));
     let other = tagged(&network, Host::Router, UDP, (ROUTER_LAN_V6, 1900), "other");
@@ -207,7 +207,7 @@ fn a_taken_port_over_ipv6_is_no_end() {
 #[test]
 fn events_go_to_a_host_by_all_of_its_addresses() {
     let Some((network, subject)) = laboratory() else { return };
-    add_ipv6(&network);
+    network.add_ipv6();
     let _provider = Provider::start(&network, Options::default());
     let mut daemon = subject.start(&network, NAT, "");
     ready(&network, &mut daemon, Host::Lan1);
@@ -246,7 +246,7 @@ fn events_go_to_a_host_by_all_of_its_addresses() {
 fn pcp_is_served_over_ipv6() {
     let Some((network, subject)) = laboratory() else { return };
     let Subject::Portferry(program) = &subject else { return };
-    add_ipv6(&network);
+    network.add_ipv6();
     let pcp = Pcp::new(&network, program);
     let (link, zone) = (link_local(&network, Host::Router, LAN_INTERFACE), zone(&network, Host::Lan1));
     let listening =

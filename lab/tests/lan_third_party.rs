@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use common::{
-    CASCADED, NAT, NO_NAT, ROUTED, SECOND, TCP, UDP, add_ipv6, interworking_subject, listener, pcp, reaches,
+    CASCADED, NAT, NO_NAT, ROUTED, SECOND, TCP, UDP, interworking_subject, listener, pcp, reaches,
     reaches_nobody, ready,
 };
 use lab::netns::{Host, LAN1, LAN1_V6, LAN2, LAN2_V6, Network, Process, ROUTER_LAN, ROUTER_LAN_V6};
@@ -43,7 +43,7 @@ fn a_management_station_asks_for_another_host() {
     let program: &Path = program;
     for (layout, nat) in [(CASCADED, NAT), (ROUTED, NO_NAT)] {
         let network = Network::new(layout);
-        add_ipv6(&network);
+        network.add_ipv6();
         let third_party = true; // of the provider's, without a NAT of the router's own
         let provider = Provider::start(&network, Options { third_party, ..Options::default() });
         let mut daemon = subject.start(&network, nat, "");

@@ -10,8 +10,8 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use common::{
-    CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, add_ipv6, interworking_subject, link_local,
-    listener, pings, reaches, ready, zone,
+    CASCADED, Caller, ControlPoint, NAT, SECOND, TCP, Told, interworking_subject, link_local, listener,
+    pings, reaches, ready, zone,
 };
 use lab::netns::{Host, LAN_INTERFACE, LAN1, LAN2, Network, ROUTER_LAN, ROUTER_LAN_V6};
 use lab::provider::{Options, Provider};
@@ -22,7 +22,7 @@ use lab::wait::eventually;
 fn laboratory() -> Option<(Network, Subject)> {
     let subject = interworking_subject()?;
     let network = Network::new(CASCADED);
-    add_ipv6(&network);
+    network.add_ipv6();
     Some((network, subject))
 }
 

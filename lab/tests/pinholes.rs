@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{
-    CASCADED, Caller, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, Told, UDP, add_ipv6, ask_within,
+    CASCADED, Caller, ControlPoint, NAT, NO_NAT, ROUTED, SECOND, TCP, Told, UDP, ask_within,
     interworking_subject, listener, pcp, reaches, ready, tagged,
 };
 use lab::netns::{
@@ -31,7 +31,7 @@ const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x21);
 
 /// IPv6 from the LAN to the Internet; nothing filters it.
 fn dual_stack(network: &Network) {
-    add_ipv6(network);
+    network.add_ipv6();
     let address = |host, interface: &str, address: &str| {
         for setting in ["accept_dad=0", "disable_ipv6=0"] {
             network.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);

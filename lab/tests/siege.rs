@@ -3,7 +3,7 @@
 //! `PF_SEED=7` runs that seed only and prints everything that happened, `PF_SEEDS=20000` so many of them, from `PF_FIRST_SEED` on.
 
 use lab::siege::{run, run_with_trace};
-use lab::simulation::sweep;
+use lab::simulation::test_seeds;
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 50;
@@ -44,37 +44,12 @@ const EVERYTHING: [&str; 33] = [
     "filters",
 ];
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
-}
-
 /// Decisions 27 and 28, K-3, the security policy's rows of owners, quotas, sources and answers, and invariants 3 to 6: whatever a host of the LAN
 /// or the provider's server does, what others have is theirs, nobody hears success for what is not there, everybody is answered in time, nothing
 /// is mapped beyond policy, and in the end nothing is left.
 #[test]
 fn nothing_is_stolen_and_everybody_is_served() {
-    if let Some(seed) = number("PF_SEED") {
-        let (result, trace) = run_with_trace(seed);
-        for (at, line) in &trace {
-            println!("{:>10}.{:03} s  {line}", at.as_millis() / 1000, at.as_millis() % 1000);
-        }
-        match result {
-            Ok(tally) => return println!("{tally:?}"),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
-    let count = number("PF_SEEDS").unwrap_or(SEEDS);
-    let (tally, failures) = sweep(number("PF_FIRST_SEED").unwrap_or(1), count, run);
-    println!("{count} seeds: {tally:?}");
-    for what in EVERYTHING {
-        let enough = count < SEEDS || !failures.is_empty() || tally.counts.contains_key(what);
-        assert!(enough, "{what}: never in {count} seeds, so that nothing is proved of it");
-    }
-    if let Some(first) = failures.first() {
-        let all: Vec<String> =
-            failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.what)).collect();
-        panic!("{} seeds failed\n{}\n\n{first}", failures.len(), all.join("\n"));
-    }
+    test_seeds(SEEDS, &EVERYTHING, run, run_with_trace);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! `PF_SEED=7` runs that seed only and prints everything that happened, `PF_SEEDS=100000` so many of them, from
 //! `PF_FIRST_SEED` on.
 
-use lab::simulation::{run, run_with_trace, sweep};
+use lab::simulation::{run, run_with_trace, test_seeds};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1000;
@@ -42,36 +42,11 @@ const EVERYTHING: [&str; 31] = [
     "views of subscribers compared",
 ];
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
-}
-
 /// table, NAT rules and the provider's table agree, whatever happens, in both deployments; decisions
 /// 1 and 2: each request is answered once and in time; decisions 16 and 17, T-2, T-6, A-10: see the drills.
 #[test]
 fn everybody_agrees_whatever_happens() {
-    if let Some(seed) = number("PF_SEED") {
-        let (result, trace) = run_with_trace(seed);
-        for (at, line) in &trace {
-            println!("{:>10}.{:03} s  {line}", at.as_millis() / 1000, at.as_millis() % 1000);
-        }
-        match result {
-            Ok(tally) => return println!("{tally:?}"),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
-    let count = number("PF_SEEDS").unwrap_or(SEEDS);
-    let (tally, failures) = sweep(number("PF_FIRST_SEED").unwrap_or(1), count, run);
-    println!("{count} seeds: {tally:?}");
-    for what in EVERYTHING {
-        let enough = count < SEEDS || !failures.is_empty() || tally.counts.contains_key(what);
-        assert!(enough, "{what}: never in {count} seeds, so that nothing is proved of it");
-    }
-    if let Some(first) = failures.first() {
-        let all: Vec<String> =
-            failures.iter().map(|failure| format!("seed {}: {}", failure.seed, failure.what)).collect();
-        panic!("{} seeds failed\n{}\n\n{first}", failures.len(), all.join("\n"));
-    }
+    test_seeds(SEEDS, &EVERYTHING, run, run_with_trace);
 }
 
 #[test]

@@ -72,6 +72,21 @@ pub fn reason_to_skip_tun() -> Option<&'static str> {
 }
 
 impl Network {
+    /// IPv6 on the LAN: the router and both hosts get a link-local and a global address, at once.
+    #[track_caller]
+    pub fn add_ipv6(&self) {
+        for (host, interface, address) in [
+            (Host::Router, LAN_INTERFACE, ROUTER_LAN_V6),
+            (Host::Lan1, "eth0", LAN1_V6),
+            (Host::Lan2, "eth0", LAN2_V6),
+        ] {
+            for setting in ["accept_dad=0", "disable_ipv6=0"] {
+                self.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);
+            }
+            self.run(host, "ip", ["addr", "add", &format!("{address}/64"), "dev", interface, "nodad"]);
+        }
+    }
+
     /// Two homes without IPv4 from their provider, with the same addresses inside, each with a B4 device, the first with a
     /// second host; and an AFTR device.
     ///

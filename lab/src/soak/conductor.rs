@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::faults::{self, happen};
-use super::samples::{Process as Measured, Sample, network_process};
+use super::samples::{Process as Measured, Sample};
 use super::tally::{Counts, Line, Trouble};
 use super::verdict::{self, Window};
-use crate::netns::{
-    Host, LAN_INTERFACE, LAN1, LAN1_V6, LAN2, LAN2_V6, Layout, Network, Process, ROUTER_LAN_V6, text,
-};
+use crate::netns::{Host, LAN1, LAN1_V6, LAN2, LAN2_V6, Layout, Network, Process, text};
 use crate::provider::QuickProvider;
-use crate::subject::{self, Subject};
+use crate::subject::{self, Subject, network_process};
 use crate::wait::{eventually, poll};
 
 /// What to play.
@@ -125,7 +123,7 @@ struct Score<'a> {
 #[must_use]
 pub fn run(plan: &Plan) -> bool {
     let network = Network::new(Layout::default());
-    add_ipv6(&network);
+    network.add_ipv6();
     let lease = u32::try_from((plan.length.as_secs() / 2).clamp(10, 300)).expect("at most 300");
     let pcp_server = plan.pcp_server.display().to_string();
     let mut provider = QuickProvider::granting(&network, &pcp_server, LIFETIME);
@@ -451,19 +449,6 @@ fn rules(network: &Network) -> usize {
     // The comments of rules are nobody's but theirs.
     let pinholes = list(&["-n", "list", "table", "ip6", "portferry"]);
     elements + pinholes.matches("2001:db8:77::").count()
-}
-
-fn add_ipv6(network: &Network) {
-    for (host, interface, address) in [
-        (Host::Router, LAN_INTERFACE, ROUTER_LAN_V6),
-        (Host::Lan1, "eth0", LAN1_V6),
-        (Host::Lan2, "eth0", LAN2_V6),
-    ] {
-        for setting in ["accept_dad=0", "disable_ipv6=0"] {
-            network.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);
-        }
-        network.run(host, "ip", ["addr", "add", &format!("{address}/64"), "dev", interface, "nodad"]);
-    }
 }
 
 /// A program beside that one.

@@ -53,20 +53,6 @@ impl Process {
     }
 }
 
-/// The child of `parent` that runs as portferry's network process.
-///
-/// # Errors
-/// There is none.
-pub(super) fn network_process(parent: u32) -> io::Result<u32> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
-    let is_it = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.split(|octet| *octet == 0).any(|word| word == b"network-process"))
-    };
-    let found = children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_it);
-    found.ok_or_else(|| io::Error::other("the daemon has no network process"))
-}
-
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Sample {

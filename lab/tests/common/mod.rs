@@ -11,10 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use lab::capture::{Capture, MapMessage, Packet};
-use lab::netns::{
-    self, EXTERNAL, Host, LAN_INTERFACE, LAN1, LAN1_V6, LAN2, LAN2_V6, Layout, Network, Process, ROUTER_LAN,
-    ROUTER_LAN_V6,
-};
+use lab::netns::{self, EXTERNAL, Host, LAN1, LAN2, Layout, Network, Process, ROUTER_LAN};
 use lab::subject::{HTTP_PORT, Subject};
 use lab::wait::eventually;
 use serde_json::Value;
@@ -61,20 +58,6 @@ pub(crate) fn interworking_subject() -> Option<Subject> {
         return None;
     }
     Some(subject)
-}
-
-/// IPv6 on the LAN: the router and both hosts get a link-local and a global address, at once.
-pub(crate) fn add_ipv6(network: &Network) {
-    for (host, interface, address) in [
-        (Host::Router, LAN_INTERFACE, ROUTER_LAN_V6),
-        (Host::Lan1, "eth0", LAN1_V6),
-        (Host::Lan2, "eth0", LAN2_V6),
-    ] {
-        for setting in ["accept_dad=0", "disable_ipv6=0"] {
-            network.run(host, "sysctl", ["-qw", &format!("net.ipv6.conf.{interface}.{setting}")]);
-        }
-        network.run(host, "ip", ["addr", "add", &format!("{address}/64"), "dev", interface, "nodad"]);
-    }
 }
 
 /// The link-local address of a member there.
@@ -464,10 +447,7 @@ pub(crate) fn children(process: u32) -> Vec<u32> {
 
 /// The one that reads what the network sends.
 pub(crate) fn network_process(daemon: &Process) -> u32 {
-    eventually("the network process", 10 * SECOND, || match children(daemon.id())[..] {
-        [only] => Some(only),
-        _ => None,
-    })
+    eventually("the network process", 10 * SECOND, || lab::subject::network_process(daemon.id()).ok())
 }
 
 /// A file system of 64 KiB.
