@@ -496,3 +496,39 @@ impl fmt::Display for Notice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::Claims;
+    use crate::table::Health;
+    use crate::time::Instant;
+    use crate::uplink::FlowId;
+
+    /// Control characters are replaced where a description is read; were one to get in by another way, it still is text.
+    #[test]
+    fn a_description_steers_no_terminal() {
+        let notice = Notice::Granted(Mapping {
+            protocol: Protocol::TCP,
+            external: "198.51.100.7:8080".parse().unwrap(),
+            internal: "192.168.1.10:80".parse().unwrap(),
+            nat_port: None,
+            remote_peer: None,
+            remote_name: None,
+            description: "game\u{1b}[2J\r\n2026-01-01 INFO all is well\u{202e}\u{9b}\"".to_owned(),
+            strict: true,
+            created: Instant::default(),
+            made: 1,
+            asked_at: Instant::default(),
+            claims: Claims::default(),
+            lifetime_ends: Instant::default(),
+            health: Health::Active,
+            confirmed: true,
+            flow: FlowId(1),
+        });
+        let line = notice.to_string();
+        let told = "mapped TCP 198.51.100.7:8080 -> 192.168.1.10:80 \"game\\u{1b}[2J\\r\\n";
+        assert!(line.starts_with(told), "{line}");
+        assert!(line.chars().all(|c| c.is_ascii() && !c.is_control()), "{line}");
+    }
+}
