@@ -193,6 +193,14 @@ impl Gateways {
         }
     }
 
+    /// A datagram of this host to port 5351 was dropped unread, because too many were waiting.
+    pub fn ignored(&mut self, host: IpAddr) {
+        let place = self.of_host(host);
+        if let Some(bound) = self.all.get_mut(place) {
+            bound.gateway.ignored_on_lan();
+        }
+    }
+
     /// As [`Gateway::resolve_device`]: whichever of them knows better than who asks.
     pub fn resolve_device(&self, named: Device) -> Device {
         let better = self.iter().map(|(_, gateway)| gateway.resolve_device(named)).find(|&one| one != named);

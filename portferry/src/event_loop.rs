@@ -23,7 +23,7 @@ use engine::policy::Known;
 use engine::time::{Duration, Instant};
 use engine::uplink::{HttpId, HttpOutcome};
 use hyper::header::HeaderValue;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use wire::description::Uuid;
 use wire::error::UpnpError;
 
@@ -41,7 +41,7 @@ use crate::neighbours::Neighbours;
 use crate::privileged::Kernel;
 use crate::store::{self, Loaded, Store};
 
-use identity::Decision;
+use identity::{Decision, LookUps};
 use interfaces::LanSockets;
 pub use interfaces::Links;
 use uplink::Uplink;
@@ -161,7 +161,7 @@ pub struct Shell {
     datagrams: Both<(Place, Datagram)>,
     decisions: Both<Decision>,
     /// Places for what waits for the neighbour table, beside the loop.
-    looking_up: Arc<Semaphore>,
+    looking_up: LookUps,
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
     signals: mpsc::Receiver<Signal>,
@@ -212,7 +212,7 @@ impl Shell {
             exchanged: mpsc::channel(16),
             datagrams: mpsc::channel(1024),
             decisions: mpsc::channel(16),
-            looking_up: Arc::new(Semaphore::new(identity::AT_ONCE)),
+            looking_up: LookUps::default(),
             asked,
             asked_sender,
             signals,
@@ -395,7 +395,7 @@ impl Shell {
                         json(&ConsentsReport::new(gateways.iter().map(|(_, gateway)| gateway.consents(now()))))
                     }
                     Question::Consent(verb, named) => {
-                        self.look_up_device(gateways.resolve_device(named), verb, reply);
+                        self.look_up_device(named, gateways.resolve_device(named), verb, reply);
                         return Ok(());
                     }
                 };
@@ -439,10 +439,11 @@ impl Shell {
                     Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
                     Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
                     Datagram::Lan5351 { arrival, bytes } if self.is_to_look_up(arrival.from.ip()) => {
-                        self.look_up_client(*arrival, bytes);
+                        self.look_up_client(gateways, *arrival, bytes);
                         return Ok(());
                     }
                     Datagram::Lan5351Known { arrival, bytes, known } => {
+                        self.looking_up.end(arrival.from.ip());
                         gateways.know(arrival.from.ip(), known);
                         let event = Event::Lan5351 { arrival: *arrival, bytes };
                         gateways.handle(now(), To::Host(arrival.from.ip()), event);

@@ -151,6 +151,11 @@ impl LanServer {
 }
 
 impl Gateway {
+    /// A datagram to port 5351 was dropped unread.
+    pub(crate) fn ignored_on_lan(&mut self) {
+        self.lan_server.counters.ignored += 1;
+    }
+
     /// A datagram came to port 5351 of one of our LAN addresses.
     pub(super) fn on_lan_datagram(&mut self, now: Instant, arrival: LanArrival, bytes: &[u8]) {
         let arrival = LanArrival { from: canonical(arrival.from), ..arrival };

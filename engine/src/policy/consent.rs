@@ -154,10 +154,12 @@ impl Consents {
         has
     }
 
-    /// Whom the owner means: somebody who waits, or was decided on, at this address is known by its network card, if that is known.
+    /// Whom the owner means: somebody who waits, or was decided on, at this address is known by its network card, if that is known;
+    /// of several, who asked last.
     pub fn resolve(&self, named: Device) -> Device {
         let Device::Address(addr) = named else { return named };
-        let waiting = self.waiting.values().find(|one| one.address == addr).map(|one| one.device);
+        let here = self.waiting.values().filter(|one| one.address == addr);
+        let waiting = here.max_by_key(|one| one.last_at).map(|one| one.device);
         let decided = || {
             let exactly = self.decided.contains_key(&named).then_some(named);
             let at = || self.decided.values().find(|one| one.address == Some(addr)).map(|one| one.device);
@@ -263,6 +265,16 @@ mod tests {
         assert_eq!(all.address_of(device), Some(address));
         assert!(all.forget(device) && !all.forget(device));
         assert_eq!(all.of(&who), Consent::Unknown);
+    }
+
+    #[test]
+    fn of_several_at_one_address_the_last_is_meant() {
+        let mut all = Consents::default();
+        for (seconds, last) in [(1, 9), (3, 11), (2, 10)] {
+            all.wait(Instant::from_secs(seconds), &host(20).with_hardware(Some(card(last))), wish(80));
+        }
+        let named = Device::Address(IpAddr::from([192, 168, 1, 20]));
+        assert_eq!(all.resolve(named), Device::Hardware(card(11)));
     }
 
     #[test]
