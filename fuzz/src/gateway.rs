@@ -8,8 +8,9 @@ mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
 
-use engine::device::{DeviceConfig, IgdVersion};
+use engine::device::{DeviceConfig, Devices, IgdVersion};
 use engine::entropy::SeededEntropy;
 use engine::gateway::{
     AddPortMapping, Config, ControlRequest, Counters, Effect, Event, Gateway, GetSpecific, LanArrival,
@@ -128,12 +129,20 @@ pub(crate) fn device() -> DeviceConfig {
     }
 }
 
+/// Documents are the same for ever, and take more time than a run.
+static VERSIONS: LazyLock<[(IgdVersion, Arc<Devices>); 3]> = LazyLock::new(|| {
+    [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2]
+        .map(|igd_version| (igd_version, Arc::new(Devices::new(&DeviceConfig { igd_version, ..device() }))))
+});
+
 fn gateway_with(data: &[u8], router: Option<Router>) {
     let mut octets = Octets { left: data };
     let mode = octets.next();
     let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
     let hosts = Prefix::new(link.addr, link.prefix_len);
     let third_party = ThirdParty { client: hosts, internal: vec![hosts] };
+    let (igd_version, devices) = &VERSIONS[usize::from(mode >> 6) % 3];
+    let igd_version = *igd_version;
     let config = Config {
         nat: if mode & 1 == 0 { NatMode::Own } else { NatMode::None },
         answer_within: ANSWER_WITHIN,
@@ -145,14 +154,15 @@ fn gateway_with(data: &[u8], router: Option<Router>) {
         policy: Policy { mappings_per_host: 6, mappings: 12, ..Policy::default() },
         firewall_servers: vec![pinholes::server()],
         third_party: vec![third_party],
-        ..Config::new(DeviceConfig {
-            igd_version: [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2][usize::from(mode >> 6) % 3],
-            ..device()
-        })
+        ..Config::new(DeviceConfig { igd_version, ..device() })
     };
     let mut run = Run {
         octets,
-        gateway: Gateway::new(config.clone(), Box::new(SeededEntropy::new(mode.into()))),
+        gateway: Gateway::with_devices(
+            config.clone(),
+            Arc::clone(devices),
+            Box::new(SeededEntropy::new(mode.into())),
+        ),
         config,
         now: Instant::default(),
         wan: Wan { name: "wan0".to_owned(), ..Wan::default() },

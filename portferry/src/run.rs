@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
-use engine::device::DeviceConfig;
+use engine::device::{DeviceConfig, Devices};
 use engine::entropy::Entropy as _;
 use engine::gateway::Gateway;
 use engine::gateways::Gateways;
@@ -136,9 +137,10 @@ pub(crate) async fn gateway(
         tokio::spawn(unwritten.write_once_there_is_room());
     }
     let device = device(&config, &identity);
-    let mut gateways = gateways(&config, &device, identity.nonce_key);
+    let devices = Arc::new(Devices::new(&device));
+    let mut gateways = gateways(&config, &device, &devices, identity.nonce_key);
     let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
-    let shell = Shell::new(config, Some(path.to_owned()), device, Links::Kernel(netlink), signals)
+    let shell = Shell::new(config, Some(path.to_owned()), device, devices, Links::Kernel(netlink), signals)
         .with_kernel(kernel)
         .with_state()
         .with_dhcp(dhcp);
@@ -150,10 +152,11 @@ pub(crate) async fn gateway(
 }
 
 /// One gateway for each uplink.
-fn gateways(config: &Config, device: &DeviceConfig, nonce_key: [u8; 16]) -> Gateways {
+fn gateways(config: &Config, device: &DeviceConfig, devices: &Arc<Devices>, nonce_key: [u8; 16]) -> Gateways {
     let mut lines = config.lines().into_iter();
     let gateway = |line: &Line, key| {
-        Gateway::new(config.engine(line, device.clone()), Box::new(KernelEntropy::new(key)))
+        let (config, entropy) = (config.engine(line, device.clone()), Box::new(KernelEntropy::new(key)));
+        Gateway::with_devices(config, Arc::clone(devices), entropy)
     };
     let first = lines.next().expect("there is one at least");
     lines.fold(Gateways::new(gateway(&first, nonce_key)), |all, line| {

@@ -21,11 +21,11 @@ pub fn hosts_text(hosts: &Prefix) -> String {
     if *hosts == Prefix::from(hosts.first()) { hosts.first().to_string() } else { hosts.to_string() }
 }
 
-/// Whether a network interface can have this name, and a file that is named after it lies where it should.
+/// Whether a network interface can have this name (Linux's rules), and a file that is named after it lies where it should.
 pub fn is_interface_name(name: &str) -> bool {
     !matches!(name, "." | "..")
         && (1..=15).contains(&name.len())
-        && !name.contains(|c: char| c.is_whitespace() || c == '/')
+        && !name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | '\0'))
 }
 
 /// A text that is checked as it is read, so that an error names its line.
@@ -205,5 +205,20 @@ impl Seconds {
     /// As a duration.
     pub fn duration(&self) -> std::time::Duration {
         std::time::Duration::from_secs_f64(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_interfaces() {
+        for name in ["lo", "br-lan", "eth0.2", "wg@home", "a\u{1b}b", "fifteen-octets-"] {
+            assert!(is_interface_name(name), "{name:?}");
+        }
+        for name in ["", ".", "..", "a/b", "a b", "a\nb", "eth0:1", "a\0b", "sixteen-octets--"] {
+            assert!(!is_interface_name(name), "{name:?}");
+        }
     }
 }
