@@ -223,9 +223,10 @@ impl Gateway {
 
     /// There is none.
     fn make_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
+        let who = self.itself(&request);
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
-        let denied = self.wants_denied_port(&request);
+        let denied = self.wants_denied_port(&who, &request);
         let taken = denied.is_some()
             || key.is_some_and(|key| {
                 self.table.find(key).is_some()
@@ -235,7 +236,6 @@ impl Gateway {
         let only = self.find_own(&request).is_some();
         match (request.strict && taken) || only {
             true if request.strict && denied.is_some() => {
-                let who = self.itself(&request);
                 if let Some(denied) = denied {
                     self.deny_mapping(now, &who, &request, denied);
                 }
@@ -244,9 +244,9 @@ impl Gateway {
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
             // A wish that cannot be met is none.
             false if taken => {
-                self.add(now, id, &self.itself(&request), MappingRequest { external_port: None, ..request });
+                self.add(now, id, &who, MappingRequest { external_port: None, ..request });
             }
-            false => self.add(now, id, &self.itself(&request), request),
+            false => self.add(now, id, &who, request),
         }
     }
 
@@ -305,11 +305,12 @@ impl Gateway {
             && mapping.health == Health::Active
             && (left * 4 >= asked * 3 || just_now);
         // It may have it; what was promised is renewed by asking the provider, which counts.
-        let denied = self.deny_renewal(now, &request, mapping.external.port());
+        let who = self.itself(&request);
+        let denied = self.deny_renewal(now, &who, &request, mapping.external.port());
         if let Some(refusal) = denied {
             return self.refuse(id, refusal);
         }
-        if !is_as_asked && !self.may_exchange(now, id, &request) {
+        if !is_as_asked && !self.may_exchange(now, id, &who, &request) {
             return;
         }
         self.describe(id, key);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::pending::{Pending, Purpose};
 use super::{Effect, Gateway, RequestId};
 use crate::journal::Record;
 use crate::limits::Limits;
@@ -123,12 +124,17 @@ impl Gateway {
 
     /// Whether a host may have one more exchange with the provider, or change of this router's NAT, now (decision 27). Who may not is
     /// answered, or, if it speaks PCP or NAT-PMP, is not: it repeats itself within seconds, while an error would keep it away for longer.
-    pub(super) fn may_exchange(&mut self, now: Instant, id: RequestId, request: &MappingRequest) -> bool {
-        let who = self.itself(request);
-        if self.takes_exchange(now, &who) {
+    pub(super) fn may_exchange(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        who: &Requester,
+        request: &MappingRequest,
+    ) -> bool {
+        if self.takes_exchange(now, who) {
             return true;
         }
-        let refusal = self.deny_mapping(now, &who, request, Denied::TooOften);
+        let refusal = self.deny_mapping(now, who, request, Denied::TooOften);
         self.refuse(id, refusal);
         false
     }
@@ -158,13 +164,13 @@ impl Gateway {
     pub(super) fn deny_renewal(
         &mut self,
         now: Instant,
+        who: &Requester,
         request: &MappingRequest,
         external_port: u16,
     ) -> Option<Refusal> {
-        let who = self.itself(request);
         let ports = Ports { external: Some(external_port), ..Ports::of(request) };
-        let denied = self.config.policy.judge(&ports, self.consent_of(&who)).err()?;
-        Some(self.deny_mapping(now, &who, request, denied))
+        let denied = self.config.policy.judge(&ports, self.consent_of(who)).err()?;
+        Some(self.deny_mapping(now, who, request, denied))
     }
 
     /// The same for a pinhole.
@@ -182,19 +188,25 @@ impl Gateway {
     }
 
     /// Whether the external port that a request suggests is one that policy leaves to nobody, while there are others that it does.
-    pub(super) fn wants_denied_port(&self, request: &MappingRequest) -> Option<Denied> {
-        let (ports, consent) = (Ports::of(request), self.consent_of(&self.itself(request)));
+    pub(super) fn wants_denied_port(&self, who: &Requester, request: &MappingRequest) -> Option<Denied> {
+        let (ports, consent) = (Ports::of(request), self.consent_of(who));
         let any = Ports { external: None, ..ports };
         let denied = self.config.policy.judge(&ports, consent).err()?;
         self.config.policy.judge(&any, consent).is_ok().then_some(denied)
     }
 
-    /// What was granted, or is about to be had, is looked at again: a port that nobody asked for may be one that policy refuses, and
-    /// the rules may be others by now.
-    pub(super) fn judge_granted(&self, request: &MappingRequest, external_port: u16) -> Result<(), Denied> {
-        let ports = Ports { external: Some(external_port), ..Ports::of(request) };
-        // Who has no consent was refused before; who has lost it since has nothing under way.
-        self.config.policy.judge(&ports, Consent::Given)
+    /// What was granted, or is about to be had, is looked at again: a port that nobody asked for may be one that policy refuses, or
+    /// that no rule gives to a host without the owner's consent; and the rules may be others by now.
+    pub(super) fn judge_granted(&self, pending: &Pending, external_port: u16) -> Result<(), Denied> {
+        let ports = Ports { external: Some(external_port), ..Ports::of(&pending.request) };
+        // Its network card may have become known meanwhile.
+        let hardware = self.policing.known_of(ports.host).hardware.or(pending.who.hardware());
+        let who = pending.who.clone().with_hardware(hardware);
+        match self.config.policy.judge(&ports, self.consent_of(&who)) {
+            // What comes back stood before: who waits for the owner keeps it.
+            Err(Denied::AwaitsConsent) if pending.purpose == Purpose::Restore => Ok(()),
+            judged => judged,
+        }
     }
 
     /// What policy says of a mapping that stands. Who waits for the owner keeps what it has until that ends.
@@ -320,10 +332,9 @@ impl Gateway {
     /// A grant that policy refuses is given back; true when that is so.
     pub(super) fn refuses_grant(&mut self, now: Instant, flow: FlowId, external_port: u16) -> bool {
         let Some(pending) = self.pending.get(&flow) else { return false };
-        let request = pending.request.clone();
-        let Err(denied) = self.judge_granted(&request, external_port) else { return false };
-        let who = self.itself(&request);
-        let granted = MappingRequest { external_port: Some(external_port), ..request };
+        let Err(denied) = self.judge_granted(pending, external_port) else { return false };
+        let who = pending.who.clone();
+        let granted = MappingRequest { external_port: Some(external_port), ..pending.request.clone() };
         let refusal = self.deny_mapping(now, &who, &granted, denied);
         self.fail(now, flow, refusal);
         true

@@ -1,6 +1,8 @@
 //! Decision 27 at work, protocol by protocol: rules, ports that are never open, the owner's consent, rates; what is counted, and what
 //! becomes of what stands.
 
+mod consent;
+
 use super::lan_server::{Map, map};
 use super::pinholes::{CAROL, DAVE, hole, lan6, map6, wan6};
 use super::*;

@@ -49,7 +49,8 @@ impl Gateway {
             return self.refuse(id, Refusal::Upstream(result));
         }
         let request = MappingRequest { external_port: None, ..wish.mapping() };
-        if !self.may_exchange(now, id, &request) {
+        let who = self.itself(&request);
+        if !self.may_exchange(now, id, &who, &request) {
             return;
         }
         let flow = self.new_flow();
