@@ -218,7 +218,7 @@ impl Gateway {
         let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
         let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
         let same_peer = same_name || existing.remote_peer == request.remote_peer;
-        if existing.health == Health::Deleting {
+        if same_owner && existing.health == Health::Deleting {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
         // What PCP or NAT-PMP was told leads to one internal port.
