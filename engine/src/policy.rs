@@ -213,9 +213,21 @@ pub struct PinholeFacts<'a> {
 
 impl Policy {
     /// What rules, ports and the owner say; quotas and addresses are looked at apart, and no rule lifts those. Where the external port
-    /// is not known yet: whether there is any that would do.
+    /// is not known yet: whether there is any that would do. Of the host that address alone is known.
     pub fn judge(&self, ports: &Ports, consent: Consent) -> Result<(), Denied> {
-        let of_host = |rule: &Rule| rule.is_about(ports.host, ports.internal, ports.protocol);
+        self.judge_host(ports, &[], consent)
+    }
+
+    /// The same of what `who` asks for: a host is one by all of its addresses, so that what is denied to one of them is denied.
+    pub fn judge_of(&self, who: &Requester, ports: &Ports, consent: Consent) -> Result<(), Denied> {
+        self.judge_host(ports, &who.all_addresses(), consent)
+    }
+
+    fn judge_host(&self, ports: &Ports, also: &[IpAddr], consent: Consent) -> Result<(), Denied> {
+        let of_host = |rule: &Rule| {
+            rule.is_about(ports.host, ports.internal, ports.protocol)
+                || also.iter().any(|&addr| rule.denies_host(addr, ports))
+        };
         let rules: Vec<(usize, &Rule)> = (1..).zip(&self.rules).filter(|(_, rule)| of_host(rule)).collect();
         let judge = |external: u16| {
             if let Some((number, rule)) = rules.iter().find(|(_, rule)| rule.external.contains(external)) {
@@ -267,7 +279,7 @@ impl Policy {
         if !who.has(IpAddr::V6(to.addr)) {
             return Err(Denied::OtherHost);
         }
-        self.judge(&Ports::of_pinhole(to), facts.consent)?;
+        self.judge_of(who, &Ports::of_pinhole(to), facts.consent)?;
         self.check_share(facts.held_by_host, facts.held)
     }
 
@@ -309,7 +321,7 @@ impl Policy {
         if !who.is(host) {
             return Err(Denied::OtherHost);
         }
-        self.judge(&Ports::of(wanted), facts.consent)?;
+        self.judge_of(who, &Ports::of(wanted), facts.consent)?;
         self.check_share(facts.held_by_host, facts.held)
     }
 

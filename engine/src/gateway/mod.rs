@@ -379,6 +379,7 @@ impl Gateway {
                 }
                 self.let_go_switched_off(now);
                 self.give_back_denied(now);
+                self.policing.forget_known();
                 self.find_firewall(now);
             }
             Event::Stop => self.on_stop(now),

@@ -36,7 +36,10 @@ impl Policing {
     /// The rules, or what decides about them, are others.
     pub(super) fn on_reconfigure(&mut self, policy: &Policy) {
         self.refusals.keep_rules(|words| policy.rules.iter().any(|rule| rule.to_string() == words));
-        // Who is looked up depends on the settings: what nobody looks up any more must not be believed for ever.
+    }
+
+    /// Who is looked up depends on the settings: what nobody looks up any more must not be believed for ever.
+    pub(super) fn forget_known(&mut self) {
         self.known.clear();
     }
 
@@ -169,7 +172,7 @@ impl Gateway {
         external_port: u16,
     ) -> Option<Refusal> {
         let ports = Ports { external: Some(external_port), ..Ports::of(request) };
-        let denied = self.config.policy.judge(&ports, self.consent_of(who)).err()?;
+        let denied = self.config.policy.judge_of(who, &ports, self.consent_of(who)).err()?;
         Some(self.deny_mapping(now, who, request, denied))
     }
 
@@ -181,7 +184,7 @@ impl Gateway {
         ports: &Ports,
         (wish, notice): (Wish, impl FnOnce(Denied) -> Notice),
     ) -> Result<(), Refusal> {
-        match self.config.policy.judge(ports, self.consent_of(who)) {
+        match self.config.policy.judge_of(who, ports, self.consent_of(who)) {
             Ok(()) => Ok(()),
             Err(denied) => Err(self.deny(now, who, wish, denied, notice(denied))),
         }
@@ -191,8 +194,8 @@ impl Gateway {
     pub(super) fn wants_denied_port(&self, who: &Requester, request: &MappingRequest) -> Option<Denied> {
         let (ports, consent) = (Ports::of(request), self.consent_of(who));
         let any = Ports { external: None, ..ports };
-        let denied = self.config.policy.judge(&ports, consent).err()?;
-        self.config.policy.judge(&any, consent).is_ok().then_some(denied)
+        let denied = self.config.policy.judge_of(who, &ports, consent).err()?;
+        self.config.policy.judge_of(who, &any, consent).is_ok().then_some(denied)
     }
 
     /// What was granted, or is about to be had, is looked at again: a port that nobody asked for may be one that policy refuses, or
@@ -202,7 +205,7 @@ impl Gateway {
         // Its network card may have become known meanwhile.
         let hardware = self.policing.known_of(ports.host).hardware.or(pending.who.hardware());
         let who = pending.who.clone().with_hardware(hardware);
-        match self.config.policy.judge(&ports, self.consent_of(&who)) {
+        match self.config.policy.judge_of(&who, &ports, self.consent_of(&who)) {
             // What comes back stood before: who waits for the owner keeps it.
             Err(Denied::AwaitsConsent) if pending.purpose == Purpose::Restore => Ok(()),
             judged => judged,
@@ -222,8 +225,8 @@ impl Gateway {
     }
 
     fn judge_kept(&self, ports: &Ports) -> Result<(), Denied> {
-        let consent = self.consent_of(&self.requester(ports.host, &[]));
-        match self.config.policy.judge(ports, consent) {
+        let who = self.requester(ports.host, &[]);
+        match self.config.policy.judge_of(&who, ports, self.consent_of(&who)) {
             Err(Denied::AwaitsConsent) => Ok(()),
             judged => judged,
         }

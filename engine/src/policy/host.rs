@@ -177,6 +177,12 @@ impl Requester {
         self.v6.iter().copied()
     }
 
+    /// All addresses that it is known to have.
+    pub(super) fn all_addresses(&self) -> Vec<IpAddr> {
+        let v4 = self.v4.iter().copied().map(IpAddr::V4);
+        v4.chain(self.v6_addresses().map(IpAddr::V6)).collect()
+    }
+
     /// Whether the host with this address is the one that asks.
     pub fn is(&self, host: Ipv4Addr) -> bool {
         self.v4.contains(&host)

@@ -9,7 +9,11 @@ use std::str::FromStr;
 
 use wire::pcp::Protocol;
 
+use super::Ports;
 use crate::prefix::Prefix;
+
+/// Bits of an IPv6 prefix that is one link's.
+const LINK: u8 = 64;
 
 /// Ports from one to another, both included.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,6 +135,13 @@ impl Rule {
         (everybody || self.hosts.contains(host))
             && self.internal.contains(internal)
             && self.protocol.is_none_or(|only| only == protocol)
+    }
+
+    /// Whether it denies `ports` to their host because of another address of that host. An IPv6 prefix of a link or more is a network,
+    /// which a host is in with one address and not with another: it says nothing of those.
+    pub(super) fn denies_host(&self, other: IpAddr, ports: &Ports) -> bool {
+        let is_network = other.is_ipv6() && self.hosts.bits() <= LINK;
+        !self.allows && !is_network && self.is_about(other, ports.internal, ports.protocol)
     }
 }
 

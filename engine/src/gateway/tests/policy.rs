@@ -2,6 +2,7 @@
 //! becomes of what stands.
 
 mod consent;
+mod one_host;
 
 use super::lan_server::{Map, map};
 use super::pinholes::{CAROL, DAVE, hole, lan6, map6, wan6};
