@@ -10,12 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use wire::natpmp;
 use wire::pcp::{self, CLIENT_PORT, Protocol, ResultCode, SERVER_PORT};
 
+use super::policing::CountedAs;
 use super::waiting::{BACKGROUND, Form, Waiter};
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::announcements::Announcements;
 use crate::claims::{Asker, Claims};
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
+use crate::policy::Device;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -103,7 +105,7 @@ pub(super) struct LanServer {
     is_up: bool,
     /// There are other gateways of the same device, so that neither the epoch nor an external address is everybody's.
     not_alone: bool,
-    limits: Limits<IpAddr>,
+    limits: Limits<CountedAs>,
     counters: LanCounters,
     /// What is to let in another remote host, and whom it has let in.
     letting_in: BTreeMap<FlowId, Option<Ipv4Addr>>,
@@ -177,6 +179,10 @@ impl Gateway {
     /// Where it comes from, whether it can be a request, and how many there are of it (RFC 6887 §8.2, security policy).
     fn is_lan_request(&mut self, now: Instant, arrival: &LanArrival, bytes: &[u8]) -> bool {
         let from = arrival.from.ip();
+        let counted_as = match from {
+            IpAddr::V4(_) => CountedAs::Device(Device::Address(from)),
+            IpAddr::V6(_) => self.counted_as(&self.requester(from, &[])),
+        };
         let Some(lan) = self.lan.iter().find(|lan| lan.index == arrival.interface) else { return false };
         let own = self.lan.iter().flat_map(|lan| &lan.addresses).any(|own| own.addr == from);
         let on_link = lan.addresses.iter().any(|link| match from {
@@ -193,7 +199,7 @@ impl Gateway {
             && !may_be_own
             && !from.is_multicast()
             && opcode & 0x80 == 0
-            && self.lan_server.limits.admit(now, RATE, from)
+            && self.lan_server.limits.admit(now, RATE, counted_as)
     }
 
     /// It waits for its answer from now on.

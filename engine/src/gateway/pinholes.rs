@@ -341,11 +341,15 @@ impl Gateway {
     ) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
         let replaces = usize::from(self.pinholes.table.at(flows).is_some());
-        // A host has as many addresses as it wants; by its network card it is one.
-        let elsewhere = self.pinholes.table.iter().filter(|pinhole| {
-            who.hardware().is_some_and(|own| pinhole.hardware == Some(own))
-                && !who.has(IpAddr::V6(pinhole.flows.to.addr))
-        });
+        // A host has as many addresses as it wants; by its network card it is one, and of those whose card nobody knows all on a link are.
+        let link = self.link_of(flows.to.addr);
+        let is_its = |pinhole: &Pinhole| {
+            pinhole.hardware == who.hardware()
+                && (who.hardware().is_some() || self.link_of(pinhole.flows.to.addr) == link)
+        };
+        let elsewhere = self.pinholes.table.iter();
+        let elsewhere = elsewhere
+            .filter(|pinhole| is_its(pinhole) && !who.has(IpAddr::V6(pinhole.flows.to.addr)));
         let held = who.v6_addresses().map(|addr| self.pinholes.table.held_by(addr)).sum::<usize>();
         let held = held + elsewhere.count();
         let facts = PinholeFacts {

@@ -2,10 +2,10 @@
 //! that it may not. What is allowed [`policy`](crate::policy) alone says.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::pending::{Pending, Purpose};
-use super::{Effect, Gateway, RequestId};
+use super::{Effect, Gateway, LanInterface, RequestId};
 use crate::journal::Record;
 use crate::limits::Limits;
 use crate::notice::{Cause, Notice, PinholeEnd};
@@ -22,12 +22,21 @@ use crate::uplink::FlowId;
 /// So many hosts are remembered as the neighbour table has shown them; those of which one has heard longest ago are forgotten first.
 const MOST_KNOWN: usize = 1024;
 
+/// As whom somebody is counted who wants an exchange.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum CountedAs {
+    /// A host of its own.
+    Device(Device),
+    /// Whoever is on this LAN interface, speaks IPv6 and is known by no network card: all of them are one.
+    Nobody(Option<u32>),
+}
+
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(super) struct Policing {
     consents: Consents,
     refusals: Refusals,
-    exchanges: Limits<Device>,
+    exchanges: Limits<CountedAs>,
     known: BTreeMap<IpAddr, (u64, Known)>,
     heard: u64,
 }
@@ -144,7 +153,25 @@ impl Gateway {
 
     /// The same for what nobody need be refused for.
     pub(super) fn takes_exchange(&mut self, now: Instant, who: &Requester) -> bool {
-        self.policing.exchanges.admit(now, self.config.policy.exchanges, who.device())
+        let counted_as = self.counted_as(who);
+        self.policing.exchanges.admit(now, self.config.policy.exchanges, counted_as)
+    }
+
+    /// Over IPv6 a host has as many addresses as it wants, and an address that was never heard of before is in no neighbour table: so those
+    /// who are not known by their network cards share what one host may have.
+    pub(super) fn counted_as(&self, who: &Requester) -> CountedAs {
+        let v4 = who.addresses().first().map(|&addr| Device::Address(IpAddr::V4(addr)));
+        match (who.device(), v4) {
+            (Device::Address(IpAddr::V6(_)), Some(v4)) => CountedAs::Device(v4),
+            (Device::Address(IpAddr::V6(addr)), None) => CountedAs::Nobody(self.link_of(addr)),
+            (device, _) => CountedAs::Device(device),
+        }
+    }
+
+    /// The LAN interface that an address is on.
+    pub(super) fn link_of(&self, addr: Ipv6Addr) -> Option<u32> {
+        let is_there = |lan: &&LanInterface| lan.addresses.iter().any(|link| link.contains(IpAddr::V6(addr)));
+        self.lan.iter().find(is_there).map(|lan| lan.index)
     }
 
     /// The same for a host that wants a pinhole; false when it has been refused.

@@ -3,6 +3,7 @@
 
 mod consent;
 mod one_host;
+mod unknown;
 
 use super::lan_server::{Map, map};
 use super::pinholes::{CAROL, DAVE, hole, lan6, map6, wan6};
@@ -40,7 +41,7 @@ fn card(last: u8) -> HardwareAddress {
 
 impl Lab {
     /// The neighbour table shows the host with this network card.
-    fn is_known(&mut self, host: impl Into<IpAddr>, last: u8) {
+    pub(super) fn is_known(&mut self, host: impl Into<IpAddr>, last: u8) {
         self.gateway.know(host.into(), Known { also: Vec::new(), hardware: Some(card(last)) });
     }
 
@@ -348,6 +349,7 @@ fn one_quota_for_all_ipv6_addresses_of_a_host() {
             assert_eq!(lab.open(host(last), &hole(8080)), Err(701), "{by_card}");
         }
         assert_eq!(lab.map6(host(0x20), &map6(8080)).0, OK, "what it has it may renew");
+        lab.is_known(DAVE, 0x11);
         assert_eq!(lab.map6(DAVE, &map6(8080)).0, OK, "another host");
         lab.agrees();
     }
