@@ -254,6 +254,7 @@ impl Shell {
         if self.keeps_state {
             self.forget_former_uplinks().await;
             self.restore(gateways).await?;
+            self.look_up_denied(gateways);
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
@@ -395,7 +396,7 @@ impl Shell {
                         json(&ConsentsReport::new(gateways.iter().map(|(_, gateway)| gateway.consents(now()))))
                     }
                     Question::Consent(verb, named) => {
-                        self.look_up_device(gateways.resolve_device(named), verb, reply);
+                        self.look_up_device(gateways.resolve_device(named), verb, Some(reply));
                         return Ok(());
                     }
                 };
@@ -579,6 +580,7 @@ impl Shell {
             Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
         };
         let late = self.config.needs_restart(&new);
+        let asked = self.config.policy.default == PolicyDefault::Ask;
         if let Err(error) = self.config.take_over(new) {
             return tracing::warn!("reload refused, nothing changed: {}: {error}", path.display());
         }
@@ -598,6 +600,9 @@ impl Shell {
             self.uplinks[place].take_over(line);
         }
         self.perform_all(gateways).await;
+        if !asked {
+            self.look_up_denied(gateways);
+        }
         self.kernel.configure(&self.config);
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());

@@ -10,7 +10,7 @@ use crate::journal::Record;
 use crate::limits::Limits;
 use crate::notice::{Cause, Notice, PinholeEnd};
 use crate::policy::{
-    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, Known, Policy, Ports, Refusals,
+    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, HardwareAddress, Known, Policy, Ports, Refusals,
     Requester, Rule, Verb, Wish,
 };
 use crate::request::{MappingRequest, Refusal};
@@ -248,11 +248,14 @@ impl Gateway {
             internal: mapping.internal.port(),
             external: Some(external_port),
         };
-        self.judge_kept(&ports)
+        self.judge_kept(&ports, None)
     }
 
-    fn judge_kept(&self, ports: &Ports) -> Result<(), Denied> {
+    /// `hardware` is the network card by which it was known when it asked.
+    fn judge_kept(&self, ports: &Ports, hardware: Option<HardwareAddress>) -> Result<(), Denied> {
         let who = self.requester(ports.host, &[]);
+        let hardware = who.hardware().or(hardware);
+        let who = who.with_hardware(hardware);
         match self.config.policy.judge_of(&who, ports, self.consent_of(&who)) {
             Err(Denied::AwaitsConsent) => Ok(()),
             judged => judged,
@@ -269,11 +272,12 @@ impl Gateway {
             self.drop_mapping(now, key, Cause::Policy);
         }
         let pinholes = self.all_pinholes();
-        let denied =
-            pinholes.filter(|pinhole| self.judge_kept(&Ports::of_pinhole(pinhole.flows.to)).is_err());
+        let denied = pinholes.filter(|pinhole| {
+            self.judge_kept(&Ports::of_pinhole(pinhole.flows.to), pinhole.hardware).is_err()
+        });
         let ids: Vec<u16> = denied.map(|pinhole| pinhole.id).collect();
         self.close_pinholes(now, &ids, PinholeEnd::Policy);
-        self.end_denied_peers(|gateway, ports| gateway.judge_kept(ports).is_err());
+        self.end_denied_peers(|gateway, ports| gateway.judge_kept(ports, None).is_err());
     }
 
     /// What the owner decided before the start.

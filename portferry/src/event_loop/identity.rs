@@ -1,6 +1,7 @@
 //! Who is who: before a host is heard that counts by its network card (K-3, `policy.default = "ask"`), the neighbour table is looked at,
 //! beside the loop.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ pub(super) struct Decision {
     device: Device,
     verb: Verb,
     addresses: Vec<IpAddr>,
-    reply: oneshot::Sender<String>,
+    /// Who has just said it; nobody, when it was said before and is to count now.
+    reply: Option<oneshot::Sender<String>>,
 }
 
 impl Shell {
@@ -44,7 +46,7 @@ impl Shell {
     }
 
     /// The owner decides about a device; by whichever name he knows it, it is its network card that counts, if that is known.
-    pub(super) fn look_up_device(&self, named: Device, verb: Verb, reply: oneshot::Sender<String>) {
+    pub(super) fn look_up_device(&self, named: Device, verb: Verb, reply: Option<oneshot::Sender<String>>) {
         let (context, found) = (Arc::clone(&self.context), self.decisions.0.clone());
         tokio::spawn(async move {
             let (addresses, card) = context.neighbours.of_device(named).await;
@@ -57,8 +59,21 @@ impl Shell {
         });
     }
 
+    /// Whom the owner has denied has nothing from now on, for he is asked: what there is of it is found by its network card.
+    pub(super) fn look_up_denied(&self, gateways: &Gateways) {
+        if self.config.policy.default != PolicyDefault::Ask {
+            return;
+        }
+        for device in denied(gateways) {
+            self.look_up_device(device, Verb::Deny, None);
+        }
+    }
+
     pub(super) async fn on_decision(&mut self, gateways: &mut Gateways, decision: Decision) {
         let Decision { device, verb, addresses, reply } = decision;
+        if reply.is_none() && !denied(gateways).contains(&device) {
+            return; // he has thought better of it meanwhile
+        }
         let standing = |gateways: &Gateways| -> usize {
             gateways
                 .iter()
@@ -75,7 +90,15 @@ impl Shell {
         let asks = self.config.policy.default == PolicyDefault::Ask;
         let released = before.saturating_sub(standing(gateways));
         let stored = !self.uplinks.iter().any(|uplink| uplink.store_failed);
-        // Whoever asked may have hung up.
-        let _ = reply.send(json(&ConsentReport::new(verb, device, asks, released, stored)));
+        if let Some(reply) = reply {
+            // Whoever asked may have hung up.
+            let _ = reply.send(json(&ConsentReport::new(verb, device, asks, released, stored)));
+        }
     }
+}
+
+/// Whom the owner has said no to.
+fn denied(gateways: &Gateways) -> BTreeSet<Device> {
+    let decided = gateways.iter().flat_map(|(_, gateway)| gateway.consents(now()).decided);
+    decided.filter(|one| !one.allowed).map(|one| one.device).collect()
 }

@@ -59,6 +59,35 @@ fn any_port_without_consent() {
     }
 }
 
+/// A no that was said while nobody was asked counts as soon as the owner is, for a device by whatever its network card is known to have;
+/// and, where nothing is known of it then, as soon as somebody has looked.
+#[test]
+fn a_no_of_before_counts_when_asking_begins() {
+    let carol = Device::Hardware(card(0x10));
+    for known in [true, false] {
+        let mut lab = up(config(NatMode::Own));
+        if known {
+            lab.is_known(ALICE, 0x10);
+            lab.is_known(CAROL, 0x10);
+        }
+        lab.event(Event::Consent { device: carol, verb: Verb::Deny, addresses: Vec::new() });
+        assert_eq!(lab.add(ALICE, 1, port(8080)), done());
+        assert_eq!(lab.add(BOB, 1, port(9090)), done());
+        assert!(lab.open(CAROL, &hole(8080)).is_ok());
+        lab.event(Event::Reconfigure(Box::new(asking())));
+        if !known {
+            assert_eq!((lab.mapped().len(), lab.pinholes.open.len()), (2, 1), "nobody knows whose it is");
+            let addresses = vec![ALICE.into(), CAROL.into()];
+            lab.event(Event::Consent { device: carol, verb: Verb::Deny, addresses });
+        }
+        assert_eq!(lab.mapped(), [(9090, at(BOB, 9090))], "{known}");
+        assert!(lab.pinholes.open.is_empty(), "{known}");
+        lab.is_known(ALICE, 0x10);
+        assert_eq!(lab.add(ALICE, 2, port(8080)), Err(606), "{known}");
+        lab.agrees();
+    }
+}
+
 /// Nor is it given by this router alone, while the provider is silent.
 #[test]
 fn any_port_of_this_router_without_consent() {
