@@ -215,7 +215,7 @@ fn why(refusal: Refusal) -> String {
     match refusal {
         Refusal::Conflict => "another host has it".to_owned(),
         Refusal::NotAuthorized => "policy does not allow it".to_owned(),
-        Refusal::Quota => "there are too many mappings".to_owned(),
+        Refusal::Quota | Refusal::Full => "there are too many mappings".to_owned(),
         Refusal::TooOften => "the host asks too often".to_owned(),
         Refusal::OtherPeer => "there is a mapping of that port for another remote host".to_owned(),
         Refusal::NoSuchEntry => "there is no such mapping".to_owned(),

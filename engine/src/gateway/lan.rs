@@ -229,7 +229,7 @@ impl Gateway {
 
     /// There is none.
     fn make_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
-        let who = self.itself(&request);
+        let who = self.host_of_request(&request, from);
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
         let denied = self.wants_denied_port(&who, &request);
@@ -311,7 +311,7 @@ impl Gateway {
             && mapping.health == Health::Active
             && (left * 4 >= asked * 3 || just_now);
         // It may have it; what was promised is renewed by asking the provider, which counts.
-        let who = self.itself(&request);
+        let who = self.host_of_request(&request, from);
         let denied = self.deny_renewal(now, &who, &request, mapping.external.port());
         if let Some(refusal) = denied {
             return self.refuse(id, refusal);
@@ -574,6 +574,7 @@ fn pcp_result(refusal: Refusal, strict: bool) -> (ResultCode, u32) {
         }
         Refusal::Upstream(ResultCode::UNSUPP_PROTOCOL) => (ResultCode::UNSUPP_PROTOCOL, LONG),
         Refusal::Conflict
+        | Refusal::Full
         | Refusal::LocalNat
         | Refusal::Upstream(ResultCode::NO_RESOURCES | ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
             (ResultCode::NO_RESOURCES, SHORT)

@@ -521,9 +521,10 @@ impl Pending {
     }
 }
 
-/// By whichever of its addresses a host asks: it is the one that the mapping leads to.
-pub(super) fn who_is_named(_who: &Requester, request: &MappingRequest) -> IpAddr {
-    IpAddr::V4(*request.internal.ip())
+/// By whichever of its addresses a host asks: it is the one that the mapping leads to, unless another one asks for it.
+pub(super) fn who_is_named(who: &Requester, request: &MappingRequest) -> IpAddr {
+    let host = *request.internal.ip();
+    if who.asker().is(host) || who.asker() == who { IpAddr::V4(host) } else { who.asker().source() }
 }
 
 /// What would get this very mapping again.

@@ -188,7 +188,7 @@ impl Gateway {
             }
             Ok(PinholeAction::Update(pinhole, lease)) => {
                 self.own_pinhole(now, who, pinhole).and_then(|flows| {
-                    let denied = |denied| Notice::Pinhole(PinholeNews::Denied(who.source(), flows, denied));
+                    let denied = |denied| Notice::Pinhole(PinholeNews::Denied(who.asker().source(), flows, denied));
                     let told = (wish(&flows, Asker::Igd), denied);
                     self.deny_pinhole_renewal(now, who, &Ports::of_pinhole(flows.to), told)
                         .map_err(|refusal| upnp_error(refusal, Asked::Pinhole, call.version))?;
@@ -285,7 +285,7 @@ impl Gateway {
         }
         let stands = self.pinholes.table.at(&flows).filter(|pinhole| pinhole.stage == Stage::Open);
         let costs = stands.is_none() || self.must_ask_again(now, flows.to, by, lease);
-        let denied = PinholeNews::Denied(who.source(), flows, Denied::TooOften);
+        let denied = PinholeNews::Denied(who.asker().source(), flows, Denied::TooOften);
         let told = (wish(&flows, by), Notice::Pinhole(denied));
         if costs && !self.may_exchange_for_pinhole(now, id, who, told) {
             return;
@@ -310,7 +310,7 @@ impl Gateway {
             self.entropy.fill(&mut start);
             self.pinholes.table.begin_after(u16::from_be_bytes(start));
         }
-        let Some(new) = self.pinholes.table.free_id() else { return self.refuse(id, Refusal::Quota) };
+        let Some(new) = self.pinholes.table.free_id() else { return self.refuse(id, Refusal::Full) };
         self.pinholes.table.insert(Pinhole {
             id: new,
             flows,
@@ -360,7 +360,7 @@ impl Gateway {
             consent: self.consent_of(who),
         };
         if let Err(denied) = self.config.policy.check_pinhole(who, flows.to, facts) {
-            let notice = Notice::Pinhole(PinholeNews::Denied(who.source(), *flows, denied));
+            let notice = Notice::Pinhole(PinholeNews::Denied(who.asker().source(), *flows, denied));
             return Err(self.deny(now, who, wish(flows, by), denied, notice));
         }
         if self.stopping { Err(Refusal::Stopping) } else { Ok(()) }

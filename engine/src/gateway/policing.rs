@@ -82,9 +82,19 @@ impl Gateway {
         Requester::new(from, &all).with_hardware(known.hardware)
     }
 
-    /// The host that a request is for, which nobody else may ask for.
-    pub(super) fn itself(&self, request: &MappingRequest) -> Requester {
-        self.requester(IpAddr::V4(*request.internal.ip()), &[])
+    /// The host that a request from there is for, and who asks for it, if that is another one.
+    pub(super) fn host_of_request(&self, request: &MappingRequest, from: IpAddr) -> Requester {
+        self.asked_for(IpAddr::V4(*request.internal.ip()), from)
+    }
+
+    /// The same of any host.
+    pub(super) fn asked_for(&self, host: IpAddr, from: IpAddr) -> Requester {
+        let who = self.requester(host, &[]);
+        if who.has(from) {
+            return who;
+        }
+        let asker = self.requester(from, &[]);
+        if asker.has(host) { who } else { who.asked_for_by(asker) }
     }
 
     /// What the owner has said of it.
@@ -108,13 +118,14 @@ impl Gateway {
             let rule = number.checked_sub(1).and_then(|place| self.config.policy.rules.get(place));
             rule.map(Rule::to_string).unwrap_or_default()
         };
-        self.policing.refusals.count(now, Counted::of(denied, words), who.source());
+        self.policing.refusals.count(now, Counted::of(denied, words), who.asker().source());
         if denied == Denied::AwaitsConsent && self.policing.consents.wait(now, who, wish) {
             self.notice(Notice::AwaitsConsent(who.device(), who.source()));
         }
         self.notice(notice);
         match denied {
-            Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
+            Denied::HostQuota(_) => Refusal::Quota,
+            Denied::TableFull(_) => Refusal::Full,
             Denied::TooOften => Refusal::TooOften,
             _ => Refusal::NotAuthorized,
         }
@@ -130,7 +141,7 @@ impl Gateway {
     ) -> Refusal {
         let MappingRequest { protocol, external_port, internal, by, .. } = *request;
         let wish = Wish { protocol, internal: SocketAddr::V4(internal), external_port, by };
-        let notice = Notice::Denied(who.source(), protocol, external_port, internal, denied);
+        let notice = Notice::Denied(who.asker().source(), protocol, external_port, internal, denied);
         self.deny(now, who, wish, denied, notice)
     }
 
@@ -153,7 +164,7 @@ impl Gateway {
 
     /// The same for what nobody need be refused for.
     pub(super) fn takes_exchange(&mut self, now: Instant, who: &Requester) -> bool {
-        let counted_as = self.counted_as(who);
+        let counted_as = self.counted_as(who.asker());
         self.policing.exchanges.admit(now, self.config.policy.exchanges, counted_as)
     }
 

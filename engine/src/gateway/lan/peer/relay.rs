@@ -49,7 +49,7 @@ impl Gateway {
             return self.refuse(id, Refusal::Upstream(result));
         }
         let request = MappingRequest { external_port: None, ..wish.mapping() };
-        let who = self.itself(&request);
+        let who = self.host_of_request(&request, wish.from);
         if !self.may_exchange(now, id, &who, &request) {
             return;
         }
