@@ -326,6 +326,11 @@ impl Gateway {
         if self.waits_to_be_given_again(&mapping) {
             return self.stop_if_done(now); // nobody here wanted it gone; its flow ends by itself
         }
+        if self.judge_standing(&mapping, mapping.external.port()).is_err() {
+            // The rules are others since: it does not come back, whatever the provider does with its part.
+            self.finish_deletes(flow, Some(Refusal::Upstream(result)));
+            return self.drop_mapping(now, mapping.key(), Cause::Policy);
+        }
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
         self.reopen(&mapping);
         if self.config.optimistic_delete {
@@ -482,8 +487,11 @@ impl Gateway {
             let pending = self.pending.get(&flow).expect("one of the keys");
             if let Stage::Clearing(old) = pending.stage {
                 self.pending.remove(&flow);
-                if let Some(key) = self.table.find_flow(old).map(Mapping::key) {
-                    self.table.update(key, |mapping| mapping.health = Health::Active);
+                let Some(old) = self.table.find_flow(old).cloned() else { continue };
+                // The rules may be others since.
+                match self.judge_standing(&old, old.external.port()) {
+                    Ok(()) => self.table.update(old.key(), |old| old.health = Health::Active),
+                    Err(_) => self.drop_mapping(now, old.key(), Cause::Policy),
                 }
             }
         }

@@ -117,6 +117,12 @@ impl Gateway {
                     Some(mapping) => {
                         let (key, external) = (mapping.key(), mapping.external);
                         self.update(now, key, request);
+                        // The rules may be others since it was asked for.
+                        let moved = self.table.find(key);
+                        if moved.is_some_and(|one| self.judge_standing(one, key.external_port).is_err()) {
+                            self.refuse(id, Refusal::NotAuthorized);
+                            return self.drop_mapping(now, key, Cause::Policy);
+                        }
                         self.answer_added(id, external);
                     }
                     None => self.refuse(id, Refusal::NoAnswer),

@@ -263,7 +263,7 @@ impl Gateway {
     }
 
     /// `hardware` is the network card by which it was known when it asked.
-    fn judge_kept(&self, ports: &Ports, hardware: Option<HardwareAddress>) -> Result<(), Denied> {
+    pub(super) fn judge_kept(&self, ports: &Ports, hardware: Option<HardwareAddress>) -> Result<(), Denied> {
         let who = self.requester(ports.host, &[]);
         let hardware = who.hardware().or(hardware);
         let who = who.with_hardware(hardware);
@@ -288,7 +288,7 @@ impl Gateway {
         });
         let ids: Vec<u16> = denied.map(|pinhole| pinhole.id).collect();
         self.close_pinholes(now, &ids, PinholeEnd::Policy);
-        self.end_denied_peers(|gateway, ports| gateway.judge_kept(ports, None).is_err());
+        self.end_denied_peers();
     }
 
     /// What the owner decided before the start.

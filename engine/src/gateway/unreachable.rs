@@ -79,6 +79,9 @@ impl Gateway {
 
     /// The router's own NAT lets it in: into the table, in doubt until the server answers.
     pub(super) fn finish_locally(&mut self, now: Instant, flow: FlowId, external: SocketAddrV4) {
+        if self.refuses_grant(now, flow, external.port()) {
+            return;
+        }
         let mapping = self.stand(now, flow, external, None);
         self.notice(Notice::MappedLocally(mapping));
     }

@@ -20,7 +20,7 @@ use crate::claims::Asker;
 use crate::gateway::waiting::{Form, Waiter};
 use crate::gateway::{Effect, Gateway, NatMode, RequestId};
 use crate::nat::NatRule;
-use crate::policy::{Denied, Facts, is_usable_external};
+use crate::policy::{Denied, Facts, Ports, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
 use crate::time::{Duration, Instant, Timers};
@@ -152,6 +152,14 @@ impl PeerQuestion {
             protocol: self.data.protocol,
             remote: SocketAddrV4::new(remote, self.data.remote_port),
         })
+    }
+}
+
+impl Tuple {
+    /// What of it rules are about: its external port is nobody's choice.
+    fn ports(&self) -> Ports {
+        let (host, internal) = (IpAddr::V4(*self.internal.ip()), self.internal.port());
+        Ports { protocol: self.protocol, host, internal, external: None }
     }
 }
 

@@ -53,7 +53,7 @@ impl Peer {
         Self { suggested: (addr.into(), port), ..self }
     }
 
-    fn request(&self, host: IpAddr) -> Request {
+    pub(super) fn request(&self, host: IpAddr) -> Request {
         let wire = |addr: IpAddr| match addr {
             IpAddr::V4(addr) => addr.to_ipv6_mapped(),
             IpAddr::V6(addr) => addr,

@@ -3,6 +3,7 @@
 
 mod consent;
 mod one_host;
+mod reload;
 mod unknown;
 
 use super::lan_server::{Map, map};
