@@ -312,17 +312,23 @@ impl Policy {
     /// May this host have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
     pub fn check(&self, who: &Requester, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
         let host = *wanted.internal.ip();
+        self.check_host(host, facts)?;
+        if !who.is(host) {
+            return Err(Denied::OtherHost);
+        }
+        self.judge_of(who, &Ports::of(wanted), facts.consent)?;
+        self.check_share(facts.held_by_host, facts.held)
+    }
+
+    /// Whether mappings may lead to this address at all.
+    pub fn check_host(&self, host: Ipv4Addr, facts: Facts<'_>) -> Result<(), Denied> {
         if self.is_never_mapped(host, facts) {
             return Err(Denied::NeverMapped);
         }
         if !facts.lan.iter().any(|link| link.contains(IpAddr::V4(host))) {
             return Err(Denied::OffLan);
         }
-        if !who.is(host) {
-            return Err(Denied::OtherHost);
-        }
-        self.judge_of(who, &Ports::of(wanted), facts.consent)?;
-        self.check_share(facts.held_by_host, facts.held)
+        Ok(())
     }
 
     fn is_never_mapped(&self, host: Ipv4Addr, facts: Facts<'_>) -> bool {

@@ -553,13 +553,18 @@ impl Gateway {
                 self.give_back_in_turn(now, mapping.flow);
             }
             // After a start, before there is anybody to be told.
-            Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy
+            Cause::Released | Cause::Rebound | Cause::OffLan | Cause::ProtocolOff | Cause::Policy
                 if self.uplink.is_none() =>
             {
                 self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
             // Many leases may end at once, after a sleep for instance.
-            Cause::LeaseEnded | Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy => {
+            Cause::LeaseEnded
+            | Cause::Released
+            | Cause::Rebound
+            | Cause::OffLan
+            | Cause::ProtocolOff
+            | Cause::Policy => {
                 self.give_back_in_turn(now, mapping.flow);
             }
             _ => self.give_back(now, mapping.flow),

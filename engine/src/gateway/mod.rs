@@ -25,6 +25,7 @@ mod restore;
 mod servers;
 mod settings;
 mod specific;
+mod strangers;
 mod unreachable;
 mod waiting;
 mod ways;
@@ -103,7 +104,7 @@ enum Alarm {
     /// What has come to stand is stored: what it replaces may go.
     PinholeStood,
     /// The LAN's addresses have been others for a while.
-    PinholeLan,
+    Strangers,
     /// Ask the kernel again to close what it would not.
     Unclosed,
     /// Look for the provider's IPv6 firewall.
@@ -159,6 +160,7 @@ pub struct Gateway {
     lan_server: lan::LanServer,
     pinholes: pinholes::Pinholes,
     policing: policing::Policing,
+    strangers: strangers::Strangers,
     lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
@@ -238,6 +240,7 @@ impl Gateway {
             lan_server: lan::LanServer::default(),
             pinholes: pinholes::Pinholes::default(),
             policing: policing::Policing::default(),
+            strangers: strangers::Strangers::default(),
             lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
@@ -301,8 +304,7 @@ impl Gateway {
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
-                self.lan = lan;
-                self.on_lan_of_pinholes(now);
+                self.on_lan(now, lan);
                 if self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy) {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
@@ -374,6 +376,7 @@ impl Gateway {
             Event::Reconfigure(config) => {
                 self.on_reconfigure(now, *config);
                 self.policing.on_reconfigure(&self.config.policy);
+                self.strangers.on_reconfigure();
                 if !self.allows_pinholes() {
                     self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
                 }
@@ -464,7 +467,7 @@ impl Gateway {
                 Alarm::PinholeLocal(pinhole) => self.open_locally(pinhole),
                 Alarm::PinholeBackground(pinhole) => self.on_pinhole_background_over(now, pinhole),
                 Alarm::PinholeStood => self.replace_by_what_stands(now),
-                Alarm::PinholeLan => self.close_strangers(now),
+                Alarm::Strangers => self.end_strangers(now),
                 Alarm::Unclosed => self.close_again(),
                 Alarm::Firewall => self.look_for_firewall(now),
                 Alarm::FirewallLooked => self.on_firewall_looked(now),

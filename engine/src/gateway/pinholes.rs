@@ -22,7 +22,7 @@ use crate::journal::{Record, StoredPinhole};
 use crate::nat::NatFailure;
 use crate::notice::{Notice, PinholeEnd, PinholeNews};
 use crate::pinholes::{Endpoint, FirewallChange, Flows, Pinhole, PinholeTable, Stage};
-use crate::policy::{Consent, Denied, PinholeFacts, Ports, Requester, Wish};
+use crate::policy::{Denied, PinholeFacts, Ports, Requester, Wish};
 use crate::request::Refusal;
 use crate::status::PinholeStatus;
 use crate::time::{Duration, Instant};
@@ -39,8 +39,6 @@ pub use provider::{UplinkEffect, UplinkEvent};
 const HELD: Duration = Duration::from_secs(30);
 /// The kernel is asked again to close what it would not.
 const CLOSE_AGAIN: Duration = Duration::from_secs(10);
-/// A prefix of the LAN may be away for so long before what leads there is closed.
-const RENUMBERED: Duration = Duration::from_secs(600);
 
 /// What has to be looked up outside about pinholes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -668,20 +666,6 @@ impl Gateway {
         if !self.pinholes.table.is_empty() {
             self.notice(Notice::Pinhole(PinholeNews::Restored(self.pinholes.table.len())));
         }
-    }
-
-    /// The LAN has other addresses: should that stay so, pinholes of addresses that are no more are closed.
-    pub(super) fn on_lan_of_pinholes(&mut self, now: Instant) {
-        self.timers.set(Alarm::PinholeLan, now + RENUMBERED);
-    }
-
-    pub(super) fn close_strangers(&mut self, now: Instant) {
-        let (lan, wan) = (self.lan_addresses(), self.wan.addresses_v6.clone());
-        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: 0, consent: Consent::Given };
-        let strange =
-            |pinhole: &&Pinhole| self.config.policy.check_address(pinhole.flows.to.addr, facts).is_err();
-        let ids: Vec<u16> = self.pinholes.table.iter().filter(strange).map(|pinhole| pinhole.id).collect();
-        self.close_pinholes(now, &ids, PinholeEnd::OffLan);
     }
 
     /// The host with this address is gone, or may have none any more.
