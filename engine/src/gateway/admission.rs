@@ -243,6 +243,10 @@ impl Gateway {
             _ if unmoved => {
                 let peer = request.remote_peer;
                 self.update(now, existing.key(), request);
+                // Over its rate it hears what the table says; the provider is asked in its own time.
+                if existing.health == Health::Degraded && self.takes_exchange(now, who) {
+                    self.input(now, Input::Hurry(existing.flow));
+                }
                 self.on_remote_host(now, existing.flow, peer.as_slice());
                 self.answer_added(id, existing.external);
             }

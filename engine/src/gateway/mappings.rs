@@ -48,9 +48,6 @@ impl Gateway {
         let mapping = self.table.find(key).expect("the caller found it").clone();
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
-        if mapping.health == Health::Degraded {
-            self.input(now, Input::Hurry(mapping.flow));
-        }
         // Some applications ask for the same every minute: what changes nothing writes nothing.
         let same = Mapping { asked_at: before.asked_at, ..mapping.clone() } == before;
         if !same || mapping.lease_ends().is_some() {
@@ -579,6 +576,7 @@ impl Gateway {
     /// Forgets a mapping here.
     pub(super) fn take_out(&mut self, mapping: &Mapping, cause: Cause) {
         self.table.remove(mapping.key(), cause);
+        self.lookups.forget(mapping.flow);
         self.timers.cancel(Alarm::Lease(mapping.flow));
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.timers.cancel(Alarm::Again(mapping.flow));

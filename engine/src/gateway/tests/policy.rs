@@ -3,6 +3,7 @@
 
 mod consent;
 mod one_host;
+mod rate;
 mod reload;
 mod unknown;
 
