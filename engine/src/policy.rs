@@ -4,6 +4,7 @@
 mod consent;
 mod counters;
 mod host;
+mod lifted;
 mod rules;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::request::MappingRequest;
 pub use consent::{Consent, Consents, Decided, MOST_WAITING, Verb, Waiting, Wish};
 pub use counters::{Count, Counted, Refusals};
 pub use host::{Device, HardwareAddress, InterfaceAddress, Known, NotADevice, Requester};
+pub use lifted::Lifted;
 pub use rules::{NotARule, PortRange, Rule};
 
 /// Ports that are refused outside and inside, unless a rule allows them: what is attacked as soon as it can be reached, by worms, by

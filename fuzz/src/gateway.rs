@@ -780,7 +780,8 @@ impl Run<'_> {
             let (protocol, external) = (mapping.protocol, mapping.external.port());
             let ports = Ports { protocol, host, internal: mapping.internal.port(), external: Some(external) };
             let place = (protocol, host, external);
-            let is_old = self.seen.contains(&place) || self.seen_internal.contains(&(protocol, mapping.internal));
+            let is_old =
+                self.seen.contains(&place) || self.seen_internal.contains(&(protocol, mapping.internal));
             self.check_allowed(&ports, external, self.stood.contains(&place), is_old);
             standing.insert(place);
             self.seen.insert(place);

@@ -589,6 +589,7 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
+        self.config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         self.context.asks_owner.store(self.config.policy.default == PolicyDefault::Ask, Ordering::Relaxed);
         let lines = self.config.lines();
         // Given back to the servers that they are at, before those are others.

@@ -135,6 +135,7 @@ pub(crate) async fn gateway(
     if let Some(unwritten) = unwritten {
         tokio::spawn(unwritten.write_once_there_is_room());
     }
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let device = device(&config, &identity);
     let mut gateways = gateways(&config, &device, identity.nonce_key);
     let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));

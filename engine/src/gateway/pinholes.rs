@@ -186,7 +186,8 @@ impl Gateway {
             }
             Ok(PinholeAction::Update(pinhole, lease)) => {
                 self.own_pinhole(now, who, pinhole).and_then(|flows| {
-                    let denied = |denied| Notice::Pinhole(PinholeNews::Denied(who.asker().source(), flows, denied));
+                    let denied =
+                        |denied| Notice::Pinhole(PinholeNews::Denied(who.asker().source(), flows, denied));
                     let told = (wish(&flows, Asker::Igd), denied);
                     self.deny_pinhole_renewal(now, who, &Ports::of_pinhole(flows.to), told)
                         .map_err(|refusal| upnp_error(refusal, Asked::Pinhole, call.version))?;
@@ -346,8 +347,8 @@ impl Gateway {
                 && (who.hardware().is_some() || self.link_of(pinhole.flows.to.addr) == link)
         };
         let elsewhere = self.pinholes.table.iter();
-        let elsewhere = elsewhere
-            .filter(|pinhole| is_its(pinhole) && !who.has(IpAddr::V6(pinhole.flows.to.addr)));
+        let elsewhere =
+            elsewhere.filter(|pinhole| is_its(pinhole) && !who.has(IpAddr::V6(pinhole.flows.to.addr)));
         let held = who.v6_addresses().map(|addr| self.pinholes.table.held_by(addr)).sum::<usize>();
         let held = held + elsewhere.count();
         let facts = PinholeFacts {

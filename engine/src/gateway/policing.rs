@@ -10,8 +10,8 @@ use crate::journal::Record;
 use crate::limits::Limits;
 use crate::notice::{Cause, Notice, PinholeEnd};
 use crate::policy::{
-    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, HardwareAddress, Known, Policy, Ports, Refusals,
-    Requester, Rule, Verb, Wish,
+    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, HardwareAddress, Known, Policy, Ports,
+    Refusals, Requester, Rule, Verb, Wish,
 };
 use crate::request::{MappingRequest, Refusal};
 use crate::status::{ConsentStatus, PolicyStatus, RefusedStatus, WaitingStatus};

@@ -44,6 +44,24 @@ impl PortRange {
         self.first
     }
 
+    /// The last of them.
+    #[must_use]
+    pub fn last(&self) -> u16 {
+        self.last
+    }
+
+    /// Whether all of `other` are among them.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.contains(other.first) && self.contains(other.last)
+    }
+
+    /// Whether any of `other` is among them.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
     /// The first beyond them, if there is one.
     #[must_use]
     pub fn beyond(&self) -> Option<u16> {
@@ -135,6 +153,13 @@ impl Rule {
         (everybody || self.hosts.contains(host))
             && self.internal.contains(internal)
             && self.protocol.is_none_or(|only| only == protocol)
+    }
+
+    /// Whether it is a `deny` for all hosts and protocols that `other` is about, whatever their ports.
+    pub(super) fn denies_all_of(&self, other: &Rule) -> bool {
+        let hosts = self.hosts == Prefix::ALL_V4
+            || self.hosts.bits() <= other.hosts.bits() && self.hosts.contains(other.hosts.first());
+        !self.allows && hosts && (self.protocol.is_none() || self.protocol == other.protocol)
     }
 
     /// Whether it denies `ports` to their host because of another address of that host. An IPv6 prefix of a link or more is a network,

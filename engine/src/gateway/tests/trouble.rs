@@ -259,7 +259,11 @@ fn a_delete_that_is_not_answered() {
                 |lab: &Lab| lab.gateway.mappings(lab.instant()).map(|m| m.health).collect::<Vec<_>>();
             assert_eq!(health(&lab), [Health::Deleting]);
             assert_eq!(lab.add(ALICE, 2, port(8080)), Err(501), "not while it is being deleted");
-            assert_eq!(lab.add(BOB, 2, port(8080)), Err(718), "another host's, until it is gone (decision 3)");
+            assert_eq!(
+                lab.add(BOB, 2, port(8080)),
+                Err(718),
+                "another host's, until it is gone (decision 3)"
+            );
             // A second delete waits for the same exchange.
             let again = lab.start_delete(ALICE, 2, 8080);
             if answered {

@@ -91,8 +91,7 @@ fn a_no_of_before_counts_when_asking_begins() {
 /// Nor is it given by this router alone, while the provider is silent.
 #[test]
 fn any_port_of_this_router_without_consent() {
-    let mut lab =
-        Lab::up_with(Config { when_unreachable: WhenUnreachable::Local, ..one_port_each() });
+    let mut lab = Lab::up_with(Config { when_unreachable: WhenUnreachable::Local, ..one_port_each() });
     lab.silent = true;
     let request = Map { external: 0, ..map(8080) }.request(ALICE).to_bytes();
     assert_eq!(lab.datagram(ALICE, &request).len(), 0);
