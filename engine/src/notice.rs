@@ -48,6 +48,8 @@ pub enum Cause {
     Released,
     /// The host is another uplink's now.
     Rebound,
+    /// The LAN has other addresses now, and the host's is none of them.
+    OffLan,
     /// The protocol that it was asked for by is served no more.
     ProtocolOff,
     /// Policy does not allow it any more, or not where the provider has put it.
@@ -215,7 +217,7 @@ fn why(refusal: Refusal) -> String {
     match refusal {
         Refusal::Conflict => "another host has it".to_owned(),
         Refusal::NotAuthorized => "policy does not allow it".to_owned(),
-        Refusal::Quota => "there are too many mappings".to_owned(),
+        Refusal::Quota | Refusal::Full => "there are too many mappings".to_owned(),
         Refusal::TooOften => "the host asks too often".to_owned(),
         Refusal::OtherPeer => "there is a mapping of that port for another remote host".to_owned(),
         Refusal::NoSuchEntry => "there is no such mapping".to_owned(),
@@ -256,6 +258,7 @@ impl Notice {
                 | Cause::LeaseEnded
                 | Cause::Released
                 | Cause::Rebound
+                | Cause::OffLan
                 | Cause::ProtocolOff
                 | Cause::Policy
                 | Cause::Stopping,
@@ -315,6 +318,7 @@ impl fmt::Display for Notice {
                     Cause::NotStored => write!(f, "it could not be stored"),
                     Cause::Released => write!(f, "its host's address was released"),
                     Cause::Rebound => write!(f, "its host has another uplink now ([[uplink.extra]] hosts)"),
+                    Cause::OffLan => write!(f, "its host's address is not on the LAN any more"),
                     Cause::ProtocolOff => write!(f, "its protocol is switched off ([lan] pcp, nat_pmp)"),
                     Cause::Policy => write!(f, "policy does not allow it any more ([policy], or `portferry consent deny`)"),
                     Cause::Stopping => write!(f, "portferry is stopping"),

@@ -4,6 +4,7 @@
 mod consent;
 mod counters;
 mod host;
+mod lifted;
 mod rules;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::request::MappingRequest;
 pub use consent::{Consent, Consents, Decided, MOST_WAITING, Verb, Waiting, Wish};
 pub use counters::{Count, Counted, Refusals};
 pub use host::{Device, HardwareAddress, InterfaceAddress, Known, NotADevice, Requester};
+pub use lifted::Lifted;
 pub use rules::{NotARule, PortRange, Rule};
 
 /// Ports that are refused outside and inside, unless a rule allows them: what is attacked as soon as it can be reached, by worms, by
@@ -213,9 +215,21 @@ pub struct PinholeFacts<'a> {
 
 impl Policy {
     /// What rules, ports and the owner say; quotas and addresses are looked at apart, and no rule lifts those. Where the external port
-    /// is not known yet: whether there is any that would do.
+    /// is not known yet: whether there is any that would do. Of the host that address alone is known.
     pub fn judge(&self, ports: &Ports, consent: Consent) -> Result<(), Denied> {
-        let of_host = |rule: &Rule| rule.is_about(ports.host, ports.internal, ports.protocol);
+        self.judge_host(ports, &[], consent)
+    }
+
+    /// The same of what `who` asks for: a host is one by all of its addresses, so that what is denied to one of them is denied.
+    pub fn judge_of(&self, who: &Requester, ports: &Ports, consent: Consent) -> Result<(), Denied> {
+        self.judge_host(ports, &who.all_addresses(), consent)
+    }
+
+    fn judge_host(&self, ports: &Ports, also: &[IpAddr], consent: Consent) -> Result<(), Denied> {
+        let of_host = |rule: &Rule| {
+            rule.is_about(ports.host, ports.internal, ports.protocol)
+                || also.iter().any(|&addr| rule.denies_host(addr, ports))
+        };
         let rules: Vec<(usize, &Rule)> = (1..).zip(&self.rules).filter(|(_, rule)| of_host(rule)).collect();
         let judge = |external: u16| {
             if let Some((number, rule)) = rules.iter().find(|(_, rule)| rule.external.contains(external)) {
@@ -267,7 +281,7 @@ impl Policy {
         if !who.has(IpAddr::V6(to.addr)) {
             return Err(Denied::OtherHost);
         }
-        self.judge(&Ports::of_pinhole(to), facts.consent)?;
+        self.judge_of(who, &Ports::of_pinhole(to), facts.consent)?;
         self.check_share(facts.held_by_host, facts.held)
     }
 
@@ -300,17 +314,23 @@ impl Policy {
     /// May this host have this mapping? A mapping that replaces the host's own one counts in `facts` as not yet held.
     pub fn check(&self, who: &Requester, wanted: &MappingRequest, facts: Facts<'_>) -> Result<(), Denied> {
         let host = *wanted.internal.ip();
+        self.check_host(host, facts)?;
+        if !who.is(host) {
+            return Err(Denied::OtherHost);
+        }
+        self.judge_of(who, &Ports::of(wanted), facts.consent)?;
+        self.check_share(facts.held_by_host, facts.held)
+    }
+
+    /// Whether mappings may lead to this address at all.
+    pub fn check_host(&self, host: Ipv4Addr, facts: Facts<'_>) -> Result<(), Denied> {
         if self.is_never_mapped(host, facts) {
             return Err(Denied::NeverMapped);
         }
         if !facts.lan.iter().any(|link| link.contains(IpAddr::V4(host))) {
             return Err(Denied::OffLan);
         }
-        if !who.is(host) {
-            return Err(Denied::OtherHost);
-        }
-        self.judge(&Ports::of(wanted), facts.consent)?;
-        self.check_share(facts.held_by_host, facts.held)
+        Ok(())
     }
 
     fn is_never_mapped(&self, host: Ipv4Addr, facts: Facts<'_>) -> bool {

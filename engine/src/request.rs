@@ -47,8 +47,10 @@ pub enum Refusal {
     Conflict,
     /// Policy: not this host, not this port, not this address.
     NotAuthorized,
-    /// Policy: this host, or the gateway, has as many mappings as it may.
+    /// Policy: this host has as many mappings as it may.
     Quota,
+    /// Policy: the gateway has as many mappings as it may.
+    Full,
     /// Policy: this host asks more often than it may.
     TooOften,
     /// The mapping lets another remote host in, or more of them than can be told apart.

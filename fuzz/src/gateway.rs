@@ -7,7 +7,7 @@ mod isp_router;
 mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, LazyLock};
 
 use engine::device::{DeviceConfig, Devices, IgdVersion};
@@ -101,6 +101,13 @@ struct Run<'a> {
     rules: BTreeMap<(Protocol, u16, Option<Ipv4Addr>), NatRule>,
     v6: pinholes::Ipv6,
     kernel_failed: bool,
+    /// As the neighbour table shows them.
+    cards: BTreeMap<IpAddr, HardwareAddress>,
+    /// Protocol, host and external port of what stood after the last step.
+    stood: BTreeSet<(Protocol, IpAddr, u16)>,
+    /// The same of what has ever stood, and its internal ports.
+    seen: BTreeSet<(Protocol, IpAddr, u16)>,
+    seen_internal: BTreeSet<(Protocol, SocketAddrV4)>,
     /// The server, the kernel and the socket answer at once, without being told to by an octet.
     helpful: bool,
     stopping: bool,
@@ -185,6 +192,10 @@ fn gateway_with(data: &[u8], router: Option<Router>) {
         rules: BTreeMap::new(),
         v6: pinholes::Ipv6::default(),
         kernel_failed: false,
+        cards: BTreeMap::new(),
+        stood: BTreeSet::new(),
+        seen: BTreeSet::new(),
+        seen_internal: BTreeSet::new(),
         helpful: mode & 4 == 0,
         stopping: false,
         stopped: false,
@@ -275,6 +286,7 @@ impl Run<'_> {
                 let default = if shape & 0x20 == 0 { ByDefault::Allow } else { ByDefault::Ask };
                 let policy = Policy { mappings_per_host: most, rules, default, ..self.config.policy.clone() };
                 self.config = Config { policy, pcp, nat_pmp, ..self.config.clone() };
+                self.cards.clear(); // who is looked up depends on the settings
                 self.handle(Event::Reconfigure(Box::new(self.config.clone())));
             }
             _ => match self.octets.next() {
@@ -306,8 +318,9 @@ impl Run<'_> {
     fn decide(&mut self, number: u8) {
         let host = IpAddr::from([192, 168, 1, 10 + self.octets.next() % 3]);
         if number == 229 {
-            let hardware = Some(HardwareAddress([2, 0, 0, 0, 0, self.octets.next() % 3]));
-            return self.gateway.know(host, Known { also: Vec::new(), hardware });
+            let card = HardwareAddress([2, 0, 0, 0, 0, self.octets.next() % 3]);
+            self.cards.insert(host, card);
+            return self.gateway.know(host, Known { also: Vec::new(), hardware: Some(card) });
         }
         let verb = [Verb::Allow, Verb::Deny, Verb::Forget][usize::from(number % 3)];
         let device = self.gateway.resolve_device(Device::Address(host));
@@ -769,7 +782,7 @@ impl Run<'_> {
     }
 
     /// What holds after every step.
-    fn check(&self) {
+    fn check(&mut self) {
         for (id, &since) in &self.asked {
             let late = self.now - since > ANSWER_WITHIN && !self.counting.contains(id);
             assert!(!late, "{id:?} has waited since {since:?}, it is {:?}", self.now);
@@ -779,24 +792,57 @@ impl Run<'_> {
         assert!(mappings.len() <= self.config.policy.mappings);
         assert!(mappings.iter().all(|mapping| mapping.external.port() != 0));
         // What waits to be given back is no mapping any more.
+        let mut standing = BTreeSet::new();
         for mapping in mappings.iter().filter(|mapping| mapping.health != Health::Deleting) {
             let host = IpAddr::V4(*mapping.internal.ip());
-            self.check_allowed(mapping.protocol, host, mapping.internal.port(), mapping.external.port());
+            let (protocol, external) = (mapping.protocol, mapping.external.port());
+            let ports = Ports { protocol, host, internal: mapping.internal.port(), external: Some(external) };
+            let place = (protocol, host, external);
+            let is_old =
+                self.seen.contains(&place) || self.seen_internal.contains(&(protocol, mapping.internal));
+            self.check_allowed(&ports, external, self.stood.contains(&place), is_old);
+            standing.insert(place);
+            self.seen.insert(place);
+            self.seen_internal.insert((protocol, mapping.internal));
         }
+        self.stood = standing;
         for pinhole in self.gateway.pinholes(self.now).iter().filter(|pinhole| pinhole.is_open) {
             let to = pinhole.flows.to;
-            self.check_allowed(to.protocol, to.addr.into(), to.port, to.port);
+            let ports = Ports {
+                protocol: to.protocol,
+                host: to.addr.into(),
+                internal: to.port,
+                external: Some(to.port),
+            };
+            self.check_allowed(&ports, to.port, true, true);
         }
         let consents = self.gateway.consents(self.now);
         assert!(consents.waiting.len() <= MOST_WAITING);
         self.check_v6();
     }
 
-    /// Whoever made it and however the provider has moved it, policy allows what stands; who is asked about keeps what he has.
-    fn check_allowed(&self, protocol: Protocol, host: IpAddr, internal: u16, external: u16) {
-        let ports = Ports { protocol, host, internal, external: Some(external) };
-        let may = may_have(&self.config.policy, &ports, external, Consent::Given);
-        assert!(may, "{ports:?} stands against policy: {:?}", self.config.policy.rules);
+    /// Whoever made it and however the provider has moved it, policy allows what stands. Who is asked about keeps what he has, and gets
+    /// it back; beside that, a host without consent gets nothing that no rule names.
+    fn check_allowed(&self, ports: &Ports, external: u16, stands: bool, is_old: bool) {
+        let consent = match self.consent_of(ports.host) {
+            _ if stands => Consent::Given,
+            Consent::Unknown if is_old => Consent::Given,
+            consent => consent,
+        };
+        let may = may_have(&self.config.policy, ports, external, consent);
+        assert!(may, "{ports:?} stands against policy, {consent:?}: {:?}", self.config.policy.rules);
+    }
+
+    /// What the owner has said: of the network card, else of the address.
+    fn consent_of(&self, host: IpAddr) -> Consent {
+        let decided = self.gateway.consents(self.now).decided;
+        let of = |device| decided.iter().find(|one| one.device == device).map(|one| one.allowed);
+        let by_card = self.cards.get(&host).and_then(|card| of(Device::Hardware(*card)));
+        match by_card.or_else(|| of(Device::Address(host))) {
+            None => Consent::Unknown,
+            Some(true) => Consent::Given,
+            Some(false) => Consent::Refused,
+        }
     }
 
     /// Everybody has answered and time has passed: nothing is left over.

@@ -202,7 +202,10 @@ fn other(command: Command) -> Result<(), Failure> {
         Command::Run { config, cleanup: true, .. } => run::clean_up(&config),
         Command::Run { config, no_sandbox, .. } => run::run(&config, !no_sandbox),
         Command::Check { file } => {
-            Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;
+            let config = Config::load(&file).map_err(|error| Failure::config(error.to_string()))?;
+            for warning in config.warnings() {
+                print(&format!("{}: {warning}\n", file.display()));
+            }
             print(&format!("{}: good\n", file.display()));
             Ok(())
         }

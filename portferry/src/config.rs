@@ -552,6 +552,11 @@ impl Config {
         Ok(())
     }
 
+    /// What is right, and may be more than was meant.
+    pub fn warnings(&self) -> Vec<String> {
+        self.policy.engine().lifted().iter().map(ToString::to_string).collect()
+    }
+
     /// The keys whose new values only count from the next start on.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         [

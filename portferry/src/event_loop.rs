@@ -255,6 +255,7 @@ impl Shell {
         if self.keeps_state {
             self.forget_former_uplinks().await;
             self.restore(gateways).await?;
+            self.look_up_denied(gateways);
         }
         tracing::info!("portferry {} is running", env!("CARGO_PKG_VERSION"));
         loop {
@@ -396,7 +397,7 @@ impl Shell {
                         json(&ConsentsReport::new(gateways.iter().map(|(_, gateway)| gateway.consents(now()))))
                     }
                     Question::Consent(verb, named) => {
-                        self.look_up_device(named, gateways.resolve_device(named), verb, reply);
+                        self.look_up_device(named, gateways.resolve_device(named), verb, Some(reply));
                         return Ok(());
                     }
                 };
@@ -581,6 +582,7 @@ impl Shell {
             Err(error) => return tracing::warn!("reload refused, nothing changed: {error}"),
         };
         let late = self.config.needs_restart(&new);
+        let asked = self.config.policy.default == PolicyDefault::Ask;
         if let Err(error) = self.config.take_over(new) {
             return tracing::warn!("reload refused, nothing changed: {}: {error}", path.display());
         }
@@ -589,6 +591,7 @@ impl Shell {
         } else {
             tracing::warn!("configuration read again; {} only counts after a restart", late.join(", "));
         }
+        self.config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         self.context.asks_owner.store(self.config.policy.default == PolicyDefault::Ask, Ordering::Relaxed);
         let lines = self.config.lines();
         // Given back to the servers that they are at, before those are others.
@@ -600,6 +603,9 @@ impl Shell {
             self.uplinks[place].take_over(line);
         }
         self.perform_all(gateways).await;
+        if !asked {
+            self.look_up_denied(gateways);
+        }
         self.kernel.configure(&self.config);
         let standing = self.standing(gateways);
         self.hooks.configure(self.config.hooks.clone(), standing.into_iter());

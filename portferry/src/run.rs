@@ -136,6 +136,7 @@ pub(crate) async fn gateway(
     if let Some(unwritten) = unwritten {
         tokio::spawn(unwritten.write_once_there_is_room());
     }
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let device = device(&config, &identity);
     let devices = Arc::new(Devices::new(&device));
     let mut gateways = gateways(&config, &device, &devices, identity.nonce_key);

@@ -1,12 +1,12 @@
 //! AddPortMapping and AddAnyPortMapping at the door: what policy, the table, what is held and what is on its way already say,
 //! before anything is sent (decision 3, D-12).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use wire::pcp::Protocol;
 
 use super::own_nat::NatPurpose;
-use super::pending::{Pending, Purpose, Stage};
+use super::pending::{Pending, Purpose, Stage, who_is_named};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::claims::Asker;
 use crate::nat::NatRule;
@@ -22,8 +22,7 @@ impl Gateway {
         if let Err(refusal) = self.admit(now, who, &request) {
             return self.refuse(id, refusal);
         }
-        // By whichever of its addresses it asks: the host is the one that the mapping leads to.
-        let from = IpAddr::V4(*request.internal.ip());
+        let from = who_is_named(who, &request);
         let companion = self.is_companion_of_another(now, &request);
         if companion && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
@@ -45,10 +44,10 @@ impl Gateway {
         let probe = |pending: &Pending| pending.purpose == Purpose::Probe && same_internal(pending);
         if let (false, Some(probe)) = (own_nat, self.find_pending(probe)) {
             // What its control point has just asked about is of no use to it: that goes first.
-            if !self.may_exchange(now, id, &request) {
+            if !self.may_exchange(now, id, who, &request) {
                 return;
             }
-            let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+            let wanted = self.wanted(now, who, request, Purpose::Add, vec![id]);
             let flow = self.new_flow();
             self.pending.insert(flow, Pending { stage: Stage::Clearing(probe), ..wanted });
             return self.fail(now, probe, Refusal::NoAnswer);
@@ -57,9 +56,9 @@ impl Gateway {
             return self.refuse_request(id, from, &request, Refusal::Conflict); // T-3: before anything begins
         }
         if let Some(existing) = self.find_own(&request).or_else(|| self.find_at(&request)) {
-            return self.add_to_existing(now, id, from, request, existing);
+            return self.add_to_existing(now, id, who, request, existing);
         }
-        if self.add_from_held(now, id, from, &request) {
+        if self.add_from_held(now, id, who, &request) {
             return;
         }
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
@@ -79,11 +78,11 @@ impl Gateway {
         if taken && request.strict {
             return self.refuse_request(id, from, &request, Refusal::Conflict);
         }
-        if !self.may_exchange(now, id, &request) {
+        if !self.may_exchange(now, id, who, &request) {
             return;
         }
         // AddAnyPortMapping: when its wish is taken, any other port will do.
-        let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+        let wanted = self.wanted(now, who, request, Purpose::Add, vec![id]);
         self.begin(now, Pending { any_port: taken, ..wanted });
     }
 
@@ -163,7 +162,7 @@ impl Gateway {
             || self.find_joinable(request).is_some();
         // Everything that takes a port at the provider counts, for whichever of the host's addresses.
         let of_address = |&host: &Ipv4Addr| {
-            let pending = self.pending.values().filter(|pending| pending.from == IpAddr::V4(host));
+            let pending = self.pending.values().filter(|pending| *pending.request.internal.ip() == host);
             self.table.held_by(host) + self.held.of_host(host).count() + pending.count()
         };
         let held: usize = who.addresses().iter().map(of_address).sum();
@@ -210,15 +209,16 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         request: MappingRequest,
         existing: Mapping,
     ) {
+        let from = who_is_named(who, &request);
         let same_owner = existing.internal.ip() == request.internal.ip();
         let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
         let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
         let same_peer = same_name || existing.remote_peer == request.remote_peer;
-        if existing.health == Health::Deleting {
+        if same_owner && existing.health == Health::Deleting {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
         // What PCP or NAT-PMP was told leads to one internal port.
@@ -231,11 +231,11 @@ impl Gateway {
             if self.config.nat == NatMode::None && existing.internal == request.internal {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
-            if !self.may_exchange(now, id, &request) {
+            if !self.may_exchange(now, id, who, &request) {
                 return;
             }
             // AddAnyPortMapping: any other port will do.
-            let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+            let wanted = self.wanted(now, who, request, Purpose::Add, vec![id]);
             return self.begin(now, Pending { any_port: true, ..wanted });
         }
         let unmoved = existing.internal == request.internal && !self.repointing.contains_key(&existing.flow);
@@ -243,10 +243,14 @@ impl Gateway {
             _ if unmoved => {
                 let peer = request.remote_peer;
                 self.update(now, existing.key(), request);
+                // Over its rate it hears what the table says; the provider is asked in its own time.
+                if existing.health == Health::Degraded && self.takes_exchange(now, who) {
+                    self.input(now, Input::Hurry(existing.flow));
+                }
                 self.on_remote_host(now, existing.flow, peer.as_slice());
                 self.answer_added(id, existing.external);
             }
-            _ if !self.may_exchange(now, id, &request) => {}
+            _ if !self.may_exchange(now, id, who, &request) => {}
             Some(old) => {
                 let new = NatRule { internal: request.internal, ..old };
                 let purpose = NatPurpose::Repoint { flow: existing.flow, old, request, id };
@@ -255,7 +259,7 @@ impl Gateway {
             None if !self.uplink_open => self.refuse_request(id, from, &request, Refusal::NoAnswer),
             // To PCP that is another mapping: the old one has to go first (spec T-4).
             None => {
-                let wanted = self.wanted(now, from, request, Purpose::Add, vec![id]);
+                let wanted = self.wanted(now, who, request, Purpose::Add, vec![id]);
                 let flow = self.new_flow();
                 let (key, old) = (existing.key(), existing.flow);
                 let stage = Stage::Clearing(old);

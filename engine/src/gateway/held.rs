@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::own_nat::NatPurpose;
-use super::pending::{Pending, Purpose, Stage};
+use super::pending::{Pending, Purpose, Stage, who_is_named};
 use super::{Alarm, Gateway, NatMode, RequestId};
 use crate::nat::NatChange;
 use crate::notice::Notice;
+use crate::policy::Requester;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::Key;
 use crate::time::{Duration, Instant};
@@ -256,9 +257,10 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         request: &MappingRequest,
     ) -> bool {
+        let from = who_is_named(who, request);
         let own_nat = self.config.nat == NatMode::Own;
         let host = *request.internal.ip();
         let key = |external_port| Key { protocol: request.protocol, external_port };
@@ -277,7 +279,7 @@ impl Gateway {
                 return true;
             }
             Some((flow, true, _)) => {
-                self.take_over(now, id, from, request, flow);
+                self.take_over(now, id, who, request, flow);
                 return true;
             }
             _ => {}
@@ -294,8 +296,8 @@ impl Gateway {
             of_host(&|held| !own_nat || held.why != Why::Probe || request.external_port.is_none())
         };
         match found {
-            Some(flow) if request.strict => self.clear_held(now, id, from, request, flow),
-            Some(flow) => self.take_over(now, id, from, request, flow),
+            Some(flow) if request.strict => self.clear_held(now, id, who, request, flow),
+            Some(flow) => self.take_over(now, id, who, request, flow),
             None => return false,
         }
         true
@@ -306,17 +308,17 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         request: &MappingRequest,
         flow: FlowId,
     ) {
         let Some(held) = self.held.get(flow) else { return };
         if self.config.nat == NatMode::None && held.internal != Some(request.internal) {
             // To PCP that would be another mapping.
-            return self.clear_held(now, id, from, request, flow);
+            return self.clear_held(now, id, who, request, flow);
         }
         let held = self.take_held(flow).expect("found above");
-        let mut pending = self.wanted(now, from, request.clone(), Purpose::Add, vec![id]);
+        let mut pending = self.wanted(now, who, request.clone(), Purpose::Add, vec![id]);
         pending.nat_port = held.nat_port;
         pending.stage = Stage::Asking;
         let external_port = held.grant.external_v4().port();
@@ -340,16 +342,16 @@ impl Gateway {
         &mut self,
         now: Instant,
         id: RequestId,
-        from: IpAddr,
+        who: &Requester,
         request: &MappingRequest,
         held: FlowId,
     ) {
-        if !self.may_exchange(now, id, request) {
+        if !self.may_exchange(now, id, who, request) {
             return;
         }
         let pending = Pending {
             stage: Stage::Clearing(held),
-            ..self.wanted(now, from, request.clone(), Purpose::Add, vec![id])
+            ..self.wanted(now, who, request.clone(), Purpose::Add, vec![id])
         };
         let flow = self.new_flow();
         self.pending.insert(flow, pending);

@@ -10,12 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use wire::natpmp;
 use wire::pcp::{self, CLIENT_PORT, Protocol, ResultCode, SERVER_PORT};
 
+use super::policing::CountedAs;
 use super::waiting::{BACKGROUND, Form, Waiter};
 use super::{Alarm, Effect, Gateway, RequestId};
 use crate::announcements::Announcements;
 use crate::claims::{Asker, Claims};
 use crate::igd::Asked;
 use crate::limits::{Limits, Rate};
+use crate::policy::Device;
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -103,7 +105,7 @@ pub(super) struct LanServer {
     is_up: bool,
     /// There are other gateways of the same device, so that neither the epoch nor an external address is everybody's.
     not_alone: bool,
-    limits: Limits<IpAddr>,
+    limits: Limits<CountedAs>,
     counters: LanCounters,
     /// What is to let in another remote host, and whom it has let in.
     letting_in: BTreeMap<FlowId, Option<Ipv4Addr>>,
@@ -182,6 +184,10 @@ impl Gateway {
     /// Where it comes from, whether it can be a request, and how many there are of it (RFC 6887 §8.2, security policy).
     fn is_lan_request(&mut self, now: Instant, arrival: &LanArrival, bytes: &[u8]) -> bool {
         let from = arrival.from.ip();
+        let counted_as = match from {
+            IpAddr::V4(_) => CountedAs::Device(Device::Address(from)),
+            IpAddr::V6(_) => self.counted_as(&self.requester(from, &[])),
+        };
         let Some(lan) = self.lan.iter().find(|lan| lan.index == arrival.interface) else { return false };
         let own = self.lan.iter().flat_map(|lan| &lan.addresses).any(|own| own.addr == from);
         let on_link = lan.addresses.iter().any(|link| match from {
@@ -198,7 +204,7 @@ impl Gateway {
             && !may_be_own
             && !from.is_multicast()
             && opcode & 0x80 == 0
-            && self.lan_server.limits.admit(now, RATE, from)
+            && self.lan_server.limits.admit(now, RATE, counted_as)
     }
 
     /// It waits for its answer from now on.
@@ -228,9 +234,10 @@ impl Gateway {
 
     /// There is none.
     fn make_for_lan(&mut self, now: Instant, id: RequestId, from: IpAddr, request: MappingRequest) {
+        let who = self.host_of_request(&request, from);
         let key = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         // Also what policy leaves to nobody, and what PCP itself needs (RFC 6887 §11.3): there are others.
-        let denied = self.wants_denied_port(&request);
+        let denied = self.wants_denied_port(&who, &request);
         let taken = denied.is_some()
             || key.is_some_and(|key| {
                 self.table.find(key).is_some()
@@ -240,7 +247,6 @@ impl Gateway {
         let only = self.find_own(&request).is_some();
         match (request.strict && taken) || only {
             true if request.strict && denied.is_some() => {
-                let who = self.itself(&request);
                 if let Some(denied) = denied {
                     self.deny_mapping(now, &who, &request, denied);
                 }
@@ -249,9 +255,9 @@ impl Gateway {
             true => self.refuse_request(id, from, &request, Refusal::Conflict),
             // A wish that cannot be met is none.
             false if taken => {
-                self.add(now, id, &self.itself(&request), MappingRequest { external_port: None, ..request });
+                self.add(now, id, &who, MappingRequest { external_port: None, ..request });
             }
-            false => self.add(now, id, &self.itself(&request), request),
+            false => self.add(now, id, &who, request),
         }
     }
 
@@ -310,11 +316,12 @@ impl Gateway {
             && mapping.health == Health::Active
             && (left * 4 >= asked * 3 || just_now);
         // It may have it; what was promised is renewed by asking the provider, which counts.
-        let denied = self.deny_renewal(now, &request, mapping.external.port());
+        let who = self.host_of_request(&request, from);
+        let denied = self.deny_renewal(now, &who, &request, mapping.external.port());
         if let Some(refusal) = denied {
             return self.refuse(id, refusal);
         }
-        if !is_as_asked && !self.may_exchange(now, id, &request) {
+        if !is_as_asked && !self.may_exchange(now, id, &who, &request) {
             return;
         }
         self.describe(id, key);
@@ -572,6 +579,7 @@ fn pcp_result(refusal: Refusal, strict: bool) -> (ResultCode, u32) {
         }
         Refusal::Upstream(ResultCode::UNSUPP_PROTOCOL) => (ResultCode::UNSUPP_PROTOCOL, LONG),
         Refusal::Conflict
+        | Refusal::Full
         | Refusal::LocalNat
         | Refusal::Upstream(ResultCode::NO_RESOURCES | ResultCode::CANNOT_PROVIDE_EXTERNAL) => {
             (ResultCode::NO_RESOURCES, SHORT)

@@ -48,9 +48,6 @@ impl Gateway {
         let mapping = self.table.find(key).expect("the caller found it").clone();
         self.set_lease_alarm(&mapping);
         self.input(now, Input::Extend(mapping.flow, self.terms(&mapping)));
-        if mapping.health == Health::Degraded {
-            self.input(now, Input::Hurry(mapping.flow));
-        }
         // Some applications ask for the same every minute: what changes nothing writes nothing.
         let same = Mapping { asked_at: before.asked_at, ..mapping.clone() } == before;
         if !same || mapping.lease_ends().is_some() {
@@ -326,6 +323,11 @@ impl Gateway {
         if self.waits_to_be_given_again(&mapping) {
             return self.stop_if_done(now); // nobody here wanted it gone; its flow ends by itself
         }
+        if self.judge_standing(&mapping, mapping.external.port()).is_err() {
+            // The rules are others since: it does not come back, whatever the provider does with its part.
+            self.finish_deletes(flow, Some(Refusal::Upstream(result)));
+            return self.drop_mapping(now, mapping.key(), Cause::Policy);
+        }
         self.table.update(mapping.key(), |mapping| mapping.health = Health::Active);
         self.reopen(&mapping);
         if self.config.optimistic_delete {
@@ -482,8 +484,11 @@ impl Gateway {
             let pending = self.pending.get(&flow).expect("one of the keys");
             if let Stage::Clearing(old) = pending.stage {
                 self.pending.remove(&flow);
-                if let Some(key) = self.table.find_flow(old).map(Mapping::key) {
-                    self.table.update(key, |mapping| mapping.health = Health::Active);
+                let Some(old) = self.table.find_flow(old).cloned() else { continue };
+                // The rules may be others since.
+                match self.judge_standing(&old, old.external.port()) {
+                    Ok(()) => self.table.update(old.key(), |old| old.health = Health::Active),
+                    Err(_) => self.drop_mapping(now, old.key(), Cause::Policy),
                 }
             }
         }
@@ -545,13 +550,18 @@ impl Gateway {
                 self.give_back_in_turn(now, mapping.flow);
             }
             // After a start, before there is anybody to be told.
-            Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy
+            Cause::Released | Cause::Rebound | Cause::OffLan | Cause::ProtocolOff | Cause::Policy
                 if self.uplink.is_none() =>
             {
                 self.restored.unwanted.push((mapping.flow, self.want_to_keep(&mapping)));
             }
             // Many leases may end at once, after a sleep for instance.
-            Cause::LeaseEnded | Cause::Released | Cause::Rebound | Cause::ProtocolOff | Cause::Policy => {
+            Cause::LeaseEnded
+            | Cause::Released
+            | Cause::Rebound
+            | Cause::OffLan
+            | Cause::ProtocolOff
+            | Cause::Policy => {
                 self.give_back_in_turn(now, mapping.flow);
             }
             _ => self.give_back(now, mapping.flow),
@@ -566,6 +576,7 @@ impl Gateway {
     /// Forgets a mapping here.
     pub(super) fn take_out(&mut self, mapping: &Mapping, cause: Cause) {
         self.table.remove(mapping.key(), cause);
+        self.lookups.forget(mapping.flow);
         self.timers.cancel(Alarm::Lease(mapping.flow));
         self.timers.cancel(Alarm::Lifetime(mapping.flow));
         self.timers.cancel(Alarm::Again(mapping.flow));

@@ -25,6 +25,7 @@ mod restore;
 mod servers;
 mod settings;
 mod specific;
+mod strangers;
 mod unreachable;
 mod waiting;
 mod ways;
@@ -104,7 +105,7 @@ enum Alarm {
     /// What has come to stand is stored: what it replaces may go.
     PinholeStood,
     /// The LAN's addresses have been others for a while.
-    PinholeLan,
+    Strangers,
     /// Ask the kernel again to close what it would not.
     Unclosed,
     /// Look for the provider's IPv6 firewall.
@@ -160,6 +161,7 @@ pub struct Gateway {
     lan_server: lan::LanServer,
     pinholes: pinholes::Pinholes,
     policing: policing::Policing,
+    strangers: strangers::Strangers,
     lookups: names::Lookups,
     waiting: BTreeMap<RequestId, Waiter>,
     deletes: BTreeMap<RequestId, DeleteJob>,
@@ -244,6 +246,7 @@ impl Gateway {
             lan_server: lan::LanServer::default(),
             pinholes: pinholes::Pinholes::default(),
             policing: policing::Policing::default(),
+            strangers: strangers::Strangers::default(),
             lookups: names::Lookups::default(),
             waiting: BTreeMap::new(),
             deletes: BTreeMap::new(),
@@ -307,8 +310,7 @@ impl Gateway {
         match event {
             Event::Timeout => self.on_timeout(now),
             Event::Lan(lan) => {
-                self.lan = lan;
-                self.on_lan_of_pinholes(now);
+                self.on_lan(now, lan);
                 if self.ssdp.set_interfaces(now, &self.lan, &mut *self.entropy) {
                     self.subscriptions.clear(); // a new BOOTID says so (E-9)
                 }
@@ -380,11 +382,13 @@ impl Gateway {
             Event::Reconfigure(config) => {
                 self.on_reconfigure(now, *config);
                 self.policing.on_reconfigure(&self.config.policy);
+                self.strangers.on_reconfigure();
                 if !self.allows_pinholes() {
                     self.close_all_pinholes(now, PinholeEnd::SwitchedOff);
                 }
                 self.let_go_switched_off(now);
                 self.give_back_denied(now);
+                self.policing.forget_known();
                 self.find_firewall(now);
             }
             Event::Stop => self.on_stop(now),
@@ -469,7 +473,7 @@ impl Gateway {
                 Alarm::PinholeLocal(pinhole) => self.open_locally(pinhole),
                 Alarm::PinholeBackground(pinhole) => self.on_pinhole_background_over(now, pinhole),
                 Alarm::PinholeStood => self.replace_by_what_stands(now),
-                Alarm::PinholeLan => self.close_strangers(now),
+                Alarm::Strangers => self.end_strangers(now),
                 Alarm::Unclosed => self.close_again(),
                 Alarm::Firewall => self.look_for_firewall(now),
                 Alarm::FirewallLooked => self.on_firewall_looked(now),

@@ -1,8 +1,8 @@
 //! Host names in arguments: WANIPConnection:2 allows them for RemoteHost, and for InternalClient. They are looked up by
 //! the caller, beside the loop; a remote host's again whenever its mapping is renewed.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use wire::error::UpnpError;
 
@@ -41,9 +41,16 @@ enum Purpose {
 pub(super) struct Lookups {
     pending: BTreeMap<LookupId, Purpose>,
     next: u64,
+    /// Mappings whose remote host has moved, which the provider has not confirmed.
+    following: BTreeSet<FlowId>,
 }
 
 impl Lookups {
+    /// There is no such mapping any more.
+    pub(super) fn forget(&mut self, flow: FlowId) {
+        self.following.remove(&flow);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
@@ -146,8 +153,11 @@ impl Gateway {
         }
     }
 
-    /// A mapping was renewed: its remote host may have another address by now.
+    /// A mapping was renewed: its remote host may have another address by now; not where that was just the reason.
     pub(super) fn look_up_again(&mut self, mapping: &Mapping) {
+        if self.lookups.following.remove(&mapping.flow) {
+            return;
+        }
         if let Some(name) = mapping.remote_name.clone() {
             // When there is no room it is done at the next renewal.
             self.start_lookup(name, Purpose::Again(mapping.flow));
@@ -162,7 +172,12 @@ impl Gateway {
         if same || mapping.health == Health::Deleting || mapping.remote_name.is_none() {
             return;
         }
-        self.let_in(now, &mapping, Some(peer));
+        // A name that is somewhere else each time costs its owner what it costs the provider; otherwise it is followed at the next renewal.
+        let who = self.requester(IpAddr::V4(*mapping.internal.ip()), &[]);
+        if self.takes_exchange(now, &who) {
+            self.lookups.following.insert(flow);
+            self.let_in(now, &mapping, Some(peer));
+        }
     }
 
     /// A mapping lets in this remote host from now on, and nobody else; `None`: everybody.

@@ -11,7 +11,7 @@ use crate::notice::{Cause, Notice};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
 use crate::time::{Duration, Instant};
-use crate::uplink::{FlowId, Unknown};
+use crate::uplink::{FlowId, Input, Unknown};
 
 /// What an outcome of the router's own NAT belongs to.
 #[derive(Debug)]
@@ -112,11 +112,19 @@ impl Gateway {
                     {
                         let key = mapping.key();
                         self.update(now, key, MappingRequest { strict: false, ..request });
+                        self.hurry_degraded(now, flow);
                         self.refuse(id, Refusal::Conflict);
                     }
                     Some(mapping) => {
                         let (key, external) = (mapping.key(), mapping.external);
                         self.update(now, key, request);
+                        self.hurry_degraded(now, flow);
+                        // The rules may be others since it was asked for.
+                        let moved = self.table.find(key);
+                        if moved.is_some_and(|one| self.judge_standing(one, key.external_port).is_err()) {
+                            self.refuse(id, Refusal::NotAuthorized);
+                            return self.drop_mapping(now, key, Cause::Policy);
+                        }
                         self.answer_added(id, external);
                     }
                     None => self.refuse(id, Refusal::NoAnswer),
@@ -151,6 +159,13 @@ impl Gateway {
             (NatPurpose::Peer(flow, rule), outcome) => self.on_peer_held(now, flow, rule, outcome.is_ok()),
             (NatPurpose::Remove(rule), Ok(())) => drop(self.unremoved.remove(&rule)),
             (NatPurpose::Reserve(_) | NatPurpose::Reinstall(_) | NatPurpose::Move(_), _) => {}
+        }
+    }
+
+    /// Somebody counts on it again: the provider is asked at once for what is in doubt.
+    fn hurry_degraded(&mut self, now: Instant, flow: FlowId) {
+        if self.table.find_flow(flow).is_some_and(|mapping| mapping.health == Health::Degraded) {
+            self.input(now, Input::Hurry(flow));
         }
     }
 

@@ -13,7 +13,7 @@ use super::{AddPortMapping, Alarm, Gateway, NatMode, RequestId, WhenUnreachable}
 use crate::claims::{Asker, Claims};
 use crate::nat::{NatChange, NatRule};
 use crate::notice::Notice;
-use crate::policy::is_usable_external;
+use crate::policy::{Requester, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Key, Mapping};
 use crate::time::{Duration, Instant};
@@ -66,7 +66,8 @@ pub(super) enum Purpose {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) request: MappingRequest,
-    pub(super) from: IpAddr,
+    /// Who asks: what the owner has said of it counts for the port that is granted, too.
+    pub(super) who: Requester,
     /// Who waits for it; empty when all have been told 501.
     pub(super) waiters: Vec<RequestId>,
     pub(super) nat_port: Option<u16>,
@@ -90,14 +91,14 @@ impl Gateway {
     pub(super) fn wanted(
         &self,
         now: Instant,
-        from: IpAddr,
+        who: &Requester,
         request: MappingRequest,
         purpose: Purpose,
         waiters: Vec<RequestId>,
     ) -> Pending {
         Pending {
             request,
-            from,
+            who: who.clone(),
             waiters,
             nat_port: None,
             refused_ports: Vec::new(),
@@ -256,7 +257,7 @@ impl Gateway {
     fn on_other_port(&mut self, now: Instant, flow: FlowId, wanted: u16, grant: Grant, hold: bool) {
         let server = self.uplink.as_ref().map(|client| client.server()).expect("it has granted something");
         let pending = self.pending.get_mut(&flow).expect("the caller found it");
-        let (protocol, from) = (pending.request.protocol, pending.from);
+        let (protocol, from) = (pending.request.protocol, pending.from());
         if !hold || pending.purpose == Purpose::Restore {
             self.notice(Notice::OtherPort(server, protocol, wanted, grant.external_v4()));
             return self.fail(now, flow, Refusal::Conflict);
@@ -316,7 +317,7 @@ impl Gateway {
             lease,
             ..refused.request
         };
-        let wanted = self.wanted(now, refused.from, request, Purpose::Spare, Vec::new());
+        let wanted = self.wanted(now, &refused.who, request, Purpose::Spare, Vec::new());
         self.begin(now, wanted);
     }
 
@@ -417,7 +418,7 @@ impl Gateway {
         };
         // What policy refuses has a line of its own.
         if told && refusal != Refusal::NotAuthorized {
-            self.notice_refusal(pending.from, &pending.request, refusal);
+            self.notice_refusal(pending.from(), &pending.request, refusal);
         }
         for &id in &pending.waiters {
             self.refuse(id, refusal);
@@ -441,7 +442,7 @@ impl Gateway {
             };
             self.pending.insert(flow, restoring);
         } else {
-            let wanted = self.wanted(now, pending.from, restore, Purpose::Restore, Vec::new());
+            let wanted = self.wanted(now, &pending.who, restore, Purpose::Restore, Vec::new());
             self.begin(now, wanted);
         }
     }
@@ -503,6 +504,11 @@ impl Gateway {
 }
 
 impl Pending {
+    /// Who is named when something of it is told.
+    pub(super) fn from(&self) -> IpAddr {
+        who_is_named(&self.who, &self.request)
+    }
+
     /// Whether it leads there, or may have to restore what did (spec T-4).
     pub(super) fn needs(&self, internal: SocketAddrV4) -> bool {
         self.request.internal == internal
@@ -513,6 +519,12 @@ impl Pending {
         let MappingRequest { protocol, internal, remote_peer, .. } = self.request;
         self.nat_port.map(|port| NatRule { protocol, port, internal, remote_peer })
     }
+}
+
+/// By whichever of its addresses a host asks: it is the one that the mapping leads to, unless another one asks for it.
+pub(super) fn who_is_named(who: &Requester, request: &MappingRequest) -> IpAddr {
+    let host = *request.internal.ip();
+    if who.asker().is(host) || who.asker() == who { IpAddr::V4(host) } else { who.asker().source() }
 }
 
 /// What would get this very mapping again.

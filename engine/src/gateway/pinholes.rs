@@ -22,7 +22,7 @@ use crate::journal::{Record, StoredPinhole};
 use crate::nat::NatFailure;
 use crate::notice::{Notice, PinholeEnd, PinholeNews};
 use crate::pinholes::{Endpoint, FirewallChange, Flows, Pinhole, PinholeTable, Stage};
-use crate::policy::{Consent, Denied, PinholeFacts, Ports, Requester, Wish};
+use crate::policy::{Denied, PinholeFacts, Ports, Requester, Wish};
 use crate::request::Refusal;
 use crate::status::PinholeStatus;
 use crate::time::{Duration, Instant};
@@ -39,8 +39,6 @@ pub use provider::{UplinkEffect, UplinkEvent};
 const HELD: Duration = Duration::from_secs(30);
 /// The kernel is asked again to close what it would not.
 const CLOSE_AGAIN: Duration = Duration::from_secs(10);
-/// A prefix of the LAN may be away for so long before what leads there is closed.
-const RENUMBERED: Duration = Duration::from_secs(600);
 
 /// What has to be looked up outside about pinholes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -188,7 +186,8 @@ impl Gateway {
             }
             Ok(PinholeAction::Update(pinhole, lease)) => {
                 self.own_pinhole(now, who, pinhole).and_then(|flows| {
-                    let denied = |denied| Notice::Pinhole(PinholeNews::Denied(who.source(), flows, denied));
+                    let denied =
+                        |denied| Notice::Pinhole(PinholeNews::Denied(who.asker().source(), flows, denied));
                     let told = (wish(&flows, Asker::Igd), denied);
                     self.deny_pinhole_renewal(now, who, &Ports::of_pinhole(flows.to), told)
                         .map_err(|refusal| upnp_error(refusal, Asked::Pinhole, call.version))?;
@@ -285,7 +284,7 @@ impl Gateway {
         }
         let stands = self.pinholes.table.at(&flows).filter(|pinhole| pinhole.stage == Stage::Open);
         let costs = stands.is_none() || self.must_ask_again(now, flows.to, by, lease);
-        let denied = PinholeNews::Denied(who.source(), flows, Denied::TooOften);
+        let denied = PinholeNews::Denied(who.asker().source(), flows, Denied::TooOften);
         let told = (wish(&flows, by), Notice::Pinhole(denied));
         if costs && !self.may_exchange_for_pinhole(now, id, who, told) {
             return;
@@ -310,7 +309,7 @@ impl Gateway {
             self.entropy.fill(&mut start);
             self.pinholes.table.begin_after(u16::from_be_bytes(start));
         }
-        let Some(new) = self.pinholes.table.free_id() else { return self.refuse(id, Refusal::Quota) };
+        let Some(new) = self.pinholes.table.free_id() else { return self.refuse(id, Refusal::Full) };
         self.pinholes.table.insert(Pinhole {
             id: new,
             flows,
@@ -341,11 +340,15 @@ impl Gateway {
     ) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
         let replaces = usize::from(self.pinholes.table.at(flows).is_some());
-        // A host has as many addresses as it wants; by its network card it is one.
-        let elsewhere = self.pinholes.table.iter().filter(|pinhole| {
-            who.hardware().is_some_and(|own| pinhole.hardware == Some(own))
-                && !who.has(IpAddr::V6(pinhole.flows.to.addr))
-        });
+        // A host has as many addresses as it wants; by its network card it is one, and of those whose card nobody knows all on a link are.
+        let link = self.link_of(flows.to.addr);
+        let is_its = |pinhole: &Pinhole| {
+            pinhole.hardware == who.hardware()
+                && (who.hardware().is_some() || self.link_of(pinhole.flows.to.addr) == link)
+        };
+        let elsewhere = self.pinholes.table.iter();
+        let elsewhere =
+            elsewhere.filter(|pinhole| is_its(pinhole) && !who.has(IpAddr::V6(pinhole.flows.to.addr)));
         let held = who.v6_addresses().map(|addr| self.pinholes.table.held_by(addr)).sum::<usize>();
         let held = held + elsewhere.count();
         let facts = PinholeFacts {
@@ -356,7 +359,7 @@ impl Gateway {
             consent: self.consent_of(who),
         };
         if let Err(denied) = self.config.policy.check_pinhole(who, flows.to, facts) {
-            let notice = Notice::Pinhole(PinholeNews::Denied(who.source(), *flows, denied));
+            let notice = Notice::Pinhole(PinholeNews::Denied(who.asker().source(), *flows, denied));
             return Err(self.deny(now, who, wish(flows, by), denied, notice));
         }
         if self.stopping { Err(Refusal::Stopping) } else { Ok(()) }
@@ -664,20 +667,6 @@ impl Gateway {
         if !self.pinholes.table.is_empty() {
             self.notice(Notice::Pinhole(PinholeNews::Restored(self.pinholes.table.len())));
         }
-    }
-
-    /// The LAN has other addresses: should that stay so, pinholes of addresses that are no more are closed.
-    pub(super) fn on_lan_of_pinholes(&mut self, now: Instant) {
-        self.timers.set(Alarm::PinholeLan, now + RENUMBERED);
-    }
-
-    pub(super) fn close_strangers(&mut self, now: Instant) {
-        let (lan, wan) = (self.lan_addresses(), self.wan.addresses_v6.clone());
-        let facts = PinholeFacts { lan: &lan, wan: &wan, held_by_host: 0, held: 0, consent: Consent::Given };
-        let strange =
-            |pinhole: &&Pinhole| self.config.policy.check_address(pinhole.flows.to.addr, facts).is_err();
-        let ids: Vec<u16> = self.pinholes.table.iter().filter(strange).map(|pinhole| pinhole.id).collect();
-        self.close_pinholes(now, &ids, PinholeEnd::OffLan);
     }
 
     /// The host with this address is gone, or may have none any more.

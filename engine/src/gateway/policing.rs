@@ -2,15 +2,16 @@
 //! that it may not. What is allowed [`policy`](crate::policy) alone says.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::{Effect, Gateway, RequestId};
+use super::pending::{Pending, Purpose};
+use super::{Effect, Gateway, LanInterface, RequestId};
 use crate::journal::Record;
 use crate::limits::Limits;
 use crate::notice::{Cause, Notice, PinholeEnd};
 use crate::policy::{
-    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, Known, Policy, Ports, Refusals,
-    Requester, Rule, Verb, Wish,
+    ByDefault, Consent, Consents, Counted, Decided, Denied, Device, HardwareAddress, Known, Policy, Ports,
+    Refusals, Requester, Rule, Verb, Wish,
 };
 use crate::request::{MappingRequest, Refusal};
 use crate::status::{ConsentStatus, PolicyStatus, RefusedStatus, WaitingStatus};
@@ -21,12 +22,21 @@ use crate::uplink::FlowId;
 /// So many hosts are remembered as the neighbour table has shown them; those of which one has heard longest ago are forgotten first.
 const MOST_KNOWN: usize = 1024;
 
+/// As whom somebody is counted who wants an exchange.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum CountedAs {
+    /// A host of its own.
+    Device(Device),
+    /// Whoever is on this LAN interface, speaks IPv6 and is known by no network card: all of them are one.
+    Nobody(Option<u32>),
+}
+
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(super) struct Policing {
     consents: Consents,
     refusals: Refusals,
-    exchanges: Limits<Device>,
+    exchanges: Limits<CountedAs>,
     known: BTreeMap<IpAddr, (u64, Known)>,
     heard: u64,
 }
@@ -35,7 +45,10 @@ impl Policing {
     /// The rules, or what decides about them, are others.
     pub(super) fn on_reconfigure(&mut self, policy: &Policy) {
         self.refusals.keep_rules(|words| policy.rules.iter().any(|rule| rule.to_string() == words));
-        // Who is looked up depends on the settings: what nobody looks up any more must not be believed for ever.
+    }
+
+    /// Who is looked up depends on the settings: what nobody looks up any more must not be believed for ever.
+    pub(super) fn forget_known(&mut self) {
         self.known.clear();
     }
 
@@ -69,9 +82,19 @@ impl Gateway {
         Requester::new(from, &all).with_hardware(known.hardware)
     }
 
-    /// The host that a request is for, which nobody else may ask for.
-    pub(super) fn itself(&self, request: &MappingRequest) -> Requester {
-        self.requester(IpAddr::V4(*request.internal.ip()), &[])
+    /// The host that a request from there is for, and who asks for it, if that is another one.
+    pub(super) fn host_of_request(&self, request: &MappingRequest, from: IpAddr) -> Requester {
+        self.asked_for(IpAddr::V4(*request.internal.ip()), from)
+    }
+
+    /// The same of any host.
+    pub(super) fn asked_for(&self, host: IpAddr, from: IpAddr) -> Requester {
+        let who = self.requester(host, &[]);
+        if who.has(from) {
+            return who;
+        }
+        let asker = self.requester(from, &[]);
+        if asker.has(host) { who } else { who.asked_for_by(asker) }
     }
 
     /// What the owner has said of it.
@@ -95,13 +118,14 @@ impl Gateway {
             let rule = number.checked_sub(1).and_then(|place| self.config.policy.rules.get(place));
             rule.map(Rule::to_string).unwrap_or_default()
         };
-        self.policing.refusals.count(now, Counted::of(denied, words), who.source());
+        self.policing.refusals.count(now, Counted::of(denied, words), who.asker().source());
         if denied == Denied::AwaitsConsent && self.policing.consents.wait(now, who, wish) {
             self.notice(Notice::AwaitsConsent(who.device(), who.source()));
         }
         self.notice(notice);
         match denied {
-            Denied::HostQuota(_) | Denied::TableFull(_) => Refusal::Quota,
+            Denied::HostQuota(_) => Refusal::Quota,
+            Denied::TableFull(_) => Refusal::Full,
             Denied::TooOften => Refusal::TooOften,
             _ => Refusal::NotAuthorized,
         }
@@ -117,25 +141,48 @@ impl Gateway {
     ) -> Refusal {
         let MappingRequest { protocol, external_port, internal, by, .. } = *request;
         let wish = Wish { protocol, internal: SocketAddr::V4(internal), external_port, by };
-        let notice = Notice::Denied(who.source(), protocol, external_port, internal, denied);
+        let notice = Notice::Denied(who.asker().source(), protocol, external_port, internal, denied);
         self.deny(now, who, wish, denied, notice)
     }
 
     /// Whether a host may have one more exchange with the provider, or change of this router's NAT, now (decision 27). Who may not is
     /// answered, or, if it speaks PCP or NAT-PMP, is not: it repeats itself within seconds, while an error would keep it away for longer.
-    pub(super) fn may_exchange(&mut self, now: Instant, id: RequestId, request: &MappingRequest) -> bool {
-        let who = self.itself(request);
-        if self.takes_exchange(now, &who) {
+    pub(super) fn may_exchange(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        who: &Requester,
+        request: &MappingRequest,
+    ) -> bool {
+        if self.takes_exchange(now, who) {
             return true;
         }
-        let refusal = self.deny_mapping(now, &who, request, Denied::TooOften);
+        let refusal = self.deny_mapping(now, who, request, Denied::TooOften);
         self.refuse(id, refusal);
         false
     }
 
     /// The same for what nobody need be refused for.
     pub(super) fn takes_exchange(&mut self, now: Instant, who: &Requester) -> bool {
-        self.policing.exchanges.admit(now, self.config.policy.exchanges, who.device())
+        let counted_as = self.counted_as(who.asker());
+        self.policing.exchanges.admit(now, self.config.policy.exchanges, counted_as)
+    }
+
+    /// Over IPv6 a host has as many addresses as it wants, and an address that was never heard of before is in no neighbour table: so those
+    /// who are not known by their network cards share what one host may have.
+    pub(super) fn counted_as(&self, who: &Requester) -> CountedAs {
+        let v4 = who.addresses().first().map(|&addr| Device::Address(IpAddr::V4(addr)));
+        match (who.device(), v4) {
+            (Device::Address(IpAddr::V6(_)), Some(v4)) => CountedAs::Device(v4),
+            (Device::Address(IpAddr::V6(addr)), None) => CountedAs::Nobody(self.link_of(addr)),
+            (device, _) => CountedAs::Device(device),
+        }
+    }
+
+    /// The LAN interface that an address is on.
+    pub(super) fn link_of(&self, addr: Ipv6Addr) -> Option<u32> {
+        let is_there = |lan: &&LanInterface| lan.addresses.iter().any(|link| link.contains(IpAddr::V6(addr)));
+        self.lan.iter().find(is_there).map(|lan| lan.index)
     }
 
     /// The same for a host that wants a pinhole; false when it has been refused.
@@ -158,13 +205,13 @@ impl Gateway {
     pub(super) fn deny_renewal(
         &mut self,
         now: Instant,
+        who: &Requester,
         request: &MappingRequest,
         external_port: u16,
     ) -> Option<Refusal> {
-        let who = self.itself(request);
         let ports = Ports { external: Some(external_port), ..Ports::of(request) };
-        let denied = self.config.policy.judge(&ports, self.consent_of(&who)).err()?;
-        Some(self.deny_mapping(now, &who, request, denied))
+        let denied = self.config.policy.judge_of(who, &ports, self.consent_of(who)).err()?;
+        Some(self.deny_mapping(now, who, request, denied))
     }
 
     /// The same for a pinhole.
@@ -175,26 +222,32 @@ impl Gateway {
         ports: &Ports,
         (wish, notice): (Wish, impl FnOnce(Denied) -> Notice),
     ) -> Result<(), Refusal> {
-        match self.config.policy.judge(ports, self.consent_of(who)) {
+        match self.config.policy.judge_of(who, ports, self.consent_of(who)) {
             Ok(()) => Ok(()),
             Err(denied) => Err(self.deny(now, who, wish, denied, notice(denied))),
         }
     }
 
     /// Whether the external port that a request suggests is one that policy leaves to nobody, while there are others that it does.
-    pub(super) fn wants_denied_port(&self, request: &MappingRequest) -> Option<Denied> {
-        let (ports, consent) = (Ports::of(request), self.consent_of(&self.itself(request)));
+    pub(super) fn wants_denied_port(&self, who: &Requester, request: &MappingRequest) -> Option<Denied> {
+        let (ports, consent) = (Ports::of(request), self.consent_of(who));
         let any = Ports { external: None, ..ports };
-        let denied = self.config.policy.judge(&ports, consent).err()?;
-        self.config.policy.judge(&any, consent).is_ok().then_some(denied)
+        let denied = self.config.policy.judge_of(who, &ports, consent).err()?;
+        self.config.policy.judge_of(who, &any, consent).is_ok().then_some(denied)
     }
 
-    /// What was granted, or is about to be had, is looked at again: a port that nobody asked for may be one that policy refuses, and
-    /// the rules may be others by now.
-    pub(super) fn judge_granted(&self, request: &MappingRequest, external_port: u16) -> Result<(), Denied> {
-        let ports = Ports { external: Some(external_port), ..Ports::of(request) };
-        // Who has no consent was refused before; who has lost it since has nothing under way.
-        self.config.policy.judge(&ports, Consent::Given)
+    /// What was granted, or is about to be had, is looked at again: a port that nobody asked for may be one that policy refuses, or
+    /// that no rule gives to a host without the owner's consent; and the rules may be others by now.
+    pub(super) fn judge_granted(&self, pending: &Pending, external_port: u16) -> Result<(), Denied> {
+        let ports = Ports { external: Some(external_port), ..Ports::of(&pending.request) };
+        // Its network card may have become known meanwhile.
+        let hardware = self.policing.known_of(ports.host).hardware.or(pending.who.hardware());
+        let who = pending.who.clone().with_hardware(hardware);
+        match self.config.policy.judge_of(&who, &ports, self.consent_of(&who)) {
+            // What comes back stood before: who waits for the owner keeps it.
+            Err(Denied::AwaitsConsent) if pending.purpose == Purpose::Restore => Ok(()),
+            judged => judged,
+        }
     }
 
     /// What policy says of a mapping that stands. Who waits for the owner keeps what it has until that ends.
@@ -206,12 +259,15 @@ impl Gateway {
             internal: mapping.internal.port(),
             external: Some(external_port),
         };
-        self.judge_kept(&ports)
+        self.judge_kept(&ports, None)
     }
 
-    fn judge_kept(&self, ports: &Ports) -> Result<(), Denied> {
-        let consent = self.consent_of(&self.requester(ports.host, &[]));
-        match self.config.policy.judge(ports, consent) {
+    /// `hardware` is the network card by which it was known when it asked.
+    pub(super) fn judge_kept(&self, ports: &Ports, hardware: Option<HardwareAddress>) -> Result<(), Denied> {
+        let who = self.requester(ports.host, &[]);
+        let hardware = who.hardware().or(hardware);
+        let who = who.with_hardware(hardware);
+        match self.config.policy.judge_of(&who, ports, self.consent_of(&who)) {
             Err(Denied::AwaitsConsent) => Ok(()),
             judged => judged,
         }
@@ -227,11 +283,12 @@ impl Gateway {
             self.drop_mapping(now, key, Cause::Policy);
         }
         let pinholes = self.all_pinholes();
-        let denied =
-            pinholes.filter(|pinhole| self.judge_kept(&Ports::of_pinhole(pinhole.flows.to)).is_err());
+        let denied = pinholes.filter(|pinhole| {
+            self.judge_kept(&Ports::of_pinhole(pinhole.flows.to), pinhole.hardware).is_err()
+        });
         let ids: Vec<u16> = denied.map(|pinhole| pinhole.id).collect();
         self.close_pinholes(now, &ids, PinholeEnd::Policy);
-        self.end_denied_peers(|gateway, ports| gateway.judge_kept(ports).is_err());
+        self.end_denied_peers();
     }
 
     /// What the owner decided before the start.
@@ -320,10 +377,9 @@ impl Gateway {
     /// A grant that policy refuses is given back; true when that is so.
     pub(super) fn refuses_grant(&mut self, now: Instant, flow: FlowId, external_port: u16) -> bool {
         let Some(pending) = self.pending.get(&flow) else { return false };
-        let request = pending.request.clone();
-        let Err(denied) = self.judge_granted(&request, external_port) else { return false };
-        let who = self.itself(&request);
-        let granted = MappingRequest { external_port: Some(external_port), ..request };
+        let Err(denied) = self.judge_granted(pending, external_port) else { return false };
+        let who = pending.who.clone();
+        let granted = MappingRequest { external_port: Some(external_port), ..pending.request.clone() };
         let refusal = self.deny_mapping(now, &who, &granted, denied);
         self.fail(now, flow, refusal);
         true

@@ -3,7 +3,7 @@
 //! AddPortMapping that follows.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use wire::soap::Call;
 
@@ -88,8 +88,7 @@ impl Gateway {
             Known::Nothing(request)
                 if self.probe_limits.take(now, *request.internal.ip()) && self.takes_exchange(now, who) =>
             {
-                let from = IpAddr::V4(*request.internal.ip());
-                let probe = self.wanted(now, from, request, Purpose::Probe, vec![id]);
+                let probe = self.wanted(now, who, request, Purpose::Probe, vec![id]);
                 self.begin(now, probe);
             }
             // T-13: the table is the answer.

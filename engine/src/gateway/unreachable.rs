@@ -65,7 +65,7 @@ impl Gateway {
         if rule.port != external_port {
             return; // nobody would find it there
         }
-        if self.judge_granted(&pending.request, external_port).is_err() {
+        if self.judge_granted(pending, external_port).is_err() {
             return; // of any ports it is one that policy refuses; the provider may have another one
         }
         let free = self.table.find(key).is_none() && self.held.at(key).is_none();
@@ -79,6 +79,9 @@ impl Gateway {
 
     /// The router's own NAT lets it in: into the table, in doubt until the server answers.
     pub(super) fn finish_locally(&mut self, now: Instant, flow: FlowId, external: SocketAddrV4) {
+        if self.refuses_grant(now, flow, external.port()) {
+            return;
+        }
         let mapping = self.stand(now, flow, external, None);
         self.notice(Notice::MappedLocally(mapping));
     }

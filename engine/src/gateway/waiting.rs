@@ -53,7 +53,7 @@ impl Gateway {
         match pending {
             Some((&flow, pending)) => {
                 pending.waiters.retain(|&waiter| waiter != id);
-                let (from, request) = (pending.from, pending.request.clone());
+                let (from, request) = (pending.from(), pending.request.clone());
                 let told = pending.purpose == Purpose::Add && !lan;
                 if pending.waiters.is_empty() && pending.purpose != Purpose::Restore {
                     self.timers.set(Alarm::Background(flow), now + BACKGROUND);

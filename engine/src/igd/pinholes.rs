@@ -55,6 +55,7 @@ pub(super) fn pinhole_error(refusal: Refusal) -> E {
         Refusal::NotAuthorized | Refusal::Upstream(Rc::NOT_AUTHORIZED) => E::NOT_AUTHORIZED,
         Refusal::NoSuchEntry => E::NO_SUCH_PINHOLE,
         Refusal::Quota
+        | Refusal::Full
         | Refusal::OtherPeer
         | Refusal::Upstream(Rc::NO_RESOURCES | Rc::USER_EX_QUOTA | Rc::EXCESSIVE_REMOTE_PEERS) => {
             E::PINHOLE_SPACE_EXHAUSTED

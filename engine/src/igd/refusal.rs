@@ -48,7 +48,7 @@ pub fn upnp_error(refusal: Refusal, asked: Asked, version: u8) -> E {
         (Refusal::NotAuthorized, Asked::Add) => by_version(E::CONFLICT, E::NOT_AUTHORIZED),
         (Refusal::NotAuthorized, Asked::Range) => E::PORT_MAPPING_NOT_FOUND,
         (Refusal::NotAuthorized, _) => by_version(E::NO_SUCH_ENTRY, E::NOT_AUTHORIZED),
-        (Refusal::Quota, _) => by_version(E::ACTION_FAILED, E::NO_PORT_MAPS),
+        (Refusal::Quota | Refusal::Full, _) => by_version(E::ACTION_FAILED, E::NO_PORT_MAPS),
         (Refusal::NoSuchEntry, Asked::Range) => E::PORT_MAPPING_NOT_FOUND,
         (Refusal::NoSuchEntry, _) => E::NO_SUCH_ENTRY,
         (Refusal::Upstream(Rc::CANNOT_PROVIDE_EXTERNAL), Asked::Delete | Asked::Range) => E::NO_SUCH_ENTRY,
@@ -119,6 +119,7 @@ mod tests {
             (Refusal::NotAuthorized, Asked::Delete, 714, 606),
             (Refusal::NotAuthorized, Asked::Range, 730, 730),
             (Refusal::Quota, Asked::Add, 501, 728),
+            (Refusal::Full, Asked::Add, 501, 728),
             (Refusal::TooOften, Asked::Add, 501, 501),
             (Refusal::TooOften, Asked::Pinhole, 501, 501),
             (Refusal::Conflict, Asked::Add, 718, 718),
@@ -139,6 +140,7 @@ mod tests {
         let mut refusals: Vec<Refusal> = (0..=255).map(|code| Refusal::Upstream(Rc(code))).collect();
         refusals.extend([Refusal::Conflict, Refusal::NotAuthorized, Refusal::Quota, Refusal::NoSuchEntry]);
         refusals.extend([
+            Refusal::Full,
             Refusal::TooOften,
             Refusal::NoAnswer,
             Refusal::Unusable,

@@ -129,13 +129,15 @@ pub struct Requester {
     v4: Vec<Ipv4Addr>,
     v6: Vec<Ipv6Addr>,
     hardware: Option<HardwareAddress>,
+    /// Who asks for it, where that is another host.
+    asker: Option<Box<Requester>>,
 }
 
 impl Requester {
     /// Who speaks from `source`, and has these addresses, too.
     pub fn new(source: IpAddr, also: &[IpAddr]) -> Self {
         let source = source.to_canonical();
-        let mut new = Self { source, v4: Vec::new(), v6: Vec::new(), hardware: None };
+        let mut new = Self { source, v4: Vec::new(), v6: Vec::new(), hardware: None, asker: None };
         for addr in std::iter::once(source).chain(also.iter().map(IpAddr::to_canonical)) {
             match addr {
                 IpAddr::V4(addr) if !new.v4.contains(&addr) => new.v4.push(addr),
@@ -150,6 +152,17 @@ impl Requester {
     #[must_use]
     pub fn with_hardware(self, hardware: Option<HardwareAddress>) -> Self {
         Self { hardware, ..self }
+    }
+
+    /// The same, for whom another host asks (THIRD_PARTY, RFC 6887 §13.1).
+    #[must_use]
+    pub fn asked_for_by(self, asker: Requester) -> Self {
+        Self { asker: Some(Box::new(asker)), ..self }
+    }
+
+    /// Who asks for it: itself, most of the time.
+    pub fn asker(&self) -> &Self {
+        self.asker.as_deref().unwrap_or(self)
     }
 
     /// The address of its network card, where that is known.
@@ -175,6 +188,12 @@ impl Requester {
     /// The IPv6 addresses that it is known to have.
     pub fn v6_addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
         self.v6.iter().copied()
+    }
+
+    /// All addresses that it is known to have.
+    pub(super) fn all_addresses(&self) -> Vec<IpAddr> {
+        let v4 = self.v4.iter().copied().map(IpAddr::V4);
+        v4.chain(self.v6_addresses().map(IpAddr::V6)).collect()
     }
 
     /// Whether the host with this address is the one that asks.

@@ -9,7 +9,11 @@ use std::str::FromStr;
 
 use wire::pcp::Protocol;
 
+use super::Ports;
 use crate::prefix::Prefix;
+
+/// Bits of an IPv6 prefix that is one link's.
+const LINK: u8 = 64;
 
 /// Ports from one to another, both included.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +42,24 @@ impl PortRange {
     #[must_use]
     pub fn first(&self) -> u16 {
         self.first
+    }
+
+    /// The last of them.
+    #[must_use]
+    pub fn last(&self) -> u16 {
+        self.last
+    }
+
+    /// Whether all of `other` are among them.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.contains(other.first) && self.contains(other.last)
+    }
+
+    /// Whether any of `other` is among them.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
     }
 
     /// The first beyond them, if there is one.
@@ -131,6 +153,20 @@ impl Rule {
         (everybody || self.hosts.contains(host))
             && self.internal.contains(internal)
             && self.protocol.is_none_or(|only| only == protocol)
+    }
+
+    /// Whether it is a `deny` for all hosts and protocols that `other` is about, whatever their ports.
+    pub(super) fn denies_all_of(&self, other: &Rule) -> bool {
+        let hosts = self.hosts == Prefix::ALL_V4
+            || self.hosts.bits() <= other.hosts.bits() && self.hosts.contains(other.hosts.first());
+        !self.allows && hosts && (self.protocol.is_none() || self.protocol == other.protocol)
+    }
+
+    /// Whether it denies `ports` to their host because of another address of that host. An IPv6 prefix of a link or more is a network,
+    /// which a host is in with one address and not with another: it says nothing of those.
+    pub(super) fn denies_host(&self, other: IpAddr, ports: &Ports) -> bool {
+        let is_network = other.is_ipv6() && self.hosts.bits() <= LINK;
+        !self.allows && !is_network && self.is_about(other, ports.internal, ports.protocol)
     }
 }
 

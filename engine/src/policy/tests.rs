@@ -295,6 +295,30 @@ fn rules_row_by_row() {
     assert_eq!(udp.judge(&ports(alice, Protocol::TCP), Consent::Unknown), Ok(()));
 }
 
+/// Decision 27: a host is one by all of its addresses, so that a `deny` of one of them is of the host; an `allow` opens what it names.
+#[test]
+fn a_host_is_denied_by_any_of_its_addresses() {
+    let (v4, v6) = ("192.168.1.10:8080 8080", "[2001:db8:1::10]:8080 8080");
+    let all = ["192.168.1.10", "2001:db8:1::10", "fd00::10"].map(|addr| addr.parse::<IpAddr>().unwrap());
+    let who = Requester::new(all[0], &all[1..]);
+    for (rules, of, verdict) in [
+        (&["deny 0-65535 192.168.1.10 0-65535"][..], v6, Err(Denied::Rule(1))),
+        (&["deny 0-65535 192.168.1.0/24 0-65535"], v6, Err(Denied::Rule(1))),
+        (&["deny 0-65535 192.168.1.10 0-65535 udp"], v6, Ok(())),
+        (&["deny 0-65535 192.168.1.10 9090"], v6, Ok(())),
+        (&["deny 0-65535 192.168.1.11 0-65535"], v6, Ok(())),
+        (&["deny 0-65535 2001:db8:1::10 0-65535"], v4, Err(Denied::Rule(1))),
+        (&["deny 0-65535 fd00::10 0-65535"], v6, Err(Denied::Rule(1))),
+        (&["deny 0-65535 fd00::/64 0-65535"], v6, Ok(())), // a network of several
+        (&["deny 0-65535 ::/0 0-65535"], v4, Ok(())),
+        (&["allow 80 192.168.1.10 80"], "[2001:db8:1::10]:80 80", Err(Denied::LowPort(1024))),
+        (&["allow 8080 2001:db8:1::10 8080", "deny 0-65535 192.168.1.10 0-65535"], v6, Ok(())), // the first
+    ] {
+        let of = ports(of, Protocol::TCP);
+        assert_eq!(with(rules).judge_of(&who, &of, Consent::Unknown), verdict, "{rules:?} {of:?}");
+    }
+}
+
 /// `policy.default`: what it says of what no rule is about. The owner is not asked about what is refused anyway.
 #[test]
 fn defaults_row_by_row() {

@@ -14,8 +14,8 @@ const PORTS: u16 = 60;
 /// How many pinholes a host has at the same time.
 const PINHOLES: usize = 6;
 
-/// What a control point may hear of a wish for a port that others want as well: another host has it, or it is being deleted at
-/// this moment.
+/// What a control point may hear of a wish for a port that others want as well: another host has it, or the other control point of
+/// this host is giving it back at this moment.
 const TAKEN: [u16; 2] = [718, 501];
 /// There is no such entry.
 const NO_SUCH_ENTRY: u16 = 714;

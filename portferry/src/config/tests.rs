@@ -332,3 +332,17 @@ fn the_example_file_is_complete_and_holds_the_defaults() {
         assert!(all.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key)), "{key}");
     }
 }
+
+/// What an owner may not have meant is no error.
+#[test]
+fn a_rule_that_opens_more_than_it_names() {
+    let with = |rule: &str| {
+        let text = format!("{GOOD}[policy]\nrules = [\"{rule}\"]\n");
+        Config::parse(Path::new("pf.toml"), &text).unwrap().warnings()
+    };
+    assert_eq!(with("allow 6000-6100 192.168.1.0/24 6000-6100"), Vec::<String>::new());
+    let warnings = with("allow 1024-65535 192.168.1.0/24 1024-65535");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("the rule \"allow 1024-65535 192.168.1.0/24 1024-65535\" allows"));
+    assert!(warnings[0].contains(" 3389, "), "{warnings:?}");
+}

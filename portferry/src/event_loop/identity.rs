@@ -1,8 +1,8 @@
 //! Who is who: before a host is heard that counts by its network card (K-3, `policy.default = "ask"`), the neighbour table is looked at,
 //! beside the loop.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,7 +58,8 @@ pub(super) struct Decision {
     device: Device,
     verb: Verb,
     addresses: Vec<IpAddr>,
-    reply: oneshot::Sender<String>,
+    /// Who has just said it; nobody, when it was said before and is to count now.
+    reply: Option<oneshot::Sender<String>>,
 }
 
 /// Whom the owner means by a name. An address is the network card's that is there now, and only without one that of who was
@@ -99,7 +100,7 @@ impl Shell {
         named: Device,
         remembered: Device,
         verb: Verb,
-        reply: oneshot::Sender<String>,
+        reply: Option<oneshot::Sender<String>>,
     ) {
         let (context, found) = (Arc::clone(&self.context), self.decisions.0.clone());
         tokio::spawn(async move {
@@ -112,8 +113,21 @@ impl Shell {
         });
     }
 
+    /// Whom the owner has denied has nothing from now on, for he is asked: what there is of it is found by its network card.
+    pub(super) fn look_up_denied(&self, gateways: &Gateways) {
+        if self.config.policy.default != PolicyDefault::Ask {
+            return;
+        }
+        for device in denied(gateways) {
+            self.look_up_device(device, device, Verb::Deny, None);
+        }
+    }
+
     pub(super) async fn on_decision(&mut self, gateways: &mut Gateways, decision: Decision) {
         let Decision { device, verb, addresses, reply } = decision;
+        if reply.is_none() && !denied(gateways).contains(&device) {
+            return; // he has thought better of it meanwhile
+        }
         let standing = |gateways: &Gateways| -> usize {
             gateways
                 .iter()
@@ -130,9 +144,17 @@ impl Shell {
         let asks = self.config.policy.default == PolicyDefault::Ask;
         let released = before.saturating_sub(standing(gateways));
         let stored = !self.uplinks.iter().any(|uplink| uplink.store_failed);
-        // Whoever asked may have hung up.
-        let _ = reply.send(json(&ConsentReport::new(verb, device, asks, released, stored)));
+        if let Some(reply) = reply {
+            // Whoever asked may have hung up.
+            let _ = reply.send(json(&ConsentReport::new(verb, device, asks, released, stored)));
+        }
     }
+}
+
+/// Whom the owner has said no to.
+fn denied(gateways: &Gateways) -> BTreeSet<Device> {
+    let decided = gateways.iter().flat_map(|(_, gateway)| gateway.consents(now()).decided);
+    decided.filter(|one| !one.allowed).map(|one| one.device).collect()
 }
 
 #[cfg(test)]

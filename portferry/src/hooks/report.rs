@@ -136,6 +136,7 @@ fn word(cause: Cause) -> &'static str {
         Cause::NotStored => "not-stored",
         Cause::Released => "released",
         Cause::Rebound => "other-uplink",
+        Cause::OffLan => "off-lan",
         Cause::ProtocolOff => "protocol-off",
         Cause::Policy => "policy",
         Cause::Stopping => "stopping",
@@ -180,6 +181,7 @@ mod tests {
             Cause::NotStored,
             Cause::Released,
             Cause::Rebound,
+            Cause::OffLan,
             Cause::ProtocolOff,
             Cause::Stopping,
         ] {

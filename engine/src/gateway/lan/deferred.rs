@@ -52,9 +52,9 @@ impl Gateway {
         let Some((&id, _)) = self.lan_server.deferred.iter().find(decided) else { return false };
         let (_, from, request) = self.lan_server.deferred.remove(&id).expect("it has just been found");
         match request.by {
-            Asker::Igd => self.add(now, id, &self.itself(&request), request),
+            Asker::Igd => self.add(now, id, &self.host_of_request(&request, from), request),
             Asker::Pcp(_) | Asker::NatPmp => self.map_for_lan(now, id, from, request),
-            Asker::Peer(_) => self.peer_by_mapping(now, id, request),
+            Asker::Peer(_) => self.peer_by_mapping(now, id, from, request),
         }
         true
     }

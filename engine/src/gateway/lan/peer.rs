@@ -20,7 +20,7 @@ use crate::claims::Asker;
 use crate::gateway::waiting::{Form, Waiter};
 use crate::gateway::{Effect, Gateway, NatMode, RequestId};
 use crate::nat::NatRule;
-use crate::policy::{Facts, is_usable_external};
+use crate::policy::{Denied, Facts, Ports, is_usable_external};
 use crate::request::{MappingRequest, Refusal};
 use crate::table::{Health, Mapping};
 use crate::time::{Duration, Instant, Timers};
@@ -43,6 +43,8 @@ struct Tuple {
 /// What a client wants to know, and for how long.
 #[derive(Clone, Debug)]
 struct Wish {
+    /// Who asks for it.
+    from: IpAddr,
     tuple: Tuple,
     nonce: Nonce,
     suggested: SocketAddrV4,
@@ -150,6 +152,14 @@ impl PeerQuestion {
             protocol: self.data.protocol,
             remote: SocketAddrV4::new(remote, self.data.remote_port),
         })
+    }
+}
+
+impl Tuple {
+    /// What of it rules are about: its external port is nobody's choice.
+    fn ports(&self) -> Ports {
+        let (host, internal) = (IpAddr::V4(*self.internal.ip()), self.internal.port());
+        Ports { protocol: self.protocol, host, internal, external: None }
     }
 }
 
@@ -330,7 +340,7 @@ impl Gateway {
             IpAddr::V4(addr) => SocketAddrV4::new(addr, data.external_port),
             IpAddr::V6(_) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, data.external_port),
         };
-        let wish = Wish { tuple, nonce: data.nonce, suggested, lifetime, words };
+        let wish = Wish { from: arrival.from.ip(), tuple, nonce: data.nonce, suggested, lifetime, words };
         let is_new = before.is_none() && !self.lan_server.peers.wishes().any(|wish| wish.tuple == tuple);
         self.admit_peer(now, &wish)?;
         if is_new {
@@ -380,7 +390,7 @@ impl Gateway {
         let host = *wish.tuple.internal.ip();
         // Which external port it has is nobody's choice.
         let wanted = MappingRequest { external_port: None, ..wish.mapping() };
-        let (lan, who) = (self.lan_addresses(), self.itself(&wanted));
+        let (lan, who) = (self.lan_addresses(), self.host_of_request(&wanted, wish.from));
         let facts = Facts {
             lan: &lan,
             wan: &self.wan.addresses,
@@ -395,11 +405,25 @@ impl Gateway {
         let peers = &self.lan_server.peers;
         let is_new = !peers.standing.contains_key(&wish.tuple);
         let asked = peers.wishes().filter(|other| *other.tuple.internal.ip() == host).count();
+        let all_asked = peers.wishes().count();
         let policy = &self.config.policy;
-        if asked >= MOST_OF_HOST || is_new && peers.standing_of(host) >= policy.mappings_per_host {
+        let full = if !is_new {
+            None
+        } else if peers.standing_of(host) >= policy.mappings_per_host {
+            Some(Denied::HostQuota(policy.mappings_per_host))
+        } else if peers.standing.len() >= policy.mappings {
+            Some(Denied::TableFull(policy.mappings))
+        } else {
+            None
+        };
+        if let Some(denied) = full {
+            let (result, lifetime) = peer_result(self.deny_mapping(now, &who, &wanted, denied));
+            return Err(Refused(result, lifetime));
+        }
+        if asked >= MOST_OF_HOST {
             return Err(Refused(ResultCode::USER_EX_QUOTA, SHORT));
         }
-        if peers.wishes().count() >= MOST || is_new && peers.standing.len() >= policy.mappings {
+        if all_asked >= MOST {
             return Err(Refused(ResultCode::NO_RESOURCES, SHORT));
         }
         Ok(())
@@ -463,15 +487,20 @@ impl Gateway {
                 if !is_mapped && self.external.is_some_and(other) {
                     return self.refuse(id, Refusal::Conflict);
                 }
-                self.peer_by_mapping(now, id, wish.mapping());
+                self.peer_by_mapping(now, id, wish.from, wish.mapping());
             }
         }
     }
 
     /// What the host sends from that port leaves, or will leave, by a mapping.
-    pub(super) fn peer_by_mapping(&mut self, now: Instant, id: RequestId, request: MappingRequest) {
+    pub(super) fn peer_by_mapping(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        from: IpAddr,
+        request: MappingRequest,
+    ) {
         let Asker::Peer(nonce) = request.by else { return };
-        let from = IpAddr::V4(*request.internal.ip());
         let Some(request) = self.wait_for_pending(now, id, from, request) else { return };
         // Of several the oldest counts for what the host sends.
         let all = self.table.of_internal(request.protocol, request.internal);
@@ -505,7 +534,7 @@ impl Gateway {
         let Some(Waiter { form: Form::Lan(question), .. }) = self.take_waiter(id) else { return };
         let What::Peer(peer) = &question.what else { return };
         let ends = ends.min(now + Duration::from_secs(u64::from(peer.lifetime)));
-        self.lan_server.peers.by_mapping(peer, from, external, ends);
+        self.lan_server.peers.by_mapping(peer, IpAddr::V4(*request.internal.ip()), external, ends);
         self.tell_peer(now, &question.arrival, peer, Some((external, ends)));
     }
 }

@@ -86,7 +86,7 @@ impl Gateway {
         let id = self.ask_for_lan(now, arrival, payload, What::Map(question));
         let lease = Duration::from_secs(u64::from(lifetime));
         let flows = Flows { to, remote, remote_port };
-        let who = self.requester(IpAddr::V6(addr), &[]);
+        let who = self.asked_for(IpAddr::V6(addr), arrival.from.ip());
         self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Gateway {
         }
         let lease = Duration::from_secs(u64::from(question.lifetime()));
         let id = self.ask_for_lan(now, arrival, payload, What::Peer(question));
-        let who = self.requester(IpAddr::V6(addr), &[]);
+        let who = self.asked_for(IpAddr::V6(addr), arrival.from.ip());
         let by = Asker::Peer(data.nonce);
         self.want_pinhole(now, id, &who, Wanted { flows, by, lease, description });
         Ok(())

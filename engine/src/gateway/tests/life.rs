@@ -333,3 +333,50 @@ fn a_stop_does_not_count_the_kernels_time() {
     assert_eq!(lab.upstream(), []);
     assert!(!lab.notices().iter().any(|told| matches!(told, Notice::LeftBehind(_))));
 }
+
+/// Decision 28: what leads off the LAN, or to this router itself by now, ends when that stays so; not before, and not where nobody knows.
+#[test]
+fn a_lan_that_is_renumbered() {
+    let link = |addr: [u8; 4]| InterfaceAddress { addr: addr.into(), prefix_len: 24 };
+    let interface = |index, name: &str, addresses: &[[u8; 4]]| {
+        let addresses = addresses.iter().copied().map(link).collect();
+        LanInterface { index, name: name.into(), addresses }
+    };
+    let old = || interface(3, "lan0", &[[192, 168, 1, 1]]);
+    let other = || interface(4, "lan1", &[[192, 168, 7, 1]]);
+    for nat in BOTH {
+        for (new, left) in [
+            (vec![interface(3, "lan0", &[[192, 168, 2, 1]]), other()], &[9090][..]),
+            (vec![interface(3, "lan0", &[[192, 168, 1, 10]]), other()], &[8081, 9090]), // Alice's is ours
+            (vec![interface(3, "lan0", &[[192, 168, 1, 2], [192, 168, 2, 1]]), other()], &[8080, 8081, 9090]),
+            // Nobody knows who is on a link that is away.
+            (vec![interface(3, "lan0", &[]), other()], &[8080, 8081, 9090]),
+            (vec![other()], &[8080, 8081, 9090]),
+            (vec![interface(3, "lan0", &[[192, 168, 2, 1]])], &[8080, 8081, 9090]),
+            (vec![], &[8080, 8081, 9090]),
+        ] {
+            let mut lab = Lab::up(nat);
+            lab.event(Event::Lan(vec![old(), other()]));
+            let carol = Ipv4Addr::new(192, 168, 7, 12);
+            for (host, number) in [(ALICE, 8080), (BOB, 8081), (carol, 9090)] {
+                assert_eq!(lab.add(host, 1, Add { lease: 0, ..port(number) }), done());
+            }
+            lab.event(Event::Lan(new.clone()));
+            lab.pass(300);
+            lab.event(Event::Lan(vec![old(), other()]));
+            lab.pass(700);
+            assert_eq!(lab.mapped().len(), 3, "{nat:?} {new:?}: it has passed");
+            lab.event(Event::Lan(new.clone()));
+            lab.pass(590);
+            assert_eq!(lab.mapped().len(), 3, "{nat:?} {new:?}");
+            lab.event(Event::Lan(new.clone())); // the same, which the kernel tells now and then
+            lab.pass(20);
+            let ports: Vec<u16> = lab.mapped().into_iter().map(|(external, _)| external).collect();
+            assert_eq!(ports, left, "{nat:?} {new:?}");
+            assert_eq!(lab.upstream().len(), left.len(), "{nat:?} {new:?}");
+            let gone = lab.notices().into_iter();
+            let gone = gone.filter(|notice| matches!(notice, Notice::Removed(_, Cause::OffLan))).count();
+            assert_eq!(gone, 3 - left.len());
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Host names for InternalClient and RemoteHost: looked up beside the loop, and a remote host's again with every renewal.
 
 use super::*;
+use crate::limits::Rate;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const MOVED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -141,4 +142,32 @@ fn a_slow_lookup() {
     let ids: Vec<RequestId> = (0..6).map(|_| lab.start_add_by_name("", "slow.example.net")).collect();
     let refused: Vec<bool> = ids.iter().map(|&id| lab.heard(id) == Some(Err(501))).collect();
     assert_eq!(refused, [false, false, false, false, true, true]);
+}
+
+/// Decision 27: a name that is somewhere else each time costs the provider and the kernel no more than what a host may have in exchanges.
+#[test]
+fn a_remote_host_that_never_stays() {
+    for nat in BOTH {
+        let exchanges = Rate { per_second: 10, burst: 5 };
+        let policy = Policy { exchanges, ..Policy::default() };
+        let mut lab = Lab::up_with(Config { policy, ..config(nat) });
+        lab.start_add_by_name("", "peer.example.net");
+        lab.resolve(&[PEER]);
+        lab.pass(10);
+        lab.effects.clear();
+        for n in 0..100 {
+            let id = lab.start_add_by_name("", "peer.example.net");
+            lab.resolve(&[if n % 2 == 0 { MOVED } else { PEER }]);
+            assert_eq!(lab.heard(id), Some(done()), "{nat:?}");
+        }
+        let is_change = |(_, effect): &&(u64, Effect)| matches!(effect, Effect::Nat { .. });
+        let changes = lab.effects.iter().filter(is_change).count();
+        let sent = lab.sent().len();
+        assert!(sent <= 5 && changes <= 5, "{nat:?}: {sent}, {changes}");
+        lab.pass(10);
+        lab.start_add_by_name("", "peer.example.net");
+        lab.resolve(&[MOVED]);
+        lab.pass(10);
+        assert_eq!(lab.filters(), [MOVED.to_ipv6_mapped()], "{nat:?}: then it is followed");
+    }
 }

@@ -17,7 +17,7 @@ const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 1);
 
 /// A PEER request.
 #[derive(Clone, Debug)]
-struct Peer {
+pub(super) struct Peer {
     nonce: Nonce,
     protocol: Protocol,
     internal: u16,
@@ -28,7 +28,7 @@ struct Peer {
 }
 
 /// UDP from this port, for an hour.
-fn peer(port: u16) -> Peer {
+pub(super) fn peer(port: u16) -> Peer {
     Peer {
         nonce: MINE,
         protocol: Protocol::UDP,
@@ -53,7 +53,7 @@ impl Peer {
         Self { suggested: (addr.into(), port), ..self }
     }
 
-    fn request(&self, host: IpAddr) -> Request {
+    pub(super) fn request(&self, host: IpAddr) -> Request {
         let wire = |addr: IpAddr| match addr {
             IpAddr::V4(addr) => addr.to_ipv6_mapped(),
             IpAddr::V6(addr) => addr,
@@ -95,13 +95,13 @@ impl Lab {
         lab
     }
 
-    fn peer(&mut self, host: Ipv4Addr, peer: &Peer) -> Told {
+    pub(super) fn peer(&mut self, host: Ipv4Addr, peer: &Peer) -> Told {
         let answer = self.pcp(host, &peer.request(host.into()));
         told(&answer, peer)
     }
 
     /// The host sends to the remote peer, and that leaves by this port.
-    fn flows_by(&mut self, host: Ipv4Addr, peer: &Peer, port: u16) {
+    pub(super) fn flows_by(&mut self, host: Ipv4Addr, peer: &Peer, port: u16) {
         self.flows.insert((peer.protocol, at(host, peer.internal), at(REMOTE, peer.remote.1)), port);
     }
 

@@ -482,6 +482,7 @@ fn quotas() {
     assert_eq!(lab.map6(CAROL, &map6(8082)).0, ResultCode::USER_EX_QUOTA);
     assert!(lab.open(CAROL, &hole(8080)).is_ok(), "what it has it may renew");
     assert!(lab.open(CAROL, &hole(8081)).is_ok());
+    lab.is_known(DAVE, 0x11);
     lab.open(DAVE, &hole(8080)).unwrap();
     assert_eq!(lab.open(DAVE, &hole(8081)), Err(701), "there are three");
     lab.agrees();

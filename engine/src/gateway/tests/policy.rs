@@ -1,7 +1,14 @@
 //! Decision 27 at work, protocol by protocol: rules, ports that are never open, the owner's consent, rates; what is counted, and what
 //! becomes of what stands.
 
+mod consent;
+mod one_host;
+mod rate;
+mod reload;
+mod unknown;
+
 use super::lan_server::{Map, map};
+use super::peer::peer;
 use super::pinholes::{CAROL, DAVE, hole, lan6, map6, wan6};
 use super::*;
 use crate::limits::Rate;
@@ -10,6 +17,8 @@ use crate::policy::{ByDefault, Counted, HardwareAddress, Known, Verb};
 
 const DENY_ALL: &str = "deny 0-65535 0.0.0.0/0 0-65535";
 const OK: ResultCode = ResultCode::SUCCESS;
+/// A third host.
+const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
 const NOT_AUTHORIZED: ResultCode = ResultCode::NOT_AUTHORIZED;
 
 fn with_rules(rules: &[&str]) -> Config {
@@ -37,7 +46,7 @@ fn card(last: u8) -> HardwareAddress {
 
 impl Lab {
     /// The neighbour table shows the host with this network card.
-    fn is_known(&mut self, host: impl Into<IpAddr>, last: u8) {
+    pub(super) fn is_known(&mut self, host: impl Into<IpAddr>, last: u8) {
         self.gateway.know(host.into(), Known { also: Vec::new(), hardware: Some(card(last)) });
     }
 
@@ -345,6 +354,7 @@ fn one_quota_for_all_ipv6_addresses_of_a_host() {
             assert_eq!(lab.open(host(last), &hole(8080)), Err(701), "{by_card}");
         }
         assert_eq!(lab.map6(host(0x20), &map6(8080)).0, OK, "what it has it may renew");
+        lab.is_known(DAVE, 0x11);
         assert_eq!(lab.map6(DAVE, &map6(8080)).0, OK, "another host");
         lab.agrees();
     }
@@ -446,4 +456,27 @@ fn what_is_refused_is_counted() {
         ]
     );
     assert!(lab.status().policy.refused.iter().all(|one| one.times == 1));
+
+    // Likewise PCP's, MAP and PEER alike: its own share is USER_EX_QUOTA, that of all NO_RESOURCES (RFC 6887 §7.4).
+    let mut settings = config(NatMode::Own);
+    (settings.policy.mappings_per_host, settings.policy.mappings) = (1, 2);
+    let mut lab = up(settings);
+    lab.provider().config_mut().peer = true;
+    for (host, number) in [(ALICE, 8080), (ALICE, 8081), (BOB, 8082), (BOB, 8083), (OTHER, 8084)] {
+        lab.flows_by(host, &peer(number), number);
+    }
+    assert_eq!(lab.peer(ALICE, &peer(8080)).0, OK);
+    assert_eq!(lab.peer(ALICE, &peer(8081)).0, ResultCode::USER_EX_QUOTA);
+    assert_eq!(lab.refused(), [("the host has policy.mappings_per_host already".to_owned(), 1)]);
+    assert_eq!(lab.peer(BOB, &peer(8082)).0, OK);
+    assert_eq!(lab.peer(OTHER, &peer(8084)).0, ResultCode::NO_RESOURCES);
+    assert_eq!(lab.refused()[1..], [("there are policy.mappings already".to_owned(), 1)]);
+    assert_eq!(lab.map(ALICE, &map(9000)).0, OK, "flows are no mappings");
+    assert_eq!(lab.map(ALICE, &map(9001)).0, ResultCode::USER_EX_QUOTA);
+    assert_eq!(lab.map(BOB, &map(9002)).0, OK);
+    assert_eq!(lab.map(OTHER, &map(9003)).0, ResultCode::NO_RESOURCES);
+    assert_eq!(lab.nat_pmp_map(OTHER, 9003, 9003, 3600).0, 4);
+    let times: Vec<u64> = lab.refused().into_iter().map(|(_, times)| times).collect();
+    assert_eq!(times, [2, 3]);
+    assert!(lab.status().policy.refused.iter().any(|one| one.last_by == IpAddr::V4(OTHER)));
 }

@@ -259,7 +259,11 @@ fn a_delete_that_is_not_answered() {
                 |lab: &Lab| lab.gateway.mappings(lab.instant()).map(|m| m.health).collect::<Vec<_>>();
             assert_eq!(health(&lab), [Health::Deleting]);
             assert_eq!(lab.add(ALICE, 2, port(8080)), Err(501), "not while it is being deleted");
-            assert_eq!(lab.add(BOB, 2, port(8080)), Err(501));
+            assert_eq!(
+                lab.add(BOB, 2, port(8080)),
+                Err(718),
+                "another host's, until it is gone (decision 3)"
+            );
             // A second delete waits for the same exchange.
             let again = lab.start_delete(ALICE, 2, 8080);
             if answered {
@@ -273,6 +277,24 @@ fn a_delete_that_is_not_answered() {
             }
             assert_eq!((lab.mapped(), lab.upstream(), lab.rules.len()), (vec![], vec![], 0));
         }
+    }
+}
+
+/// Decision 3: a port that another host is giving back is that host's still, and any other one will do where any does.
+#[test]
+fn a_port_that_another_host_gives_back() {
+    for nat in BOTH {
+        let mut lab = Lab::up(nat);
+        assert_eq!(lab.add(ALICE, 2, port(8080)), done());
+        lab.script = [Reaction::Lose].into();
+        let deletes = lab.start_delete(ALICE, 2, 8080);
+        assert_eq!(lab.heard(deletes), None);
+        assert_eq!(lab.add(BOB, 1, port(8080)), Err(718), "{nat:?}");
+        let heard = lab.add(BOB, 2, any(8080).to(9090)).unwrap();
+        assert_ne!(heard, ["8080"], "{nat:?}");
+        lab.pass(3);
+        assert_eq!(lab.heard(deletes), Some(done()));
+        assert_eq!(lab.mapped().len(), 1, "{nat:?}: Bob's");
     }
 }
 

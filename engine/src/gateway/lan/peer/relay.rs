@@ -4,7 +4,6 @@ use super::*;
 use crate::gateway::own_nat::NatPurpose;
 use crate::gateway::waiting::BACKGROUND;
 use crate::nat::{NatChange, NatFailure};
-use crate::policy::Ports;
 use crate::table::Key;
 use crate::uplink::{Input, PeerWant};
 
@@ -49,7 +48,8 @@ impl Gateway {
             return self.refuse(id, Refusal::Upstream(result));
         }
         let request = MappingRequest { external_port: None, ..wish.mapping() };
-        if !self.may_exchange(now, id, &request) {
+        let who = self.host_of_request(&request, wish.from);
+        if !self.may_exchange(now, id, &who, &request) {
             return;
         }
         let flow = self.new_flow();
@@ -64,6 +64,9 @@ impl Gateway {
         let Some(relay) = self.lan_server.peers.relaying.remove(&flow) else { return };
         if !is_usable_external(*grant.external_v4().ip()) || grant.external.port() == 0 {
             return self.refuse_peer(relay, Refusal::Unusable);
+        }
+        if self.denies_peer(&relay.wish.tuple) {
+            return self.refuse_peer(relay, Refusal::NotAuthorized);
         }
         let Tuple { internal, protocol, remote } = relay.wish.tuple;
         let before = self.lan_server.peers.rule_of(&relay.wish.tuple);
@@ -155,7 +158,16 @@ impl Gateway {
         rule: NatRule,
         done: bool,
     ) {
-        match self.lan_server.peers.holding.remove(&flow) {
+        let holding = self.lan_server.peers.holding.remove(&flow);
+        let denied = holding.as_ref().is_some_and(|(relay, ..)| self.denies_peer(&relay.wish.tuple));
+        let wanted = match holding {
+            Some((relay, ..)) if denied => {
+                self.refuse_peer(relay, Refusal::NotAuthorized);
+                None
+            }
+            holding => holding,
+        };
+        match wanted {
             Some((relay, grant, held)) if done => self.peer_stands(now, &relay, grant, Some(held), LONGEST),
             Some((relay, grant, _)) => {
                 // It lasts as long as the kernel remembers it by itself.
@@ -309,16 +321,15 @@ impl Gateway {
         }
     }
 
+    /// Whether the rules are others since it was asked for, and deny it.
+    fn denies_peer(&self, tuple: &Tuple) -> bool {
+        self.judge_kept(&tuple.ports(), None).is_err()
+    }
+
     /// What policy denies by now is promised no longer.
-    pub(in super::super::super) fn end_denied_peers(&mut self, is_denied: impl Fn(&Self, &Ports) -> bool) {
-        let ports = |tuple: &Tuple| Ports {
-            protocol: tuple.protocol,
-            host: IpAddr::V4(*tuple.internal.ip()),
-            internal: tuple.internal.port(),
-            external: None,
-        };
+    pub(in super::super::super) fn end_denied_peers(&mut self) {
         let standing = self.lan_server.peers.standing.keys().copied();
-        let denied: Vec<Tuple> = standing.filter(|tuple| is_denied(self, &ports(tuple))).collect();
+        let denied: Vec<Tuple> = standing.filter(|tuple| self.denies_peer(tuple)).collect();
         for tuple in denied {
             self.end_standing(&tuple);
         }

@@ -2,6 +2,7 @@
 //! party's in everything but who holds its nonce.
 
 use super::*;
+use crate::limits::Rate;
 use crate::prefix::ThirdParty;
 
 const CAROL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 12);
@@ -172,6 +173,29 @@ fn the_quota_is_the_third_partys() {
     assert_eq!(lab.mapped().len(), 4);
     lab.pass(3600);
     assert_eq!(lab.mapped(), []);
+}
+
+/// Who asks is counted, named and held to its rate, not whom it asks for.
+#[test]
+fn the_asker_is_the_one_who_is_refused() {
+    let mut limited = settings(NatMode::Own);
+    limited.policy.exchanges = Rate { per_second: 10, burst: 5 };
+    let mut lab = Lab::up_with(limited);
+    assert_eq!(lab.map(ALICE, &map(80).of(BOB)).0, ResultCode::NOT_AUTHORIZED);
+    let last = lab.status().policy.refused.remove(0);
+    assert_eq!(last.last_by, IpAddr::V4(ALICE));
+    let named = |notice: &Notice| matches!(notice, Notice::Denied(by, ..) if *by == IpAddr::V4(ALICE));
+    assert!(lab.notices().iter().any(named));
+    for port in 8080..8085 {
+        assert_eq!(lab.map(ALICE, &map(port).of(BOB)).0, OK);
+    }
+    let hears = |lab: &mut Lab, host, map: Map| lab.datagram(host, &map.request(host).to_bytes()).len();
+    assert_eq!(hears(&mut lab, ALICE, map(9000).of(BOB)), 0, "silence over the rate");
+    assert_eq!(hears(&mut lab, ALICE, map(9000).of(CAROL)), 0, "for whomever");
+    assert_eq!(hears(&mut lab, ALICE, map(9000)), 0);
+    assert_eq!(lab.map(BOB, &map(9000)).0, OK, "he has asked for nothing yet");
+    let refused = lab.status().policy.refused;
+    assert!(refused.iter().all(|one| one.last_by == IpAddr::V4(ALICE)), "{refused:?}");
 }
 
 /// §14.2: who has asked is told, with THIRD_PARTY; who asks for himself, without.
