@@ -177,6 +177,8 @@ struct Worker {
     hooks: Arc<Semaphore>,
     /// Programs cannot have more rights than this process.
     confined: bool,
+    /// The supervisor, or a person, has had it stopped.
+    stopping: bool,
     /// Everything is taken back.
     closed: bool,
     /// When the interfaces were last looked at.
@@ -207,6 +209,7 @@ impl Worker {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             hooks: Arc::new(Semaphore::new(1)),
             confined: false,
+            stopping: false,
             closed: false,
             looked: None,
         }
@@ -255,17 +258,16 @@ impl Worker {
                     tracing::warn!("the network process does not end: it is killed");
                     deadline = None;
                     let _ = child.start_kill();
-                    if !self.closed {
-                        super::close(&mut self.tables, self.keeper.take()).await;
-                    }
+                    self.end_for_it().await;
                 }
                 Some(signal) = signalled.recv() => {
                     let said = match signal {
                         Signal::Stop => Said::Stop,
                         Signal::Reload => Said::Reload,
                     };
-                    if signal == Signal::Stop && deadline.is_none() {
-                        deadline = Some(Instant::now() + STOP);
+                    if signal == Signal::Stop {
+                        self.stopping = true;
+                        deadline = deadline.or(Some(Instant::now() + STOP));
                     }
                     if !self.say(&said, None).await {
                         deadline = Some(Instant::now());
@@ -300,6 +302,14 @@ impl Worker {
                     }
                 },
             }
+        }
+    }
+
+    /// The network process has not come to its end in time. After a stop what it has left undone is done here; else everything stands
+    /// until the next start, as when it is killed: what it closes or leaves unread takes no filter away.
+    async fn end_for_it(&mut self) {
+        if self.stopping && !self.closed {
+            super::close(&mut self.tables, self.keeper.take()).await;
         }
     }
 
@@ -463,6 +473,8 @@ impl Worker {
                 self.tables.forget(&name).await;
                 Answer::Done
             }
+            // It takes the filter of what is forwarded with it, which is nobody's to take but who stops the whole.
+            Request::Close if !self.stopping => Answer::Refused("nobody has it stopped".to_owned()),
             Request::Close => {
                 super::close(&mut self.tables, self.keeper.take()).await;
                 self.closed = true;
@@ -617,7 +629,7 @@ mod tests {
                 ip route add default via 100.64.0.1 dev wan0");
             let socket = directory.join("control.sock");
             let text = format!(
-                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[policy]\nmappings = 1\nmappings_per_host = 1\n"
+                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[nat]\nforward_filter = true\n[policy]\nmappings = 1\nmappings_per_host = 1\n"
             );
             let path = directory.join("portferry.toml");
             std::fs::write(&path, &text).unwrap();
@@ -728,6 +740,7 @@ mod tests {
                 Request::Hook("{}".to_owned()),
                 Request::Hook("{}\n{}\n".to_owned()),
                 Request::Hook("$(reboot)\n".to_owned()),
+                Request::Close,
                 Request::Socket(Spec::Router {
                     interface: "wan0".to_owned(),
                     to: "8.8.8.8:80".parse().unwrap(),
@@ -769,6 +782,13 @@ mod tests {
             assert!(matches!(bench.ask(Request::Configuration).await, Answer::Text(_)));
             std::fs::write(scratch.0.join("portferry.toml"), "[lan]\n").unwrap();
             assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
+            // What is forwarded is filtered until somebody stops the whole, whatever this process does: it ends, it reads nothing.
+            let standing = sh("nft list ruleset");
+            assert!(standing.contains("drop"), "{standing}");
+            assert!(matches!(bench.ask(Request::Close).await, Answer::Refused(_)));
+            bench.worker.end_for_it().await;
+            assert_eq!(sh("nft list ruleset"), standing);
+            bench.worker.stopping = true;
             assert_eq!(bench.ask(Request::Close).await, Answer::Done);
             assert_eq!(sh("nft list ruleset"), "");
         });
