@@ -61,10 +61,11 @@ pub(crate) async fn supervise(config: Config, text: String, path: &Path) -> Resu
     let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
     let user = User::of_network_process();
     prepare_state(&config, path)?;
+    let control = control::listen(&config.control.socket)?;
+    // Not before: now nobody else runs who has something to do there.
     if let Some(user) = &user {
         hand_over(user, &config);
     }
-    let control = control::listen(&config.control.socket)?;
     let netlink = Netlink::open().map_err(|error| system("no netlink", error))?;
     let (ours, its) = channel::pair().map_err(|error| system("no socket pair", error))?;
     let mut child =
