@@ -47,7 +47,7 @@ pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
 /// Runs the gateway of the file at `path` until it is told to stop: with `sandbox` as two processes, else as one.
 pub fn run(path: &Path, sandbox: bool) -> Result<(), Failure> {
     let failed = |error: config::ConfigError| Failure::config(error.to_string());
-    let text = config::read(path).map_err(failed)?;
+    let text = config::read(path, config::MAX_LEN).map_err(failed)?;
     let config = Config::parse(path, &text).map_err(failed)?;
     crate::log::start(config.log.level);
     let runtime = runtime()?;

@@ -16,6 +16,21 @@ fn two_interfaces_are_enough() {
     assert_eq!(config.uplink, Uplink::default());
 }
 
+/// What is longer than a message of the two processes would leave the one that asks without an answer.
+#[test]
+fn a_file_is_bounded() {
+    let directory = crate::scratch::Directory::new("config-bounded");
+    let path = directory.0.join("pf.toml");
+    let of = |len: usize| format!("{GOOD}{}", "#".repeat(len - GOOD.len()));
+    std::fs::write(&path, of(MAX_LEN)).unwrap();
+    assert!(Config::load(&path).is_ok());
+    std::fs::write(&path, of(MAX_LEN + 1)).unwrap();
+    let refused = Config::load(&path).unwrap_err().to_string();
+    assert!(refused.ends_with("pf.toml: expected 65536 octets at most, got more"), "{refused}");
+    // Nobody waits for the end of what has none.
+    assert!(Config::load(Path::new("/dev/zero")).is_err());
+}
+
 #[test]
 fn errors_name_file_line_key_and_what_was_expected() {
     for (text, wanted) in [

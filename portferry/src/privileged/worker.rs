@@ -2,7 +2,7 @@
 //!
 //! It must never read what came from the network, and never decide what a mapping is to be.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -293,7 +293,7 @@ impl Worker {
                             deadline = Some(Instant::now());
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
                         tracing::warn!("a message of the network process is passed over: it is too long");
                     }
                     // It ends by itself, or it never will.
@@ -314,15 +314,20 @@ impl Worker {
         }
     }
 
-    /// False when the other side leaves it unread.
+    /// False when the other side leaves it unread, or cannot be told.
     async fn say(&self, said: &Said, fd: Option<&OwnedFd>) -> bool {
         let octets = serde_json::to_vec(said).expect("plain values become JSON");
         match tokio::time::timeout(UNREAD, self.channel.send(&octets, fd.map(AsFd::as_fd))).await {
             Ok(Ok(())) => true,
             // Its end comes next.
-            Ok(Err(error)) => {
+            Ok(Err(error)) if is_gone(&error) => {
                 tracing::debug!("to the network process: {error}");
                 true
+            }
+            // It would wait for ever for what it is never told.
+            Ok(Err(error)) => {
+                tracing::warn!("to the network process: {error}");
+                false
             }
             Err(_) => false,
         }
@@ -492,7 +497,7 @@ impl Worker {
         if let Some(text) = self.text.take() {
             return Answer::Text(text);
         }
-        let read = config::read(&self.path)
+        let read = config::read(&self.path, config::MAX_LEN)
             .and_then(|text| Config::parse(&self.path, &text).map(|config| (text, config)));
         let (text, new) = match read {
             Ok(read) => read,
@@ -566,6 +571,11 @@ impl Worker {
         });
         Ok(())
     }
+}
+
+/// Whether nobody is at the other end any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected)
 }
 
 async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer {
@@ -780,9 +790,18 @@ mod tests {
             assert_eq!(bench.ask(Request::Nat { place: 0, change: remove }).await, Answer::Done);
             assert!(!sh("nft list ruleset").contains("192.168.1.11 . 8081"));
             // Nor more than one look at the same configuration, whatever stands in its place.
-            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Text(_)));
-            std::fs::write(scratch.0.join("portferry.toml"), "[lan]\n").unwrap();
-            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
+            let Answer::Text(first) = bench.ask(Request::Configuration).await else { unreachable!() };
+            for bad in ["[lan]\n".to_owned(), format!("{first}{}", "#\n".repeat(config::MAX_LEN / 2))] {
+                std::fs::write(scratch.0.join("portferry.toml"), bad).unwrap();
+                assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
+            }
+            // The longest that there can be arrives.
+            let longest = format!("{first}#{}", "\"".repeat(config::MAX_LEN - first.len() - 1));
+            std::fs::write(scratch.0.join("portferry.toml"), &longest).unwrap();
+            assert_eq!(bench.ask(Request::Configuration).await, Answer::Text(longest));
+            // What cannot be said is no silence.
+            let endless = Said::Answer { id: 0, answer: Answer::Text("x".repeat(8 << 20)) };
+            assert!(!bench.worker.say(&endless, None).await);
             // What is forwarded is filtered until somebody stops the whole, whatever this process does: it ends, it reads nothing.
             let standing = sh("nft list ruleset");
             assert!(standing.contains("drop"), "{standing}");
