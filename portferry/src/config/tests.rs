@@ -202,6 +202,10 @@ fn further_uplinks() {
     };
     assert_eq!(config.lines(), [usual, vpn]);
     assert_eq!(with_extras("").lines().len(), 1);
+    // Not the PCP server's, whatever an interface is called.
+    for (name, table) in [("provider", "portferry-_70rovider"), ("provider1", "portferry-provider1")] {
+        assert_eq!(Line::table_of(&config, name), table);
+    }
 }
 
 #[test]

@@ -178,6 +178,8 @@ struct Worker {
     hooks: Arc<Semaphore>,
     /// Programs cannot have more rights than this process.
     confined: bool,
+    /// A mapping or a pinhole was asked for: what an earlier start has left is looked through.
+    settled: bool,
     /// The supervisor, or a person, has had it stopped.
     stopping: bool,
     /// Everything is taken back.
@@ -210,6 +212,7 @@ impl Worker {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             hooks: Arc::new(Semaphore::new(1)),
             confined: false,
+            settled: false,
             stopping: false,
             closed: false,
             looked: None,
@@ -448,8 +451,12 @@ impl Worker {
                 let addresses = self.known.addresses(&chosen.interface);
                 Answer::Yes(self.tables.follow(place, way, addresses).await)
             }
-            Request::Nat { place, change } => self.change_nat(place, change).await,
+            Request::Nat { place, change } => {
+                self.settled = true;
+                self.change_nat(place, change).await
+            }
             Request::Pinhole { place, open, rule } => {
+                self.settled = true;
                 let held = self.tables.pinholes(place);
                 if open
                     && let Err(first) = self.known.pinhole(&rule, held)
@@ -473,7 +480,8 @@ impl Worker {
             Request::Speed { place } => Answer::Number(self.tables.interface(place).and_then(super::speed)),
             Request::Forget(name) => {
                 let known = self.config.lines().into_iter().any(|line| line.name == name);
-                if known || !is_interface_name(&name) {
+                // Another daemon's table may be called so, too: not more of them than a start has to know of.
+                if known || self.settled || !is_interface_name(&name) {
                     return Answer::Refused(format!("{name:?} is no uplink of before"));
                 }
                 self.tables.forget(&name).await;
@@ -684,8 +692,14 @@ mod tests {
         in_namespace("privileged::worker::tests::a_hostile_network_process", async || {
             let scratch = Directory::new("worker");
             let mut bench = Bench::new(&scratch.0).await;
+            // That of `portferry pcp-server`, and one of an uplink of before.
+            sh("nft add table inet portferry-provider; nft add table inet portferry-wan7");
             assert_eq!(bench.ask(Request::Open).await, Answer::Done);
+            for former in ["provider", "wan7"] {
+                assert_eq!(bench.ask(Request::Forget(former.to_owned())).await, Answer::Done);
+            }
             let tables = sh("nft list ruleset");
+            assert!(tables.contains("portferry-provider") && !tables.contains("portferry-wan7"), "{tables}");
             let rule = |internal: &str, port| Nat1Rule {
                 protocol: 6,
                 external_port: port,
@@ -775,6 +789,10 @@ mod tests {
             let taken = Nat1Rule { protocol: 17, ..rule("192.168.1.10:51820", 51820) };
             assert_eq!(bench.ask(install(taken)).await, Answer::PortInUse);
             drop(vpn);
+            sh("nft add table inet portferry-wan8");
+            let late = bench.ask(Request::Forget("wan8".to_owned())).await;
+            assert!(matches!(late, Answer::Refused(_)), "{late:?}");
+            sh("nft delete table inet portferry-wan8");
             assert_eq!(sh("nft list ruleset"), tables, "none of that has changed anything");
             // What it can do.
             assert_eq!(bench.ask(install(rule("192.168.1.10:8080", 8080))).await, Answer::Done);
@@ -810,7 +828,7 @@ mod tests {
             assert_eq!(sh("nft list ruleset"), standing);
             bench.worker.stopping = true;
             assert_eq!(bench.ask(Request::Close).await, Answer::Done);
-            assert_eq!(sh("nft list ruleset"), "");
+            assert_eq!(sh("nft list tables"), "table inet portferry-provider\n");
         });
     }
 }
