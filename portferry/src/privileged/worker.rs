@@ -36,6 +36,8 @@ use crate::nft::{Nat1Rule, Nft, port_is_free};
 const ENVIRONMENT: [&str; 5] = ["JOURNAL_STREAM", "RUST_BACKTRACE", "TZ", "LANG", "LC_ALL"];
 /// Host names that are looked up at once, each by a process of its own.
 const LOOKUPS: usize = 4;
+/// Those that are looked up or wait for it: as many as the gateway asks for at once.
+const MOST_LOOKUPS: usize = 64;
 /// How long one may take; the gateway waits a little longer.
 const LOOKUP_TIME: Duration = Duration::from_secs(5);
 /// How long the network process may take for its end, after it has said that all is taken back.
@@ -175,6 +177,8 @@ struct Worker {
     /// Answers of what goes on beside the loop.
     later: mpsc::Sender<(u64, Answer)>,
     lookups: Arc<Semaphore>,
+    /// Who may wait for one of those.
+    lookups_asked: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
     /// Programs cannot have more rights than this process.
     confined: bool,
@@ -210,6 +214,7 @@ impl Worker {
             channel,
             later,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups_asked: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             hooks: Arc::new(Semaphore::new(1)),
             confined: false,
             settled: false,
@@ -368,10 +373,10 @@ impl Worker {
         // In the order in which they were asked, but for what takes long: that goes on beside.
         let mut fd = None;
         let answer = match request {
-            Request::Resolve(name) => {
-                self.resolve(id, name);
-                return true;
-            }
+            Request::Resolve(name) => match self.resolve(id, name) {
+                Ok(()) => return true,
+                Err(answer) => answer,
+            },
             Request::Hook(line) => match self.hook(id, line) {
                 Ok(()) => return true,
                 Err(why) => Answer::Refused(why),
@@ -549,15 +554,19 @@ impl Worker {
 
     /// By a process of its own, of the same user as the network process: what reads answers of DNS servers is no better place for
     /// privileges.
-    fn resolve(&self, id: u64, name: String) {
+    fn resolve(&self, id: u64, name: String) -> Result<(), Answer> {
+        if !is_host_name(&name) {
+            return Err(Answer::Refused(format!("{name:?} is no host name")));
+        }
+        let asked = self.lookups_asked.clone().try_acquire_owned();
+        let asked = asked.map_err(|_| Answer::Addresses(Vec::new()))?;
         let (later, lookups, user) = (self.later.clone(), self.lookups.clone(), self.user.clone());
         tokio::spawn(async move {
-            let answer = match is_host_name(&name) {
-                true => look_up(&name, &lookups, user.as_ref()).await,
-                false => Answer::Refused(format!("{name:?} is no host name")),
-            };
+            let answer = look_up(&name, &lookups, user.as_ref()).await;
             let _ = later.send((id, answer)).await;
+            drop(asked);
         });
+        Ok(())
     }
 
     /// The program is the configuration's, one at a time; what it is told is one line of JSON.
@@ -773,6 +782,21 @@ mod tests {
             ] {
                 let answer = bench.ask(request.clone()).await;
                 assert!(matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
+            }
+            // However many names it asks for, 64 wait while others are looked up, and the rest is not known.
+            let busy = bench.worker.lookups.clone().acquire_many_owned(4).await.unwrap();
+            let resolve = || Request::Resolve("example.net".to_owned());
+            for id in 0..64 {
+                let octets = serde_json::to_vec(&Asked { id, request: resolve() }).unwrap();
+                assert!(bench.worker.on_message(&octets).await);
+            }
+            for _ in 0..200 {
+                assert_eq!(bench.ask(resolve()).await, Answer::Addresses(Vec::new()));
+            }
+            assert!(bench.finished.try_recv().is_err(), "nobody has waited for these");
+            drop(busy);
+            for _ in 0..64 {
+                bench.finished.recv().await.unwrap();
             }
             // Where there is no program, and no such uplink, nothing happens.
             assert_eq!(bench.ask(Request::Hook("{}\n".to_owned())).await, Answer::Done);
