@@ -569,12 +569,10 @@ impl Worker {
         Ok(())
     }
 
-    /// The program is the configuration's, one at a time; what it is told is one line of JSON.
+    /// The program is the configuration's, one at a time; what it is told is a line as docs/hooks.md has them, written here.
     fn hook(&self, id: u64, line: String) -> Result<(), String> {
-        let is_one = line.strip_suffix('\n').is_some_and(|text| !text.contains('\n'));
-        if !is_one || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&line).is_err() {
-            return Err("what the program of [hooks] is told is one line of JSON".to_owned());
-        }
+        let line = hooks::checked(&line)
+            .map_err(|why| format!("what the program of [hooks] would be told is no line of ours: {why}"))?;
         let turn = self.hooks.clone().try_acquire_owned();
         let turn = turn.map_err(|_| "the program of [hooks] is still running".to_owned())?;
         let (later, settings) = (self.later.clone(), self.config.hooks.clone());
@@ -774,6 +772,7 @@ mod tests {
                 Request::Hook("{}".to_owned()),
                 Request::Hook("{}\n{}\n".to_owned()),
                 Request::Hook("$(reboot)\n".to_owned()),
+                Request::Hook("{}\n".to_owned()),
                 Request::Close,
                 Request::Socket(Spec::Router {
                     interface: "wan0".to_owned(),
@@ -799,7 +798,8 @@ mod tests {
                 bench.finished.recv().await.unwrap();
             }
             // Where there is no program, and no such uplink, nothing happens.
-            assert_eq!(bench.ask(Request::Hook("{}\n".to_owned())).await, Answer::Done);
+            let start = "{\"version\":1,\"event\":\"start\",\"time\":1}\n".to_owned();
+            assert_eq!(bench.ask(Request::Hook(start)).await, Answer::Done);
             let nowhere =
                 Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
             assert!(matches!(bench.ask(nowhere).await, Answer::Refused(_)));
