@@ -21,7 +21,7 @@ const PASSWD: &str = "/etc/passwd";
 const ROOT: (u32, u32) = (0, 0);
 
 /// Which everybody shares, wherever they are.
-const SHARED: [&str; 15] = [
+const SHARED: [&str; 17] = [
     "/",
     "/dev/shm",
     "/etc",
@@ -33,9 +33,11 @@ const SHARED: [&str; 15] = [
     "/run",
     "/srv",
     "/tmp",
+    "/tmp/run",
     "/usr",
     "/var",
     "/var/lib",
+    "/var/run",
     "/var/tmp",
 ];
 
