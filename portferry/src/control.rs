@@ -17,7 +17,9 @@ use engine::policy::{Device, Verb as ConsentVerb};
 use engine::prefix::Prefix;
 use engine::status::{MappingStatus, PinholeStatus, Status};
 use engine::table::Health;
+use rustix::fs::{Mode, fchmod};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +32,15 @@ mod policy;
 
 use policy::refused;
 pub use policy::{ConsentReport, ConsentsReport, DecidedReport, RefusedReport, WaitingReport, WishReport};
+
+/// Who may ask: the owner and the group.
+const MODE: u32 = 0o660;
+/// As many as the standard library has wait.
+const BACKLOG: i32 = 128;
+/// Octets that are read of a question, with its line feed.
+const MAX_QUESTION: u64 = 64;
+/// How long an exchange may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -518,10 +529,18 @@ pub fn listen(path: &Path) -> Result<Listening, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    Ok(Listening { path: path.to_owned(), socket: socket.into() })
+    let socket = bind(path).map_err(failed)?;
+    Ok(Listening { path: path.to_owned(), socket })
+}
+
+/// Linux makes the file with the mode that the socket has, less the umask: at no moment may others ask.
+fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Answers who asks on the control socket.
@@ -557,7 +576,7 @@ async fn answer(stream: UnixStream, gateway: mpsc::Sender<Asked>) {
     let exchange = async {
         let (reader, mut writer) = stream.into_split();
         let mut line = String::new();
-        BufReader::new(reader.take(64)).read_line(&mut line).await?;
+        BufReader::new(reader.take(MAX_QUESTION)).read_line(&mut line).await?;
         let text = match Question::parse(line.trim()) {
             Some(question) => ask(&gateway, question).await,
             None => Some(r#"{"error":"unknown question"}"#.to_owned()),
@@ -566,7 +585,7 @@ async fn answer(stream: UnixStream, gateway: mpsc::Sender<Asked>) {
         writer.shutdown().await
     };
     // Whoever hangs up early hears nothing.
-    let _: Result<io::Result<()>, _> = tokio::time::timeout(Duration::from_secs(5), exchange).await;
+    let _: Result<io::Result<()>, _> = tokio::time::timeout(PATIENCE, exchange).await;
 }
 
 async fn ask(gateway: &mpsc::Sender<Asked>, question: Question) -> Option<String> {
@@ -607,6 +626,7 @@ pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Directory;
 
     /// What is asked is what is heard, and whatever fits into the octets that are read; nothing else is a question.
     #[test]
@@ -648,5 +668,39 @@ mod tests {
         assert!(failure.contains("no socket") && failure.contains("[control] socket"), "{failure}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         std::fs::remove_file(&path).unwrap();
+    }
+
+    /// Whatever others make of it, a question is short, comes in time, and has one answer.
+    #[test]
+    fn what_is_asked_is_bounded() {
+        let directory = Directory::new("control-bounds");
+        let path = directory.0.join("control.sock");
+        let listening = listen(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let runtime = crate::run::runtime().unwrap();
+        runtime.block_on(async {
+            let (asking, _asked) = mpsc::channel(4);
+            let _server = Server::start(listening.fd().try_clone().unwrap(), asking).unwrap();
+            let heard = async |question: &[u8]| {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(question).await.unwrap();
+                let mut answer = Vec::new();
+                // It is reset where something was left unread.
+                while matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
+                String::from_utf8(answer).unwrap()
+            };
+            let unknown = r#"{"error":"unknown question"}"#;
+            for question in [&b"reboot\n"[..], &[b'a'; 64], &[b'\n'; 64], &[0; 1000], b"status\0\n"] {
+                assert_eq!(heard(question).await, unknown);
+            }
+            // Neither who says nothing holds a connection for ever, nor who is not answered.
+            tokio::time::pause();
+            for question in [&b""[..], b"stat", b"status\n"] {
+                let began = tokio::time::Instant::now();
+                assert_eq!(heard(question).await, "");
+                let took = began.elapsed();
+                assert!(took >= PATIENCE && took < PATIENCE * 2, "{took:?}");
+            }
+        });
     }
 }
