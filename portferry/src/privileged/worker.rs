@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::{self, Channel};
-use super::check::{Held, Known};
+use super::check::{Held, Known, Refused};
 use super::message::{Answer, Asked, MAX_REQUEST, NatChange, Request, Said, is_host_name};
 use super::tables::Tables;
 use super::user::{self, User};
@@ -361,6 +361,15 @@ impl Worker {
         is_old
     }
 
+    /// What is refused by what is known is held against the kernel's word of now, for an interface may have come a moment ago.
+    async fn hold_against<T>(&mut self, check: impl Fn(&Known) -> Result<T, Refused>) -> Result<T, Refused> {
+        let first = match check(&self.known) {
+            Err(first) if self.look_after(STALE).await => first,
+            outcome => return outcome,
+        };
+        check(&self.known).map_err(|_| first)
+    }
+
     /// False when its answer is left unread.
     async fn on_message(&mut self, octets: &[u8]) -> bool {
         let Asked { id, request } = match serde_json::from_slice(octets) {
@@ -420,11 +429,8 @@ impl Worker {
                 of_host: of_host.saturating_sub(freed),
             };
             let is_new = nat.is_some_and(|nat| nat.at(rule.protocol, rule.external_port).next().is_none());
-            // An interface may have come a moment ago.
-            if let Err(first) = self.known.rule(place, &rule, held)
-                && (!self.look_after(STALE).await || self.known.rule(place, &rule, held).is_err())
-            {
-                return Answer::Refused(first);
+            if let Err(why) = self.hold_against(|known| known.rule(place, &rule, held)).await {
+                return Answer::Refused(why);
             }
             // A program of the router's own that waits there keeps its port.
             let interface = self.tables.interface(place).unwrap_or_default();
@@ -463,11 +469,8 @@ impl Worker {
             Request::Pinhole { place, open, rule } => {
                 self.settled = true;
                 let held = self.tables.pinholes(place);
-                if open
-                    && let Err(first) = self.known.pinhole(&rule, held)
-                    && (!self.look_after(STALE).await || self.known.pinhole(&rule, held).is_err())
-                {
-                    return Answer::Refused(first);
+                if open && let Err(why) = self.hold_against(|known| known.pinhole(&rule, held)).await {
+                    return Answer::Refused(why);
                 }
                 self.tables.change_pinhole(place, open, rule).await.into()
             }
@@ -539,15 +542,7 @@ impl Worker {
     }
 
     async fn socket(&mut self, spec: &crate::sockets::Spec) -> Result<OwnedFd, Answer> {
-        let index = match self.known.socket(spec) {
-            Ok(index) => index,
-            Err(first) => {
-                if !self.look_after(STALE).await {
-                    return Err(Answer::Refused(first));
-                }
-                self.known.socket(spec).map_err(|_| Answer::Refused(first))?
-            }
-        };
+        let index = self.hold_against(|known| known.socket(spec)).await.map_err(Answer::Refused)?;
         let opened = spec.open(index, self.config.lan.http_port.0);
         opened.map_err(|error| Answer::System(error.raw_os_error(), error.to_string()))
     }
