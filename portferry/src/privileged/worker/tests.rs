@@ -132,10 +132,7 @@ fn a_hostile_network_process() {
             Request::Socket(Spec::Http { interface: "wan0".to_owned(), addr: [100, 64, 0, 2].into() }),
             Request::Socket(Spec::Http { interface: interface(), addr: [0, 0, 0, 0].into() }),
             Request::Socket(Spec::Callback { interface: interface(), to: "8.8.8.8:80".parse().unwrap() }),
-            Request::Socket(Spec::Callback {
-                interface: interface(),
-                to: "192.168.1.1:80".parse().unwrap(),
-            }),
+            Request::Socket(Spec::Callback { interface: interface(), to: "192.168.1.1:80".parse().unwrap() }),
             Request::Socket(Spec::Ssdp { interface: "/etc/passwd".to_owned() }),
             Request::Socket(Spec::Uplink {
                 interface: "wan0".to_owned(),
@@ -147,10 +144,7 @@ fn a_hostile_network_process() {
             Request::Hook("$(reboot)\n".to_owned()),
             Request::Hook("{}\n".to_owned()),
             Request::Close,
-            Request::Socket(Spec::Router {
-                interface: "wan0".to_owned(),
-                to: "8.8.8.8:80".parse().unwrap(),
-            }),
+            Request::Socket(Spec::Router { interface: "wan0".to_owned(), to: "8.8.8.8:80".parse().unwrap() }),
         ] {
             let answer = bench.ask(request.clone()).await;
             assert!(matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
@@ -173,8 +167,7 @@ fn a_hostile_network_process() {
         // Where there is no program, and no such uplink, nothing happens.
         let start = "{\"version\":1,\"event\":\"start\",\"time\":1}\n".to_owned();
         assert_eq!(bench.ask(Request::Hook(start)).await, Answer::Done);
-        let nowhere =
-            Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
+        let nowhere = Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
         assert!(matches!(bench.ask(nowhere).await, Answer::Refused(_)));
         let move_to = |outermost: &str| {
             let outermost = Some(outermost.parse().unwrap());
