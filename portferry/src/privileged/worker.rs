@@ -48,6 +48,8 @@ const STOP: Duration = Duration::from_secs(87);
 const UNREAD: Duration = Duration::from_secs(5);
 /// What is read of the addresses of a name.
 const LOOKED_UP: u64 = 4096;
+/// Octets of what is said of a configuration that is wrong.
+const MAX_REASON: usize = 4096;
 /// When the kernel's news of interfaces fail, they are heard again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// What was seen so shortly ago need not be looked at again: news are told no sooner after a change.
@@ -517,7 +519,12 @@ impl Worker {
             .and_then(|text| Config::parse(&self.path, &text).map(|config| (text, config)));
         let (text, new) = match read {
             Ok(read) => read,
-            Err(error) => return Answer::Failed(78, error.to_string()),
+            // It quotes what is wrong, however long that is.
+            Err(error) => {
+                let mut why = error.to_string();
+                why.truncate(why.floor_char_boundary(MAX_REASON));
+                return Answer::Failed(78, why);
+            }
         };
         let taken = self.config.take_over(new);
         if let Err(error) = taken {

@@ -199,7 +199,8 @@ fn a_hostile_network_process() {
         assert!(!sh("nft list ruleset").contains("192.168.1.11 . 8081"));
         // Nor more than one look at the same configuration, whatever stands in its place.
         let Answer::Text(first) = bench.ask(Request::Configuration).await else { unreachable!() };
-        for bad in ["[lan]\n".to_owned(), format!("{first}{}", "#\n".repeat(config::MAX_LEN / 2))] {
+        let quoted = format!("[lan]\ninterfaces = ['{}']\n", "\"".repeat(60_000));
+        for bad in ["[lan]\n".to_owned(), format!("{first}{}", "#\n".repeat(config::MAX_LEN / 2)), quoted] {
             std::fs::write(scratch.0.join("portferry.toml"), bad).unwrap();
             assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
         }
