@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
@@ -41,6 +41,9 @@ const BACKLOG: i32 = 128;
 const MAX_QUESTION: u64 = 64;
 /// How long an exchange may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the processes of one that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -506,7 +509,7 @@ pub fn listen(path: &Path) -> Result<Listening, Failure> {
             path.display()
         ))
     };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if somebody_listens(path) {
         return Err(Failure::unavailable(format!(
             "another portferry listens on {}: stop it, or choose another place ([control] socket)",
             path.display()
@@ -531,6 +534,18 @@ pub fn listen(path: &Path) -> Result<Listening, Failure> {
     }
     let socket = bind(path).map_err(failed)?;
     Ok(Listening { path: path.to_owned(), socket })
+}
+
+/// Whoever was killed may be there a moment longer with what it had started.
+fn somebody_listens(path: &Path) -> bool {
+    let began = Instant::now();
+    while std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if began.elapsed() >= DYING {
+            return true;
+        }
+        std::thread::sleep(DYING / 20);
+    }
+    false
 }
 
 /// Linux makes the file with the mode that the socket has, less the umask: at no moment may others ask.
@@ -668,6 +683,22 @@ mod tests {
         assert!(failure.contains("no socket") && failure.contains("[control] socket"), "{failure}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         std::fs::remove_file(&path).unwrap();
+    }
+
+    /// One that goes on is not disturbed; one that was killed is waited for.
+    #[test]
+    fn another_one_is_not_replaced() {
+        let directory = Directory::new("control-another");
+        let path = directory.0.join("control.sock");
+        let other = listen(&path).unwrap();
+        let failure = listen(&path).expect_err("another one listens").to_string();
+        assert!(failure.contains("another portferry listens"), "{failure}");
+        let dies = std::thread::spawn(move || {
+            std::thread::sleep(DYING / 4);
+            drop(other);
+        });
+        assert!(listen(&path).is_ok());
+        dies.join().unwrap();
     }
 
     /// Whatever others make of it, a question is short, comes in time, and has one answer.
