@@ -87,7 +87,7 @@ impl User {
     /// What the system says, of the directory or of the first file.
     pub(super) fn take_over(&self, directory: &Path) -> io::Result<()> {
         // Where root has led it elsewhere, that is meant.
-        let directory = open(CWD, &fs::canonicalize(directory)?)?;
+        let directory = open(CWD, &fs::canonicalize(directory)?, OFlags::DIRECTORY)?;
         self.hand_over(&directory, is_ours, true)
     }
 
@@ -122,7 +122,7 @@ impl User {
     }
 
     fn hand_over_entry(&self, directory: &OwnedFd, name: &CStr, deep: bool) -> io::Result<()> {
-        let entry = open(directory, name)?;
+        let entry = open(directory, name, OFlags::empty())?;
         let found = fstat(&entry)?;
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory if deep => self.hand_over(&entry, |_| true, false),
@@ -149,8 +149,9 @@ impl User {
 }
 
 /// The thing itself, whatever may be done with it: no link, and none of what is behind it is read or waited for.
-fn open<P: Arg>(directory: impl AsFd, name: P) -> io::Result<OwnedFd> {
-    Ok(openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+fn open<P: Arg>(directory: impl AsFd, name: P, more: OFlags) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+    Ok(openat(directory, name, flags, Mode::empty())?)
 }
 
 fn own(entry: &OwnedFd, (uid, gid): (u32, u32)) -> io::Result<()> {
@@ -264,6 +265,7 @@ mod tests {
         }
         chown(&others, Some(77), None).unwrap();
         symlink(&elsewhere, state.join("mappings.journal.link")).unwrap();
+        symlink(&scratch.0, state.join("uplink-led")).unwrap();
         fs::hard_link(&elsewhere, state.join("mappings.journal.second")).unwrap();
         fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&inside[0], fs::Permissions::from_mode(0o0)).unwrap();
@@ -271,7 +273,7 @@ mod tests {
         for path in &inside {
             assert_eq!(of(path), (4242, 0o600), "{}", path.display());
         }
-        assert_eq!(of(&elsewhere).0, 0);
+        assert_eq!((of(&elsewhere).0, of(&scratch.0).0), (0, 0));
         assert_eq!((of(&others).0, of(&foreign).0), (77, 0));
         assert_eq!(of(&state), (4242, 0o700));
         assert_eq!(of(&state.join("uplink-wan1")), (4242, 0o700));
