@@ -8,7 +8,7 @@ mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, LazyLock};
+use std::rc::Rc;
 
 use engine::device::{DeviceConfig, Devices, IgdVersion};
 use engine::entropy::SeededEntropy;
@@ -136,11 +136,13 @@ pub(crate) fn device() -> DeviceConfig {
     }
 }
 
-/// Documents are the same for ever, and take more time than a run.
-static VERSIONS: LazyLock<[(IgdVersion, Arc<Devices>); 3]> = LazyLock::new(|| {
-    [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2]
-        .map(|igd_version| (igd_version, Arc::new(Devices::new(&DeviceConfig { igd_version, ..device() }))))
-});
+thread_local! {
+    /// Documents are the same for ever, and take more time than a run.
+    static VERSIONS: [(IgdVersion, Rc<Devices>); 3] =
+        [IgdVersion::Auto, IgdVersion::V1, IgdVersion::V2].map(|igd_version| {
+            (igd_version, Rc::new(Devices::new(&DeviceConfig { igd_version, ..device() })))
+        });
+}
 
 fn gateway_with(data: &[u8], router: Option<Router>) {
     let mut octets = Octets { left: data };
@@ -148,8 +150,7 @@ fn gateway_with(data: &[u8], router: Option<Router>) {
     let link = InterfaceAddress { addr: IpAddr::from([192, 168, 1, 1]), prefix_len: 24 };
     let hosts = Prefix::new(link.addr, link.prefix_len);
     let third_party = ThirdParty { client: hosts, internal: vec![hosts] };
-    let (igd_version, devices) = &VERSIONS[usize::from(mode >> 6) % 3];
-    let igd_version = *igd_version;
+    let (igd_version, devices) = VERSIONS.with(|all| all[usize::from(mode >> 6) % 3].clone());
     let config = Config {
         nat: if mode & 1 == 0 { NatMode::Own } else { NatMode::None },
         answer_within: ANSWER_WITHIN,
@@ -165,11 +166,7 @@ fn gateway_with(data: &[u8], router: Option<Router>) {
     };
     let mut run = Run {
         octets,
-        gateway: Gateway::with_devices(
-            config.clone(),
-            Arc::clone(devices),
-            Box::new(SeededEntropy::new(mode.into())),
-        ),
+        gateway: Gateway::with_devices(config.clone(), devices, Box::new(SeededEntropy::new(mode.into()))),
         config,
         now: Instant::default(),
         wan: Wan { name: "wan0".to_owned(), ..Wan::default() },

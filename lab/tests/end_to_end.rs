@@ -525,6 +525,11 @@ fn a_reload_takes_in_what_is_good_and_refuses_what_is_not() {
     daemon.await_log("reload refused, nothing changed", 5 * SECOND);
     daemon.await_log("lan.http_prot", 5 * SECOND);
 
+    // Longer than what one half could tell the other.
+    std::fs::write(&file, format!("{good}# {}", "\"".repeat(250_000))).expect("the directory is ours");
+    daemon.signal("HUP");
+    daemon.await_log("expected 65536 octets at most", 5 * SECOND);
+
     std::fs::write(&file, good.replace("5431", "5432")).expect("the directory is ours");
     daemon.signal("HUP");
     daemon.await_log("lan.http_port only counts after a restart", 5 * SECOND);

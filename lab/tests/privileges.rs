@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{CASCADED, NAT, SECOND, children, interworking_subject, network_process, ready};
+use common::{CASCADED, NAT, SECOND, children, interworking_subject, network_process, ready, there_is};
 use lab::netns::{Host, Network};
 use lab::provider::{Options, Provider};
 use lab::subject::{Subject, elements, listed};
@@ -121,6 +121,51 @@ fn without_a_sandbox() {
     assert!(children(daemon.id()).is_empty());
     assert_eq!(status(daemon.id(), "Seccomp"), "0");
     assert!(daemon.log().contains("--no-sandbox"), "{}", daemon.log());
+    assert!(daemon.terminate(20 * SECOND).success());
+}
+
+/// What a root with everything has left, a root with the unit's capabilities hands over: nothing is lost.
+#[test]
+fn the_unit_takes_over_what_ran_before_without_a_sandbox() {
+    let Some(Subject::Portferry(program)) = interworking_subject() else { return };
+    if !there_is("setpriv") {
+        return;
+    }
+    let network = Network::new(CASCADED);
+    let _provider = Provider::start(&network, Options::default());
+    fs::create_dir_all(network.directory().join("state")).expect("the directory is ours");
+    let file = network.directory().join("portferry.toml");
+    let text = lab::subject::configuration(&network, NAT, "service_wait = 0.1\n");
+    fs::write(&file, text).expect("the directory is ours");
+    let file = file.display().to_string();
+
+    // So that the directory is the network process's before root writes there.
+    let mut daemon = network.spawn(Host::Router, "first", &program, ["run", "--config", &file]);
+    ready(&network, &mut daemon, Host::Lan1);
+    assert!(daemon.terminate(20 * SECOND).success());
+    let mut daemon =
+        network.spawn(Host::Router, "whole", &program, ["run", "--no-sandbox", "--config", &file]);
+    let control_point = ready(&network, &mut daemon, Host::Lan1);
+    control_point.adds(8080, 8080, "TCP", 3600);
+    daemon.signal("KILL");
+    daemon.wait(10 * SECOND);
+
+    let unit =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/systemd/portferry.service"));
+    let unit = unit.expect("it is there");
+    let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("it has one");
+    let given = set.split(' ').map(|name| name.replace("CAP_", "+").to_lowercase());
+    let bounding: Vec<String> = std::iter::once("-all".to_owned()).chain(given).collect();
+    let program = program.display().to_string();
+    let arguments =
+        ["--bounding-set", &bounding.join(","), "--no-new-privs", &program, "run", "--config", &file];
+    let mut daemon = network.spawn(Host::Router, "portferry", "setpriv", arguments);
+    eventually("the mapping again", 15 * SECOND, || {
+        listed(&network).filter(|all| all.len() == 1 && all[0].state == "active")
+    });
+    assert!(!daemon.log().contains("damaged"), "{}", daemon.log());
+    let other = network_process(&daemon);
+    assert_ne!(status(other, "Uid"), "0");
     assert!(daemon.terminate(20 * SECOND).success());
 }
 

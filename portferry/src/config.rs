@@ -27,6 +27,9 @@ use value::{default_http_port, yes};
 pub const DEFAULT_PATH: &str = "/etc/portferry/portferry.toml";
 /// Where the running gateway listens for `portferry status` and `portferry mappings`.
 pub const DEFAULT_SOCKET: &str = "/run/portferry/control.sock";
+/// Octets of the file: written as JSON it is twice as long at most, and the network process gets it in one message
+/// ([`crate::privileged`]).
+pub const MAX_LEN: usize = 64 * 1024;
 /// A bit that no firewall of those that we know uses by itself.
 const DEFAULT_MARK: u32 = 0x2000_0000;
 
@@ -395,7 +398,7 @@ pub enum Level {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(path, &read(path)?)
+        Self::parse(path, &read(path, MAX_LEN)?)
     }
 
     /// Checks a file's content.

@@ -3,12 +3,7 @@
 //! A question is one word and a line feed, the answer one JSON document, then the connection ends. Who may ask is a
 //! matter of the socket's permissions.
 
-use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use engine::claims::AskedBy;
 use engine::gateway::LanCounters;
@@ -18,18 +13,17 @@ use engine::prefix::Prefix;
 use engine::status::{MappingStatus, PinholeStatus, Status};
 use engine::table::Health;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::hosts_text;
-use crate::exit::Failure;
 use crate::http::Counted;
 
 mod policy;
+mod socket;
 
 use policy::refused;
 pub use policy::{ConsentReport, ConsentsReport, DecidedReport, RefusedReport, WaitingReport, WishReport};
+pub use socket::{Listening, Server, listen, query};
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -466,144 +460,6 @@ fn names(by: AskedBy) -> Vec<String> {
     all.into_iter().filter(|&(_, asks)| asks).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The listening socket; its file goes with it.
-#[derive(Debug)]
-pub struct Listening {
-    path: PathBuf,
-    socket: OwnedFd,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-impl Listening {
-    /// The socket.
-    pub fn fd(&self) -> &OwnedFd {
-        &self.socket
-    }
-}
-
-/// Listens at `path`, for the owner and the group. A file that a killed gateway left is replaced; one that another
-/// gateway listens on is not.
-pub fn listen(path: &Path) -> Result<Listening, Failure> {
-    let failed = |error: io::Error| {
-        Failure::cannot_create(format!(
-            "cannot make the control socket {}: {error}; choose another place ([control] socket)",
-            path.display()
-        ))
-    };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(Failure::unavailable(format!(
-            "another portferry listens on {}: stop it, or choose another place ([control] socket)",
-            path.display()
-        )));
-    }
-    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        // What hooks of DHCP clients leave there is for all to read, whatever the umask.
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    }
-    match std::fs::symlink_metadata(path) {
-        // A slip of the pen in the configuration must not cost a file.
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(failed(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "there is a file that is no socket",
-            )));
-        }
-        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    Ok(Listening { path: path.to_owned(), socket: socket.into() })
-}
-
-/// Answers who asks on the control socket.
-#[derive(Debug)]
-pub struct Server {
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    /// Answers on a listening socket. Within a runtime.
-    pub fn start(socket: OwnedFd, gateway: mpsc::Sender<Asked>) -> Result<Self, Failure> {
-        let listener = UnixListener::from_std(socket.into())
-            .map_err(|error| Failure::system(format!("the control socket: {error}")))?;
-        let task = tokio::spawn(async move {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(answer(stream, gateway.clone()))),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
-            }
-        });
-        Ok(Self { task })
-    }
-}
-
-async fn answer(stream: UnixStream, gateway: mpsc::Sender<Asked>) {
-    let exchange = async {
-        let (reader, mut writer) = stream.into_split();
-        let mut line = String::new();
-        BufReader::new(reader.take(64)).read_line(&mut line).await?;
-        let text = match Question::parse(line.trim()) {
-            Some(question) => ask(&gateway, question).await,
-            None => Some(r#"{"error":"unknown question"}"#.to_owned()),
-        };
-        writer.write_all(text.unwrap_or_default().as_bytes()).await?;
-        writer.shutdown().await
-    };
-    // Whoever hangs up early hears nothing.
-    let _: Result<io::Result<()>, _> = tokio::time::timeout(Duration::from_secs(5), exchange).await;
-}
-
-async fn ask(gateway: &mpsc::Sender<Asked>, question: Question) -> Option<String> {
-    let (reply, waiting) = oneshot::channel();
-    gateway.send(Asked { question, reply }).await.ok()?;
-    waiting.await.ok()
-}
-
-/// Asks a running gateway; its answer is JSON.
-pub fn query(path: &Path, question: Question) -> Result<String, Failure> {
-    let failed = |error: io::Error| {
-        let what = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "no portferry is running there; start it, or name its socket with --socket".to_owned()
-            }
-            io::ErrorKind::PermissionDenied => "permission denied; try as root".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::unavailable(format!("{}: {what}", path.display()))
-    };
-    let mut stream = std::os::unix::net::UnixStream::connect(path).map_err(failed)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
-    writeln!(stream, "{}", question.line()).map_err(failed)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(failed)?;
-    if text.starts_with("{\"error\"") {
-        return Err(Failure::unavailable(format!(
-            "{}: what answers there does not know that question; is it older, or the PCP server's?",
-            path.display()
-        )));
-    }
-    if text.is_empty() {
-        return Err(Failure::unavailable(format!("{}: what answers there is stopping", path.display())));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -638,15 +494,5 @@ mod tests {
         ] {
             assert_eq!(Question::parse(line), None, "{line}");
         }
-    }
-
-    #[test]
-    fn what_is_no_socket_stays() {
-        let path = std::env::temp_dir().join(format!("portferry-control-{}", std::process::id()));
-        std::fs::write(&path, b"precious").unwrap();
-        let failure = listen(&path).expect_err("a file is in the way").to_string();
-        assert!(failure.contains("no socket") && failure.contains("[control] socket"), "{failure}");
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        std::fs::remove_file(&path).unwrap();
     }
 }

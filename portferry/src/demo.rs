@@ -5,10 +5,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use engine::device::Devices;
 use engine::gateway::Gateway;
 use engine::gateways::Gateways;
 use engine::provider::{Prefix, Server, ServerConfig, ThirdParty};
@@ -93,14 +91,12 @@ async fn play(once: bool) -> Result<(), Failure> {
     let usual = config.lines().remove(0);
     let mut engine_config = config.engine(&usual, device.clone());
     engine_config.policy.loopback_lan = true;
-    let devices = Arc::new(Devices::new(&device));
-    let entropy = Box::new(KernelEntropy::new(identity.nonce_key));
-    let gateway = Gateway::with_devices(engine_config, Arc::clone(&devices), entropy);
+    let gateway = Gateway::new(engine_config, Box::new(KernelEntropy::new(identity.nonce_key)));
     let mut gateways = Gateways::new(gateway);
 
     let (signals, received) = mpsc::channel(4);
     let links = Links::Fixed(loopback()?, IpAddr::V4(GATEWAY_WAN));
-    let shell = Shell::new(config, None, device, devices, links, received);
+    let shell = Shell::new(config, None, device, links, received);
     let asked = shell.asked();
     let interrupted = interrupt()?;
     let script = async {

@@ -169,19 +169,18 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// A shell for the gateway of `device`, which is served as `devices`. `reload` is the file that [`Signal::Reload`] reads.
+    /// A shell for the gateway of `device`. `reload` is the file that [`Signal::Reload`] reads.
     pub fn new(
         config: Config,
         reload: Option<PathBuf>,
         device: DeviceConfig,
-        devices: Arc<Devices>,
         links: Links,
         signals: mpsc::Receiver<Signal>,
     ) -> Self {
         let (gateway, control) = mpsc::channel(256);
         let (asked_sender, asked) = mpsc::channel(16);
         let context = http::Context {
-            devices,
+            devices: Devices::new(&device),
             server: HeaderValue::from_str(&device.server).unwrap_or(HeaderValue::from_static("portferry")),
             gateway,
             patience: config.uplink.answer_within.duration(),
@@ -690,10 +689,9 @@ mod tests {
         let text = "[lan]\ninterfaces = [\"lan\"]\n[wan]\ninterface = \"wan\"\nnat = \"none\"\n";
         let config = Config::parse(std::path::Path::new("test"), text).unwrap();
         let device = crate::run::device(&config, &crate::state::Identity::random());
-        let devices = Arc::new(Devices::new(&device));
         let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
         let (_signals, received) = mpsc::channel(1);
-        let mut shell = Shell::new(config, None, device, devices, links, received);
+        let mut shell = Shell::new(config, None, device, links, received);
         shell.uplinks[0].store = Some(Store::full());
         for stored in [false, true] {
             shell.uplinks[0].store_failed = false;
@@ -720,9 +718,8 @@ mod tests {
         let device = crate::run::device(&config, &crate::state::Identity::random());
         let mut gateways = gateways(&config, &device);
         let (_signals, received) = mpsc::channel(1);
-        let devices = Arc::new(Devices::new(&device));
         let links = Links::Fixed(Snapshot::default(), IpAddr::from([127, 0, 0, 1]));
-        let mut shell = Shell::new(config, None, device, devices, links, received);
+        let mut shell = Shell::new(config, None, device, links, received);
         shell.uplinks[0].store = Some(Store::open(&directory).unwrap().0);
         shell.write(0, |_| Err(std::io::ErrorKind::StorageFull.into()));
         let retry = shell.uplinks[0].store_retry.expect("it is tried again");
@@ -744,9 +741,8 @@ mod tests {
         let device = crate::run::device(&config, &crate::state::Identity::random());
         let mut gateways = gateways(&config, &device);
         let (_signals, received) = mpsc::channel(1);
-        let devices = Arc::new(Devices::new(&device));
         let links = Links::Fixed(Snapshot::default(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let mut shell = Shell::new(config, None, device, devices, links, received);
+        let mut shell = Shell::new(config, None, device, links, received);
         let addr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 1));
         let lan = LanInterface {
             index: 1,

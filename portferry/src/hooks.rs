@@ -20,6 +20,7 @@ use crate::config;
 use crate::privileged::Client;
 use queue::Queue;
 pub use queue::Told;
+pub(crate) use report::checked;
 
 /// What is not told by the end is told within this, or the program's timeout if that is shorter: the service manager
 /// loses its patience soon after the gateway has waited for the provider.

@@ -87,7 +87,7 @@ pub type Subscribed = Result<Option<(Uuid, Duration)>, SubscribeError>;
 #[derive(Debug)]
 pub struct Context {
     /// The documents.
-    pub devices: Arc<Devices>,
+    pub devices: Devices,
     /// The SERVER header.
     pub server: HeaderValue,
     /// The way to the gateway.
@@ -608,7 +608,7 @@ mod tests {
     }
 
     fn context() -> Arc<Context> {
-        let devices = Arc::new(Devices::new(&engine::device::DeviceConfig {
+        let devices = Devices::new(&engine::device::DeviceConfig {
             seed: [7; 16],
             token: [7; 16],
             boot_id: 1,
@@ -617,7 +617,7 @@ mod tests {
             igd_version: engine::device::IgdVersion::Auto,
             server: "a/1 UPnP/1.1 b/2".into(),
             version: "1".into(),
-        }));
+        });
         let (gateway, _) = mpsc::channel(1);
         let server = HeaderValue::from_static("a/1 UPnP/1.1 b/2");
         Arc::new(Context {

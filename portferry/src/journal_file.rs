@@ -65,11 +65,16 @@ impl<C: Contents> JournalFile<C> {
     ///
     /// # Errors
     /// Those of writing unless the file system is full or read-only: then what is there is used, and
-    /// [`is_behind`](Self::is_behind).
+    /// [`is_behind`](Self::is_behind). [`PermissionDenied`](io::ErrorKind::PermissionDenied): what is there may not be read; it stays as
+    /// it is.
     pub fn open(directory: &Path, name: &'static str) -> io::Result<(Self, Damage)> {
         let Read { mut contents, number, mut damage } = match set_aside::open(&directory.join(name)) {
             Ok(Some(file)) => read::<C>(BufReader::new(file)),
             Ok(None) => Read::default(),
+            // That is nothing which the file could do for; who may read it finds it whole.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(io::Error::new(error.kind(), format!("{name} cannot be read: {error}")));
+            }
             Err(error) => Read {
                 damage: Damage { unread: Some(error.to_string()), ..Damage::default() },
                 ..Read::default()
@@ -535,6 +540,23 @@ mod tests {
         }
         let now = Stamp::now();
         assert!(now.boot != 0 && now.since(now) == 0);
+    }
+
+    /// It is no damage, and nothing of it is lost: who may not read it says so, and ends.
+    #[test]
+    fn a_file_that_may_not_be_read_stays() {
+        use crate::scratch::{Directory, unreadable};
+        use crate::store::Store;
+
+        let directory = Directory::new("journal-unreadable");
+        let path = directory.0.join("mappings.journal");
+        std::fs::write(&path, b"precious").unwrap();
+        let Some(outcome) = unreadable(&path, || Store::open(&directory.0).err()) else { return };
+        let error = outcome.expect("it cannot be opened");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("mappings.journal cannot be read"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1, "nothing is beside it");
     }
 
     /// A file of somebody else's is as long as it likes; of a line that is too long nothing is remembered.

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use engine::device::{DeviceConfig, Devices};
 use engine::entropy::Entropy as _;
@@ -48,7 +48,7 @@ pub fn device(config: &Config, identity: &Identity) -> DeviceConfig {
 /// Runs the gateway of the file at `path` until it is told to stop: with `sandbox` as two processes, else as one.
 pub fn run(path: &Path, sandbox: bool) -> Result<(), Failure> {
     let failed = |error: config::ConfigError| Failure::config(error.to_string());
-    let text = config::read(path).map_err(failed)?;
+    let text = config::read(path, config::MAX_LEN).map_err(failed)?;
     let config = Config::parse(path, &text).map_err(failed)?;
     crate::log::start(config.log.level);
     let runtime = runtime()?;
@@ -138,10 +138,10 @@ pub(crate) async fn gateway(
     }
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let device = device(&config, &identity);
-    let devices = Arc::new(Devices::new(&device));
+    let devices = Rc::new(Devices::new(&device));
     let mut gateways = gateways(&config, &device, &devices, identity.nonce_key);
     let dhcp = || Dhcp::new(Box::new(KernelEntropy::new(identity.nonce_key)));
-    let shell = Shell::new(config, Some(path.to_owned()), device, devices, Links::Kernel(netlink), signals)
+    let shell = Shell::new(config, Some(path.to_owned()), device, Links::Kernel(netlink), signals)
         .with_kernel(kernel)
         .with_state()
         .with_dhcp(dhcp);
@@ -153,11 +153,11 @@ pub(crate) async fn gateway(
 }
 
 /// One gateway for each uplink.
-fn gateways(config: &Config, device: &DeviceConfig, devices: &Arc<Devices>, nonce_key: [u8; 16]) -> Gateways {
+fn gateways(config: &Config, device: &DeviceConfig, devices: &Rc<Devices>, nonce_key: [u8; 16]) -> Gateways {
     let mut lines = config.lines().into_iter();
     let gateway = |line: &Line, key| {
         let (config, entropy) = (config.engine(line, device.clone()), Box::new(KernelEntropy::new(key)));
-        Gateway::with_devices(config, Arc::clone(devices), entropy)
+        Gateway::with_devices(config, Rc::clone(devices), entropy)
     };
     let first = lines.next().expect("there is one at least");
     lines.fold(Gateways::new(gateway(&first, nonce_key)), |all, line| {

@@ -1,8 +1,12 @@
 //! Where tests write, and what they write goes with them; and namespaces and processes of their own.
 
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// A directory of one test; it and what is in it goes at the end, also when the test fails.
 pub(crate) struct Directory(pub(crate) PathBuf);
@@ -21,6 +25,19 @@ impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs `body` while this process may not read `path`, whoever it is; `None` where root cannot give up his rights.
+pub(crate) fn unreadable<T>(path: &Path, body: impl FnOnce() -> T) -> Option<T> {
+    let before = std::fs::metadata(path).unwrap().permissions();
+    std::fs::set_permissions(path, Permissions::from_mode(0o0)).unwrap();
+    let has = capabilities(None).unwrap();
+    // Of this thread alone.
+    let given_up = set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..has });
+    let outcome = given_up.is_ok().then(body);
+    set_capabilities(None, has).unwrap();
+    std::fs::set_permissions(path, before).unwrap();
+    outcome
 }
 
 /// A process that is started again for one test has it.

@@ -39,7 +39,7 @@ impl Identity {
     /// sense. Beside it whether it could be written: see [`Unwritten`].
     ///
     /// # Errors
-    /// The directory cannot be made, or not be written for another reason than want of room.
+    /// The directory cannot be made, or not be written for another reason than want of room; or what is there may not be read.
     pub fn next_start(directory: &Path) -> Result<(Self, Option<Unwritten>), Failure> {
         let failed = |what: &str, error: std::io::Error| {
             Failure::cannot_create(format!(
@@ -50,8 +50,14 @@ impl Identity {
         std::fs::create_dir_all(directory)
             .map_err(|error| failed("cannot make the state directory", error))?;
         let path = directory.join(FILE);
-        let read = set_aside::read(&path, MAX_LEN).map_err(|error| error.to_string());
-        let parsed = read.and_then(|octets| match octets {
+        let read = match set_aside::read(&path, MAX_LEN) {
+            // That is nothing which the file could do for; who may read it finds it whole.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(failed(&format!("cannot read {FILE} in"), error));
+            }
+            read => read,
+        };
+        let parsed = read.map_err(|error| error.to_string()).and_then(|octets| match octets {
             Some(octets) => {
                 serde_json::from_slice::<Identity>(&octets).map(Some).map_err(|error| error.to_string())
             }
@@ -124,7 +130,7 @@ fn random() -> [u8; 16] {
 mod tests {
     use super::*;
 
-    use crate::scratch::Directory;
+    use crate::scratch::{Directory, unreadable};
 
     fn start(directory: &Directory) -> Identity {
         let (identity, unwritten) = Identity::next_start(&directory.0).unwrap();
@@ -172,5 +178,18 @@ mod tests {
         let later = [&whole[..whole.len() - 1], b",\"more\":[1,2]}"].concat();
         std::fs::write(&path, later).unwrap();
         assert_eq!(start(&directory).seed, first.seed);
+    }
+    #[test]
+    fn an_identity_that_may_not_be_read_stays() {
+        let directory = Directory::new("state-unreadable");
+        start(&directory);
+        let path = directory.0.join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let Some(outcome) = unreadable(&path, || Identity::next_start(&directory.0)) else { return };
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.code(), 73);
+        assert!(failure.to_string().contains("cannot read identity.json"), "{failure}");
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 1, "nothing is beside it");
     }
 }

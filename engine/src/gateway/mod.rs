@@ -35,7 +35,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use wire::error::UpnpError;
 use wire::pcp::Protocol;
@@ -127,7 +127,7 @@ const FLOWS_EACH: u64 = 1 << 42;
 pub struct Gateway {
     config: Config,
     entropy: Box<dyn Entropy>,
-    devices: Arc<Devices>,
+    devices: Rc<Devices>,
     lan: Vec<LanInterface>,
     wan: Wan,
     servers: servers::Servers,
@@ -210,12 +210,12 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that knows no interface yet: tell it by [`Event::Lan`] and [`Event::Wan`].
     pub fn new(config: Config, entropy: Box<dyn Entropy>) -> Self {
-        let devices = Arc::new(Devices::new(&config.device));
+        let devices = Rc::new(Devices::new(&config.device));
         Self::with_devices(config, devices, entropy)
     }
 
     /// The same, where what [`Config::device`] makes is there already: several gateways behind one device share it.
-    pub fn with_devices(config: Config, devices: Arc<Devices>, entropy: Box<dyn Entropy>) -> Self {
+    pub fn with_devices(config: Config, devices: Rc<Devices>, entropy: Box<dyn Entropy>) -> Self {
         let ssdp = SsdpServer::new(&devices, &config.device);
         let mut new = Self {
             config,

@@ -1,6 +1,8 @@
 //! From a file's text to its values, or to the line and key that are wrong.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// Why a configuration file is refused: where, and what was expected.
@@ -27,13 +29,23 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The content of a configuration file.
-pub fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError {
-        path: path.to_owned(),
-        place: None,
-        message: format!("cannot be read: {error}"),
-    })
+/// The content of a configuration file of `most` octets at most.
+///
+/// # Errors
+/// It cannot be read, is no text, or is longer.
+pub fn read(path: &Path, most: usize) -> Result<String, ConfigError> {
+    let refused = |message| ConfigError { path: path.to_owned(), place: None, message };
+    let failed = |error: std::io::Error| refused(format!("cannot be read: {error}"));
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    // Of what is longer no more than that is read; where it is cut makes no difference.
+    let mut octets = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut octets).map_err(failed)?;
+    if octets.len() > most {
+        return Err(refused(format!("expected {most} octets at most, got more")));
+    }
+    octets.as_slice().read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
 }
 
 /// Where values that are good by themselves make no sense together.

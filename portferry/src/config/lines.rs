@@ -35,6 +35,10 @@ pub struct Line {
 
 /// What the directories of uplinks with hosts begin with.
 const DIRECTORY: &str = "uplink-";
+/// What the name of the PCP server's table ends with.
+const PROVIDER: &str = "provider";
+/// An interface that is called so has this instead, which no other interface has.
+const PROVIDER_HERE: &str = "_70rovider";
 
 impl Line {
     /// The nftables table of an uplink with hosts.
@@ -90,8 +94,11 @@ impl Config {
 }
 
 /// What the nft program reads as a part of a table's name: letters and digits as they are, the rest in hexadecimal, so that no two
-/// interfaces share a table.
+/// interfaces share a table; nor does one with `portferry pcp-server`, whose table is usually `portferry-provider`.
 fn in_table_name(interface: &str) -> String {
+    if interface == PROVIDER {
+        return PROVIDER_HERE.to_owned();
+    }
     let character = |byte: u8| match byte {
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' => char::from(byte).to_string(),
         other => format!("_{other:02x}"),

@@ -16,6 +16,21 @@ fn two_interfaces_are_enough() {
     assert_eq!(config.uplink, Uplink::default());
 }
 
+/// What is longer than a message of the two processes would leave the one that asks without an answer.
+#[test]
+fn a_file_is_bounded() {
+    let directory = crate::scratch::Directory::new("config-bounded");
+    let path = directory.0.join("pf.toml");
+    let of = |len: usize| format!("{GOOD}{}", "#".repeat(len - GOOD.len()));
+    std::fs::write(&path, of(MAX_LEN)).unwrap();
+    assert!(Config::load(&path).is_ok());
+    std::fs::write(&path, of(MAX_LEN + 1)).unwrap();
+    let refused = Config::load(&path).unwrap_err().to_string();
+    assert!(refused.ends_with("pf.toml: expected 65536 octets at most, got more"), "{refused}");
+    // Nobody waits for the end of what has none.
+    assert!(Config::load(Path::new("/dev/zero")).is_err());
+}
+
 #[test]
 fn errors_name_file_line_key_and_what_was_expected() {
     for (text, wanted) in [
@@ -187,6 +202,10 @@ fn further_uplinks() {
     };
     assert_eq!(config.lines(), [usual, vpn]);
     assert_eq!(with_extras("").lines().len(), 1);
+    // Not the PCP server's, whatever an interface is called.
+    for (name, table) in [("provider", "portferry-_70rovider"), ("provider1", "portferry-provider1")] {
+        assert_eq!(Line::table_of(&config, name), table);
+    }
 }
 
 #[test]

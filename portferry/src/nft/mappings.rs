@@ -5,7 +5,7 @@
 //! to theirs); who has it is a range of an ordered set, so that a change costs the logarithm of the table's size.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map},
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddrV4},
 };
@@ -57,6 +57,8 @@ pub(super) struct Table {
     marks: bool,
     wan_addresses: BTreeSet<Ipv4Addr>,
     mappings: BTreeMap<Key, Held>,
+    /// How many of them each host has; none has none.
+    hosts: BTreeMap<Ipv4Addr, usize>,
     /// Who has a part in each element, the oldest first.
     shares: BTreeSet<(Slot, u64, Key)>,
     /// How many were ever made.
@@ -100,7 +102,7 @@ impl Table {
     }
 
     pub(super) fn held_by(&self, host: Ipv4Addr) -> usize {
-        self.mappings.values().filter(|held| *held.internal.ip() == host).count()
+        self.hosts.get(&host).copied().unwrap_or_default()
     }
 
     /// All elements that the kernel is to have, of [`SETS`].
@@ -240,11 +242,18 @@ impl Table {
             for slot in self.slots(key, &old) {
                 self.shares.remove(&(slot, old.made, key));
             }
+            if let btree_map::Entry::Occupied(mut host) = self.hosts.entry(*old.internal.ip()) {
+                *host.get_mut() -= 1;
+                if *host.get() == 0 {
+                    host.remove();
+                }
+            }
         }
         if let Some(new) = new {
             for slot in self.slots(key, &new) {
                 self.shares.insert((slot, new.made, key));
             }
+            *self.hosts.entry(*new.internal.ip()).or_default() += 1;
             self.mappings.insert(key, new);
         }
     }

@@ -208,6 +208,34 @@ fn without_hairpin_nothing_of_it_is_there() {
     assert!(table.change(&[Change::Add(by(tcp(80, 2, 8080), 7001))]).unwrap().changes_nothing());
 }
 
+/// Also by what is taken back, and by a port that goes from one host to another.
+#[test]
+fn what_each_host_has_is_counted() {
+    let mut table = table(true);
+    let host = |last| Ipv4Addr::new(10, 0, 0, last);
+    let counts = |table: &Table| {
+        let all: Vec<Nat1Rule> = table.rules().collect();
+        [2, 3, 4].map(|last| {
+            let scanned = all.iter().filter(|rule| *rule.internal.ip() == host(last)).count();
+            assert_eq!(table.held_by(host(last)), scanned);
+            scanned
+        })
+    };
+    let rules = [tcp(80, 2, 80), tcp(81, 2, 81), udp(tcp(80, 2, 80)), tcp(82, 3, 80)];
+    table.change(&rules.map(Change::Add)).unwrap();
+    assert_eq!(counts(&table), [3, 1, 0]);
+    table.change(&[Change::Add(by(rules[0], 8080))]).unwrap();
+    assert_eq!(counts(&table), [3, 1, 0], "the same mapping, with an outermost port");
+    let plan = table.change(&[Change::Replace { old: rules[1], new: tcp(81, 4, 81) }]).unwrap();
+    assert_eq!(counts(&table), [2, 1, 1]);
+    table.undo(&plan);
+    assert_eq!(counts(&table), [3, 1, 0]);
+    table.change(&[Change::Remove(rules[3]), Change::Remove(rules[3])]).unwrap_err();
+    assert_eq!(counts(&table), [3, 1, 0]);
+    table.change(&rules.map(Change::Remove)).unwrap();
+    assert_eq!(counts(&table), [0, 0, 0]);
+}
+
 #[test]
 fn wrong_changes_are_named() {
     let mut table = table(true);

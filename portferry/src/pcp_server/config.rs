@@ -18,6 +18,8 @@ use crate::nft::provider as nft;
 pub const DEFAULT_PATH: &str = "/etc/portferry/pcp-server.toml";
 /// Where the running server listens for `portferry pcp-server status`.
 pub const DEFAULT_SOCKET: &str = "/run/portferry/pcp-server.sock";
+/// Octets of the file; mappings that are always there may be many.
+const MAX_LEN: usize = 16 * 1024 * 1024;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -395,7 +397,7 @@ fn rule(text: &str) -> Option<AclRule> {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(path, &config::read(path)?)
+        Self::parse(path, &config::read(path, MAX_LEN)?)
     }
 
     /// Checks a file's content.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -45,17 +45,21 @@ impl Channel {
         Ok(Self { socket: UnixDatagram::from_std(fd.into())? })
     }
 
-    /// Sends one message.
+    /// Sends one message. Without a descriptor by no call but `send`: the network process has no other.
     ///
     /// # Errors
     /// The other side is gone, or it is too long.
     pub(super) async fn send(&self, octets: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.socket
             .async_io(Interest::WRITABLE, || {
-                let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+                let Some(fd) = fd else {
+                    send(self.socket.as_fd(), octets, SendFlags::NOSIGNAL)?;
+                    return Ok(());
+                };
+                let fds = [fd];
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
-                if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+                if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
                     return Err(io::ErrorKind::InvalidInput.into());
                 }
                 sendmsg(self.socket.as_fd(), &[IoSlice::new(octets)], &mut control, SendFlags::NOSIGNAL)?;

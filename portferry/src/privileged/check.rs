@@ -134,6 +134,11 @@ impl Known {
         self.snapshot.interfaces.iter().flat_map(|interface| &interface.addresses).map(|(addr, _)| *addr)
     }
 
+    /// On whichever interface: one that floats between two routers (VRRP) may be on one of its own.
+    fn is_own(&self, host: IpAddr) -> bool {
+        self.own_addresses().any(|own| own == host)
+    }
+
     /// A new mapping of the NAT of the uplink at `place`, or one that has another outermost address.
     pub(super) fn rule(&self, place: usize, rule: &Nat1Rule, held: Held) -> Result<(), Refused> {
         transport(rule.protocol)?;
@@ -141,6 +146,9 @@ impl Known {
             self.outermost(outermost)?;
         }
         let host = *rule.internal.ip();
+        if self.is_own(host.into()) {
+            return Err(format!("{host} is this router's own"));
+        }
         let is_of = |place: usize| {
             self.hosts.get(place).is_some_and(|hosts| hosts.iter().any(|of| of.contains(host.into())))
         };
@@ -198,6 +206,9 @@ impl Known {
         transport(rule.protocol)?;
         if !self.pinholes {
             return Err("[lan] ipv6_pinholes is off".to_owned());
+        }
+        if self.is_own(rule.internal.into()) {
+            return Err(format!("{} is this router's own", rule.internal));
         }
         let mut lan: Vec<InterfaceAddress> = self.lan.iter().map(|(_, link)| *link).collect();
         let of_the_internet = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if is_of_the_internet(*v6));
@@ -307,7 +318,7 @@ impl Known {
             SocketAddr::V6(v6) => v6.scope_id() == 0 || v6.scope_id() == interface.index,
             SocketAddr::V4(_) => true,
         };
-        let own = self.own_addresses().any(|own| own == addr) || addr.is_loopback() || addr.is_multicast();
+        let own = self.is_own(addr) || addr.is_loopback() || addr.is_multicast();
         if !is_on_link || own || is_edge || !scoped || to.port() == 0 {
             return refused();
         }
@@ -361,6 +372,7 @@ mod tests {
                 ),
                 interface(3, "wan0", &[("100.64.0.2", 24), ("2001:db8::2", 64), ("fe80::2", 64)]),
                 interface(4, "other", &[("10.0.0.1", 24)]),
+                interface(5, "vrrp", &[("192.168.1.254", 32), ("2001:db8:1::fe", 128)]),
             ],
             default_routes: vec![route(3, "100.64.0.1")],
             other_default_routes: Vec::new(),
@@ -392,6 +404,7 @@ mod tests {
             (rule("192.168.1.10:8080", 8080, Some("198.51.100.7:443")), false),
             (rule("192.168.1.10:8080", 8080, Some("192.168.1.20:8080")), false),
             (rule("192.168.1.1:8080", 8080, None), false),
+            (rule("192.168.1.254:8080", 8080, None), false),
             (rule("192.168.1.255:8080", 8080, None), false),
             (rule("100.64.0.2:8080", 8080, None), false),
             (rule("10.0.0.9:8080", 8080, None), false),
@@ -437,6 +450,7 @@ mod tests {
             ("2001:db8:1::10", 8080, true),
             ("2001:db8:1::10", 80, false),
             ("2001:db8:1::1", 8080, false),
+            ("2001:db8:1::fe", 8080, false),
             ("2001:db8::2", 8080, false),
             ("2001:db8:2::10", 8080, false),
             ("fe80::10", 8080, false),

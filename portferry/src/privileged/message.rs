@@ -8,6 +8,7 @@ use engine::nat::{NatFailure, NatRule};
 use serde::{Deserialize, Serialize};
 use wire::pcp::Protocol;
 
+use crate::config::MAX_LEN;
 use crate::exit::Failure;
 use crate::nft::Nat1Rule;
 use crate::nft::pinholes::PinholeRule;
@@ -15,8 +16,9 @@ use crate::sockets::Spec;
 
 /// Octets of a message that asks; a change that a hook is told of is the longest.
 pub(super) const MAX_REQUEST: usize = 64 * 1024;
-/// Octets of an answer; a configuration file is the longest.
-pub(super) const MAX_ANSWER: usize = 160 * 1024;
+/// Octets of an answer; a configuration file is the longest, in which JSON writes no character that TOML has as more than two. Each
+/// kernel's usual buffer of a socket has room for one.
+pub(super) const MAX_ANSWER: usize = 2 * MAX_LEN + 1024;
 
 /// One question, with the number that its answer has.
 #[derive(Debug, Deserialize, Serialize)]

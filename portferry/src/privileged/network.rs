@@ -15,6 +15,7 @@ use super::Kernel;
 use super::channel::Channel;
 use super::client::Client;
 use super::sandbox::{self, Needs};
+use super::user::is_shared;
 use crate::config::Config;
 use crate::dhcp::offer;
 use crate::exit::Failure;
@@ -84,15 +85,48 @@ pub(super) fn resolve(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where hooks of DHCP clients leave what they hear: the control socket's directory, if nobody else has things in it.
+fn offers(socket: &Path) -> Option<PathBuf> {
+    let directory = std::fs::canonicalize(offer::directory(socket)).ok()?;
+    if is_shared(&directory) {
+        tracing::warn!(
+            "others have files in {}, so that what hooks of DHCP clients leave there is not read; give the control socket a directory of its own ([control] socket)",
+            directory.display()
+        );
+        return None;
+    }
+    Some(directory)
+}
+
 fn enter_sandbox(config: &Config) {
     let state: &Path = &config.state.directory;
-    let offers = offer::directory(&config.control.socket);
-    let sandbox = sandbox::enter(&Needs { writes: &[state], reads: &[offers], sockets: false });
+    let offers = offers(&config.control.socket);
+    let reads: Vec<&Path> = offers.as_deref().into_iter().collect();
+    let sandbox = sandbox::enter(&Needs { writes: &[state], reads: &reads, sockets: false });
     if sandbox.is_whole() {
         tracing::info!("what the network sends is read by a process without capabilities, {sandbox}");
     } else {
         tracing::warn!(
             "what the network sends is read by a process without capabilities, but its sandbox lacks a part on this machine: {sandbox}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Directory;
+
+    /// All of /run would be more than a process should see that somebody has taken over.
+    #[test]
+    fn what_hooks_leave_is_read_where_nobody_else_has_files() {
+        let scratch = Directory::new("offers");
+        let own = std::fs::canonicalize(&scratch.0).unwrap();
+        assert_eq!(offers(&scratch.0.join("control.sock")), Some(own));
+        std::os::unix::fs::symlink("/run", scratch.0.join("run")).unwrap();
+        for shared in ["/run/portferry.sock", "/tmp/portferry.sock", "/portferry.sock", "portferry.sock"] {
+            assert_eq!(offers(Path::new(shared)), None, "{shared}");
+        }
+        assert_eq!(offers(&scratch.0.join("run/portferry.sock")), None);
     }
 }

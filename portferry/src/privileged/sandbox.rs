@@ -4,8 +4,9 @@
 //! * Capabilities: none, also none that a program it ran could get (`no_new_privs`).
 //! * Files (Landlock): it may write beneath its state directory and read what hooks of DHCP clients have left; it sees no other.
 //! * TCP: it neither binds nor connects (Landlock); the privileged process opens what it needs.
-//! * System calls (seccomp): a list, by which it makes no socket but one that reads interfaces (rtnetlink), connects none, runs no program,
-//!   starts no thread or process. What is not on it fails with EPERM.
+//! * System calls (seccomp): a list, by which it makes no socket but one that reads interfaces (rtnetlink), connects none, sends by
+//!   none but the socket's own interface, runs no program, starts no thread or process. What is not on it fails with EPERM. It sees no
+//!   addresses: a link-local one of IPv6 names an interface, and is sent to there.
 //!
 //! `portferry pcp-server` is one process, and changes the firewall itself: it keeps the capabilities that this needs and may make sockets; in
 //! all else it is the same.
@@ -168,13 +169,10 @@ fn restrict_calls(sockets: bool) -> Result<(), String> {
             rules.insert(libc::SYS_socket, vec![rtnetlink]);
             // With this flag a TCP socket is connected by what it sends first, whoever forbids `connect`.
             let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
-            let plain = |argument| {
-                let without = SeccompCmpOp::MaskedEq(fast_open);
-                let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, without, 0)?;
-                SeccompRule::new(vec![condition])
-            };
-            rules.insert(libc::SYS_sendto, vec![plain(3)?]);
-            rules.insert(libc::SYS_sendmsg, vec![plain(2)?]);
+            let without = SeccompCmpOp::MaskedEq(fast_open);
+            let plain = SeccompCondition::new(3, SeccompCmpArgLen::Dword, without, 0)?;
+            // Not `sendmsg`: what may come along with a datagram (IP_PKTINFO) leads it out by another interface than the socket's.
+            rules.insert(libc::SYS_sendto, vec![SeccompRule::new(vec![plain])?]);
         }
         // Of what a terminal or a device can be told nothing; how a descriptor waits, and whether a program inherits it.
         let settings = [FIONBIO, FIOCLEX].map(|request| {
@@ -311,13 +309,14 @@ const CALLS: &[u8] = &[];
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{IoSlice, Write as _};
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixStream;
     use std::process::Command;
 
     use rustix::net::{AddressFamily, SocketType, socket};
     use rustix::process::{Pid, getppid, kill_process};
-    use socket2::{Domain, Protocol, Socket, Type};
+    use socket2::{Domain, MsgHdr, Protocol, SockRef, Socket, Type};
 
     use super::*;
     use crate::scratch::{Directory, in_process};
@@ -340,6 +339,8 @@ mod tests {
             let other = UdpSocket::bind("127.0.0.1:0").unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let tcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            let mut connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut local, _peer) = UnixStream::pair().unwrap();
             let parent = getppid().unwrap();
 
             die_with_parent().unwrap();
@@ -352,7 +353,7 @@ mod tests {
                 return;
             }
 
-            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 26] = [
+            let tries: [(&str, &dyn Fn() -> std::io::Result<()>); 27] = [
                 ("read a file of the system", &|| fs::read("/etc/passwd").map(drop)),
                 ("read a file of its user", &|| fs::read(&outside).map(drop)),
                 ("read one by a link", &|| fs::read(state.join("link")).map(drop)),
@@ -374,6 +375,17 @@ mod tests {
                 ("connect by sending", &|| {
                     let to = SocketAddr::from(([198, 51, 100, 1], 80)).into();
                     tcp.send_to_with_flags(b"x", &to, libc::MSG_FASTOPEN).map(drop)
+                }),
+                ("send by another interface", &|| {
+                    // A cmsghdr, and in_pktinfo of the interface 1 (ip(7)).
+                    let numbers =
+                        [libc::IPPROTO_IP, libc::IP_PKTINFO, 1, 0, 0].map(i32::to_ne_bytes).concat();
+                    let header = (size_of::<usize>() + numbers.len()).to_ne_bytes();
+                    let along = [&header[..], &numbers, &[0; 4]].concat();
+                    let to = other.local_addr()?.into();
+                    let buffers = [IoSlice::new(b"x")];
+                    let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers).with_control(&along);
+                    SockRef::from(&udp).sendmsg(&message, 0).map(drop)
                 }),
                 ("make a pair of sockets", &|| UnixStream::pair().map(drop)),
                 ("type into a terminal", &|| {
@@ -417,6 +429,9 @@ mod tests {
             assert_eq!(fs::read_to_string(offers.join("dhcp4-wan0")).unwrap(), "192.0.2.1");
             udp.send_to(b"datagram", other.local_addr().unwrap()).unwrap();
             assert_eq!(other.recv(&mut [0; 16]).unwrap(), 8);
+            let parts = [IoSlice::new(b"an "), IoSlice::new(b"answer")];
+            assert_eq!(connected.write_vectored(&parts).unwrap(), 9);
+            assert_eq!(local.write_vectored(&parts).unwrap(), 9);
             let _clock = std::time::Instant::now();
             let _random: [u8; 4] = {
                 let mut octets = [0; 4];

@@ -2,7 +2,7 @@
 //!
 //! It must never read what came from the network, and never decide what a mapping is to be.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::{self, Channel};
-use super::check::{Held, Known};
+use super::check::{Held, Known, Refused};
 use super::message::{Answer, Asked, MAX_REQUEST, NatChange, Request, Said, is_host_name};
 use super::tables::Tables;
 use super::user::{self, User};
@@ -36,6 +36,8 @@ use crate::nft::{Nat1Rule, Nft, port_is_free};
 const ENVIRONMENT: [&str; 5] = ["JOURNAL_STREAM", "RUST_BACKTRACE", "TZ", "LANG", "LC_ALL"];
 /// Host names that are looked up at once, each by a process of its own.
 const LOOKUPS: usize = 4;
+/// Those that are looked up or wait for it: as many as the gateway asks for at once.
+const MOST_LOOKUPS: usize = 64;
 /// How long one may take; the gateway waits a little longer.
 const LOOKUP_TIME: Duration = Duration::from_secs(5);
 /// How long the network process may take for its end, after it has said that all is taken back.
@@ -46,6 +48,8 @@ const STOP: Duration = Duration::from_secs(87);
 const UNREAD: Duration = Duration::from_secs(5);
 /// What is read of the addresses of a name.
 const LOOKED_UP: u64 = 4096;
+/// Octets of what is said of a configuration that is wrong.
+const MAX_REASON: usize = 4096;
 /// When the kernel's news of interfaces fail, they are heard again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// What was seen so shortly ago need not be looked at again: news are told no sooner after a change.
@@ -61,10 +65,11 @@ pub(crate) async fn supervise(config: Config, text: String, path: &Path) -> Resu
     let system = |what: &str, error: io::Error| Failure::system(format!("{what}: {error}"));
     let user = User::of_network_process();
     prepare_state(&config, path)?;
+    let control = control::listen(&config.control.socket)?;
+    // Not before: now nobody else runs who has something to do there.
     if let Some(user) = &user {
         hand_over(user, &config);
     }
-    let control = control::listen(&config.control.socket)?;
     let netlink = Netlink::open().map_err(|error| system("no netlink", error))?;
     let (ours, its) = channel::pair().map_err(|error| system("no socket pair", error))?;
     let mut child =
@@ -174,9 +179,15 @@ struct Worker {
     /// Answers of what goes on beside the loop.
     later: mpsc::Sender<(u64, Answer)>,
     lookups: Arc<Semaphore>,
+    /// Who may wait for one of those.
+    lookups_asked: Arc<Semaphore>,
     hooks: Arc<Semaphore>,
     /// Programs cannot have more rights than this process.
     confined: bool,
+    /// A mapping or a pinhole was asked for: what an earlier start has left is looked through.
+    settled: bool,
+    /// The supervisor, or a person, has had it stopped.
+    stopping: bool,
     /// Everything is taken back.
     closed: bool,
     /// When the interfaces were last looked at.
@@ -205,8 +216,11 @@ impl Worker {
             channel,
             later,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups_asked: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             hooks: Arc::new(Semaphore::new(1)),
             confined: false,
+            settled: false,
+            stopping: false,
             closed: false,
             looked: None,
         }
@@ -255,17 +269,16 @@ impl Worker {
                     tracing::warn!("the network process does not end: it is killed");
                     deadline = None;
                     let _ = child.start_kill();
-                    if !self.closed {
-                        super::close(&mut self.tables, self.keeper.take()).await;
-                    }
+                    self.end_for_it().await;
                 }
                 Some(signal) = signalled.recv() => {
                     let said = match signal {
                         Signal::Stop => Said::Stop,
                         Signal::Reload => Said::Reload,
                     };
-                    if signal == Signal::Stop && deadline.is_none() {
-                        deadline = Some(Instant::now() + STOP);
+                    if signal == Signal::Stop {
+                        self.stopping = true;
+                        deadline = deadline.or(Some(Instant::now() + STOP));
                     }
                     if !self.say(&said, None).await {
                         deadline = Some(Instant::now());
@@ -290,7 +303,7 @@ impl Worker {
                             deadline = Some(Instant::now());
                         }
                     }
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
                         tracing::warn!("a message of the network process is passed over: it is too long");
                     }
                     // It ends by itself, or it never will.
@@ -303,15 +316,28 @@ impl Worker {
         }
     }
 
-    /// False when the other side leaves it unread.
+    /// The network process has not come to its end in time. After a stop what it has left undone is done here; else everything stands
+    /// until the next start, as when it is killed: what it closes or leaves unread takes no filter away.
+    async fn end_for_it(&mut self) {
+        if self.stopping && !self.closed {
+            super::close(&mut self.tables, self.keeper.take()).await;
+        }
+    }
+
+    /// False when the other side leaves it unread, or cannot be told.
     async fn say(&self, said: &Said, fd: Option<&OwnedFd>) -> bool {
         let octets = serde_json::to_vec(said).expect("plain values become JSON");
         match tokio::time::timeout(UNREAD, self.channel.send(&octets, fd.map(AsFd::as_fd))).await {
             Ok(Ok(())) => true,
             // Its end comes next.
-            Ok(Err(error)) => {
+            Ok(Err(error)) if is_gone(&error) => {
                 tracing::debug!("to the network process: {error}");
                 true
+            }
+            // It would wait for ever for what it is never told.
+            Ok(Err(error)) => {
+                tracing::warn!("to the network process: {error}");
+                false
             }
             Err(_) => false,
         }
@@ -337,6 +363,15 @@ impl Worker {
         is_old
     }
 
+    /// What is refused by what is known is held against the kernel's word of now, for an interface may have come a moment ago.
+    async fn hold_against<T>(&mut self, check: impl Fn(&Known) -> Result<T, Refused>) -> Result<T, Refused> {
+        let first = match check(&self.known) {
+            Err(first) if self.look_after(STALE).await => first,
+            outcome => return outcome,
+        };
+        check(&self.known).map_err(|_| first)
+    }
+
     /// False when its answer is left unread.
     async fn on_message(&mut self, octets: &[u8]) -> bool {
         let Asked { id, request } = match serde_json::from_slice(octets) {
@@ -349,10 +384,10 @@ impl Worker {
         // In the order in which they were asked, but for what takes long: that goes on beside.
         let mut fd = None;
         let answer = match request {
-            Request::Resolve(name) => {
-                self.resolve(id, name);
-                return true;
-            }
+            Request::Resolve(name) => match self.resolve(id, name) {
+                Ok(()) => return true,
+                Err(answer) => answer,
+            },
             Request::Hook(line) => match self.hook(id, line) {
                 Ok(()) => return true,
                 Err(why) => Answer::Refused(why),
@@ -396,11 +431,8 @@ impl Worker {
                 of_host: of_host.saturating_sub(freed),
             };
             let is_new = nat.is_some_and(|nat| nat.at(rule.protocol, rule.external_port).next().is_none());
-            // An interface may have come a moment ago.
-            if let Err(first) = self.known.rule(place, &rule, held)
-                && (!self.look_after(STALE).await || self.known.rule(place, &rule, held).is_err())
-            {
-                return Answer::Refused(first);
+            if let Err(why) = self.hold_against(|known| known.rule(place, &rule, held)).await {
+                return Answer::Refused(why);
             }
             // A program of the router's own that waits there keeps its port.
             let interface = self.tables.interface(place).unwrap_or_default();
@@ -432,14 +464,15 @@ impl Worker {
                 let addresses = self.known.addresses(&chosen.interface);
                 Answer::Yes(self.tables.follow(place, way, addresses).await)
             }
-            Request::Nat { place, change } => self.change_nat(place, change).await,
+            Request::Nat { place, change } => {
+                self.settled = true;
+                self.change_nat(place, change).await
+            }
             Request::Pinhole { place, open, rule } => {
+                self.settled = true;
                 let held = self.tables.pinholes(place);
-                if open
-                    && let Err(first) = self.known.pinhole(&rule, held)
-                    && (!self.look_after(STALE).await || self.known.pinhole(&rule, held).is_err())
-                {
-                    return Answer::Refused(first);
+                if open && let Err(why) = self.hold_against(|known| known.pinhole(&rule, held)).await {
+                    return Answer::Refused(why);
                 }
                 self.tables.change_pinhole(place, open, rule).await.into()
             }
@@ -457,12 +490,15 @@ impl Worker {
             Request::Speed { place } => Answer::Number(self.tables.interface(place).and_then(super::speed)),
             Request::Forget(name) => {
                 let known = self.config.lines().into_iter().any(|line| line.name == name);
-                if known || !is_interface_name(&name) {
+                // Another daemon's table may be called so, too: not more of them than a start has to know of.
+                if known || self.settled || !is_interface_name(&name) {
                     return Answer::Refused(format!("{name:?} is no uplink of before"));
                 }
                 self.tables.forget(&name).await;
                 Answer::Done
             }
+            // It takes the filter of what is forwarded with it, which is nobody's to take but who stops the whole.
+            Request::Close if !self.stopping => Answer::Refused("nobody has it stopped".to_owned()),
             Request::Close => {
                 super::close(&mut self.tables, self.keeper.take()).await;
                 self.closed = true;
@@ -479,11 +515,16 @@ impl Worker {
         if let Some(text) = self.text.take() {
             return Answer::Text(text);
         }
-        let read = config::read(&self.path)
+        let read = config::read(&self.path, config::MAX_LEN)
             .and_then(|text| Config::parse(&self.path, &text).map(|config| (text, config)));
         let (text, new) = match read {
             Ok(read) => read,
-            Err(error) => return Answer::Failed(78, error.to_string()),
+            // It quotes what is wrong, however long that is.
+            Err(error) => {
+                let mut why = error.to_string();
+                why.truncate(why.floor_char_boundary(MAX_REASON));
+                return Answer::Failed(78, why);
+            }
         };
         let taken = self.config.take_over(new);
         if let Err(error) = taken {
@@ -508,38 +549,32 @@ impl Worker {
     }
 
     async fn socket(&mut self, spec: &crate::sockets::Spec) -> Result<OwnedFd, Answer> {
-        let index = match self.known.socket(spec) {
-            Ok(index) => index,
-            Err(first) => {
-                if !self.look_after(STALE).await {
-                    return Err(Answer::Refused(first));
-                }
-                self.known.socket(spec).map_err(|_| Answer::Refused(first))?
-            }
-        };
+        let index = self.hold_against(|known| known.socket(spec)).await.map_err(Answer::Refused)?;
         let opened = spec.open(index, self.config.lan.http_port.0);
         opened.map_err(|error| Answer::System(error.raw_os_error(), error.to_string()))
     }
 
     /// By a process of its own, of the same user as the network process: what reads answers of DNS servers is no better place for
     /// privileges.
-    fn resolve(&self, id: u64, name: String) {
+    fn resolve(&self, id: u64, name: String) -> Result<(), Answer> {
+        if !is_host_name(&name) {
+            return Err(Answer::Refused(format!("{name:?} is no host name")));
+        }
+        let asked = self.lookups_asked.clone().try_acquire_owned();
+        let asked = asked.map_err(|_| Answer::Addresses(Vec::new()))?;
         let (later, lookups, user) = (self.later.clone(), self.lookups.clone(), self.user.clone());
         tokio::spawn(async move {
-            let answer = match is_host_name(&name) {
-                true => look_up(&name, &lookups, user.as_ref()).await,
-                false => Answer::Refused(format!("{name:?} is no host name")),
-            };
+            let answer = look_up(&name, &lookups, user.as_ref()).await;
             let _ = later.send((id, answer)).await;
+            drop(asked);
         });
+        Ok(())
     }
 
-    /// The program is the configuration's, one at a time; what it is told is one line of JSON.
+    /// The program is the configuration's, one at a time; what it is told is a line as docs/hooks.md has them, written here.
     fn hook(&self, id: u64, line: String) -> Result<(), String> {
-        let is_one = line.strip_suffix('\n').is_some_and(|text| !text.contains('\n'));
-        if !is_one || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&line).is_err() {
-            return Err("what the program of [hooks] is told is one line of JSON".to_owned());
-        }
+        let line = hooks::checked(&line)
+            .map_err(|why| format!("what the program of [hooks] would be told is no line of ours: {why}"))?;
         let turn = self.hooks.clone().try_acquire_owned();
         let turn = turn.map_err(|_| "the program of [hooks] is still running".to_owned())?;
         let (later, settings) = (self.later.clone(), self.config.hooks.clone());
@@ -553,6 +588,11 @@ impl Worker {
         });
         Ok(())
     }
+}
+
+/// Whether nobody is at the other end any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected)
 }
 
 async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer {
@@ -586,191 +626,4 @@ async fn look_up(name: &str, lookups: &Semaphore, user: Option<&User>) -> Answer
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::UdpSocket;
-    use std::process::Command;
-
-    use super::*;
-    use crate::scratch::{Directory, in_namespace};
-    use crate::sockets::Spec;
-
-    fn sh(command: &str) -> String {
-        let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Both ends of the privileged process, without a network process but this test.
-    struct Bench {
-        worker: Worker,
-        other: Channel,
-        finished: mpsc::Receiver<(u64, Answer)>,
-        next: u64,
-    }
-
-    impl Bench {
-        async fn new(directory: &Path) -> Self {
-            sh("ip link set lo up
-                ip link add lan0 type veth peer name lan1; ip addr add 192.168.1.1/24 dev lan0
-                ip link add wan0 type veth peer name wan1; ip addr add 100.64.0.2/24 dev wan0
-                for link in lan0 lan1 wan0 wan1; do ip link set $link up; done
-                ip route add default via 100.64.0.1 dev wan0");
-            let socket = directory.join("control.sock");
-            let text = format!(
-                "[lan]\ninterfaces = [\"lan0\"]\n[wan]\ninterface = \"wan0\"\n[control]\nsocket = {socket:?}\n[policy]\nmappings = 1\nmappings_per_host = 1\n"
-            );
-            let path = directory.join("portferry.toml");
-            std::fs::write(&path, &text).unwrap();
-            let config = Config::parse(&path, &text).unwrap();
-            let (ours, its) = channel::pair().unwrap();
-            let (later, finished) = mpsc::channel(16);
-            let parts =
-                (Netlink::open().unwrap(), control::listen(&socket).unwrap(), Channel::new(ours).unwrap());
-            let mut worker = Worker::new(config, text, &path, parts, later);
-            worker.look().await;
-            Self { worker, other: Channel::new(its).unwrap(), finished, next: 0 }
-        }
-
-        /// Says these octets; the answer, if there is one.
-        async fn say(&mut self, octets: &[u8]) -> Option<(Answer, Option<OwnedFd>)> {
-            self.worker.on_message(octets).await;
-            let mut buffer = vec![0; super::super::message::MAX_ANSWER];
-            let receive = self.other.receive(&mut buffer);
-            let message = tokio::time::timeout(Duration::from_millis(50), receive).await.ok()?.unwrap()?;
-            match serde_json::from_slice(&buffer[..message.len]).unwrap() {
-                Said::Answer { answer, .. } => Some((answer, message.fd)),
-                other => panic!("{other:?}"),
-            }
-        }
-
-        async fn ask(&mut self, request: Request) -> Answer {
-            self.next += 1;
-            let octets = serde_json::to_vec(&Asked { id: self.next, request }).unwrap();
-            let answer = match self.say(&octets).await {
-                Some((answer, _)) => answer,
-                None => self.finished.recv().await.unwrap().1,
-            };
-            assert!(!matches!(&answer, Answer::Text(text) if text.contains("root:")));
-            answer
-        }
-    }
-
-    /// What a network process that somebody has taken over may say, and that nothing comes of it but mappings inside policy.
-    #[test]
-    fn a_hostile_network_process() {
-        in_namespace("privileged::worker::tests::a_hostile_network_process", async || {
-            let scratch = Directory::new("worker");
-            let mut bench = Bench::new(&scratch.0).await;
-            assert_eq!(bench.ask(Request::Open).await, Answer::Done);
-            let tables = sh("nft list ruleset");
-            let rule = |internal: &str, port| Nat1Rule {
-                protocol: 6,
-                external_port: port,
-                internal: internal.parse().unwrap(),
-                remote_peer: None,
-                outermost: None,
-            };
-            let install = |rule| Request::Nat { place: 0, change: NatChange::Install(rule) };
-            // No messages at all.
-            for octets in [
-                &b""[..],
-                b"\0",
-                b"{}",
-                b"[]",
-                b"{\"id\":1}",
-                b"{\"id\":1,\"request\":\"Shell\"}",
-                b"{\"id\":1,\"request\":{\"Exec\":\"/bin/sh\"}}",
-                b"{\"id\":-1,\"request\":\"Open\"}",
-                b"{\"id\":1,\"request\":\"Open\",\"more\":1}",
-                b"{\"id\":1,\"request\":{\"Nat\":{\"place\":0,\"change\":{\"Install\":{}}}}}",
-                &[b'['; 10_000],
-            ] {
-                assert!(bench.say(octets).await.is_none(), "{:?}", String::from_utf8_lossy(octets));
-            }
-            // Messages that ask for too much.
-            let interface = || "lan0".to_owned();
-            for request in [
-                install(rule("8.8.8.8:8080", 8080)),
-                install(rule("127.0.0.1:8080", 8080)),
-                install(rule("192.168.1.1:8080", 8080)),
-                install(rule("192.168.1.10:22", 8080)),
-                install(rule("192.168.1.10:8080", 22)),
-                install(Nat1Rule { protocol: 47, ..rule("192.168.1.10:8080", 8080) }),
-                Request::Forget("../../etc".to_owned()),
-                Request::Forget("wan0".to_owned()),
-                Request::Forget("a b; drop".to_owned()),
-                Request::Follow { place: 7, way: 0 },
-                Request::Follow { place: 0, way: 7 },
-                Request::Flow {
-                    place: 0,
-                    protocol: 6,
-                    internal: "8.8.8.8:1".parse().unwrap(),
-                    remote: "8.8.4.4:1".parse().unwrap(),
-                },
-                Request::Resolve("-x".to_owned()),
-                Request::Resolve("$(reboot)".to_owned()),
-                Request::Resolve("a..b".to_owned()),
-                Request::Resolve("10.0.0.1".to_owned()),
-                Request::Resolve("x".repeat(300)),
-                Request::Socket(Spec::Http { interface: "wan0".to_owned(), addr: [100, 64, 0, 2].into() }),
-                Request::Socket(Spec::Http { interface: interface(), addr: [0, 0, 0, 0].into() }),
-                Request::Socket(Spec::Callback { interface: interface(), to: "8.8.8.8:80".parse().unwrap() }),
-                Request::Socket(Spec::Callback {
-                    interface: interface(),
-                    to: "192.168.1.1:80".parse().unwrap(),
-                }),
-                Request::Socket(Spec::Ssdp { interface: "/etc/passwd".to_owned() }),
-                Request::Socket(Spec::Uplink {
-                    interface: "wan0".to_owned(),
-                    server: "8.8.8.8:53".parse().unwrap(),
-                    from: None,
-                }),
-                Request::Hook("{}".to_owned()),
-                Request::Hook("{}\n{}\n".to_owned()),
-                Request::Hook("$(reboot)\n".to_owned()),
-                Request::Socket(Spec::Router {
-                    interface: "wan0".to_owned(),
-                    to: "8.8.8.8:80".parse().unwrap(),
-                }),
-            ] {
-                let answer = bench.ask(request.clone()).await;
-                assert!(matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
-            }
-            // Where there is no program, and no such uplink, nothing happens.
-            assert_eq!(bench.ask(Request::Hook("{}\n".to_owned())).await, Answer::Done);
-            let nowhere =
-                Request::Nat { place: 9, change: NatChange::Install(rule("192.168.1.10:8080", 8080)) };
-            assert!(matches!(bench.ask(nowhere).await, Answer::Refused(_)));
-            let move_to = |outermost: &str| {
-                let outermost = Some(outermost.parse().unwrap());
-                Request::Nat { place: 0, change: NatChange::Move { protocol: 6, port: 8080, outermost } }
-            };
-            assert_eq!(bench.ask(move_to("1.1.1.1:443")).await, Answer::Done, "nothing is there to be moved");
-            // A program of the router's has this one.
-            let vpn = UdpSocket::bind("100.64.0.2:51820").unwrap();
-            let taken = Nat1Rule { protocol: 17, ..rule("192.168.1.10:51820", 51820) };
-            assert_eq!(bench.ask(install(taken)).await, Answer::PortInUse);
-            drop(vpn);
-            assert_eq!(sh("nft list ruleset"), tables, "none of that has changed anything");
-            // What it can do.
-            assert_eq!(bench.ask(install(rule("192.168.1.10:8080", 8080))).await, Answer::Done);
-            for hijack in ["1.1.1.1:443", "192.168.1.9:8080"] {
-                assert!(matches!(bench.ask(move_to(hijack)).await, Answer::Refused(_)), "{hijack}");
-            }
-            assert_eq!(bench.ask(move_to("203.0.113.7:8080")).await, Answer::Done);
-            assert_eq!(bench.ask(install(rule("192.168.1.11:8081", 8081))).await, Answer::Done);
-            let full = bench.ask(install(rule("192.168.1.12:8082", 8082))).await;
-            assert!(matches!(full, Answer::Refused(_)), "{full:?}");
-            assert!(sh("nft list ruleset").contains("192.168.1.11 . 8081"));
-            let remove = NatChange::Remove(rule("192.168.1.11:8081", 8081));
-            assert_eq!(bench.ask(Request::Nat { place: 0, change: remove }).await, Answer::Done);
-            assert!(!sh("nft list ruleset").contains("192.168.1.11 . 8081"));
-            // Nor more than one look at the same configuration, whatever stands in its place.
-            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Text(_)));
-            std::fs::write(scratch.0.join("portferry.toml"), "[lan]\n").unwrap();
-            assert!(matches!(bench.ask(Request::Configuration).await, Answer::Failed(78, _)));
-            assert_eq!(bench.ask(Request::Close).await, Answer::Done);
-            assert_eq!(sh("nft list ruleset"), "");
-        });
-    }
-}
+mod tests;

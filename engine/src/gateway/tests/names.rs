@@ -18,10 +18,14 @@ impl Lab {
     }
 
     fn start_add_by_name(&mut self, client: &str, remote: &str) -> RequestId {
-        let mut args = port(8080).args(ALICE);
+        self.start_add_by_name_of(ALICE, client, remote)
+    }
+
+    fn start_add_by_name_of(&mut self, host: Ipv4Addr, client: &str, remote: &str) -> RequestId {
+        let mut args = port(8080).args(host);
         args[0].1 = remote.into();
         args[4].1 = client.into();
-        self.start(ALICE, 2, "AddPortMapping", &borrowed(&args))
+        self.start(host, 2, "AddPortMapping", &borrowed(&args))
     }
 
     pub(super) fn filters(&mut self) -> Vec<Ipv6Addr> {
@@ -170,4 +174,22 @@ fn a_remote_host_that_never_stays() {
         lab.pass(10);
         assert_eq!(lab.filters(), [MOVED.to_ipv6_mapped()], "{nat:?}: then it is followed");
     }
+}
+
+/// 4 of a host and 64 in all wait for the resolver; the next is told at once, and is served when there is room again.
+#[test]
+fn many_lookups() {
+    let mut lab = Lab::up(NatMode::Own);
+    let host = |number: u8| Ipv4Addr::new(192, 168, 1, 20 + number);
+    let ask = |lab: &mut Lab, host| lab.start_add_by_name_of(host, "", "slow.example.net");
+    for number in 0..16 {
+        let ids: Vec<RequestId> = (0..5).map(|_| ask(&mut lab, host(number))).collect();
+        let refused: Vec<bool> = ids.iter().map(|&id| lab.heard(id) == Some(Err(501))).collect();
+        assert_eq!(refused, [false, false, false, false, true], "{number}");
+    }
+    let id = ask(&mut lab, host(16));
+    assert_eq!(lab.heard(id), Some(Err(501)));
+    assert_eq!(lab.resolve(&[]).len(), 64);
+    let id = ask(&mut lab, host(16));
+    assert_eq!(lab.heard(id), None);
 }
