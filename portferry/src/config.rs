@@ -28,7 +28,7 @@ pub const DEFAULT_PATH: &str = "/etc/portferry/portferry.toml";
 /// Where the running gateway listens for `portferry status` and `portferry mappings`.
 pub const DEFAULT_SOCKET: &str = "/run/portferry/control.sock";
 /// Octets of the file: written as JSON it is twice as long at most, and the network process gets it in one message
-/// ([`crate::privileged`]).
+/// (`crate::privileged`).
 pub const MAX_LEN: usize = 64 * 1024;
 /// A bit that no firewall of those that we know uses by itself.
 const DEFAULT_MARK: u32 = 0x2000_0000;

@@ -394,7 +394,8 @@ pub fn http(interface: &str, addr: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.bind(&addr.into())?;
-    socket.listen(128)?;
+    // Who comes when this is full waits for a second, until TCP tries again.
+    socket.listen(1024)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }

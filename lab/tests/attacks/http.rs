@@ -286,7 +286,7 @@ fn connections() -> Vec<Row> {
             "/http/turned_away",
             |scene| {
                 let held: Vec<TcpStream> = scene.network.inside(Host::Lan1, || {
-                    (0..300).filter_map(|_| TcpStream::connect_timeout(&door(), SECOND).ok()).collect()
+                    (0..300).filter_map(|_| TcpStream::connect_timeout(&door(), 5 * SECOND).ok()).collect()
                 });
                 // In their order: the last one is known to have been looked at when the good request has been served.
                 let served = scene.serves();

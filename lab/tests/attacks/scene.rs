@@ -205,9 +205,13 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// A row, and what is looked at afterwards; both in words.
-    pub(crate) fn suffer(&mut self, row: &Row) -> String {
+    /// A row, and what is looked at afterwards, both in words; and whether portferry has counted it, before anything else is asked.
+    pub(crate) fn suffer(&mut self, row: &Row) -> (String, bool) {
+        let before = self.counter(row.counter);
         let mut came = (row.attack)(self);
+        let counts = self.is_ours() && !row.counter.is_empty();
+        let is_counted =
+            !counts || poll(SECOND, || (self.counter(row.counter) > before).then_some(())).is_some();
         // What the provider was asked to take back is on its way, perhaps.
         if poll(SECOND, || self.mappings().is_empty().then_some(())).is_none() {
             came += "; **a mapping is made**";
@@ -225,7 +229,7 @@ impl<'a> Scene<'a> {
             }
             self.restart();
         }
-        came
+        (came, is_counted)
     }
 
     /// Only miniupnpd is ever begun anew.
