@@ -758,6 +758,8 @@ impl Run<'_> {
             Effect::Stopped => {
                 assert!(self.stopping && !self.stopped, "the gateway stops once, when told to");
                 self.stopped = true;
+                // What the kernel has not answered by then goes with the whole table.
+                self.kernel_failed |= !self.outcomes.is_empty();
                 let unanswered = self.asked.keys().find(|&id| !self.counting.contains(id));
                 assert_eq!(unanswered, None, "whoever waits is answered before the end");
                 self.asked.clear(); // the connections end with the caller
