@@ -15,12 +15,12 @@ mod laws;
 mod pinholes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::entropy::SeededEntropy;
 use engine::gateway::{NatMode, RequestId};
-use engine::policy::Policy;
+use engine::policy::{ByDefault, Policy};
 use engine::time::{Duration, Instant};
 
 use crate::sim::{Server, Setup, World};
@@ -56,6 +56,46 @@ enum Mood {
     Hostile,
 }
 
+/// What the administrator knows of the host that means ill. Of every five seeds one has each of the first two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    /// There are rules against it.
+    Denied,
+    /// `policy.default = "ask"`, rules for all others, and nobody has said anything of this one.
+    Unknown,
+    /// It may have what all others may.
+    Allowed,
+}
+
+impl Standing {
+    fn of(seed: u64) -> Self {
+        match seed % 5 {
+            0 => Self::Denied,
+            1 => Self::Unknown,
+            _ => Self::Allowed,
+        }
+    }
+
+    fn policy(self) -> Policy {
+        let usual = Policy { mappings_per_host: PER_HOST, mappings: IN_ALL, ..Policy::default() };
+        let of = |rules: Vec<String>| rules.iter().map(|rule| rule.parse().expect("it is one")).collect();
+        let all = |verb: &str, host: IpAddr| format!("{verb} 1024-65535 {host} 1024-65535");
+        match self {
+            Self::Denied => {
+                let hosts = INTRUDER.into_iter().map(IpAddr::V4).chain([IpAddr::V6(pinholes::INTRUDER)]);
+                Policy { rules: of(hosts.map(|host| all("deny", host)).collect()), ..usual }
+            }
+            Self::Unknown => {
+                let hosts =
+                    HOSTS.into_iter().map(IpAddr::V4).chain(pinholes::HOSTS.into_iter().map(IpAddr::V6));
+                let rules = of(hosts.map(|host| all("allow", host)).collect());
+                Policy { rules, default: ByDefault::Ask, ..usual }
+            }
+            Self::Allowed => usual,
+        }
+    }
+}
+
 struct Siege {
     world: World,
     dice: Dice,
@@ -63,6 +103,7 @@ struct Siege {
     nat: NatMode,
     /// One host means ill.
     intruder: bool,
+    standing: Standing,
     ipv6: bool,
     promises: BTreeMap<Who, Promise>,
     /// Control requests that are not answered.
@@ -71,7 +112,7 @@ struct Siege {
     changing: BTreeMap<Who, Vec<Instant>>,
     pinholes: Pinholes,
     /// Nobody may ask in the name of these any more: they were answered nothing.
-    silenced: BTreeSet<std::net::IpAddr>,
+    silenced: BTreeSet<IpAddr>,
     silent_until: Option<Instant>,
     calm: bool,
     /// So many notices have been looked at.
@@ -114,7 +155,8 @@ impl Siege {
         let (intruder, ipv6) = (mood == Mood::Honest || !dice.one_in(3), dice.one_in(2));
         let mut setup = Setup { seed, ipv6: (ipv6, dice.one_in(2)), ..Setup::default() };
         setup.config.nat = nat;
-        setup.config.policy = Policy { mappings_per_host: PER_HOST, mappings: IN_ALL, ..Policy::default() };
+        let standing = Standing::of(seed);
+        setup.config.policy = standing.policy();
         setup.provider.third_party = nat == NatMode::None;
         setup.provider.longest = LONGEST;
         setup.provider.shortest = 30;
@@ -126,7 +168,7 @@ impl Siege {
             setup.link.jitter = Duration::from_millis(jitter);
         }
         let mut world = World::new(setup);
-        world.note(format!("* {mood:?} {nat:?} intruder={intruder} ipv6={ipv6}"));
+        world.note(format!("* {mood:?} {nat:?} intruder={intruder} ({standing:?}) ipv6={ipv6}"));
         if mood == Mood::Hostile {
             world.tamper(dice.pick(&[2, 8, 16]));
         }
@@ -136,6 +178,7 @@ impl Siege {
             mood,
             nat,
             intruder,
+            standing,
             ipv6,
             promises: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -156,6 +199,11 @@ impl Siege {
             Mood::Troubled => "troubled servers",
             Mood::Hostile => "hostile servers",
         });
+        match self.standing {
+            Standing::Denied if self.intruder => self.tally.count("intruders denied by rules"),
+            Standing::Unknown if self.intruder => self.tally.count("intruders that wait for the owner"),
+            _ => {}
+        }
         self.pass(Duration::from_secs(2))?;
         for _ in 0..STEPS {
             self.step()?;

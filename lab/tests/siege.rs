@@ -8,7 +8,7 @@ use lab::simulation::test_seeds;
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 50;
 /// What has to happen in that many at least once.
-const EVERYTHING: [&str; 33] = [
+const EVERYTHING: [&str; 35] = [
     "ANNOUNCE",
     "MAP",
     "NAT-PMP requests",
@@ -21,6 +21,8 @@ const EVERYTHING: [&str; 33] = [
     "floods of the server",
     "honest servers",
     "hostile servers",
+    "intruders denied by rules",
+    "intruders that wait for the owner",
     "killed",
     "pinholes as ever",
     "pinholes as ever after trouble",

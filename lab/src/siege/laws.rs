@@ -9,7 +9,7 @@ use engine::status::{MappingStatus, PinholeStatus};
 use engine::time::Duration;
 use wire::pcp::Protocol;
 
-use super::{HOSTS, IN_ALL, INTRUDER, OVER, PER_HOST, Siege};
+use super::{HOSTS, IN_ALL, INTRUDER, OVER, PER_HOST, Siege, Standing};
 use crate::sim::WAN;
 use crate::simulation::{Broken, broken};
 
@@ -80,13 +80,21 @@ impl Siege {
 
     /// Nothing is mapped beyond policy, and the router's own NAT leads to nobody else.
     fn check_policy(&self, table: &[MappingStatus]) -> Result<(), Broken> {
-        let is_host = |host: &Ipv4Addr| HOSTS.contains(host) || INTRUDER.contains(host);
+        let is_allowed = self.standing == Standing::Allowed;
+        let is_host = |host: &Ipv4Addr| HOSTS.contains(host) || is_allowed && INTRUDER.contains(host);
+        let policy = &self.world.config().policy;
+        // A rule for somebody opens these to him.
+        let is_open = |port: u16| {
+            self.standing == Standing::Unknown || !policy.never.iter().any(|never| never.contains(port))
+        };
         let mut of_host: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
         for found in table {
             *of_host.entry(*found.internal.ip()).or_default() += 1;
             let fits = is_host(found.internal.ip())
                 && found.internal.port() >= 1024
                 && found.external.port() >= 1024
+                && is_open(found.internal.port())
+                && is_open(found.external.port())
                 && is_usable_external(*found.external.ip());
             if !fits {
                 return broken(format!("this is beyond policy: {found:?}"));
@@ -110,7 +118,8 @@ impl Siege {
         for found in &pinholes {
             *of_host.entry(found.flows.to.addr).or_default() += 1;
             let last = found.flows.to.addr.segments()[7];
-            if !matches!(last, 10..=12 | 66) || found.flows.to.port < 1024 {
+            let is_host = matches!(last, 10..=12) || is_allowed && last == 66;
+            if !is_host || found.flows.to.port < 1024 || !is_open(found.flows.to.port) {
                 return broken(format!("this is beyond policy: {found:?}"));
             }
         }

@@ -17,7 +17,7 @@ use crate::sim::LanAnswer;
 use crate::simulation::{Broken, broken};
 
 /// The hosts are those of IPv4, by their last octets.
-const HOSTS: [Ipv6Addr; 3] = [host(10), host(11), host(12)];
+pub(super) const HOSTS: [Ipv6Addr; 3] = [host(10), host(11), host(12)];
 /// The intruder's.
 pub(super) const INTRUDER: Ipv6Addr = host(66);
 const PORTS: u16 = 6000;
