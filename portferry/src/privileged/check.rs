@@ -103,7 +103,13 @@ impl Known {
         if self.lan.len() + now.len() > MOST_LINKS {
             self.lan.clear();
         }
-        self.lan.extend(now);
+        self.lan.extend(now.iter().cloned());
+        // Hosts of a link that the LAN had once are not the LAN's when another interface has it.
+        let others = self.snapshot.interfaces.iter().filter(|one| !self.lan_interfaces.contains(&one.name));
+        let others: Vec<InterfaceAddress> =
+            others.flat_map(links).filter(|link| link.prefix_len > 0).collect();
+        self.lan
+            .retain(|known| now.contains(known) || !others.iter().any(|other| other.contains(known.1.addr)));
     }
 
     /// Whether a LAN interface that is configured has had no address of this kind yet, as after a start: what was stored of its hosts
@@ -388,6 +394,25 @@ mod tests {
             remote_peer: None,
             outermost: outermost.map(|to| to.parse().unwrap()),
         }
+    }
+
+    /// A LAN that is renumbered keeps what leads to its former addresses, until they are another interface's.
+    #[test]
+    fn a_link_that_another_interface_has_is_not_the_lans() {
+        let mut known = known();
+        let mapping = rule("192.168.7.9:8080", 50000, None);
+        let allowed = |known: &Known| known.rule(0, &mapping, Held::default()).is_ok();
+        let mut snapshot = known.snapshot.clone();
+        snapshot.interfaces[1].addresses.pop();
+        known.look(snapshot.clone());
+        assert!(allowed(&known), "it may come back");
+        snapshot.interfaces[3].addresses = vec![("192.168.7.2".parse().unwrap(), 24)];
+        known.look(snapshot.clone());
+        assert!(!allowed(&known));
+        // Two interfaces with the same link: it is the LAN's as well.
+        snapshot.interfaces[1].addresses.push(("192.168.7.1".parse().unwrap(), 24));
+        known.look(snapshot);
+        assert!(allowed(&known));
     }
 
     /// Decisions 27 and 28, as far as they can be held against a process that lies about who asks.
