@@ -1,5 +1,6 @@
 //! The one loop: what happens becomes an event, every effect is carried out, and nothing is decided here.
 
+mod datagrams;
 mod effects;
 mod identity;
 mod interfaces;
@@ -13,13 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::device::{DeviceConfig, Devices};
-use engine::gateway::{
-    ControlRequest, Counters, Event, LanArrival, LookupId, NatTicket, RequestId, UplinkEvent,
-};
+use engine::gateway::{ControlRequest, Counters, Event, LookupId, NatTicket, RequestId, UplinkEvent};
 use engine::gateways::{Gateways, Place, To};
 use engine::gena::Delivery;
 use engine::nat::NatFailure;
-use engine::policy::Known;
 use engine::time::{Duration, Instant};
 use engine::uplink::{HttpId, HttpOutcome};
 use hyper::header::HeaderValue;
@@ -32,7 +30,7 @@ use crate::config::{Config, Line, PolicyDefault};
 use crate::control::{
     Asked, ConsentsReport, MappingReport, OfferReport, PinholeReport, Question, ReleaseReport, StatusReport,
 };
-use crate::dhcp::{self, Dhcp};
+use crate::dhcp::Dhcp;
 use crate::exit::Failure;
 use crate::hooks::{Hooks, Told};
 use crate::http::{self, What};
@@ -41,6 +39,7 @@ use crate::neighbours::Neighbours;
 use crate::privileged::Kernel;
 use crate::store::{self, Loaded, Store};
 
+use datagrams::Datagram;
 use identity::{Decision, LookUps};
 use interfaces::LanSockets;
 pub use interfaces::Links;
@@ -57,50 +56,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 pub enum Stop {
     /// It was told to, and has taken everything back.
     Clean,
-}
-
-/// What comes in by sockets.
-#[derive(Debug)]
-enum Datagram {
-    Ssdp {
-        interface: u32,
-        local: Option<IpAddr>,
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    Uplink {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    UplinkUnreachable(SocketAddr),
-    Firewall {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    FirewallUnreachable(SocketAddr),
-    Scouted {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    Announcement {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    SearchAnswer {
-        from: SocketAddr,
-        bytes: Vec<u8>,
-    },
-    Lan5351 {
-        arrival: LanArrival,
-        bytes: Vec<u8>,
-    },
-    /// The same, once its client has been looked up.
-    Lan5351Known {
-        arrival: LanArrival,
-        bytes: Vec<u8>,
-        known: Known,
-    },
-    Dhcp(dhcp::Datagram),
 }
 
 /// What effects answer at once, and is handled in the turns that follow.
@@ -424,43 +379,7 @@ impl Shell {
                 gateways.handle(now(), To::Uplink(place), Event::Http { id, outcome });
             }
             Some((place, datagram)) = self.datagrams.1.recv() => {
-                let event = match &datagram {
-                    Datagram::Ssdp { interface, local, from, bytes } => {
-                        Event::Ssdp { interface: *interface, local: *local, from: *from, bytes }
-                    }
-                    Datagram::Uplink { from, bytes } => Event::Uplink { from: *from, bytes },
-                    Datagram::UplinkUnreachable(server) => Event::UplinkUnreachable(*server),
-                    Datagram::Firewall { from, bytes } => {
-                        Event::FirewallUplink(UplinkEvent::Datagram { from: *from, bytes })
-                    }
-                    Datagram::FirewallUnreachable(server) => {
-                        Event::FirewallUplink(UplinkEvent::Unreachable(*server))
-                    }
-                    Datagram::Scouted { from, bytes } => Event::Scouted { from: *from, bytes },
-                    Datagram::Announcement { from, bytes } => Event::Announcement { from: *from, bytes },
-                    Datagram::SearchAnswer { from, bytes } => Event::SearchAnswer { from: *from, bytes },
-                    Datagram::Lan5351 { arrival, bytes } if self.is_to_look_up(arrival.from.ip()) => {
-                        self.look_up_client(gateways, *arrival, bytes);
-                        return Ok(());
-                    }
-                    Datagram::Lan5351Known { arrival, bytes, known } => {
-                        self.looking_up.end(arrival.from.ip());
-                        gateways.know(arrival.from.ip(), known);
-                        let event = Event::Lan5351 { arrival: *arrival, bytes };
-                        gateways.handle(now(), To::Host(arrival.from.ip()), event);
-                        return Ok(());
-                    }
-                    Datagram::Lan5351 { arrival, bytes } => {
-                        let event = Event::Lan5351 { arrival: *arrival, bytes };
-                        gateways.handle(now(), To::Host(arrival.from.ip()), event);
-                        return Ok(());
-                    }
-                    Datagram::Dhcp(datagram) => {
-                        let happens = |dhcp: &mut Dhcp| dhcp.handle_datagram(now(), datagram);
-                        return self.on_dhcp(gateways, place, happens).await;
-                    }
-                };
-                gateways.handle(now(), To::Uplink(place), event);
+                self.on_datagram(gateways, place, datagram).await?;
             }
             () = sleep => {} // the next turn sees what is due
         }
