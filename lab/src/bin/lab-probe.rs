@@ -109,28 +109,40 @@ fn tcp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends again after a second, as TCP does: a busy machine loses a datagram now and then.
 fn udp_send(address: &str, text: &str, wait: Duration) -> io::Result<()> {
-    println!("{}", String::from_utf8_lossy(&answer_to(address, text.as_bytes(), wait)?));
+    println!(
+        "{}",
+        String::from_utf8_lossy(&answer_to(address, text.as_bytes(), wait, Duration::from_secs(1))?)
+    );
     Ok(())
 }
 
+/// Sends once.
 fn udp_exchange(address: &str, hex: &str, wait: Duration) -> io::Result<()> {
-    let answer = answer_to(address, &octets(hex), wait)?;
+    let answer = answer_to(address, &octets(hex), wait, wait)?;
     println!("{}", answer.iter().map(|octet| format!("{octet:02x}")).collect::<String>());
     Ok(())
 }
 
-fn answer_to(address: &str, datagram: &[u8], wait: Duration) -> io::Result<Vec<u8>> {
+fn answer_to(address: &str, datagram: &[u8], wait: Duration, again_after: Duration) -> io::Result<Vec<u8>> {
     let address = parse(address)?;
     let any: IpAddr =
         if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?; // a fresh port each time: no earlier flow of the NATs fits
     socket.connect(address)?;
-    socket.set_read_timeout(Some(wait))?;
-    socket.send(datagram)?;
+    let deadline = Instant::now() + wait;
     let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer)?;
-    Ok(buffer[..length].to_vec())
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        socket.set_read_timeout(Some(left.min(again_after).max(Duration::from_millis(1))))?;
+        socket.send(datagram)?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => return Ok(buffer[..length].to_vec()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn ping(address: &str, wait: Duration) -> io::Result<()> {
