@@ -336,7 +336,7 @@ impl Worker {
             }
             // It would wait for ever for what it is never told.
             Ok(Err(error)) => {
-                tracing::warn!("to the network process: {error}");
+                tracing::warn!("the network process cannot be told an answer, and is ended: {error}");
                 false
             }
             Err(_) => false,
