@@ -1,7 +1,8 @@
-//! What the gateway says of itself: the two root devices (decision 10) and their documents, made once.
+//! What the gateway says of itself: the two root devices (decision 10) and their documents and announcements, made once.
 
 use wire::description::{Identity, Udns, Uuid, root_description, scpd};
 use wire::services::{Face, Resource, Service};
+use wire::ssdp::{Target, advertisements};
 
 /// Which of the two root devices are shown (decision 10).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -58,6 +59,7 @@ pub struct Devices {
     identity: Identity,
     igd_version: IgdVersion,
     documents: Vec<(Resource, String)>,
+    advertised: Vec<(Face, Vec<(Target, String)>)>,
 }
 
 impl Devices {
@@ -79,18 +81,25 @@ impl Devices {
         };
         identity.config_id = identity.derive_config_id();
         let mut documents = Vec::new();
+        let mut advertised = Vec::new();
         for face in Face::ALL.into_iter().filter(|&face| config.igd_version.shows(face)) {
+            advertised.push((face, advertisements(face, &identity)));
             documents.push((Resource::Description(face), root_description(face, &identity)));
             for service in Service::of(face) {
                 documents.push((Resource::Scpd(service, face), scpd(service, face)));
             }
         }
-        Self { identity, igd_version: config.igd_version, documents }
+        Self { identity, igd_version: config.igd_version, documents, advertised }
     }
 
     /// Names, numbers and paths.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What a face announces, as (NT, USN), the root device first; nothing when it is not shown.
+    pub fn advertised(&self, face: Face) -> &[(Target, String)] {
+        self.advertised.iter().find(|(of, _)| *of == face).map_or(&[], |(_, set)| set)
     }
 
     /// What a request's path names, if anything that is shown.

@@ -8,8 +8,8 @@ mod budget;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
-use wire::description::Identity;
 use wire::services::Face;
 use wire::ssdp::{
     self, GROUP_V4, GROUP_V6_LINK, GROUP_V6_SITE, HOST_V4, HOST_V6_LINK, HOST_V6_SITE, Message, PORT, Search,
@@ -128,7 +128,7 @@ pub struct Outgoing {
 /// See the module's description.
 #[derive(Debug)]
 pub struct SsdpServer {
-    identity: Identity,
+    devices: Rc<Devices>,
     igd_version: IgdVersion,
     server: String,
     http_port: u16,
@@ -156,9 +156,9 @@ pub struct Heard {
 
 impl SsdpServer {
     /// A server that knows no interface yet.
-    pub fn new(devices: &Devices, config: &DeviceConfig) -> Self {
+    pub fn new(devices: &Rc<Devices>, config: &DeviceConfig) -> Self {
         Self {
-            identity: devices.identity().clone(),
+            devices: Rc::clone(devices),
             igd_version: config.igd_version,
             server: config.server.clone(),
             http_port: config.http_port,
@@ -216,9 +216,8 @@ impl SsdpServer {
         // What of an older announcement is not sent yet tells the old addresses.
         self.queue.retain(|_, outgoing| !outgoing.to.ip().is_multicast());
         let start = now + entropy.up_to(START_WAIT);
-        self.announce(start, false);
-        self.announce(start, true);
-        self.announce(start + SECOND_SET, true);
+        self.announce(&[start], false);
+        self.announce(&[start, start + SECOND_SET], true);
         self.refresh = Some(start + REFRESH_FROM + entropy.up_to(REFRESH_TO - REFRESH_FROM));
         again
     }
@@ -248,11 +247,7 @@ impl SsdpServer {
             return;
         }
         let start = now + entropy.up_to(START_WAIT);
-        for at in [start, start + SECOND_SET] {
-            for outgoing in &comers {
-                self.enqueue(at, outgoing.clone());
-            }
-        }
+        self.enqueue_all(&[start, start + SECOND_SET], comers);
     }
 
     /// Reads a datagram that came in by `interface`, to `local` of our addresses, or to a group or nobody knows where.
@@ -316,7 +311,7 @@ impl SsdpServer {
         let matches: Vec<(Face, Target, String)> = self
             .faces_for(&search.target)
             .flat_map(|face| {
-                let matches = ssdp::matches(face, &self.identity, &search.target);
+                let matches = ssdp::matches(self.devices.advertised(face), &search.target);
                 matches.into_iter().map(move |(st, usn)| (face, st, usn))
             })
             .collect();
@@ -361,16 +356,26 @@ impl SsdpServer {
         })
     }
 
-    /// Queues the whole set on every interface, for every group: alive, or byebye.
-    fn announce(&mut self, at: Instant, alive: bool) {
-        let mut sets = Vec::new();
+    /// Queues the whole set on every interface, for every group, at each of these times: alive, or byebye.
+    fn announce(&mut self, times: &[Instant], alive: bool) {
+        let mut set = Vec::new();
         for interface in &self.interfaces {
             for group in Group::ALL {
-                sets.extend(self.set(interface, group, alive));
+                set.extend(self.set(interface, group, alive));
             }
         }
-        for outgoing in sets {
-            self.enqueue(at, outgoing);
+        self.enqueue_all(times, set);
+    }
+
+    fn enqueue_all(&mut self, times: &[Instant], set: Vec<Outgoing>) {
+        let Some((last, earlier)) = times.split_last() else { return };
+        for at in earlier {
+            for outgoing in &set {
+                self.enqueue(*at, outgoing.clone());
+            }
+        }
+        for outgoing in set {
+            self.enqueue(*last, outgoing);
         }
     }
 
@@ -379,21 +384,21 @@ impl SsdpServer {
         let Some(own) = interface.told(group) else { return Vec::new() };
         let face = self.igd_version.usual();
         let location = self.location(own, face);
-        let message = |(nt, usn): (Target, String)| {
+        let message = |(nt, usn): &(Target, String)| {
             let text = if alive {
-                ssdp::alive(&self.sender(&location), group.host(), &nt, &usn)
+                ssdp::alive(&self.sender(&location), group.host(), nt, usn)
             } else {
-                ssdp::byebye(&self.sender(&location), group.host(), &nt, &usn)
+                ssdp::byebye(&self.sender(&location), group.host(), nt, usn)
             };
             Outgoing { interface: interface.index, local: own, to: group.to(), bytes: text.into_bytes() }
         };
-        ssdp::advertisements(face, &self.identity).into_iter().map(message).collect()
+        self.devices.advertised(face).iter().map(message).collect()
     }
 
     /// Everything that is due.
     pub fn on_timeout(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         if self.refresh.is_some_and(|at| at <= now) {
-            self.announce(now, true);
+            self.announce(&[now], true);
             self.refresh = Some(now + REFRESH_FROM + entropy.up_to(REFRESH_TO - REFRESH_FROM));
         }
         while let Some(entry) = self.queue.first_entry() {
@@ -409,7 +414,7 @@ impl SsdpServer {
         self.stopped = true;
         self.queue.clear();
         self.refresh = None;
-        self.announce(now, false);
+        self.announce(&[now], false);
         while let Some((_, outgoing)) = self.queue.pop_first() {
             self.ready.push_back(outgoing);
         }
@@ -444,7 +449,7 @@ impl SsdpServer {
             server: &self.server,
             max_age: MAX_AGE,
             boot_id: self.boot_id,
-            config_id: self.identity.config_id,
+            config_id: self.devices.identity().config_id,
         }
     }
 }

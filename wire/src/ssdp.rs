@@ -361,10 +361,13 @@ impl Lines {
 
     /// Control characters in a value become spaces: a value can never start a line of its own.
     fn header(&mut self, name: &str, value: &dyn fmt::Display) {
-        let _ = write!(self.0, "{name}: ");
+        self.0.push_str(name);
+        self.0.push_str(": ");
         let begin = self.0.len();
         let _ = write!(self.0, "{value}");
-        if self.0[begin..].contains(char::is_control) {
+        // Most values are printable ASCII, which is seen at once.
+        let plain = self.0.as_bytes()[begin..].iter().all(|octet| matches!(octet, b' '..=b'~'));
+        if !plain && self.0[begin..].contains(char::is_control) {
             let safe = self.0[begin..].replace(char::is_control, " ");
             self.0.truncate(begin);
             self.0.push_str(&safe);
@@ -410,42 +413,26 @@ pub fn advertisements(face: Face, identity: &Identity) -> Vec<(Target, String)> 
     set
 }
 
-/// What a face answers to a search, as (ST, USN); empty means silence (S-4). A search for a lower version is
-/// answered with that version in both (S-5).
+/// What a face that announces this set answers to a search, as (ST, USN); empty means silence (S-4). A search for a lower
+/// version is answered with that version in both (S-5).
 #[must_use]
-pub fn matches(face: Face, identity: &Identity, target: &Target) -> Vec<(Target, String)> {
-    let mut set = advertisements(face, identity);
-    match target {
-        Target::All => {}
-        Target::RootDevice => set.retain(|(nt, _)| nt == target),
-        Target::Uuid(sought) => {
-            set.retain(|(nt, _)| matches!(nt, Target::Uuid(uuid) if uuid.eq_ignore_ascii_case(sought)));
+pub fn matches(set: &[(Target, String)], target: &Target) -> Vec<(Target, String)> {
+    let is_sought = |announced: &Target| match (target, announced) {
+        (Target::All, _) | (Target::RootDevice, Target::RootDevice) => true,
+        (Target::Uuid(sought), Target::Uuid(uuid)) => uuid.eq_ignore_ascii_case(sought),
+        (Target::Device { name: sought, version: asked }, Target::Device { name, version })
+        | (Target::Service { name: sought, version: asked }, Target::Service { name, version }) => {
+            name == sought && (1..=*version).contains(asked)
         }
-        Target::Device { name: sought, version: asked } => {
-            set.retain(|(nt, _)| {
-                matches!(nt, Target::Device { name, version } if name == sought && (1..=*version).contains(asked))
-            });
-            echo(&mut set, target);
+        _ => false,
+    };
+    let echoed = |(nt, usn): &(Target, String)| match (target, usn.split_once("::")) {
+        (Target::Device { .. } | Target::Service { .. }, Some((udn, _))) => {
+            (target.clone(), format!("{udn}::{target}"))
         }
-        Target::Service { name: sought, version: asked } => {
-            set.retain(|(nt, _)| {
-                matches!(nt, Target::Service { name, version } if name == sought && (1..=*version).contains(asked))
-            });
-            echo(&mut set, target);
-        }
-        Target::Other(_) => set.clear(),
-    }
-    set
-}
-
-/// Puts the type as asked for in place of the type as announced.
-fn echo(set: &mut [(Target, String)], target: &Target) {
-    for (nt, usn) in set {
-        if let Some((udn, _)) = usn.split_once("::") {
-            *usn = format!("{udn}::{target}");
-        }
-        *nt = target.clone();
-    }
+        _ => (nt.clone(), usn.clone()),
+    };
+    set.iter().filter(|(nt, _)| is_sought(nt)).map(echoed).collect()
 }
 
 fn with_usn(udn: &str, nt: Target) -> (Target, String) {
@@ -670,7 +657,7 @@ mod tests {
             let firewall = (face == Face::V2).then(|| typed(connection, firewall));
             let expected: Vec<String> = expected.into_iter().chain(firewall).collect();
             assert_eq!(lines, expected);
-            assert_eq!(matches(face, &identity, &Target::All), set);
+            assert_eq!(matches(&set, &Target::All), set);
         }
     }
 
@@ -703,7 +690,7 @@ mod tests {
             (Face::V1, "uuid:".to_owned(), 0),
             (Face::V1, "urn:dial-multiscreen-org:service:dial:1".to_owned(), 0),
         ] {
-            let answers = matches(face, &identity, &Target::parse(&st));
+            let answers = matches(&advertisements(face, &identity), &Target::parse(&st));
             assert_eq!(answers.len(), count, "{face:?} {st}");
             for (echoed, usn) in answers {
                 assert!(echoed.to_string().eq_ignore_ascii_case(&st));
@@ -741,7 +728,7 @@ mod tests {
             bytes.splice(start..end, with);
             if let Ok(Message::Search(search)) = parse(&bytes) {
                 prop_assert!(search.mx.is_none_or(|mx| mx <= MAX_MX));
-                let _ = matches(Face::V1, &identity(), &search.target);
+                let _ = matches(&advertisements(Face::V1, &identity()), &search.target);
             }
         }
 

@@ -60,7 +60,7 @@ type Sent = (u64, u32, SocketAddr, Message);
 impl Rig {
     /// One that knows no interface yet.
     fn new(igd_version: IgdVersion, seed: u64) -> Self {
-        let devices = Devices::new(&config(igd_version));
+        let devices = Rc::new(Devices::new(&config(igd_version)));
         let identity = devices.identity().clone();
         let server = SsdpServer::new(&devices, &config(igd_version));
         Self { server, entropy: SeededEntropy::new(seed), now: 0, identity }
