@@ -246,6 +246,15 @@ impl Gateway {
             self.on_pinhole_read(id, None);
             return true;
         }
+        let waits = self.waits_no_more_for_pinhole(now, id);
+        if waits {
+            self.refuse_or_forget(id);
+        }
+        waits
+    }
+
+    /// Somebody who waits for a pinhole does no more; false when it was for something else.
+    pub(super) fn waits_no_more_for_pinhole(&mut self, now: Instant, id: RequestId) -> bool {
         let waits = |(_, all): &(&u16, &mut Vec<(RequestId, Asker)>)| all.iter().any(|(one, _)| *one == id);
         let Some((&pinhole, waiters)) = self.pinholes.waiters.iter_mut().find(waits) else { return false };
         let place = waiters.iter().position(|(one, _)| *one == id).expect("it was just found");
@@ -254,7 +263,6 @@ impl Gateway {
         if nobody {
             self.pinholes.waiters.remove(&pinhole);
         }
-        self.refuse_or_forget(id);
         let Some(found) = self.pinholes.table.find_mut(pinhole) else { return true };
         if found.stage == Stage::Open || found.stored {
             return true;
@@ -405,13 +413,11 @@ impl Gateway {
     /// A PCP client lets go of its port: whatever it has of that, and has just asked for (RFC 6887 §15).
     pub(super) fn let_pcp_go(&mut self, now: Instant, to: Endpoint, by: Asker) {
         for id in self.pinholes.table.of(to).map(|pinhole| pinhole.id).collect::<Vec<_>>() {
-            if let Some(waiters) = self.pinholes.waiters.get_mut(&id) {
-                let (own, others) = std::mem::take(waiters).into_iter().partition(|(_, other)| *other == by);
-                *waiters = others;
-                let own: Vec<(RequestId, Asker)> = own;
-                for (question, _) in own {
-                    self.forget_question(question);
-                }
+            let waiters = self.pinholes.waiters.get(&id).into_iter().flatten();
+            let own = waiters.filter(|(_, other)| *other == by).map(|(question, _)| *question);
+            for question in own.collect::<Vec<RequestId>>() {
+                self.waits_no_more_for_pinhole(now, question);
+                self.forget_question(question);
             }
             let claimed = |pinhole: &Pinhole| {
                 pinhole.claims.at(now).pcp.is_some_and(|claim| Asker::Pcp(claim.nonce) == by)

@@ -62,6 +62,7 @@ impl Gateway {
             Form::Upnp(_) => false,
         });
         for id in waits.map(|(&id, _)| id).collect::<Vec<RequestId>>() {
+            self.waits_no_more_for_pinhole(now, id);
             self.refuse(id, Refusal::Released);
         }
     }

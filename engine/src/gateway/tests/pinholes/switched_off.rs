@@ -33,3 +33,22 @@ fn pinholes_go_with_pcp() {
         }
     }
 }
+
+/// Who is served no more does not wait either: when the control point that asked beside it is told 501, nothing stays half-way.
+#[test]
+fn what_both_ask_for() {
+    let mut lab = Lab::up6(Some(model()));
+    lab.model().silent = true;
+    let id = lab.start_hole(CAROL.into(), "AddPinhole", &hole(8080).args(CAROL));
+    assert_eq!(lab.pcp6(CAROL, &map6(8080).request(CAROL)), None);
+    let settings = Config { pcp: false, ..lab.gateway.config.clone() };
+    lab.event(Event::Reconfigure(Box::new(settings)));
+    lab.run(lab.now + 3600);
+    assert_eq!(lab.heard(id), Some(Err(501)));
+    lab.pass(60);
+    assert_eq!(lab.gateway.pinholes(lab.instant()), []);
+    lab.model().silent = false;
+    lab.pass(60);
+    assert!(lab.gateway.is_idle());
+    lab.agrees();
+}
