@@ -138,7 +138,7 @@ impl Gateway {
         request: &MappingRequest,
     ) -> Result<(), Refusal> {
         let lan = self.lan_addresses();
-        if let Err(denied) = self.config.policy.check(who, request, self.facts(who, request, &lan)) {
+        if let Err(denied) = self.config.policy.check(who, request, self.facts(now, who, request, &lan)) {
             return Err(self.deny_mapping(now, who, request, denied));
         }
         if self.stopping {
@@ -150,14 +150,15 @@ impl Gateway {
     /// What policy has to know of the gateway to judge `request`.
     pub(super) fn facts<'a>(
         &'a self,
+        now: Instant,
         who: &Requester,
         request: &MappingRequest,
         lan: &'a [InterfaceAddress],
     ) -> Facts<'a> {
         let host = *request.internal.ip();
         let at = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
-        let replaces = self.find_at(request).is_some_and(|m| m.internal.ip() == &host)
-            || self.find_own(request).is_some()
+        let there = self.find_own(request).or_else(|| self.find_at(request));
+        let replaces = there.is_some_and(|there| takes_the_place_of(now, request, &there))
             || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
             || self.find_joinable(request).is_some();
         // Everything that takes a port at the provider counts, for whichever of the host's addresses.
@@ -215,16 +216,10 @@ impl Gateway {
     ) {
         let from = who_is_named(who, &request);
         let same_owner = existing.internal.ip() == request.internal.ip();
-        let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
-        let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
-        let same_peer = same_name || existing.remote_peer == request.remote_peer;
         if same_owner && existing.health == Health::Deleting {
             return self.refuse_request(id, from, &request, Refusal::NoAnswer);
         }
-        // What PCP or NAT-PMP was told leads to one internal port.
-        let fixed = (existing.internal != request.internal || request.remote_name.is_some())
-            && existing.claims.has_others_than(Asker::Igd, now);
-        if !(same_owner && same_peer) || (request.strict && !same_port) || fixed {
+        if !takes_the_place_of(now, &request, &existing) {
             if request.strict {
                 return self.refuse_request(id, from, &request, Refusal::Conflict);
             }
@@ -270,6 +265,19 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Whether the mapping that a request meets becomes what it wants. Otherwise it is another one's, or AddAnyPortMapping makes a
+/// new one beside it.
+fn takes_the_place_of(now: Instant, request: &MappingRequest, existing: &Mapping) -> bool {
+    let same_owner = existing.internal.ip() == request.internal.ip();
+    let same_port = request.external_port.is_none_or(|port| port == existing.external.port());
+    let same_name = request.remote_name.is_some() && existing.remote_name == request.remote_name;
+    let same_peer = same_name || existing.remote_peer == request.remote_peer;
+    // What PCP or NAT-PMP was told leads to one internal port.
+    let fixed = (existing.internal != request.internal || request.remote_name.is_some())
+        && existing.claims.has_others_than(Asker::Igd, now);
+    same_owner && same_peer && !(request.strict && !same_port) && !fixed
 }
 
 /// Whether two requests are one that was sent twice; only lease and words may differ. The internal client says who

@@ -140,7 +140,7 @@ impl Gateway {
                 || self.held.of_host(host).any(|(_, held)| held.internal == Some(request.internal))
                 || self.find_pending(|pending| pending.needs(request.internal)).is_some());
         let lan = self.lan_addresses();
-        let facts = self.facts(who, &request, &lan);
+        let facts = self.facts(now, who, &request, &lan);
         let denied = self.config.policy.check(who, &request, facts).is_err();
         if self.config.get_specific == GetSpecific::Local || internal_taken || denied || self.stopping {
             return Known::Free;

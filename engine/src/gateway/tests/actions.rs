@@ -318,6 +318,9 @@ fn quotas() {
         assert_eq!(lab.add(BOB, 2, port(6000)), done());
         assert_eq!(lab.add(BOB, 2, port(6001)), done());
         assert_eq!(lab.add(BOB, 2, port(6002)), Err(728), "in all");
+        // Its own port, but for somebody else: AddAnyPortMapping would make another mapping.
+        let beside = Add { any: true, remote: "203.0.113.9", internal: 6010, ..port(6000) };
+        assert_eq!(lab.add(BOB, 2, beside), Err(728), "in all, beside what it has");
         assert_eq!(lab.delete(ALICE, 2, 5000), done());
         assert_eq!(lab.add(BOB, 2, port(6002)), done());
     }
