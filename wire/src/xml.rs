@@ -53,7 +53,7 @@ impl<'a> Document<'a> {
     pub fn parse(bytes: &'a [u8], max_elements: usize) -> Result<Self, Malformed> {
         let text = str::from_utf8(bytes).map_err(|_| Malformed)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start_matches(is_blank);
-        if !text.chars().all(is_xml_char) {
+        if !is_text(text) {
             return Err(Malformed);
         }
         let mut parser = Parser {
@@ -278,18 +278,25 @@ impl<'d, 'a> Element<'d, 'a> {
 /// Appends `text` as character data or attribute value. Characters that XML has no way to write become
 /// spaces; a carriage return is written as a reference, or reading would turn it into a line feed.
 pub fn escape_into(out: &mut String, text: &str) {
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&apos;"),
-            '\r' => out.push_str("&#13;"),
-            allowed if is_xml_char(allowed) => out.push(allowed),
-            _ => out.push(' '),
-        }
+    let is_special =
+        |character: char| matches!(character, '&' | '<' | '>' | '"' | '\'' | '\r') || !is_xml_char(character);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_special) {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        let mut characters = special.chars();
+        out.push_str(match characters.next() {
+            Some('&') => "&amp;",
+            Some('<') => "&lt;",
+            Some('>') => "&gt;",
+            Some('"') => "&quot;",
+            Some('\'') => "&apos;",
+            Some('\r') => "&#13;",
+            _ => " ",
+        });
+        rest = characters.as_str();
     }
+    out.push_str(rest);
 }
 
 /// `text` as [`escape_into`] writes it.
@@ -366,9 +373,20 @@ fn is_xml_char(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
+/// Whether XML has a way to write all of it. Most is ASCII, which is seen octet by octet.
+fn is_text(text: &str) -> bool {
+    let plain = |octet: u8| matches!(octet, b' '..=0x7f | b'\t' | b'\n' | b'\r');
+    text.bytes().all(plain) || text.chars().all(is_xml_char)
+}
+
 /// A name as UPnP documents have them. Beyond ASCII every letter is taken; that is more than XML 1.0 allows,
 /// and harmless because such a name is never one of ours.
 fn is_name(name: &str) -> bool {
+    let starts = |octet: &u8| octet.is_ascii_alphabetic() || matches!(octet, b'_' | b':');
+    let goes_on = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b':' | b'-' | b'.');
+    if name.is_ascii() {
+        return name.as_bytes().first().is_some_and(starts) && name.as_bytes().iter().all(goes_on);
+    }
     let mut characters = name.chars();
     characters.next().is_some_and(|first| first.is_alphabetic() || matches!(first, '_' | ':'))
         && characters
