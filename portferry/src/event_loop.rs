@@ -367,7 +367,7 @@ impl Shell {
                 }
             },
             Some(decision) = self.decisions.1.recv() => self.on_decision(gateways, decision).await,
-            by = self.kernel.touched() => self.kernel.restore(by).await,
+            due = self.kernel.due() => self.kernel.attend(due).await,
             Some(incoming) = self.control.recv() => self.take_in(gateways, incoming),
             Some((place, sid, delivery)) = self.delivered.1.recv() => {
                 gateways.handle(now(), To::Uplink(place), Event::Delivered { sid, delivery });

@@ -124,6 +124,17 @@ impl Table {
         self.mappings.get(&key(rule)).is_some_and(|held| held.internal == rule.internal)
     }
 
+    /// Whether these flows are led by what is mapped now.
+    pub(super) fn leads(&self, flows: &Flows) -> bool {
+        match *flows {
+            Flows::Mapped { protocol, external_port, internal, remote_peer } => {
+                let held = self.mappings.get(&(protocol, external_port, remote_peer));
+                held.is_some_and(|held| held.internal == internal)
+            }
+            _ => false,
+        }
+    }
+
     /// Makes `changes`, all or, with any error, none; what the kernel has to be told to follow.
     pub(super) fn change(&mut self, changes: &[Change]) -> io::Result<Plan> {
         let (mut plan, mut before) = (Plan::default(), Before::default());

@@ -66,6 +66,7 @@
 mod batch;
 mod conntrack;
 mod counter;
+mod ending;
 pub(crate) mod foreign;
 mod link;
 mod mappings;
@@ -84,9 +85,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
+use tokio::time::Instant;
 
 use batch::{Batch, NFPROTO_INET};
 use conntrack::FlowFrom;
+use ending::Ending;
 use link::Link;
 use mappings::{Plan, Table};
 use shape::Shape;
@@ -168,6 +171,7 @@ pub struct Nft {
     table: Table,
     link: Link,
     kernel_filters: bool,
+    ending: Ending,
     /// What the kernel made of it when it was created.
     shape: Option<Shape>,
 }
@@ -185,7 +189,8 @@ impl Nft {
     pub async fn open(config: TableConfig) -> io::Result<Self> {
         config.check()?;
         let table = Table::new(&config);
-        let mut nft = Self { config, table, link: Link::default(), kernel_filters: true, shape: None };
+        let (link, ending) = (Link::default(), Ending::default());
+        let mut nft = Self { config, table, link, kernel_filters: true, ending, shape: None };
         nft.rebuild().await?;
         Ok(nft)
     }
@@ -201,11 +206,39 @@ impl Nft {
     /// * [`ErrorKind::InvalidInput`]: a rule that is no unicast TCP or UDP mapping, or more than [`MAX_CHANGES`].
     /// * [`ErrorKind::TimedOut`]: no answer within 5 s; whether the changes were made is unknown.
     pub async fn apply(&mut self, changes: &[Change]) -> io::Result<()> {
+        self.change(changes).await?;
+        self.end_flows().await;
+        Ok(())
+    }
+
+    /// The same, but that flows are not ended yet: that is for [`Nft::end_flows`] when [`Nft::flows_due`] says so.
+    ///
+    /// # Errors
+    /// As [`Nft::apply`].
+    pub async fn change(&mut self, changes: &[Change]) -> io::Result<()> {
         if changes.len() > MAX_CHANGES {
             return Err(invalid(format!("more than {MAX_CHANGES} changes in one transaction")));
         }
         let plan = self.table.change(changes)?;
         self.carry_out("changing mappings", plan).await
+    }
+
+    /// When [`Nft::end_flows`] is due: at once, or, where changes follow upon each other, a moment later. `None`: nothing is left to end.
+    pub fn flows_due(&self) -> Option<Instant> {
+        self.ending.due(Instant::now())
+    }
+
+    /// Ends the flows that changes have left. Should that fail, the log has a warning.
+    pub async fn end_flows(&mut self) {
+        let (mut flows, since) = (self.ending.take(), Instant::now());
+        // What has come back meanwhile has its flows back, too.
+        flows.retain(|flows| !self.table.leads(flows));
+        if flows.is_empty() {
+            return;
+        }
+        let kernel_filters = &mut self.kernel_filters;
+        self.link.end_flows(async |socket| conntrack::end(socket, &flows, kernel_filters).await).await;
+        self.ending.walked(since, Instant::now());
     }
 
     /// The WAN interface has these addresses from now on.
@@ -220,6 +253,7 @@ impl Nft {
             let _ = self.table.readdress(&before);
             self.config.wan_addresses = before;
         }
+        self.end_flows().await;
         outcome
     }
 
@@ -232,17 +266,8 @@ impl Nft {
             self.table.undo(&plan);
             return Err(error);
         }
-        self.end_flows(&plan).await;
+        self.ending.add(plan.flows);
         Ok(())
-    }
-
-    async fn end_flows(&mut self, plan: &Plan) {
-        if !plan.flows.is_empty() {
-            let kernel_filters = &mut self.kernel_filters;
-            self.link
-                .end_flows(async |socket| conntrack::end(socket, &plan.flows, kernel_filters).await)
-                .await;
-        }
     }
 
     /// By which port of the WAN's addresses a flow leaves that a LAN host has begun; `None`: there is none, or it is not translated.
@@ -272,6 +297,7 @@ impl Nft {
         let name = self.config.name.clone();
         self.link.transact("deleting the table", |batch| rule::delete(batch, &name)).await?;
         self.table = Table::new(&self.config);
+        self.ending = Ending::default();
         Ok(())
     }
 
@@ -360,7 +386,8 @@ impl Nft {
         }
         // Not before: should it fail half way, what belongs into it is still known.
         self.table = table;
-        self.end_flows(&plan).await;
+        self.ending.add(plan.flows);
+        self.end_flows().await;
         // Without an answer it is made anew once more when somebody touches it.
         self.shape = look(&mut self.link, (NFPROTO_INET, &config.name)).await.ok().flatten();
         Ok(())

@@ -38,7 +38,7 @@ use crate::nft::pinholes::PinholeRule;
 use crate::resolve;
 use crate::sockets::Spec;
 use message::Request;
-use tables::Tables;
+use tables::{Due, Tables};
 
 /// The hidden word of the command line by which the network process is started.
 const NETWORK_PROCESS: &str = "network-process";
@@ -140,18 +140,18 @@ impl Kernel {
         }
     }
 
-    /// See [`Tables::touched`]. Of tables that are not this process's it never resolves.
-    pub(crate) async fn touched(&mut self) -> Option<String> {
+    /// See [`Tables::due`]. Of tables that are not this process's it never resolves.
+    pub(crate) async fn due(&mut self) -> Due {
         match &mut self.0 {
-            Kind::Here { tables, .. } => tables.touched().await,
+            Kind::Here { tables, .. } => tables.due().await,
             Kind::Apart(_) => std::future::pending().await,
         }
     }
 
-    /// See [`Tables::restore`].
-    pub(crate) async fn restore(&mut self, by: Option<String>) {
+    /// See [`Tables::attend`].
+    pub(crate) async fn attend(&mut self, due: Due) {
         if let Kind::Here { tables, .. } = &mut self.0 {
-            tables.restore(by).await;
+            tables.attend(due).await;
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use engine::nat::NatFailure;
+use tokio::time::{Instant, sleep_until};
 
 use super::message::NatChange;
 use crate::config::{Config, Line, NatMode};
@@ -31,6 +32,14 @@ pub(crate) struct Tables {
     uplinks: Vec<Uplink>,
     /// What hears when others change them.
     guard: Guard,
+}
+
+/// What is to be done with the tables though nobody asks for it.
+pub(crate) enum Due {
+    /// Another program may have changed one; its name, if it is known.
+    Restore(Option<String>),
+    /// Flows are to be ended that changes have left.
+    EndFlows,
 }
 
 impl Tables {
@@ -141,12 +150,18 @@ impl Tables {
             NatChange::Remove(rule) if !nft.holds(&rule) => return Ok(()),
             NatChange::Remove(rule) => Change::Remove(rule),
         };
-        let mut result = nft.apply(&[change]).await;
+        let mut result = nft.change(&[change]).await;
         if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             (_, result) = make_all_anew(uplink).await;
             if let (Ok(()), Some(nft)) = (&result, &mut uplink.nft) {
-                result = nft.apply(&[change]).await;
+                result = nft.change(&[change]).await;
             }
+        }
+        // At once, but where changes follow upon each other.
+        if let Some(nft) = &mut uplink.nft
+            && nft.flows_due().is_some_and(|at| at <= Instant::now())
+        {
+            nft.end_flows().await;
         }
         result.map_err(|error| NatFailure::Kernel(error.to_string()))
     }
@@ -217,13 +232,36 @@ impl Tables {
         self.uplinks.get(place)?.nft.as_ref()
     }
 
-    /// Resolves when another program may have changed a table, with its name, if it is known: [`Tables::restore`] comes next. Cancel-safe.
-    pub(crate) async fn touched(&mut self) -> Option<String> {
-        self.guard.touched().await
+    /// Resolves when there is something to do for [`Tables::attend`]. Cancel-safe.
+    pub(crate) async fn due(&mut self) -> Due {
+        let flows = self.uplinks.iter().filter_map(|uplink| uplink.nft.as_ref()?.flows_due()).min();
+        let flows = async {
+            match flows {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            by = self.guard.touched() => Due::Restore(by),
+            () = flows => Due::EndFlows,
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) async fn attend(&mut self, due: Due) {
+        match due {
+            Due::Restore(by) => self.restore(by).await,
+            Due::EndFlows => {
+                for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
+                    nft.end_flows().await;
+                }
+            }
+        }
     }
 
     /// Has the tables be as they were; `by` is the name of the program that has changed one, if it is known.
-    pub(crate) async fn restore(&mut self, by: Option<String>) {
+    async fn restore(&mut self, by: Option<String>) {
         let mut restored = Vec::new();
         for uplink in &mut self.uplinks {
             let table = uplink.line.table.clone();
@@ -400,8 +438,10 @@ async fn make_anew(nft: &mut Nft, table: TableConfig) -> std::io::Result<()> {
     let rules: Vec<Change> = nft.rules().map(Change::Add).collect();
     let mut new = Nft::open(table).await?;
     for some in rules.chunks(MAX_CHANGES) {
-        new.apply(some).await?;
+        new.change(some).await?;
     }
+    nft.end_flows().await;
+    new.end_flows().await;
     // Not before: should it fail half way, what belongs into it is still known.
     *nft = new;
     Ok(())

@@ -296,7 +296,7 @@ impl Worker {
                     }
                     self.look().await;
                 }
-                by = self.tables.touched() => self.tables.restore(by).await,
+                due = self.tables.due() => self.tables.attend(due).await,
                 received = self.channel.receive(&mut buffer), if talks => match received {
                     Ok(Some(message)) => {
                         if !self.on_message(&buffer[..message.len]).await {
