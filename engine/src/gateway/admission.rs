@@ -277,7 +277,7 @@ fn takes_the_place_of(now: Instant, request: &MappingRequest, existing: &Mapping
     // What PCP or NAT-PMP was told leads to one internal port.
     let fixed = (existing.internal != request.internal || request.remote_name.is_some())
         && existing.claims.has_others_than(Asker::Igd, now);
-    same_owner && same_peer && !(request.strict && !same_port) && !fixed
+    same_owner && same_peer && (same_port || !request.strict) && !fixed
 }
 
 /// Whether two requests are one that was sent twice; only lease and words may differ. The internal client says who
