@@ -334,7 +334,12 @@ impl SsdpServer {
             });
         self.budget = budget;
         let answers = answers?;
-        let spread = search.mx.map_or(FIRST_ANSWER, |mx| Duration::from_secs(u64::from(mx)).min(SPREAD));
+        // Who asks this router alone waits for nobody else's answer (S-6).
+        let spread = match search.mx {
+            _ if local.is_some() || is_for(search, own) => Duration::ZERO,
+            Some(mx) => Duration::from_secs(u64::from(mx)).min(SPREAD),
+            None => FIRST_ANSWER,
+        };
         let first = entropy.up_to(FIRST_ANSWER.min(spread));
         let gap = spread.saturating_sub(first) / u32::try_from(datagrams).unwrap_or(1);
         for (nth, bytes) in (0_u32..).zip(answers) {
@@ -452,6 +457,13 @@ impl SsdpServer {
             config_id: self.devices.identity().config_id,
         }
     }
+}
+
+/// Whether a search names this address of ours as the one that it goes to, and has no MX, as one that goes to a group has.
+fn is_for(search: &Search, own: IpAddr) -> bool {
+    let host = search.host.as_deref().filter(|_| search.mx.is_none()).unwrap_or_default();
+    let named = host.parse().map(|named: SocketAddr| named.ip()).or_else(|_| host.parse());
+    named == Ok(own)
 }
 
 #[cfg(test)]

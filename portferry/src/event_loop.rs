@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use wire::description::Uuid;
 use wire::error::UpnpError;
 
-use crate::clock::now;
+use crate::clock::{Alarm, now};
 use crate::config::{Config, Line, PolicyDefault};
 use crate::control::{
     Asked, ConsentsReport, MappingReport, OfferReport, PinholeReport, Question, ReleaseReport, StatusReport,
@@ -47,9 +47,6 @@ use uplink::Uplink;
 
 /// How long until a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// It is looked this often whether something is due.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// How a run ends, apart from failing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -120,6 +117,7 @@ pub struct Shell {
     asked: mpsc::Receiver<Asked>,
     asked_sender: mpsc::Sender<Asked>,
     signals: mpsc::Receiver<Signal>,
+    alarm: Alarm,
     stopped: bool,
 }
 
@@ -171,6 +169,7 @@ impl Shell {
             asked,
             asked_sender,
             signals,
+            alarm: Alarm::default(),
             stopped: false,
         }
     }
@@ -320,16 +319,7 @@ impl Shell {
             tokio::task::consume_budget().await;
             return Ok(());
         }
-        let sleep = async {
-            match [timeout, self.retry, store_retry, dhcp_due].into_iter().flatten().min() {
-                // A millisecond more, for the clock counts whole ones. Not for long, for that sleep stands still while the machine
-                // does, and ours does not.
-                Some(at) => {
-                    tokio::time::sleep(LONGEST_SLEEP.min((at - now()) + Duration::from_millis(1))).await;
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let next = [timeout, self.retry, store_retry, dhcp_due].into_iter().flatten().min();
         tokio::select! {
             biased;
             Some(signal) = self.signals.recv() => match signal {
@@ -381,7 +371,7 @@ impl Shell {
             Some((place, datagram)) = self.datagrams.1.recv() => {
                 self.on_datagram(gateways, place, datagram).await?;
             }
-            () = sleep => {} // the next turn sees what is due
+            () = self.alarm.at(next) => {} // the next turn sees what is due
         }
         Ok(())
     }

@@ -448,6 +448,29 @@ fn answers_are_spread() {
     }
 }
 
+/// S-6: who asks this router alone is told at once, for there is nobody else whose answers could come at the same time.
+#[test]
+fn who_asks_here_alone_does_not_wait() {
+    let mut rig = Rig::at_home(IgdVersion::Auto);
+    for (from, to, host, mx, at_once) in [
+        (HOST, Some("192.168.1.1"), "192.168.1.1:1900", None, true),
+        // Where the kernel says where it came.
+        ("192.168.1.11:50000", Some("192.168.1.1"), HOST_V4, Some(3), true),
+        // Where it does not.
+        ("192.168.1.12:50000", None, "192.168.1.1:1900", None, true),
+        ("192.168.1.13:50000", None, "192.168.1.1", None, true),
+        ("192.168.1.14:50000", None, "192.168.1.1:1900", Some(3), false),
+        ("192.168.1.15:50000", None, HOST_V4, None, false),
+        ("192.168.1.16:50000", None, "192.168.1.2:1900", None, false),
+    ] {
+        let asked = rig.now;
+        rig.receive_at(3, to, from, ssdp::search(host, &Target::All, mx).as_bytes());
+        let out = responses(&rig.run(asked + 5000), from);
+        assert_eq!(out.len(), 10);
+        assert_eq!(out.iter().all(|(at, _)| *at == asked), at_once, "{from}");
+    }
+}
+
 /// K-2 and Q-3: the same search of the same socket is answered once a second; another socket's or another target's
 /// is another search.
 #[test]

@@ -230,6 +230,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_eventfd2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
     libc::SYS_ppoll,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
