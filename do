@@ -4,6 +4,7 @@
 #   ./do demo [--once]   build portferry and play its demonstration
 #   ./do test            all tests; as root the lab in network namespaces too
 #   ./do check           formatting, lints, licences (CI runs this and then the tests)
+#   ./do bench           as root: what it costs beside miniupnpd (docs/performance.md)
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -71,6 +72,15 @@ tests() {
     cargo test --locked --workspace --no-fail-fast "$@"
 }
 
+bench() {
+    rust
+    [ "$(id -u)" -eq 0 ] || { say "the bench needs root (network namespaces)"; exit 77; }
+    install iproute2 procps nftables miniupnpd-nftables miniupnpc natpmpc tcpdump
+    cargo build --locked --quiet --release -p portferry
+    cargo build --locked --quiet --release -p lab --bin lab-bench
+    exec "${CARGO_TARGET_DIR:-target}/release/lab-bench" "$@"
+}
+
 check() {
     rust
     if cargo fmt --version >/dev/null 2>&1 || install rustfmt-web; then
@@ -106,8 +116,9 @@ case $command in
 demo) demo "$@" ;;
 test) tests "$@" ;;
 check) check ;;
+bench) bench "$@" ;;
 *)
-    say "usage: ./do demo [--once] | ./do test | ./do check"
+    say "usage: ./do demo [--once] | ./do test | ./do check | ./do bench [--quick] [--write] [FIGURE...]"
     exit 64
     ;;
 esac

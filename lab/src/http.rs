@@ -1,45 +1,54 @@
-//! A control point's HTTP, octet by octet: connections that are kept, and answers that are read to their end.
+//! A control point's HTTP, octet by octet: connections that are kept or not, and answers that are read to their end.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 /// How long whatever is asked may take. A gateway answers within some seconds, whatever its provider does.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Names in lower case.
-    pub(super) fields: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 }
 
 /// Asks one gateway, on a connection that it keeps while both like.
-pub(super) struct Client {
+pub(crate) struct Client {
     gateway: SocketAddr,
+    /// The address of ours that it speaks from; `None`: the kernel's choice.
+    local: Option<IpAddr>,
     kept: Option<BufReader<TcpStream>>,
     /// How often a kept connection turned out to have been closed meanwhile.
-    pub(super) reopened: u64,
+    pub(crate) reopened: u64,
 }
 
 impl Client {
-    pub(super) fn new(gateway: SocketAddr) -> Self {
-        Self { gateway, kept: None, reopened: 0 }
+    pub(crate) fn new(gateway: SocketAddr) -> Self {
+        Self { gateway, local: None, kept: None, reopened: 0 }
     }
 
-    /// One request: what comes before the fields Host and Content-Length, which are added, and the body.
+    /// One that speaks from this address of its host.
+    pub(crate) fn from(gateway: SocketAddr, local: IpAddr) -> Self {
+        Self { local: Some(local), ..Self::new(gateway) }
+    }
+
+    /// One request, its head as [`head`] makes it: what comes before the fields Host and Content-Length, which are added, and the body.
     ///
     /// # Errors
     /// No connection, or no whole answer within [`PATIENCE`].
-    pub(super) fn ask(&mut self, head: &str, body: &str, keep: bool) -> io::Result<Answer> {
+    pub(crate) fn ask(&mut self, head: &str, body: &str, keep: bool) -> io::Result<Answer> {
         let (gateway, length) = (self.gateway, body.len());
         let connection = if keep { "" } else { "Connection: close\r\n" };
         let request = format!("{head}Host: {gateway}\r\n{connection}Content-Length: {length}\r\n\r\n{body}");
@@ -54,13 +63,21 @@ impl Client {
                 Err(_) => self.reopened += 1,
             }
         }
-        let stream = TcpStream::connect_timeout(&gateway, PATIENCE)?;
+        let stream = self.connect()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut stream = BufReader::new(stream);
         let answer = exchange(&mut stream, request.as_bytes())?;
         self.keep(stream, &answer, keep);
         Ok(answer)
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        let Some(local) = self.local else { return TcpStream::connect_timeout(&self.gateway, PATIENCE) };
+        let socket = Socket::new(Domain::for_address(self.gateway), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(local, 0).into())?;
+        socket.connect_timeout(&self.gateway.into(), PATIENCE)?;
+        Ok(socket.into())
     }
 
     fn keep(&mut self, stream: BufReader<TcpStream>, answer: &Answer, keep: bool) {
@@ -78,7 +95,7 @@ fn exchange(stream: &mut BufReader<TcpStream>, request: &[u8]) -> io::Result<Ans
 ///
 /// # Errors
 /// It ends early, or is none.
-pub(super) fn read(stream: &mut impl io::BufRead) -> io::Result<Answer> {
+pub(crate) fn read(stream: &mut impl io::BufRead) -> io::Result<Answer> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let mut lines = Vec::new();
     loop {
@@ -106,6 +123,12 @@ pub(super) fn read(stream: &mut impl io::BufRead) -> io::Result<Answer> {
     } else {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// What goes before the fields that [`Client::ask`] adds.
+pub(crate) fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> String {
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\n{fields}")
 }
 
 #[cfg(test)]

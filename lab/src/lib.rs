@@ -4,9 +4,12 @@
 pub mod aftr;
 pub mod avalanche;
 pub mod b4;
+pub mod bench;
 pub mod capture;
 pub mod carrier;
 pub mod conformance;
+mod control_point;
+mod http;
 pub mod nat;
 pub mod nat64;
 pub mod netns;

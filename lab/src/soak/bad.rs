@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use wire::soap;
 use wire::ssdp;
 
-use super::http::{self, PATIENCE};
 use super::pcp::{NOBODY, PORT};
 use super::player::Player;
 use super::tally;
+use crate::http::{self, PATIENCE};
 use crate::netns::ROUTER_LAN;
 use crate::pcp_load::{self, Dice, MAP, Wish};
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::http::Client;
-use super::player::{Player, head};
+use super::player::Player;
 use super::tally;
+use crate::http::{Client, head};
 
 /// Subscriptions of a host at the same time; a gateway allows some.
 const SUBSCRIPTIONS: usize = 10;

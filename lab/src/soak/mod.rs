@@ -6,7 +6,6 @@ mod bad;
 mod conductor;
 mod events;
 mod faults;
-mod http;
 mod pcp;
 mod player;
 mod samples;

@@ -3,35 +3,22 @@
 //! It is told what to do by lines on its standard input (`play`, `report`, `finish`) and says lines of [`super::tally`].
 
 use std::io::{self, BufRead as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wire::soap::{self, AnswerError};
-use wire::{description, ssdp};
-
-use super::http::{Answer, Client};
 use super::tally::Tally;
 use super::{bad, events, pcp, upnp};
+use crate::control_point::{self, Called, NEWER, Service, search};
+use crate::http::Client;
 use crate::netns::{ROUTER_LAN, ROUTER_LAN_V6};
 use crate::pcp_load::Dice;
 use crate::subject::HTTP_PORT;
 
 /// Until it has to be found on the LAN, with an external address.
 const FOUND_WITHIN: Duration = Duration::from_secs(30);
-
-/// A service of the gateway's.
-#[derive(Clone, Debug)]
-pub(super) struct Service {
-    /// `urn:…:service:…:n`.
-    pub(super) name: String,
-    /// The path for its control.
-    pub(super) control: String,
-    /// The path for its events.
-    pub(super) events: String,
-}
 
 /// What all threads of a player know.
 pub(super) struct Player {
@@ -49,9 +36,6 @@ pub(super) struct Player {
     stop: AtomicBool,
     seed: u64,
 }
-
-/// What a call of an action came to.
-pub(super) type Called = Result<Vec<(String, String)>, u16>;
 
 impl Player {
     pub(super) fn plays(&self) -> bool {
@@ -92,22 +76,15 @@ impl Player {
     ) -> Option<Called> {
         let since = super::tally::now();
         let kind = format!("UPnP {action}");
-        let head = head(
-            "POST",
-            &service.control,
-            &[
-                ("SOAPAction", &format!("\"{}#{action}\"", service.name)),
-                ("Content-Type", "text/xml; charset=\"utf-8\""),
-            ],
-        );
-        let answer = client.ask(&head, &soap::encode_call(&service.name, action, arguments), keep);
-        let called = match answer.map(|Answer { body, .. }| soap::decode_answer_to(action, &body)) {
-            Ok(Ok(answer)) => Ok(answer.values),
-            Ok(Err(AnswerError::Fault { code, .. })) => Err(code),
-            Ok(Err(AnswerError::Malformed)) => {
-                self.tally.wrong(&kind, since, "no SOAP");
-                return None;
-            }
+        let (head, body) = service.request(action, arguments);
+        let called = match client.ask(&head, &body, keep) {
+            Ok(answer) => match control_point::called(action, &answer) {
+                Some(called) => called,
+                None => {
+                    self.tally.wrong(&kind, since, "no SOAP");
+                    return None;
+                }
+            },
             Err(error) => {
                 self.tally.silence(&kind, since, &error.to_string());
                 return None;
@@ -123,19 +100,14 @@ impl Player {
     }
 }
 
-/// What goes before the fields that [`Client::ask`] adds.
-pub(super) fn head(method: &str, path: &str, fields: &[(&str, &str)]) -> String {
-    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {path} HTTP/1.1\r\n{fields}")
-}
-
 /// Plays on `host` until it is told to finish, or its standard input ends.
 ///
 /// # Errors
 /// The gateway is not found.
 pub fn play(host: Ipv4Addr, host_v6: Ipv6Addr, lease: u32) -> io::Result<()> {
     let seed = u64::from(host.octets()[3]);
-    let services = find(host)?;
+    let services =
+        control_point::services(Player::gateway(), &control_point::find(host, NEWER, FOUND_WITHIN)?)?;
     let service = |name: &str| {
         let found = services.iter().find(|service| service.name.contains(name)).cloned();
         found.ok_or_else(|| io::Error::other(format!("the description has no {name}")))
@@ -191,31 +163,6 @@ fn start(player: &Arc<Player>) -> Vec<thread::JoinHandle<()>> {
     roles.into_iter().map(of).collect()
 }
 
-/// The services of the newer face.
-fn find(host: Ipv4Addr) -> io::Result<Vec<Service>> {
-    let target = "urn:schemas-upnp-org:device:InternetGatewayDevice:2";
-    let deadline = Instant::now() + FOUND_WITHIN;
-    let location = loop {
-        if let Some(location) = search(host, target, Duration::from_millis(1500))? {
-            break location;
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::other("nobody answers M-SEARCH"));
-        }
-    };
-    let path = location.strip_prefix("http://").and_then(|rest| Some(&rest[rest.find('/')?..]));
-    let path = path.ok_or_else(|| io::Error::other(format!("LOCATION: {location}")))?;
-    let answer = Client::new(Player::gateway()).ask(&head("GET", path, &[]), "", false)?;
-    let device =
-        description::parse(&answer.body).map_err(|_| io::Error::other("a bad description"))?.services;
-    let services = device.into_iter().map(|service| Service {
-        name: service.service_type,
-        control: service.control_url,
-        events: service.event_url,
-    });
-    Ok(services.collect())
-}
-
 fn await_address(player: &Player) -> io::Result<()> {
     let deadline = Instant::now() + FOUND_WITHIN;
     let mut client = Client::new(Player::gateway());
@@ -229,28 +176,6 @@ fn await_address(player: &Player) -> io::Result<()> {
         thread::sleep(Duration::from_millis(200));
     }
     Err(io::Error::other("there is no external address"))
-}
-
-/// The first LOCATION that is answered in that time.
-fn search(host: Ipv4Addr, target: &str, wait: Duration) -> io::Result<Option<String>> {
-    let socket = UdpSocket::bind((host, 0))?;
-    let request = ssdp::search("239.255.255.250:1900", &ssdp::Target::parse(target), Some(1));
-    socket.send_to(request.as_bytes(), (ssdp::GROUP_V4, ssdp::PORT))?;
-    let deadline = Instant::now() + wait;
-    let mut buffer = [0; 2048];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        socket.set_read_timeout(Some(left))?;
-        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        if let Ok(ssdp::Message::Response(response)) = ssdp::parse(&buffer[..length])
-            && from.ip() == IpAddr::V4(ROUTER_LAN)
-        {
-            return Ok(Some(response.location));
-        }
-    }
 }
 
 /// M-SEARCH, for what there is and for what there is not.

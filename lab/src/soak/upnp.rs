@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::http::Client;
-use super::player::{Called, Player};
+use super::player::Player;
+use crate::control_point::Called;
+use crate::http::Client;
 use crate::pcp_load::Dice;
 
 /// How many mappings one control point has at the same time.
