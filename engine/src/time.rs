@@ -98,6 +98,11 @@ impl<K: Copy + Ord> Timers<K> {
         Some(key)
     }
 
+    /// Whose alarms come next, the next first.
+    pub fn upcoming(&self) -> impl Iterator<Item = K> {
+        self.queue.iter().map(|&(_, key)| key)
+    }
+
     /// How many alarms there are.
     pub fn count(&self) -> usize {
         self.at.len()
@@ -120,6 +125,7 @@ mod tests {
         timers.set('b', Instant::from_secs(1));
         timers.set('a', Instant::from_secs(3));
         assert_eq!(timers.next(), Some(Instant::from_secs(1)));
+        assert_eq!(timers.upcoming().collect::<String>(), "ba");
         assert_eq!(timers.pop_due(Instant::from_secs(2)), Some('b'));
         assert_eq!(timers.pop_due(Instant::from_secs(2)), None);
         assert_eq!(timers.pop_due(Instant::from_secs(3)), Some('a'));

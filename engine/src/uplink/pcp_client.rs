@@ -23,7 +23,9 @@ use super::nonces::{Client, ServerIdentity};
 use super::peer::Peers;
 use super::query::{Answer, Query};
 use super::remembered::Remembered;
-use super::schedule::{BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, next_rt, next_wake};
+use super::schedule::{
+    BLIND_DELETE, IMPATIENT, MIN_RENEWAL_GAP, delete_until, first_rt, may_renew, next_rt, next_wake,
+};
 use super::turns::Turns;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Timers};
@@ -54,6 +56,10 @@ const FIRST_DOUBT: Duration = Duration::from_secs(1);
 const LAST_DOUBT: Duration = Duration::from_secs(15 * 60);
 /// Nonces of mappings that are gone: the server holds a port for two hours at most, and nobody has this many at once.
 const MOST_NONCES: usize = 4096;
+/// So many renewals, beside those that are due, go together …
+const TOGETHER: usize = 15;
+/// … of so many that come next.
+const LOOKED_AT: usize = 64;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -200,8 +206,14 @@ impl Uplink for PcpClient {
             }
             Input::Woke => self.recover(now, now, None, entropy),
             Input::Timeout => {
+                let mut renews = false;
                 while let Some(id) = self.timers.pop_due(now) {
+                    renews |=
+                        self.flows.get(&id).is_some_and(|flow| matches!(flow.phase, Phase::Held { .. }));
                     self.on_timer(now, id, entropy);
+                }
+                if renews {
+                    self.renew_others(now, entropy);
                 }
             }
         }
@@ -534,6 +546,21 @@ impl PcpClient {
             }
         }
         self.transmit(now, id);
+    }
+
+    /// The machine is awake, and the server hears of one renewal: those that may come as well by RFC 6887 §11.2.1 come now, the
+    /// next to be due first. A thousand mappings of two hours wake it once in a minute then, not sixteen times.
+    fn renew_others(&mut self, now: Instant, entropy: &mut dyn Entropy) {
+        let may_be_renewed = |id: &FlowId| {
+            self.flows.get(id).is_some_and(|flow| {
+                flow.phase == Phase::Held { attempts: 0 }
+                    && flow.grant.is_some_and(|grant| may_renew(now, grant, &flow.want.terms, flow.sent_at))
+            })
+        };
+        let others = self.timers.upcoming().take(LOOKED_AT).filter(may_be_renewed).take(TOGETHER);
+        for id in others.collect::<Vec<FlowId>>() {
+            self.on_timer(now, id, entropy);
+        }
     }
 
     /// Sets the alarm of a held flow.

@@ -52,6 +52,15 @@ pub(super) fn next_wake(
     due.max(sent_at + MIN_RENEWAL_GAP).max(now).min(grant.ends())
 }
 
+/// Whether a mapping that was granted, and not asked for since, may be renewed already: from half of its lifetime on, unless its
+/// owner's lease ends before that.
+pub(super) fn may_renew(now: Instant, grant: Grant, terms: &Terms, sent_at: Instant) -> bool {
+    terms.lease_ends.is_none_or(|end| end > grant.ends())
+        && now >= grant.since + renewal_delay(grant.lifetime, 1, 0.0)
+        && now >= sent_at + MIN_RENEWAL_GAP
+        && now < grant.ends()
+}
+
 /// Until when a delete that begins now is repeated: as long as the server may hold what it granted.
 pub(super) fn delete_until(now: Instant, grant: Option<Grant>) -> Instant {
     let known = grant.map(|grant| grant.ends()).filter(|&ends| ends > now);

@@ -30,6 +30,33 @@ fn renewals_by_the_granted_lifetime() {
     }
 }
 
+/// A renewal takes along those that may come then as well: which is in their windows, in number bounded, and no other.
+#[test]
+fn renewals_go_together() {
+    let mut rig = Rig::with_seed(3);
+    let made = |n: u64| FlowId(100 + n);
+    for n in 0..40 {
+        let port = 8000 + u16::try_from(n).unwrap();
+        // The last ten come later, so that their windows begin when those of the others have ended; five have leases of their own.
+        rig.now = if n < 30 { n * 10 } else { 60_000 };
+        let want = if n < 5 { lasting(Some(Instant::from_secs(300))) } else { endless() };
+        let request = rig.ask(made(n), Want { internal_port: port, external_port: port, ..want });
+        rig.answer(&rig.success(&request, if n < 5 { 300 } else { 320 }));
+    }
+    let out = sent(&rig.run(215_000));
+    let mut moments: Vec<(u64, usize)> = Vec::new();
+    for (at, request) in &out {
+        assert!((160_000..=200_300).contains(at), "{at}");
+        assert!((8005..8030).contains(&map_of(request).internal_port));
+        match moments.last_mut().filter(|(last, _)| last == at) {
+            Some((_, number)) => *number += 1,
+            None => moments.push((*at, 1)),
+        }
+    }
+    assert_eq!(out.len(), 25, "each once");
+    assert!(moments.len() <= 4 && moments.iter().all(|(_, number)| *number <= 16), "{moments:?}");
+}
+
 /// Renewed, the timetable starts anew from the answer, by the new lifetime.
 #[test]
 fn a_renewal_is_granted_anew() {
