@@ -132,7 +132,8 @@ struct Slot {
 /// See the module's description.
 #[derive(Debug, Default)]
 pub struct MappingTable {
-    by_key: BTreeMap<Key, Slot>,
+    /// Boxed, for the map has places that are empty: as ports come in rising order nearly half of them.
+    by_key: BTreeMap<Key, Box<Slot>>,
     /// The order that GetGenericPortMappingEntry counts in: no gaps, and a removal moves only the last entry.
     order: Vec<Key>,
     by_flow: BTreeMap<FlowId, Key>,
@@ -264,7 +265,7 @@ impl MappingTable {
         self.by_internal.insert((key.protocol, mapping.internal, key.external_port));
         self.order.push(key);
         self.telling += usize::from(mapping.tells_address());
-        self.by_key.insert(key, Slot { mapping, position: self.order.len() - 1 });
+        self.by_key.insert(key, Box::new(Slot { mapping, position: self.order.len() - 1 }));
         self.note_external(key);
     }
 
@@ -316,7 +317,7 @@ impl MappingTable {
 
     /// Takes out the mapping with this key, for this reason.
     pub fn remove(&mut self, key: Key, cause: Cause) -> Option<Mapping> {
-        let Slot { mapping, position } = self.by_key.remove(&key)?;
+        let Slot { mapping, position } = *self.by_key.remove(&key)?;
         Self::touch(&mut self.touched, &mapping);
         self.touched.entry(mapping.flow).or_default().cause = Some(cause);
         self.telling -= usize::from(mapping.tells_address());

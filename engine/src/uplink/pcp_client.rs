@@ -70,7 +70,8 @@ pub struct PcpClient {
     source: IpAddr,
     open: bool,
     recovery_wait: Duration,
-    flows: BTreeMap<FlowId, Flow>,
+    /// Boxed, for the map's places are empty by half: numbers only rise.
+    flows: BTreeMap<FlowId, Box<Flow>>,
     /// By what an answer is matched with (RFC 6887 §11.4): nonce, protocol, internal port.
     by_nonce: BTreeMap<(Nonce, Protocol, u16), FlowId>,
     /// Of mappings that are gone, where it is another one than is derived.
@@ -400,7 +401,7 @@ impl PcpClient {
         let reset_filters = self.filters.are_at(self.filtered(&want));
         let flow = Flow { reset_filters, ..Flow::new(now, nonce, derived, want) };
         self.by_nonce.insert(flow.answers(), id);
-        self.flows.insert(id, flow);
+        self.flows.insert(id, Box::new(flow));
         true
     }
 
@@ -678,7 +679,7 @@ impl PcpClient {
         let asks = |flow: &Flow| matches!(flow.phase, Phase::Asking { .. } | Phase::Held { attempts: 1.. });
         let held = self.flows.iter().filter(|(_, flow)| matches!(flow.phase, Phase::Held { attempts: 0 }));
         let last_used = held.max_by_key(|(_, flow)| flow.used_at).map(|(&id, _)| id);
-        if let Some(id) = last_used.filter(|_| !self.flows.values().any(asks)) {
+        if let Some(id) = last_used.filter(|_| !self.flows.values().any(|flow| asks(flow))) {
             let (start, _) = self.soundings.begin(now);
             self.ask_again(now, start + entropy.up_to(self.recovery_wait / 4), vec![id]);
         }

@@ -96,7 +96,7 @@ impl PcpClient {
         }
         self.filters.suspect(self.filtered(&flow.want));
         self.by_nonce.insert(flow.answers(), id);
-        self.flows.insert(id, flow);
+        self.flows.insert(id, Box::new(flow));
         self.schedule_renewal(now, id, entropy);
     }
 }
