@@ -89,7 +89,7 @@ struct Mapping {
     lease_left: Option<u64>,
     /// Who had asked for it, unless that was a control point alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    claims: Option<WrittenClaims>,
+    claims: Option<Box<WrittenClaims>>,
     nonce: [u8; 12],
     /// The WAN interface behind which the nonce is good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +168,7 @@ pub(crate) fn load(file: &[u8], now: Stamp) -> Loaded {
 type Client = (Option<IpAddr>, Option<IpAddr>, u8, u16);
 
 /// What stands, each with the number of its line: a later one is newer, whatever the clock says.
-type Mappings = BTreeMap<(u8, u16), (usize, Mapping)>;
+type Mappings = BTreeMap<(u8, u16), (usize, Box<Mapping>)>;
 
 /// What was stored.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -265,7 +265,7 @@ impl journal_file::Contents for Contents {
                 if let Some(before) = before {
                     self.mappings.remove(&(mapping.protocol, *before));
                 }
-                self.mappings.insert(key(mapping), (number, mapping.clone()));
+                self.mappings.insert(key(mapping), (number, Box::new(mapping.clone())));
             }
             Line::Remove { protocol, external_port } => {
                 self.mappings.remove(&(*protocol, *external_port))?;
@@ -343,9 +343,9 @@ impl Store {
 
 /// The oldest first.
 fn in_order(mappings: &Mappings) -> Vec<&Mapping> {
-    let mut all: Vec<&(usize, Mapping)> = mappings.values().collect();
+    let mut all: Vec<&(usize, Box<Mapping>)> = mappings.values().collect();
     all.sort_by_key(|(number, _)| *number);
-    all.into_iter().map(|(_, mapping)| mapping).collect()
+    all.into_iter().map(|(_, mapping)| &**mapping).collect()
 }
 
 impl Mapping {
@@ -361,7 +361,7 @@ impl Mapping {
             strict: stored.strict,
             made: stored.made,
             lease_left: seconds(stored.claims).end(),
-            claims: WrittenClaims::new(seconds(stored.claims)),
+            claims: WrittenClaims::new(seconds(stored.claims)).map(Box::new),
             nonce: stored.nonce.nonce.0,
             wan: stored.nonce.wan.clone(),
             written,
@@ -374,7 +374,7 @@ impl Mapping {
     }
 
     fn claims(&self) -> Claims<u64> {
-        match &self.claims {
+        match self.claims.as_deref() {
             None => Claims::of(Asker::Igd, self.lease_left),
             Some(WrittenClaims { igd, pcp, nat_pmp, peer }) => Claims {
                 igd: *igd,

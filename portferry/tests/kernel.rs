@@ -652,6 +652,41 @@ fn removal_stops_flows() {
     });
 }
 
+/// Changes that follow upon each other: what the first leaves ends at once, what the next ones leave a moment later, and before anything else
+/// has their ports.
+#[test]
+fn removals_one_after_the_other_stop_flows() {
+    in_router("removals_one_after_the_other_stop_flows", async |world| {
+        let mut nft = Nft::open(config()).await.unwrap();
+        let all: Vec<_> = (0..3).map(|n| rule(TCP, 8080 + n, HOST, 9000 + n)).collect();
+        nft.apply(&all.iter().map(|r| Change::Add(*r)).collect::<Vec<_>>()).await.unwrap();
+        let (lan, wan) = (&mut world.lan, &mut world.wan);
+        let mut flows = Vec::new();
+        for one in &all {
+            let http = lan.listen(HOST, one.internal.port());
+            let client = wan.connect(WAN, one.external_port).unwrap();
+            flows.push((client, lan.accept(http).unwrap().0));
+        }
+        let mut goes_on = |(client, server): (_, _)| {
+            wan.send(client, "1");
+            lan.recv(server) == "1"
+        };
+        assert!(flows.iter().all(|flow| goes_on(*flow)));
+        nft.change(&[Change::Remove(all[0])]).await.unwrap();
+        assert!(nft.flows_due().is_some_and(|at| at <= tokio::time::Instant::now()), "nobody waits for one");
+        nft.end_flows().await;
+        assert!(!goes_on(flows[0]));
+        nft.change(&[Change::Remove(all[1])]).await.unwrap();
+        nft.change(&[Change::Remove(all[2])]).await.unwrap();
+        // One comes back as it was, and has its flows back; another's port is somebody else's, which its flows must not see.
+        nft.change(&[Change::Add(all[1])]).await.unwrap();
+        nft.change(&[Change::Add(rule(TCP, all[2].external_port, HOST, 9100))]).await.unwrap();
+        assert_eq!(nft.flows_due(), None, "they had to end before");
+        assert!(goes_on(flows[1]));
+        assert!(!goes_on(flows[2]));
+    });
+}
+
 /// T-4, decision 9: the next packet goes to the new internal client.
 #[test]
 fn replacing_moves_a_mapping() {

@@ -158,7 +158,10 @@ impl Gateway {
         let host = *request.internal.ip();
         let at = request.external_port.map(|port| Key { protocol: request.protocol, external_port: port });
         let there = self.find_own(request).or_else(|| self.find_at(request));
-        let replaces = there.is_some_and(|there| takes_the_place_of(now, request, &there))
+        // AddPortMapping never makes a mapping beside one that the host has at that port.
+        let own = |there: &Mapping| there.internal.ip() == &host;
+        let replaces = there
+            .is_some_and(|there| takes_the_place_of(now, request, &there) || request.strict && own(&there))
             || at.is_some_and(|key| self.held.at(key).is_some_and(|(_, held)| held.is_for(host)))
             || self.find_joinable(request).is_some();
         // Everything that takes a port at the provider counts, for whichever of the host's addresses.

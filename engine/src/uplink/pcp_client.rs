@@ -99,6 +99,8 @@ pub struct PcpClient {
     repeats_filters: bool,
     unanswered: u32,
     unanswered_since: Option<Instant>,
+    /// What is sent goes along with something else.
+    goes_along: bool,
     answering: Option<bool>,
     last_heard: Option<Instant>,
     /// No new mapping is asked for before this (RFC 6887 §7.4, NO_RESOURCES; §9, unsupported version).
@@ -213,7 +215,7 @@ impl Uplink for PcpClient {
                         self.flows.get(&id).is_some_and(|flow| matches!(flow.phase, Phase::Held { .. }));
                     self.on_timer(now, id, entropy);
                 }
-                if renews {
+                if renews && self.open && !self.knocks {
                     self.renew_others(now, entropy);
                 }
             }
@@ -329,6 +331,7 @@ impl PcpClient {
             repeats_filters: false,
             unanswered: 0,
             unanswered_since: None,
+            goes_along: false,
             answering: None,
             last_heard: None,
             hold: None,
@@ -550,7 +553,8 @@ impl PcpClient {
     }
 
     /// The machine is awake, and the server hears of one renewal: those that may come as well by RFC 6887 §11.2.1 come now, the
-    /// next to be due first. A thousand mappings of two hours wake it once in a minute then, not sixteen times.
+    /// next to be due first. A thousand mappings of two hours wake it once in a minute then, not fifteen times. (§11.2.1 recommends that each
+    /// comes at a random time of its own, so that clients do not fall into step; here it is the first of some that does.)
     fn renew_others(&mut self, now: Instant, entropy: &mut dyn Entropy) {
         let may_be_renewed = |id: &FlowId| {
             self.flows.get(id).is_some_and(|flow| {
@@ -559,9 +563,12 @@ impl PcpClient {
             })
         };
         let others = self.timers.upcoming().take(LOOKED_AT).filter(may_be_renewed).take(TOGETHER);
-        for id in others.collect::<Vec<FlowId>>() {
+        let others: Vec<FlowId> = others.collect();
+        self.goes_along = true;
+        for id in others {
             self.on_timer(now, id, entropy);
         }
+        self.goes_along = false;
     }
 
     /// Sets the alarm of a held flow.
@@ -750,7 +757,8 @@ impl PcpClient {
 
     fn sent(&mut self, now: Instant, bytes: Vec<u8>) {
         self.outputs.push_back(Output::Transmit(bytes));
-        self.unanswered += 1;
+        // Renewals that go together are lost together: that is no more silence than if one were.
+        self.unanswered += u32::from(!self.goes_along);
         let since = *self.unanswered_since.get_or_insert(now);
         if self.unanswered >= SILENT_AFTER && now - since >= SILENT_FOR {
             self.is_silent();

@@ -9,7 +9,7 @@ use engine::time::Duration;
 use wire::natpmp;
 use wire::pcp::{self, Body, OptionCode, PcpOption, Protocol, ResultCode};
 
-use super::{EXTERNAL, SERVER, World};
+use super::{Parcel, EXTERNAL, SERVER, World};
 
 /// Answers that may come once more.
 const REMEMBERED: usize = 16;
@@ -41,6 +41,11 @@ impl World {
         self.tamper.share = share;
         if share == 0 {
             self.tamper.remembered.clear();
+            // Nor does what was said late, some minutes ago, come any more.
+            let (now, delay) = (self.now, self.link.delay * 2);
+            self.parcels.retain(|(at, _), parcel| {
+                !matches!(parcel, Parcel::ToGateway { .. } | Parcel::Announcement(_)) || *at <= now + delay
+            });
         }
     }
 

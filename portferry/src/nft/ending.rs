@@ -9,27 +9,35 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Nat1Rule;
 use super::conntrack::Flows;
 
 /// From the end of one walk to the next.
 const APART: Duration = Duration::from_millis(100);
-/// A walk takes no more than this part of the time, however long it takes.
+/// A walk takes no more than this part of the time …
 const SHARE: u32 = 20;
+/// … unless something would wait for longer than this.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// See the module's description.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     flows: BTreeSet<Flows>,
+    /// The mappings that have gone, of which some of those are.
+    gone: Vec<Nat1Rule>,
     not_before: Option<Instant>,
 }
 
 impl Ending {
-    pub(super) fn add(&mut self, flows: BTreeSet<Flows>) {
-        if self.flows.is_empty() {
-            self.flows = flows;
-        } else {
+    pub(super) fn add(&mut self, flows: BTreeSet<Flows>, gone: impl IntoIterator<Item = Nat1Rule>) {
+        if !flows.is_empty() {
             self.flows.extend(flows);
+            self.gone.extend(gone);
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
     }
 
     /// When the next walk is due; `None`: there is nothing to end.
@@ -39,12 +47,53 @@ impl Ending {
 
     /// What is to be ended, once.
     pub(super) fn take(&mut self) -> BTreeSet<Flows> {
+        self.gone.clear();
         std::mem::take(&mut self.flows)
     }
 
     /// A walk has ended that began then.
     pub(super) fn walked(&mut self, since: Instant, now: Instant) {
-        self.not_before = Some(now + APART.max((now - since) * (SHARE - 1)));
+        self.not_before = Some(now + ((now - since) * (SHARE - 1)).clamp(APART, LONGEST));
+    }
+
+    /// Whether a mapping that is about to be made could not be told apart from what is to be ended, which has to end before then. One
+    /// that comes back as it was has its flows back instead.
+    pub(super) fn is_in_the_way_of(&mut self, new: &Nat1Rule) -> bool {
+        if self.gone.contains(new) {
+            self.gone.retain(|gone| gone != new);
+            self.flows.retain(|flows| !is_of(flows, new));
+        }
+        self.flows.iter().any(|flows| touches(flows, new))
+    }
+}
+
+/// Whether all that this selects came in by that very mapping.
+fn is_of(flows: &Flows, rule: &Nat1Rule) -> bool {
+    match *flows {
+        Flows::Mapped { protocol, external_port, internal, remote_peer } => {
+            (protocol, external_port, internal, remote_peer)
+                == (rule.protocol, rule.external_port, rule.internal, rule.remote_peer)
+        }
+        Flows::Hairpin { protocol, outermost, internal, remote_peer } => {
+            (protocol, Some(outermost), internal, remote_peer)
+                == (rule.protocol, rule.outermost, rule.internal, rule.remote_peer)
+        }
+        Flows::Unanswered { .. } | Flows::Missed { .. } | Flows::From { .. } => false,
+    }
+}
+
+/// Whether this may select what comes in, or leaves, by that mapping.
+fn touches(flows: &Flows, rule: &Nat1Rule) -> bool {
+    match *flows {
+        Flows::Mapped { protocol, external_port, .. } => {
+            (protocol, external_port) == (rule.protocol, rule.external_port)
+        }
+        Flows::Hairpin { protocol, outermost, .. } => {
+            (protocol, Some(outermost)) == (rule.protocol, rule.outermost)
+        }
+        Flows::From { protocol, internal } => (protocol, internal) == (rule.protocol, rule.internal),
+        // Those are translated by no mapping.
+        Flows::Unanswered { .. } | Flows::Missed { .. } => false,
     }
 }
 
@@ -52,25 +101,63 @@ impl Ending {
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
+    fn unanswered(port: u16) -> BTreeSet<Flows> {
+        BTreeSet::from([Flows::Unanswered { protocol: 17, external_port: port }])
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_at_once_and_many_together() {
-        let flows = |port| BTreeSet::from([Flows::Unanswered { protocol: 17, external_port: port }]);
-        let ms = Duration::from_millis;
         let (mut ending, start) = (Ending::default(), Instant::now());
         assert_eq!(ending.due(start), None);
-        ending.add(flows(1));
+        ending.add(unanswered(1), []);
         assert_eq!(ending.due(start), Some(start), "nobody waits for one");
-        assert_eq!(ending.take(), flows(1));
-        ending.walked(start, start + ms(1));
-        assert_eq!(ending.due(start + ms(1)), None);
-        ending.add(flows(2));
-        ending.add(flows(3));
-        assert_eq!(ending.due(start + ms(2)), Some(start + ms(101)));
+        assert_eq!(ending.take(), unanswered(1));
+        ending.walked(start, start + MS);
+        assert_eq!(ending.due(start + MS), None);
+        ending.add(unanswered(2), []);
+        ending.add(unanswered(3), []);
+        assert_eq!(ending.due(start + MS * 2), Some(start + MS * 101));
         assert_eq!(ending.take().len(), 2);
-        // A kernel that takes long is asked seldom.
-        ending.walked(start + ms(200), start + ms(220));
-        ending.add(flows(4));
-        assert_eq!(ending.due(start + ms(221)), Some(start + ms(220 + 19 * 20)));
-        assert_eq!(ending.due(start + ms(5000)), Some(start + ms(5000)), "and now");
+        // A kernel that takes long is asked seldom …
+        ending.walked(start + MS * 200, start + MS * 220);
+        ending.add(unanswered(4), []);
+        assert_eq!(ending.due(start + MS * 221), Some(start + MS * (220 + 19 * 20)));
+        assert_eq!(ending.due(start + MS * 5000), Some(start + MS * 5000), "and now");
+        // … but something ends for all that.
+        ending.walked(start, start + MS * 5000);
+        assert_eq!(ending.due(start), Some(start + MS * 6000));
+    }
+
+    #[test]
+    fn what_comes_back_and_what_comes_in_its_place() {
+        let rule = |external_port, host: u8, outermost: Option<&str>| Nat1Rule {
+            protocol: 6,
+            external_port,
+            internal: std::net::SocketAddrV4::new([10, 0, 0, host].into(), 80),
+            remote_peer: None,
+            outermost: outermost.map(|text| text.parse().unwrap()),
+        };
+        let web = rule(8080, 2, Some("198.51.100.1:8080"));
+        let mapped = |rule: &Nat1Rule| Flows::Mapped {
+            protocol: rule.protocol,
+            external_port: rule.external_port,
+            internal: rule.internal,
+            remote_peer: None,
+        };
+        for (name, new, in_the_way, left) in [
+            ("the same", web, false, 0),
+            ("by another outermost address", rule(8080, 2, Some("198.51.100.9:8080")), true, 1),
+            ("to another host", rule(8080, 3, Some("198.51.100.1:8080")), true, 1),
+            ("for one remote peer", Nat1Rule { remote_peer: Some([203, 0, 113, 9].into()), ..web }, true, 1),
+            ("by another port", rule(8081, 2, None), false, 1),
+            ("in UDP", Nat1Rule { protocol: 17, ..web }, false, 1),
+        ] {
+            let mut ending = Ending::default();
+            ending.add(BTreeSet::from([mapped(&web)]), [web]);
+            assert_eq!(ending.is_in_the_way_of(&new), in_the_way, "{name}");
+            assert_eq!(ending.take().len(), left, "{name}");
+        }
     }
 }

@@ -124,17 +124,6 @@ impl Table {
         self.mappings.get(&key(rule)).is_some_and(|held| held.internal == rule.internal)
     }
 
-    /// Whether these flows are led by what is mapped now.
-    pub(super) fn leads(&self, flows: &Flows) -> bool {
-        match *flows {
-            Flows::Mapped { protocol, external_port, internal, remote_peer } => {
-                let held = self.mappings.get(&(protocol, external_port, remote_peer));
-                held.is_some_and(|held| held.internal == internal)
-            }
-            _ => false,
-        }
-    }
-
     /// Makes `changes`, all or, with any error, none; what the kernel has to be told to follow.
     pub(super) fn change(&mut self, changes: &[Change]) -> io::Result<Plan> {
         let (mut plan, mut before) = (Plan::default(), Before::default());
@@ -347,6 +336,11 @@ impl Table {
 }
 
 impl Plan {
+    /// The mappings that these changes have ended, or changed.
+    pub(super) fn gone(&self) -> Vec<Nat1Rule> {
+        self.undo.iter().filter_map(|(key, held)| Some(rule(*key, held.as_ref()?))).collect()
+    }
+
     /// Whether the kernel's maps and sets stay as they are.
     pub(super) fn changes_nothing(&self) -> bool {
         self.removed.is_empty() && self.added.is_empty()

@@ -219,6 +219,13 @@ impl Nft {
         if changes.len() > MAX_CHANGES {
             return Err(invalid(format!("more than {MAX_CHANGES} changes in one transaction")));
         }
+        let added = changes.iter().filter_map(|change| match change {
+            Change::Add(new) | Change::Replace { new, .. } => Some(new),
+            Change::Remove(_) => None,
+        });
+        if !self.ending.is_empty() && added.fold(false, |any, new| self.ending.is_in_the_way_of(new) || any) {
+            self.end_flows().await;
+        }
         let plan = self.table.change(changes)?;
         self.carry_out("changing mappings", plan).await
     }
@@ -230,9 +237,7 @@ impl Nft {
 
     /// Ends the flows that changes have left. Should that fail, the log has a warning.
     pub async fn end_flows(&mut self) {
-        let (mut flows, since) = (self.ending.take(), Instant::now());
-        // What has come back meanwhile has its flows back, too.
-        flows.retain(|flows| !self.table.leads(flows));
+        let (flows, since) = (self.ending.take(), Instant::now());
         if flows.is_empty() {
             return;
         }
@@ -253,7 +258,6 @@ impl Nft {
             let _ = self.table.readdress(&before);
             self.config.wan_addresses = before;
         }
-        self.end_flows().await;
         outcome
     }
 
@@ -266,7 +270,8 @@ impl Nft {
             self.table.undo(&plan);
             return Err(error);
         }
-        self.ending.add(plan.flows);
+        let gone = plan.gone();
+        self.ending.add(plan.flows, gone);
         Ok(())
     }
 
@@ -386,7 +391,7 @@ impl Nft {
         }
         // Not before: should it fail half way, what belongs into it is still known.
         self.table = table;
-        self.ending.add(plan.flows);
+        self.ending.add(plan.flows, []);
         self.end_flows().await;
         // Without an answer it is made anew once more when somebody touches it.
         self.shape = look(&mut self.link, (NFPROTO_INET, &config.name)).await.ok().flatten();

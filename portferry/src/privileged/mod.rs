@@ -269,6 +269,7 @@ impl Sockets {
 /// What is kept over the stop goes on to let in what it lets in.
 async fn close(tables: &mut Tables, keeper: Option<Keeper>) {
     let keep = tables.config().state.keep_on_stop;
+    tables.end_flows().await;
     if let Some(keeper) = keeper {
         keeper.stop(keep).await;
     }

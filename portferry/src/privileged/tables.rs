@@ -175,6 +175,8 @@ impl Tables {
         remote: SocketAddrV4,
     ) -> Option<u16> {
         let nft = self.uplinks.get_mut(place)?.nft.as_mut()?;
+        // What is about to end is not there any more.
+        nft.end_flows().await;
         let found = nft.leaves_by(protocol, internal, remote).await;
         found.unwrap_or_else(|error| {
             tracing::debug!("by which port a flow leaves: {error}");
@@ -253,10 +255,19 @@ impl Tables {
         match due {
             Due::Restore(by) => self.restore(by).await,
             Due::EndFlows => {
-                for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
+                let now = Instant::now();
+                let due = |nft: &&mut Nft| nft.flows_due().is_some_and(|at| at <= now);
+                for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()).filter(due) {
                     nft.end_flows().await;
                 }
             }
+        }
+    }
+
+    /// Ends all flows that changes have left: nobody comes for them later.
+    pub(crate) async fn end_flows(&mut self) {
+        for nft in self.uplinks.iter_mut().filter_map(|uplink| uplink.nft.as_mut()) {
+            nft.end_flows().await;
         }
     }
 

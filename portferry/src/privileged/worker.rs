@@ -260,6 +260,7 @@ impl Worker {
                 ended = child.wait() => {
                     let ended = ended.map_err(system)?;
                     // It was killed before it could take anything back: what it has promised stands until the next start.
+                    self.tables.end_flows().await;
                     if let Some(keeper) = self.keeper.take() {
                         keeper.stop(true).await;
                     }

@@ -117,6 +117,12 @@ impl Gateway {
                 self.lan_server.updates.remove(&flow);
             }
             let Some(claim) = update.mapping.claims.pcp else { continue };
+            let left = claim.ends.min(update.mapping.lifetime_ends) - now;
+            if update.external.is_some() && left < Duration::from_secs(1) {
+                // A lifetime is whole seconds, and the mapping does not stand for one.
+                self.lan_server.updates.remove(&flow);
+                continue;
+            }
             let bytes = mapping_update(
                 update.client.from.ip(),
                 &update.mapping,

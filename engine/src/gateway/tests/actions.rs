@@ -321,6 +321,7 @@ fn quotas() {
         // Its own port, but for somebody else: AddAnyPortMapping would make another mapping.
         let beside = Add { any: true, remote: "203.0.113.9", internal: 6010, ..port(6000) };
         assert_eq!(lab.add(BOB, 2, beside), Err(728), "in all, beside what it has");
+        assert_eq!(lab.add(BOB, 2, Add { any: false, ..beside }), Err(718), "nothing new could come of it");
         assert_eq!(lab.delete(ALICE, 2, 5000), done());
         assert_eq!(lab.add(BOB, 2, port(6002)), done());
     }

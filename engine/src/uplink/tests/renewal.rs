@@ -147,3 +147,32 @@ fn a_port_that_is_gone_is_lost_at_once() {
     assert_eq!(out, [Output::Lost(FLOW)]);
     assert!(!rig.client.has(FLOW));
 }
+
+/// Four that are lost together are no silence, and nothing is brought forward that cannot be sent.
+#[test]
+fn renewals_that_go_together_count_as_one() {
+    let together = |rig: &mut Rig| {
+        for n in 0..6_u16 {
+            let flow = FlowId(100 + u64::from(n));
+            let request =
+                rig.ask(flow, Want { internal_port: 8000 + n, external_port: 8000 + n, ..endless() });
+            rig.answer(&rig.success(&request, 3200));
+        }
+    };
+    let mut rig = Rig::with_seed(4);
+    together(&mut rig);
+    let first = rig.run(2_000_000);
+    assert_eq!(sent(&first).len(), 6);
+    // The next word, minutes later, is heard.
+    rig.now = 2_200_000;
+    let request = rig.input(Input::Ask(FLOW, endless()));
+    assert!(request.iter().all(|output| matches!(output, Output::Transmit(_))), "{request:?}");
+
+    let mut rig = Rig::with_seed(4);
+    together(&mut rig);
+    rig.input(Input::Closed);
+    let due = rig.client.next_timeout().unwrap().as_millis();
+    rig.run(due);
+    let next = rig.client.next_timeout().unwrap().as_millis();
+    assert!(next < 2_000_000, "the others keep their own times");
+}
