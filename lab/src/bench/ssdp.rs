@@ -16,7 +16,7 @@ use crate::control_point::{NEWER, find};
 use crate::netns::{LAN1, ROUTER_LAN};
 
 /// Searches for everything in a second.
-const FLOOD: u32 = 4000;
+const FLOOD: u64 = 4000;
 const SECONDS: u64 = 5;
 
 pub(super) fn measure(plan: &Plan, page: &mut Page) {
@@ -73,7 +73,7 @@ fn flooded(rig: &Rig, flooder: Ipv4Addr) -> (Option<Duration>, Duration) {
                 let request = search("239.255.255.250:1900", &Target::All, Some(1));
                 let mut sent = 0;
                 while !ends.load(Ordering::Relaxed) {
-                    let due = (began.elapsed().as_secs_f64() * f64::from(FLOOD)) as u64;
+                    let due = u64::try_from(began.elapsed().as_millis()).unwrap_or(0) * FLOOD / 1000;
                     while sent < due {
                         let _ = socket.send_to(request.as_bytes(), (GROUP_V4, PORT));
                         sent += 1;

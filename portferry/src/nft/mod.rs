@@ -223,7 +223,7 @@ impl Nft {
             Change::Add(new) | Change::Replace { new, .. } => Some(new),
             Change::Remove(_) => None,
         });
-        if !self.ending.is_empty() && added.fold(false, |any, new| self.ending.is_in_the_way_of(new) || any) {
+        if !self.ending.is_empty() && added.filter(|new| self.ending.is_in_the_way_of(new)).count() > 0 {
             self.end_flows().await;
         }
         let plan = self.table.change(changes)?;
