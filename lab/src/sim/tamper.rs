@@ -9,7 +9,7 @@ use engine::time::Duration;
 use wire::natpmp;
 use wire::pcp::{self, Body, OptionCode, PcpOption, Protocol, ResultCode};
 
-use super::{Parcel, EXTERNAL, SERVER, World};
+use super::{EXTERNAL, Parcel, SERVER, World};
 
 /// Answers that may come once more.
 const REMEMBERED: usize = 16;
