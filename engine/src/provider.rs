@@ -63,7 +63,7 @@ pub use reason::{Counters, Kind, Reason};
 pub use table::ServerMapping;
 
 use flows::Flows;
-use nat::{Batch, Pending};
+use nat::{Abandoned, Batch, Pending};
 use notice::Told;
 use pool::Pool;
 use restore::Restoring;
@@ -86,6 +86,8 @@ pub struct Server {
     restoring: Restoring,
     /// Changes that the data plane has not answered yet.
     pending: BTreeMap<Ticket, Pending>,
+    /// What was on its way when the state was lost.
+    abandoned: BTreeMap<Ticket, Abandoned>,
     /// How many of them somebody waits for.
     asked: usize,
     /// Requests about mappings that are being changed, in the order in which they came.
@@ -122,6 +124,7 @@ impl Server {
             updates: Updates::default(),
             restoring: Restoring::default(),
             pending: BTreeMap::new(),
+            abandoned: BTreeMap::new(),
             asked: 0,
             waiting: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -227,7 +230,8 @@ impl Server {
 
     /// Forgets every mapping, as a restart without storage does; the epoch begins anew, and that is announced.
     pub fn lose_state(&mut self, now: Instant) {
-        let table = std::mem::take(&mut self.table);
+        self.abandon_all();
+        self.table = Table::default();
         self.pool = Pool::new(&self.config);
         self.pending.clear();
         self.asked = 0;
@@ -236,10 +240,6 @@ impl Server {
         self.flows = Flows::default();
         self.restoring = Restoring::default();
         self.updates = Updates::default();
-        for mapping in table.all() {
-            let ticket = self.ticket();
-            self.outputs.push_back(Output::Nat { ticket, change: NatChange::Close(mapping.binding()) });
-        }
         // First the new epoch, then the loss: else a stop in between would leave the old epoch without its mappings.
         self.begin_epoch(now, NewEpoch::Lost);
         self.outputs.push_back(Output::Store(Record::Clear));

@@ -12,7 +12,7 @@ use wire::pcp::{
 
 use super::Server;
 use super::admission::{Client, Served};
-use super::interface::{Arrival, NatChange, NatRefused, Output, Ticket};
+use super::interface::{Arrival, Binding, NatChange, NatRefused, Output, Ticket};
 use super::journal::{MappingKey, Record, StoredHold, StoredMapping};
 use super::map::{Place, Realm};
 use super::notice::Notice;
@@ -57,6 +57,13 @@ enum Doing {
     Move(SocketAddr),
     /// It goes.
     Close,
+}
+
+/// A change of a mapping that counts no more: what the data plane has when it is done, and when it is not.
+#[derive(Debug)]
+pub(super) struct Abandoned {
+    done: Option<Binding>,
+    not_done: Option<Binding>,
 }
 
 /// What a new mapping wants outside, and how often another port has been tried for it.
@@ -134,6 +141,11 @@ pub(super) struct Renewal {
 impl Server {
     /// Tells what became of an [`Output::Nat`]. An outcome that nobody waits for any more is passed over.
     pub fn handle_nat(&mut self, now: Instant, ticket: Ticket, outcome: Result<(), NatRefused>) {
+        if let Some(Abandoned { done, not_done }) = self.abandoned.remove(&ticket) {
+            let left = if outcome.is_ok() { done } else { not_done };
+            left.into_iter().for_each(|binding| self.close_abandoned(binding));
+            return;
+        }
         let Some(Pending { key, doing, asker }) = self.pending.remove(&ticket) else { return };
         self.asked -= usize::from(asker.is_some());
         self.tell_of_nat(now, outcome);
@@ -281,7 +293,7 @@ impl Server {
             return;
         }
         let old = mapping.binding();
-        let new = super::Binding { external: place, ..old.clone() };
+        let new = Binding { external: place, ..old.clone() };
         self.begin(key, Doing::Move(place), NatChange::Replace { old, new }, None);
     }
 
@@ -315,6 +327,35 @@ impl Server {
         for key in keys {
             self.settle(now, key);
         }
+    }
+
+    /// No mapping counts any more: each is closed, at once or as soon as the data plane has said where the change that is on its way
+    /// has left it.
+    pub(super) fn abandon_all(&mut self) {
+        let mut closed = Vec::new();
+        for mapping in self.table.all() {
+            let here = mapping.binding();
+            let pending = mapping.busy.and_then(|ticket| Some((ticket, self.pending.get(&ticket)?)));
+            let Some((ticket, pending)) = pending else {
+                closed.push(here);
+                continue;
+            };
+            let (done, not_done) = match &pending.doing {
+                Doing::Open(_) | Doing::Restore => (Some(here), None),
+                Doing::Close => (None, Some(here)),
+                Doing::Move(external) => (Some(Binding { external: *external, ..here.clone() }), Some(here)),
+                Doing::Change(renewal) => {
+                    (Some(Binding { filters: renewal.filters.clone(), ..here.clone() }), Some(here))
+                }
+            };
+            self.abandoned.insert(ticket, Abandoned { done, not_done });
+        }
+        closed.into_iter().for_each(|binding| self.close_abandoned(binding));
+    }
+
+    fn close_abandoned(&mut self, binding: Binding) {
+        let ticket = self.ticket();
+        self.outputs.push_back(Output::Nat { ticket, change: NatChange::Close(binding) });
     }
 
     /// The data plane is told.
@@ -357,7 +398,7 @@ impl Server {
             return self.answer(now, Some(&asker), &key);
         }
         let old = mapping.binding();
-        let new = super::Binding { filters: renewal.filters.clone(), ..old.clone() };
+        let new = Binding { filters: renewal.filters.clone(), ..old.clone() };
         self.begin(key, Doing::Change(renewal), NatChange::Replace { old, new }, Some(asker));
     }
 

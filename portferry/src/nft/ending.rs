@@ -1,8 +1,9 @@
 //! Flows that changes of the table leave to be ended, and when that is done.
 //!
 //! The kernel looks through its whole table of flows for each of them: that takes some twenty microseconds on a small router and a millisecond
-//! on one with much memory, however few flows there are. So after a change that comes alone it is done at once, and after
-//! changes that come one upon the other it is done for several together.
+//! on one with much memory, however few flows there are. So after a mapping that ends alone it is done at once, and after
+//! several that end one upon the other it is done for all of them together. What a new mapping has to have out of its way ends at once in any case: its host's
+//! next packet counts on it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,7 +43,9 @@ impl Ending {
 
     /// When the next walk is due; `None`: there is nothing to end.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        (!self.flows.is_empty()).then(|| self.not_before.map_or(now, |at| at.max(now)))
+        let waits = |flows: &Flows| matches!(flows, Flows::Mapped { .. } | Flows::Hairpin { .. });
+        let not_before = self.not_before.filter(|at| *at > now && self.flows.iter().all(waits));
+        (!self.flows.is_empty()).then(|| not_before.unwrap_or(now))
     }
 
     /// What is to be ended, once.
@@ -103,26 +106,30 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn unanswered(port: u16) -> BTreeSet<Flows> {
-        BTreeSet::from([Flows::Unanswered { protocol: 17, external_port: port }])
+    fn mapped(port: u16) -> BTreeSet<Flows> {
+        let internal = std::net::SocketAddrV4::new([10, 0, 0, 2].into(), port);
+        BTreeSet::from([Flows::Mapped { protocol: 6, external_port: port, internal, remote_peer: None }])
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_at_once_and_many_together() {
         let (mut ending, start) = (Ending::default(), Instant::now());
         assert_eq!(ending.due(start), None);
-        ending.add(unanswered(1), []);
+        ending.add(mapped(1), []);
         assert_eq!(ending.due(start), Some(start), "nobody waits for one");
-        assert_eq!(ending.take(), unanswered(1));
+        assert_eq!(ending.take(), mapped(1));
         ending.walked(start, start + MS);
         assert_eq!(ending.due(start + MS), None);
-        ending.add(unanswered(2), []);
-        ending.add(unanswered(3), []);
+        ending.add(mapped(2), []);
+        ending.add(mapped(3), []);
         assert_eq!(ending.due(start + MS * 2), Some(start + MS * 101));
-        assert_eq!(ending.take().len(), 2);
+        // A new mapping's host does not wait.
+        ending.add(BTreeSet::from([Flows::Unanswered { protocol: 17, external_port: 4 }]), []);
+        assert_eq!(ending.due(start + MS * 2), Some(start + MS * 2));
+        assert_eq!(ending.take().len(), 3);
         // A kernel that takes long is asked seldom …
         ending.walked(start + MS * 200, start + MS * 220);
-        ending.add(unanswered(4), []);
+        ending.add(mapped(4), []);
         assert_eq!(ending.due(start + MS * 221), Some(start + MS * (220 + 19 * 20)));
         assert_eq!(ending.due(start + MS * 5000), Some(start + MS * 5000), "and now");
         // … but something ends for all that.
@@ -140,7 +147,7 @@ mod tests {
             outermost: outermost.map(|text| text.parse().unwrap()),
         };
         let web = rule(8080, 2, Some("198.51.100.1:8080"));
-        let mapped = |rule: &Nat1Rule| Flows::Mapped {
+        let mapped_by = |rule: &Nat1Rule| Flows::Mapped {
             protocol: rule.protocol,
             external_port: rule.external_port,
             internal: rule.internal,
@@ -155,7 +162,7 @@ mod tests {
             ("in UDP", Nat1Rule { protocol: 17, ..web }, false, 1),
         ] {
             let mut ending = Ending::default();
-            ending.add(BTreeSet::from([mapped(&web)]), [web]);
+            ending.add(BTreeSet::from([mapped_by(&web)]), [web]);
             assert_eq!(ending.is_in_the_way_of(&new), in_the_way, "{name}");
             assert_eq!(ending.take().len(), left, "{name}");
         }

@@ -189,6 +189,43 @@ fn an_outcome_that_nobody_waits_for() {
     assert_eq!((results(&mut bench), bench.mappings().len(), bench.bindings.len()), (vec![], 0, 0));
 }
 
+/// The same in the middle of a change, a move and a deletion, whatever the data plane has made of them: nothing stays open.
+#[test]
+fn state_that_is_lost_in_the_middle_of_a_change() {
+    let mut bench = hesitating();
+    for port in [80, 81, 82] {
+        bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, port, 9000 + port), &[]).to_bytes());
+    }
+    bench.nat_answers_all(at(0));
+    let host = filter(OTHER.to_ipv6_mapped(), 128);
+    bench.datagram(at(1), &arrival(CLIENT), &map(600, data(1, 80, 0), &[host]).to_bytes());
+    bench.datagram(at(1), &arrival(CLIENT), &map(0, data(1, 81, 0), &[]).to_bytes());
+    bench.config_mut().pool = vec![EXTERNAL_2];
+    bench.apply_settings(at(2));
+    assert_eq!(bench.tickets.len(), 3, "a filter, a deletion, another address");
+    bench.server.lose_state(at(3));
+    bench.perform(at(3));
+    bench.nat_answers_all(at(4));
+    assert_eq!((bench.mappings().len(), &*bench.bindings), (0, &[][..]));
+    // What could not be done has changed nothing.
+    let mut bench = Bench { nat: Nat::Obeys, ..hesitating() };
+    bench.datagram(at(0), &arrival(CLIENT), &map(600, data(1, 80, 9080), &[]).to_bytes());
+    bench.nat = Nat::Hesitates;
+    let before = bench.bindings.clone();
+    bench.datagram(
+        at(1),
+        &arrival(CLIENT),
+        &map(600, data(1, 80, 0), &[filter(OTHER.to_ipv6_mapped(), 128)]).to_bytes(),
+    );
+    let (ticket, ..) = bench.tickets.pop_front().unwrap();
+    bench.bindings = before;
+    bench.server.lose_state(at(2));
+    bench.server.handle_nat(at(3), ticket, Err(NatRefused::Failed));
+    bench.perform(at(3));
+    bench.nat_answers_all(at(4));
+    assert_eq!(bench.bindings, []);
+}
+
 /// An external address that goes while a mapping is being made, changed or closed there.
 #[test]
 fn an_address_that_goes_meanwhile() {
