@@ -270,7 +270,12 @@ mod tests {
         let patience = Some(Duration::from_secs(5));
         host.set_read_timeout(patience).unwrap();
         let port = |socket: &std::net::UdpSocket| socket.local_addr().unwrap().port();
-        let free = port(&std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        // Other tests have ports of their own, of either protocol.
+        let free = (0..100).find_map(|_| {
+            let udp = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port(&udp))).is_ok().then(|| port(&udp))
+        });
+        let free = free.expect("some port is free in both");
         let mut plane = MemoryPlane::default();
         for protocol in [Protocol::TCP, Protocol::UDP] {
             let binding = binding(protocol, port(&host), free);
