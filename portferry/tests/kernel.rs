@@ -684,6 +684,14 @@ fn removals_one_after_the_other_stop_flows() {
         assert_eq!(nft.flows_due(), None, "they had to end before");
         assert!(goes_on(flows[1]));
         assert!(!goes_on(flows[2]));
+        // What was to come back and could not has none.
+        nft.end_flows().await;
+        nft.change(&[Change::Remove(all[1])]).await.unwrap();
+        let conflict = rule(TCP, all[2].external_port, HOST, 9200);
+        nft.change(&[Change::Add(all[1]), Change::Add(conflict)]).await.unwrap_err();
+        assert!(nft.flows_due().is_some());
+        nft.end_flows().await;
+        assert!(!goes_on(flows[1]));
     });
 }
 

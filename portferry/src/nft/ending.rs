@@ -21,7 +21,7 @@ const SHARE: u32 = 20;
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ending {
     flows: BTreeSet<Flows>,
     /// The mappings that have gone, of which some of those are.

@@ -223,9 +223,22 @@ impl Nft {
             Change::Add(new) | Change::Replace { new, .. } => Some(new),
             Change::Remove(_) => None,
         });
-        if !self.ending.is_empty() && added.filter(|new| self.ending.is_in_the_way_of(new)).count() > 0 {
+        if self.ending.is_empty() {
+            return self.make(changes).await;
+        }
+        let before = self.ending.clone();
+        if added.filter(|new| self.ending.is_in_the_way_of(new)).count() > 0 {
             self.end_flows().await;
         }
+        let made = self.make(changes).await;
+        if made.is_err() {
+            // What was to come back is gone for good: so are its flows.
+            self.ending = before;
+        }
+        made
+    }
+
+    async fn make(&mut self, changes: &[Change]) -> io::Result<()> {
         let plan = self.table.change(changes)?;
         self.carry_out("changing mappings", plan).await
     }
